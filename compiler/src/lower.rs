@@ -1,0 +1,360 @@
+//! From the planned module to the manifest: weights, kernels and the launch list.
+//!
+//! Pure translation between the IR's types and the engine file's; every decision was taken by a pass. Host kernels
+//! are made here, because the runtime's functions are named in the manifest; GPU kernels come from codegen.
+
+use std::collections::BTreeMap;
+use trtc_engine::manifest::{self as eng, Arg, Choice, Code, Count, HostKernel, Launch};
+use trtc_ir::entity::{OpId, ValueId, WeightId};
+use trtc_ir::module::{Packing, Source};
+use trtc_ir::ops::{Act, RmsNormWeight};
+use trtc_ir::types::{Elem, Sym};
+use trtc_ir::{DType, Diag, Dim, Grain, Loc, Module, Op, TensorType, Type};
+
+/// The parts of the manifest that come from the module.
+pub(crate) struct Lowered {
+    pub weights: Vec<eng::Weight>,
+    pub kernels: Vec<eng::Kernel>,
+    pub launches: Vec<Launch>,
+    pub kv: eng::Kv,
+    /// Arena offset of the logits.
+    pub logits: u64,
+}
+
+/// Translates a planned module for the host target.
+pub(crate) fn lower_host(module: &Module) -> Result<Lowered, Diag> {
+    let cx = Cx { module };
+    let mut kernels: Vec<eng::Kernel> = Vec::new();
+    let mut by_name: BTreeMap<String, u32> = BTreeMap::new();
+    let mut launches = Vec::new();
+    for &id in &module.func.order {
+        let data = &module.func.ops[id];
+        let (code, args) = cx.host_kernel(id)?;
+        let mut choices = Vec::new();
+        for choice in &data.kernels {
+            let kernel = match by_name.get(&choice.kernel) {
+                Some(&index) => {
+                    if kernels[index as usize].code != Code::Host(code.clone()) {
+                        let message = format!("two different kernels are called '{}'", choice.kernel);
+                        return Err(Diag::bug(&data.loc, message));
+                    }
+                    index
+                }
+                None => {
+                    let contract = trtc_ir::text::print(
+                        &trtc_ir::module::extract_op(module, id),
+                        trtc_ir::text::PrintOptions::default(),
+                    );
+                    let code = Code::Host(code.clone());
+                    kernels.push(eng::Kernel { name: choice.kernel.clone(), code, contract });
+                    by_name.insert(choice.kernel.clone(), kernels.len() as u32 - 1);
+                    kernels.len() as u32 - 1
+                }
+            };
+            choices.push(Choice { from: cx.count(choice.from)?, to: cx.count(choice.to)?, kernel });
+        }
+        if choices.is_empty() {
+            return Err(Diag::bug(&data.loc, format!("no kernel was selected for llm.{}", data.op.name())));
+        }
+        launches.push(Launch { choices, args, loc: data.loc.to_string() });
+    }
+    let logits = match module.func.results.as_slice() {
+        [one] => cx.offset(*one)?,
+        more => return Err(cx.bug(format!("the step function returns {} values, expected the logits", more.len()))),
+    };
+    let weights = module.weights.ids().map(|w| cx.weight(w)).collect::<Result<_, _>>()?;
+    Ok(Lowered { weights, kernels, launches, kv: cx.kv()?, logits })
+}
+
+struct Cx<'a> {
+    module: &'a Module,
+}
+
+impl Cx<'_> {
+    fn bug(&self, message: impl Into<String>) -> Diag {
+        Diag::bug(&Loc::Unknown, message)
+    }
+
+    fn count(&self, n: u64) -> Result<u32, Diag> {
+        u32::try_from(n).map_err(|_| self.bug(format!("{n} is more than the engine format counts")))
+    }
+
+    fn tensor(&self, v: ValueId) -> Result<&TensorType, Diag> {
+        let value = &self.module.func.values[v];
+        value.ty.tensor().ok_or_else(|| self.bug(format!("%{} is {}, expected a tensor", value.name, value.ty)))
+    }
+
+    /// Elements of a row: all dimensions but the first.
+    fn width(&self, v: ValueId) -> Result<u32, Diag> {
+        let ty = self.tensor(v)?;
+        let width = ty.width().ok_or_else(|| self.bug(format!("{ty} has an inner symbolic dimension")))?;
+        self.count(width)
+    }
+
+    fn last_dim(&self, v: ValueId) -> Result<u32, Diag> {
+        match self.tensor(v)?.dims.last() {
+            Some(Dim::Const(n)) => self.count(*n),
+            _ => Err(self.bug("a tensor's last dimension is symbolic")),
+        }
+    }
+
+    fn rows(&self, v: ValueId) -> Result<Count, Diag> {
+        match self.tensor(v)?.dims.first() {
+            Some(Dim::Sym(Sym::T)) => Ok(Count::Tokens),
+            Some(Dim::Sym(Sym::L)) => Ok(Count::Rows),
+            _ => Err(self.bug(format!("%{} has no symbolic rows", self.module.func.values[v].name))),
+        }
+    }
+
+    fn dtype(&self, v: ValueId) -> Result<eng::Dtype, Diag> {
+        let ty = self.tensor(v)?;
+        plain(ty.elem).ok_or_else(|| {
+            Diag::unsupported(&Loc::Unknown, format!("the host device has no activations of type {}", ty.elem))
+        })
+    }
+
+    fn offset(&self, v: ValueId) -> Result<u64, Diag> {
+        let value = &self.module.func.values[v];
+        value.offset.ok_or_else(|| self.bug(format!("%{} has no place in the arena", value.name)))
+    }
+
+    /// The argument that a value becomes.
+    fn arg(&self, v: ValueId) -> Result<Arg, Diag> {
+        let value = &self.module.func.values[v];
+        match &value.ty {
+            Type::Batch => Ok(Arg::Batch),
+            Type::Kv(kv) => Ok(Arg::Kv(kv.layer)),
+            Type::Tensor(_) => match (value.def, value.name.as_str()) {
+                (trtc_ir::Def::Op(..), _) => Ok(Arg::Arena(self.offset(v)?)),
+                (trtc_ir::Def::Param(_), "tokens") => Ok(Arg::Tokens),
+                (trtc_ir::Def::Param(_), "positions") => Ok(Arg::Positions),
+                (trtc_ir::Def::Param(_), "rows") => Ok(Arg::Rows),
+                (trtc_ir::Def::Param(_), name) => {
+                    let known = "tokens, positions, rows";
+                    Err(Diag::user(&Loc::Unknown, format!("the step function has a parameter %{name}"))
+                        .help(format!("the runtime binds {known}, a batch and caches")))
+                }
+            },
+        }
+    }
+
+    fn norm(&self, norm: &RmsNormWeight) -> (f32, f32) {
+        (norm.eps, norm.offset)
+    }
+
+    /// The host function of an op and its arguments in that function's order.
+    fn host_kernel(&self, id: OpId) -> Result<(HostKernel, Vec<Arg>), Diag> {
+        let data = &self.module.func.ops[id];
+        let weight = |w: WeightId| Arg::Weight(w.0);
+        let result = |i: usize| {
+            data.results.get(i).copied().ok_or_else(|| self.bug(format!("llm.{} has no result {i}", data.op.name())))
+        };
+        let out = result(0)?;
+        Ok(match &data.op {
+            Op::Embedding(op) => (
+                HostKernel::Embedding { width: self.width(out)?, scale: op.scale, out: self.dtype(out)? },
+                vec![self.arg(op.tokens)?, weight(op.table), self.arg(out)?],
+            ),
+            Op::RmsNorm(op) => {
+                let width = self.last_dim(out)?;
+                let kernel = HostKernel::RmsNorm {
+                    width,
+                    per_token: self.width(out)? / width.max(1),
+                    eps: op.norm.eps,
+                    offset: op.norm.offset,
+                    rows: self.rows(out)?,
+                    x: self.dtype(op.x)?,
+                    out: self.dtype(out)?,
+                };
+                (kernel, vec![self.arg(op.x)?, weight(op.norm.weight), self.arg(out)?])
+            }
+            Op::AddRmsNorm(op) => {
+                let n = result(1)?;
+                let kernel = HostKernel::AddRmsNorm {
+                    width: self.last_dim(out)?,
+                    eps: op.norm.eps,
+                    offset: op.norm.offset,
+                    x: self.dtype(op.x)?,
+                    residual: self.dtype(op.residual)?,
+                    h: self.dtype(out)?,
+                    out: self.dtype(n)?,
+                };
+                let args = vec![
+                    self.arg(op.x)?,
+                    self.arg(op.residual)?,
+                    weight(op.norm.weight),
+                    self.arg(out)?,
+                    self.arg(n)?,
+                ];
+                (kernel, args)
+            }
+            Op::Linear(op) => {
+                let kernel = HostKernel::Linear {
+                    n: self.width(out)?,
+                    k: self.width(op.x)?,
+                    rows: self.rows(out)?,
+                    bias: op.bias.is_some(),
+                    residual: op.residual.map(|r| self.dtype(r)).transpose()?,
+                    x: self.dtype(op.x)?,
+                    out: self.dtype(out)?,
+                };
+                let mut args = vec![self.arg(op.x)?, weight(op.weight)];
+                args.extend(op.bias.map(weight));
+                args.extend(op.residual.map(|r| self.arg(r)).transpose()?);
+                args.push(self.arg(out)?);
+                (kernel, args)
+            }
+            Op::Slice(op) => (
+                HostKernel::Slice {
+                    of: self.width(op.x)?,
+                    start: self.count(op.start)?,
+                    width: self.width(out)?,
+                    x: self.dtype(out)?,
+                },
+                vec![self.arg(op.x)?, self.arg(out)?],
+            ),
+            Op::Add(op) => (
+                HostKernel::Add {
+                    width: self.width(out)?,
+                    lhs: self.dtype(op.lhs)?,
+                    rhs: self.dtype(op.rhs)?,
+                    out: self.dtype(out)?,
+                },
+                vec![self.arg(op.lhs)?, self.arg(op.rhs)?, self.arg(out)?],
+            ),
+            Op::Rope(op) => {
+                let head_dim = self.last_dim(op.x)?;
+                let kernel = HostKernel::Rope {
+                    heads: self.width(op.x)? / head_dim.max(1),
+                    head_dim,
+                    dim: self.rope_dim(op.freqs)?,
+                    x: self.dtype(op.x)?,
+                };
+                (kernel, vec![self.arg(op.x)?, self.arg(op.pos)?, weight(op.freqs), self.arg(out)?])
+            }
+            Op::KvAppend(op) => (
+                HostKernel::KvAppend { x: self.dtype(op.k)? },
+                vec![self.arg(op.k)?, self.arg(op.v)?, self.arg(op.batch)?, self.arg(op.kv)?],
+            ),
+            Op::RopeKvAppend(op) => {
+                let kernel = HostKernel::RopeKvAppend {
+                    heads: op.heads,
+                    dim: self.rope_dim(op.freqs)?,
+                    q_norm: op.q_norm.as_ref().map(|n| self.norm(n)),
+                    k_norm: op.k_norm.as_ref().map(|n| self.norm(n)),
+                    x: self.dtype(op.qkv)?,
+                    out: self.dtype(out)?,
+                };
+                let mut args = vec![self.arg(op.qkv)?, self.arg(op.pos)?, weight(op.freqs)];
+                args.extend(op.q_norm.iter().chain(&op.k_norm).map(|n| weight(n.weight)));
+                args.extend([self.arg(op.batch)?, self.arg(op.kv)?, self.arg(out)?]);
+                (kernel, args)
+            }
+            Op::Attention(op) => {
+                let kv = self.module.func.values[op.kv].ty.kv();
+                let head_dim = kv.ok_or_else(|| self.bug("attention without a cache"))?.head_dim;
+                let kernel = HostKernel::Attention {
+                    heads: self.width(op.q)? / head_dim.max(1),
+                    scale: op.scale,
+                    softcap: op.softcap,
+                    x: self.dtype(op.q)?,
+                    out: self.dtype(out)?,
+                };
+                (kernel, vec![self.arg(op.q)?, self.arg(op.batch)?, self.arg(op.kv)?, self.arg(out)?])
+            }
+            Op::GatedAct(op) => (
+                HostKernel::GatedAct {
+                    width: self.width(out)?,
+                    act: act(op.act),
+                    packed: false,
+                    x: self.dtype(op.gate)?,
+                    out: self.dtype(out)?,
+                },
+                vec![self.arg(op.gate)?, self.arg(op.up)?, self.arg(out)?],
+            ),
+            Op::GatedActPacked(op) => (
+                HostKernel::GatedAct {
+                    width: self.width(out)?,
+                    act: act(op.act),
+                    packed: true,
+                    x: self.dtype(op.x)?,
+                    out: self.dtype(out)?,
+                },
+                vec![self.arg(op.x)?, self.arg(out)?],
+            ),
+            Op::GatherRows(op) => (
+                HostKernel::GatherRows { width: self.width(out)?, x: self.dtype(out)? },
+                vec![self.arg(op.x)?, self.arg(op.rows)?, self.arg(out)?],
+            ),
+        })
+    }
+
+    /// Rotated elements of a head: twice the table's length.
+    fn rope_dim(&self, freqs: WeightId) -> Result<u32, Diag> {
+        match self.module.weights[freqs].ty.shape().as_deref() {
+            Some([half]) => self.count(2 * half),
+            _ => Err(self.bug("a table of rotary frequencies must have one dimension")),
+        }
+    }
+
+    fn weight(&self, id: WeightId) -> Result<eng::Weight, Diag> {
+        let w = &self.module.weights[id];
+        let shape = w.ty.shape().ok_or_else(|| self.bug(format!("@{} has a symbolic dimension", w.name)))?;
+        let encoding = match w.ty.elem {
+            Elem::Plain(DType::F32) => eng::Encoding::F32,
+            Elem::Plain(DType::Bf16) => eng::Encoding::Bf16,
+            Elem::Quant(s) => match (s.payload, s.grain, s.zero) {
+                (DType::I8, Grain::Channel, false) => eng::Encoding::I8Channel,
+                (DType::I4, Grain::Group(group), true) => eng::Encoding::I4Group { group },
+                _ => return Err(unstorable(&w.name, &w.ty)),
+            },
+            Elem::Plain(_) => return Err(unstorable(&w.name, &w.ty)),
+        };
+        let layout = match w.packing {
+            Some(Packing::Rows) => eng::Layout::Rows,
+            Some(Packing::Panel16) => eng::Layout::Panel16,
+            None => return Err(self.bug(format!("no packing was selected for @{}", w.name))),
+        };
+        let computed = matches!(w.source, Source::Rope(_));
+        Ok(eng::Weight { name: w.name.clone(), shape, encoding, layout, computed })
+    }
+
+    fn kv(&self) -> Result<eng::Kv, Diag> {
+        let mut layers = BTreeMap::new();
+        let mut shared: Option<(u32, eng::Dtype)> = None;
+        for &param in &self.module.func.params {
+            let Some(kv) = self.module.func.values[param].ty.kv() else { continue };
+            let page = kv.page.ok_or_else(|| self.bug(format!("layer {} has no page size", kv.layer)))?;
+            let dtype = plain(Elem::Plain(kv.dtype))
+                .ok_or_else(|| Diag::unsupported(&Loc::Unknown, format!("the host device has no {} cache", kv.dtype)))?;
+            if *shared.get_or_insert((page, dtype)) != (page, dtype) {
+                return Err(self.bug("layers differ in page size or type of their cache"));
+            }
+            layers.insert(kv.layer, eng::KvLayer { heads: kv.heads, head_dim: kv.head_dim, window: kv.window });
+        }
+        if !layers.keys().copied().eq(0..layers.len() as u32) {
+            return Err(self.bug("the caches' layers are not numbered from 0"));
+        }
+        let (page_tokens, dtype) = shared.ok_or_else(|| self.bug("the step function has no cache"))?;
+        Ok(eng::Kv { page_tokens, dtype, layers: layers.into_values().collect() })
+    }
+}
+
+fn unstorable(name: &str, ty: &TensorType) -> Diag {
+    Diag::unsupported(&Loc::name(name), format!("the engine format cannot store @{name} as {ty}"))
+}
+
+fn plain(elem: Elem) -> Option<eng::Dtype> {
+    match elem {
+        Elem::Plain(DType::F32) => Some(eng::Dtype::F32),
+        Elem::Plain(DType::Bf16) => Some(eng::Dtype::Bf16),
+        _ => None,
+    }
+}
+
+fn act(act: Act) -> eng::Act {
+    match act {
+        Act::Silu => eng::Act::Silu,
+        Act::GeluTanh => eng::Act::GeluTanh,
+    }
+}

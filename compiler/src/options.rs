@@ -1,0 +1,116 @@
+//! What a build is asked for, resolved from names to rows of the tables. No environment, no files.
+
+use crate::phase::Phase;
+use std::path::PathBuf;
+use trtc_ir::{DType, Diag, Loc, Target, target::TARGETS};
+use trtc_passes::precision::{PRECISIONS, Precision};
+
+/// Options of a build, as the command line has them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BuildOptions {
+    /// Name of a target.
+    pub target: String,
+    /// Name of a precision.
+    pub precision: String,
+    /// Element type of the KV cache; `None` takes the precision's.
+    pub kv_precision: Option<String>,
+    /// Write no weights; the runtime makes them up from this seed.
+    pub dummy_seed: Option<u64>,
+    /// Most requests in a step.
+    pub max_batch: Option<u32>,
+    /// Most tokens of a request.
+    pub max_seq_len: Option<u32>,
+    /// Most tokens of a step.
+    pub max_step_tokens: Option<u32>,
+    /// Text of a recipe that overrides the precision of some weights.
+    pub recipe: Option<String>,
+    /// Folder for the module after each pass, diffs, kernels and timings.
+    pub dump_dir: Option<PathBuf>,
+    /// Stop after this phase and write the module as text instead of an engine.
+    pub compile_to: Option<Phase>,
+    /// Print, parse and compare after each pass.
+    pub spec: bool,
+}
+
+impl Default for BuildOptions {
+    fn default() -> BuildOptions {
+        BuildOptions {
+            target: "host".to_owned(),
+            precision: "bf16".to_owned(),
+            kv_precision: None,
+            dummy_seed: None,
+            max_batch: None,
+            max_seq_len: None,
+            max_step_tokens: None,
+            recipe: None,
+            dump_dir: None,
+            compile_to: None,
+            spec: false,
+        }
+    }
+}
+
+/// Options with every name resolved.
+pub(crate) struct Resolved {
+    pub target: &'static Target,
+    pub precision: &'static Precision,
+    pub kv: DType,
+    pub limits: trtc_passes::Limits,
+}
+
+impl BuildOptions {
+    /// Looks names up and fills in defaults; `context` is the longest sequence that the model was made for.
+    pub(crate) fn resolve(&self, context: u32) -> Result<Resolved, Diag> {
+        let unknown = |what: &str, name: &str, known: Vec<&str>| {
+            Diag::user(&Loc::Unknown, format!("there is no {what} '{name}'"))
+                .help(format!("the {what}s are {}", known.join(", ")))
+        };
+        let target = Target::named(&self.target)
+            .ok_or_else(|| unknown("target", &self.target, TARGETS.iter().map(|t| t.name).collect()))?;
+        let precision = Precision::named(&self.precision)
+            .ok_or_else(|| unknown("precision", &self.precision, PRECISIONS.iter().map(|p| p.name).collect()))?;
+        let kv = match self.kv_precision.as_deref() {
+            None => precision.kv,
+            Some("fp32") => DType::F32,
+            Some("bf16") => DType::Bf16,
+            Some(other) => return Err(unknown("KV precision", other, vec!["fp32", "bf16"])),
+        };
+        let on_host = target.gpu.is_none();
+        let positive = |name: &str, value: Option<u32>, default: u32, most: u32| {
+            let value = value.unwrap_or(default);
+            if (1..=most).contains(&value) {
+                Ok(u64::from(value))
+            } else {
+                Err(Diag::user(&Loc::Unknown, format!("--{name} is {value}")).help(format!("give a number from 1 to {most}")))
+            }
+        };
+        let max_batch = positive("max-batch", self.max_batch, if on_host { 16 } else { 256 }, 4096)?;
+        let max_seq_len = positive("max-seq-len", self.max_seq_len, context.min(8192), context.max(1))?;
+        let default_step = if on_host { 512 } else { 2048 };
+        let max_step_tokens = positive("max-step-tokens", self.max_step_tokens, default_step, 65_536)?;
+        if max_step_tokens < max_batch {
+            return Err(Diag::user(
+                &Loc::Unknown,
+                format!("--max-step-tokens {max_step_tokens} is below --max-batch {max_batch}"),
+            )
+            .help("each request of a batch takes at least one token of a step"));
+        }
+        // Logits of a whole batch, and enough rows to make log-probabilities of prompts worth a step.
+        let max_logit_rows = max_batch.max(64).min(max_step_tokens);
+        let limits = trtc_passes::Limits { max_batch, max_seq_len, max_step_tokens, max_logit_rows };
+        Ok(Resolved { target, precision, kv, limits })
+    }
+
+    /// The options that shaped an engine, in their command-line form, for its provenance.
+    pub(crate) fn provenance(&self) -> Vec<String> {
+        let mut out = vec![format!("--target {}", self.target), format!("--precision {}", self.precision)];
+        let mut add = |flag: &str, value: Option<String>| out.extend(value.map(|v| format!("{flag} {v}")));
+        add("--kv-precision", self.kv_precision.clone());
+        add("--weights", self.dummy_seed.map(|s| format!("dummy:{s}")));
+        add("--max-batch", self.max_batch.map(|n| n.to_string()));
+        add("--max-seq-len", self.max_seq_len.map(|n| n.to_string()));
+        add("--max-step-tokens", self.max_step_tokens.map(|n| n.to_string()));
+        add("--recipe", self.recipe.as_ref().map(|r| format!("{:?}", r.trim())));
+        out
+    }
+}

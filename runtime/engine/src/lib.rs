@@ -1,0 +1,10 @@
+//! The engine file of trtc: one safetensors container that any viewer opens.
+//!
+//! Manifest types, byte layouts of weights, reading with checks, streaming reproducible writing. Nothing of the
+//! compiler and nothing of the devices.
+#![deny(missing_docs)]
+
+pub mod layout;
+pub mod manifest;
+pub mod read;
+pub mod write;

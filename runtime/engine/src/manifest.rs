@@ -1,0 +1,495 @@
+//! The manifest: everything an engine file says of itself, as JSON in the container's metadata.
+//!
+//! Plain data. Checks that need the file's tensors are in `read.rs`.
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the format; another one is refused.
+pub const FORMAT: u32 = 1;
+
+/// The whole manifest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// Name of the target: `host`, `sm_90`.
+    pub target: String,
+    /// Compute capability that a GPU target needs, major and minor.
+    pub capability: Option<(u32, u32)>,
+    /// Name of the precision: `bf16`.
+    pub precision: String,
+    /// The model.
+    pub model: Model,
+    /// Limits.
+    pub dims: Dims,
+    /// Bytes of the activation arena.
+    pub arena: u64,
+    /// The cache.
+    pub kv: Kv,
+    /// Weights, in the order of [`Arg::Weight`].
+    pub weights: Vec<Weight>,
+    /// If set, the file has no weight bytes, and the device fills them from this seed.
+    pub dummy_seed: Option<u64>,
+    /// Kernels, in the order of [`Choice::kernel`].
+    pub kernels: Vec<Kernel>,
+    /// One step, in order.
+    pub launches: Vec<Launch>,
+    /// Arena offset of the logits, `(max_logit_rows, vocab)` f32.
+    pub logits: u64,
+    /// Text handling; `None` for a model without a tokenizer.
+    pub text: Option<Text>,
+    /// Sampling defaults of the model.
+    pub generation: Generation,
+    /// Where the engine comes from.
+    pub provenance: Provenance,
+}
+
+/// Facts of the model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// Name for people.
+    pub name: String,
+    /// Architecture as the frontend names it.
+    pub arch: String,
+    /// Entries of the vocabulary.
+    pub vocab: u32,
+    /// Width of the residual stream.
+    pub hidden: u32,
+    /// Layers.
+    pub layers: u32,
+    /// Parameters, for reports.
+    pub parameters: u64,
+    /// Token that begins a sequence.
+    pub bos: Option<u32>,
+    /// Tokens that end one.
+    pub eos: Vec<u32>,
+    /// Longest sequence that the model was made for, tokens.
+    pub context: u32,
+}
+
+/// Limits that are fixed when the engine is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dims {
+    /// Most requests in a step.
+    pub max_batch: u32,
+    /// Most tokens of a request, prompt and answer together.
+    pub max_seq_len: u32,
+    /// Most tokens in a step.
+    pub max_step_tokens: u32,
+    /// Most rows of logits in a step.
+    pub max_logit_rows: u32,
+}
+
+/// The cache's layout: for each layer, pages of `(2, heads, page_tokens, head_dim)`, keys first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kv {
+    /// Tokens in a page.
+    pub page_tokens: u32,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Layers that have a cache, in the order of [`Arg::Kv`].
+    pub layers: Vec<KvLayer>,
+}
+
+impl Kv {
+    /// Bytes of one page of one layer.
+    pub fn page_bytes(&self, layer: &KvLayer) -> u64 {
+        2 * u64::from(layer.heads) * u64::from(self.page_tokens) * u64::from(layer.head_dim) * self.dtype.bytes()
+    }
+
+    /// Bytes of one page over all layers.
+    pub fn bytes_per_page(&self) -> u64 {
+        self.layers.iter().map(|l| self.page_bytes(l)).sum()
+    }
+}
+
+/// One layer's cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KvLayer {
+    /// Key/value heads.
+    pub heads: u32,
+    /// Elements of a head.
+    pub head_dim: u32,
+    /// Tokens that a query sees, itself included.
+    pub window: Option<u32>,
+}
+
+/// Element type of activations, cache and plain weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dtype {
+    /// IEEE binary32.
+    F32,
+    /// The upper half of binary32.
+    Bf16,
+}
+
+impl Dtype {
+    /// Bytes of an element.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::Bf16 => 2,
+        }
+    }
+}
+
+/// A weight: up to three tensors of the container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Weight {
+    /// Symbol; the payload is the container's tensor of this name, scales are `NAME.scale`, zeros `NAME.zero`.
+    pub name: String,
+    /// Logical extents, `(out, in)` for a matrix.
+    pub shape: Vec<u64>,
+    /// How elements are stored.
+    pub encoding: Encoding,
+    /// How bytes lie.
+    pub layout: Layout,
+}
+
+/// How a weight's elements are stored. The byte-exact definition is in `layout.rs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Encoding {
+    /// f32.
+    F32,
+    /// bf16.
+    Bf16,
+    /// i8 with an f32 scale for each row: `w = q * scale`.
+    I8Channel,
+    /// Nibbles with a bf16 scale and an i8 zero for each group of `group` inputs: `w = (q - zero) * scale`, q and zero in -8..7.
+    I4Group {
+        /// Inputs that share a scale.
+        group: u32,
+    },
+}
+
+/// How a weight's bytes lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Layout {
+    /// Row-major.
+    Rows,
+    /// Panels of 16 output rows; see `layout.rs`.
+    Panel16,
+}
+
+/// A kernel: code and its constants.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kernel {
+    /// Unique name.
+    pub name: String,
+    /// What the device executes.
+    pub code: Code,
+    /// The kernel's contract: a module in IR text with the op that this kernel computes.
+    pub contract: String,
+}
+
+/// What the device executes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Code {
+    /// A function of the host device.
+    Host(HostKernel),
+    /// A PTX entry point.
+    Ptx(PtxKernel),
+}
+
+/// A PTX entry point and its launch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PtxKernel {
+    /// The container's tensor with the module's text.
+    pub module: String,
+    /// Entry point.
+    pub entry: String,
+    /// Blocks: x, y, z.
+    pub grid: [Extent; 3],
+    /// Threads of a block.
+    pub block: [u32; 3],
+    /// Dynamic shared memory, bytes.
+    pub shared: u32,
+}
+
+/// A launch extent: `ceil(dim / div) * mul`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Extent {
+    /// What is counted.
+    pub of: Count,
+    /// Divisor, at least 1.
+    pub div: u32,
+    /// Factor.
+    pub mul: u32,
+}
+
+/// What a launch extent counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Count {
+    /// 1.
+    One,
+    /// Tokens of the step.
+    Tokens,
+    /// Rows of logits.
+    Rows,
+    /// Requests of the step.
+    Seqs,
+}
+
+/// Functions of the host device, with their constants. Arguments are listed in the order of [`Launch::args`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum HostKernel {
+    /// `[Tokens, table, out]`: `out = scale * table[token]`.
+    Embedding {
+        /// Row width.
+        width: u32,
+        /// Factor.
+        scale: f32,
+        /// Element type of the result.
+        out: Dtype,
+    },
+    /// `[x, weight, out]`: rows of `width`, `per_token` of them for each row of the step.
+    RmsNorm {
+        /// Row width.
+        width: u32,
+        /// Rows for each token.
+        per_token: u32,
+        /// Added to the mean of squares.
+        eps: f32,
+        /// Added to the weight.
+        offset: f32,
+        /// Counts rows.
+        rows: Count,
+        /// Element type of x.
+        x: Dtype,
+        /// Element type of the result.
+        out: Dtype,
+    },
+    /// `[x, residual, weight, h, n]`: `h = x + residual`, rounded to `h`'s type; `n = rms_norm(h)`.
+    AddRmsNorm {
+        /// Row width.
+        width: u32,
+        /// Added to the mean of squares.
+        eps: f32,
+        /// Added to the weight.
+        offset: f32,
+        /// Element type of x.
+        x: Dtype,
+        /// Element type of the residual.
+        residual: Dtype,
+        /// Element type of h.
+        h: Dtype,
+        /// Element type of n.
+        out: Dtype,
+    },
+    /// `[x, weight, bias?, residual?, out]`: `out = x w^T + bias + residual`.
+    Linear {
+        /// Outputs.
+        n: u32,
+        /// Inputs.
+        k: u32,
+        /// Counts rows of x.
+        rows: Count,
+        /// True if there is a bias argument, f32.
+        bias: bool,
+        /// Element type of the residual argument, if there is one.
+        residual: Option<Dtype>,
+        /// Element type of x.
+        x: Dtype,
+        /// Element type of the result.
+        out: Dtype,
+    },
+    /// `[x, out]`: columns `start..start + width` of rows of `of`.
+    Slice {
+        /// Width of a row of x.
+        of: u32,
+        /// First column.
+        start: u32,
+        /// Columns.
+        width: u32,
+        /// Element type.
+        x: Dtype,
+    },
+    /// `[lhs, rhs, out]`.
+    Add {
+        /// Elements of a row.
+        width: u32,
+        /// Element type of lhs.
+        lhs: Dtype,
+        /// Element type of rhs.
+        rhs: Dtype,
+        /// Element type of the result.
+        out: Dtype,
+    },
+    /// `[x, Positions, freqs, out]`.
+    Rope {
+        /// Heads.
+        heads: u32,
+        /// Elements of a head.
+        head_dim: u32,
+        /// Rotated elements of a head.
+        dim: u32,
+        /// Element type of x and the result.
+        x: Dtype,
+    },
+    /// `[k, v, Batch, Kv]`.
+    KvAppend {
+        /// Element type of k and v.
+        x: Dtype,
+    },
+    /// `[qkv, Positions, freqs, q_norm?, k_norm?, Batch, Kv, q]`.
+    RopeKvAppend {
+        /// Query heads.
+        heads: u32,
+        /// Rotated elements of a head.
+        dim: u32,
+        /// Epsilon and offset of the query norm, if there is one.
+        q_norm: Option<(f32, f32)>,
+        /// Epsilon and offset of the key norm, if there is one.
+        k_norm: Option<(f32, f32)>,
+        /// Element type of qkv.
+        x: Dtype,
+        /// Element type of q.
+        out: Dtype,
+    },
+    /// `[q, Batch, Kv, out]`.
+    Attention {
+        /// Query heads.
+        heads: u32,
+        /// Factor on the scores.
+        scale: f32,
+        /// `cap * tanh(score / cap)`.
+        softcap: Option<f32>,
+        /// Element type of q.
+        x: Dtype,
+        /// Element type of the result.
+        out: Dtype,
+    },
+    /// `[gate, up, out]`, or `[x, out]` with both halves in x.
+    GatedAct {
+        /// Elements of a row of the result.
+        width: u32,
+        /// The function.
+        act: Act,
+        /// True if gate and up are the halves of one argument.
+        packed: bool,
+        /// Element type of the arguments.
+        x: Dtype,
+        /// Element type of the result.
+        out: Dtype,
+    },
+    /// `[x, Rows, out]`.
+    GatherRows {
+        /// Elements of a row.
+        width: u32,
+        /// Element type.
+        x: Dtype,
+    },
+}
+
+/// Activation functions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Act {
+    /// `x / (1 + exp(-x))`.
+    Silu,
+    /// Tanh form of GELU.
+    GeluTanh,
+}
+
+/// One op of the step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Launch {
+    /// Kernels by token count; ranges are adjacent and cover `1..=max_step_tokens`.
+    pub choices: Vec<Choice>,
+    /// Arguments, in the kernel's order.
+    pub args: Vec<Arg>,
+    /// Where in the model this comes from.
+    pub loc: String,
+}
+
+/// The kernel for a range of token counts, both ends inclusive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Choice {
+    /// Least token count.
+    pub from: u32,
+    /// Greatest token count.
+    pub to: u32,
+    /// Index into [`Manifest::kernels`].
+    pub kernel: u32,
+}
+
+/// A kernel's argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Arg {
+    /// Byte offset in the activation arena.
+    Arena(u64),
+    /// Index into [`Manifest::weights`].
+    Weight(u32),
+    /// Index into [`Kv::layers`].
+    Kv(u32),
+    /// Token ids, `(T)` i32.
+    Tokens,
+    /// Positions, `(T)` i32.
+    Positions,
+    /// Rows for which logits are wanted, `(L)` i32.
+    Rows,
+    /// Segments, context lengths and block tables.
+    Batch,
+}
+
+/// Text handling.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Text {
+    /// The container's tensor with the tokenizer, a `tokenizer.json`.
+    pub tokenizer: String,
+    /// True if prompts begin with the BOS token.
+    pub add_bos: bool,
+    /// Chat template (Jinja), if the model has one.
+    pub chat_template: Option<String>,
+    /// The BOS token's text, for the template.
+    pub bos_token: Option<String>,
+    /// The EOS token's text, for the template.
+    pub eos_token: Option<String>,
+}
+
+/// Sampling defaults of the model (`generation_config.json`); `None` leaves the runtime's default.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Generation {
+    /// Temperature.
+    pub temperature: Option<f32>,
+    /// Most likely tokens kept.
+    pub top_k: Option<u32>,
+    /// Probability mass kept.
+    pub top_p: Option<f32>,
+    /// Least probability kept, relative to the best token's.
+    pub min_p: Option<f32>,
+    /// Divides or multiplies logits of tokens seen.
+    pub repetition_penalty: Option<f32>,
+}
+
+/// Where the engine comes from. Nothing here depends on the time or the machine.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provenance {
+    /// Version of the compiler.
+    pub compiler: String,
+    /// File or folder name of the checkpoint, without its path.
+    pub source: String,
+    /// Options that shaped the engine, in their command-line form.
+    pub options: Vec<String>,
+}

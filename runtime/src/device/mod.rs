@@ -1,0 +1,135 @@
+//! What the runtime asks of a device, and the list of devices.
+//!
+//! A device owns memory and executes launches in order. It knows nothing of requests: which token belongs to whom
+//! is data in the step's buffers.
+
+use crate::error::Error;
+use std::sync::Arc;
+use trtc_engine::manifest::{Arg, Kernel, Manifest};
+
+/// Device memory, by handle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Buffer(pub u32);
+
+/// A run of bytes in a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// The buffer.
+    pub buffer: Buffer,
+    /// First byte.
+    pub offset: u64,
+    /// Bytes.
+    pub len: u64,
+}
+
+/// Where a weight lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WeightRegions {
+    /// Elements.
+    pub payload: Region,
+    /// Scales of a quantised weight.
+    pub scale: Option<Region>,
+    /// Zero points.
+    pub zero: Option<Region>,
+}
+
+/// Everything that [`Arg`]s refer to, bound once when an engine is loaded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bindings {
+    /// Activations.
+    pub arena: Buffer,
+    /// In the manifest's order.
+    pub weights: Vec<WeightRegions>,
+    /// One buffer a layer: `(pages, 2, heads, page_tokens, head_dim)`.
+    pub kv: Vec<Buffer>,
+    /// Token ids of the step, `(T)` i32.
+    pub tokens: Buffer,
+    /// Position of each token in its request, `(T)` i32.
+    pub positions: Buffer,
+    /// Rows for which logits are wanted, `(L)` i32.
+    pub rows: Buffer,
+    /// First token of each request, `(S + 1)` i32; the last entry is T.
+    pub query_start: Buffer,
+    /// Tokens in the cache after this step for each request, `(S)` i32.
+    pub context: Buffer,
+    /// Pages of each request, `(S, table_width)` i32.
+    pub block_table: Buffer,
+    /// Entries of a block table's row.
+    pub table_width: u32,
+}
+
+/// Sizes of one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StepDims {
+    /// T, tokens.
+    pub tokens: u32,
+    /// L, rows of logits.
+    pub rows: u32,
+    /// S, requests.
+    pub seqs: u32,
+}
+
+/// One kernel with its arguments.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// Index into the manifest's kernels, and the kernel.
+    pub kernel: (u32, &'a Kernel),
+    /// Arguments.
+    pub args: &'a [Arg],
+}
+
+/// A recorded sequence of launches, by handle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Graph(pub u32);
+
+/// A point in the device's work, by handle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event(pub u32);
+
+/// Bytes that a device may use in place for as long as it lives: a mapped engine file.
+pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// A device. Work is executed in the order of the calls; `download`, `wait` and `elapsed` wait for it.
+pub trait Device: Send {
+    /// Name for people: `host (AMD EPYC, 2 threads, AVX-512 BF16)`.
+    fn name(&self) -> String;
+
+    /// Free memory for caches, bytes.
+    fn free_memory(&self) -> u64;
+
+    /// Takes zeroed memory; `what` names its purpose in the error.
+    fn alloc(&mut self, bytes: u64, what: &str) -> Result<Buffer, Error>;
+
+    /// Makes read-only bytes available, in place where the device can.
+    fn share(&mut self, bytes: SharedBytes, what: &str) -> Result<Buffer, Error>;
+
+    /// Gives memory back.
+    fn free(&mut self, buffer: Buffer);
+
+    /// Copies to the device.
+    fn upload(&mut self, to: Buffer, offset: u64, bytes: &[u8]) -> Result<(), Error>;
+
+    /// Copies from the device, after all work before.
+    fn download(&mut self, from: Buffer, offset: u64, into: &mut [u8]) -> Result<(), Error>;
+
+    /// Prepares the kernels of an engine; `module` gives a container tensor's bytes.
+    fn load(&mut self, manifest: &Manifest, module: &dyn Fn(&str) -> Result<Vec<u8>, Error>) -> Result<(), Error>;
+
+    /// Executes one kernel.
+    fn launch(&mut self, call: Call<'_>, bind: &Bindings, dims: StepDims) -> Result<(), Error>;
+
+    /// Records launches for these sizes; token values, positions, tables and contexts are read at replay.
+    fn record(&mut self, calls: &[Call<'_>], bind: &Bindings, dims: StepDims) -> Result<Graph, Error>;
+
+    /// Executes what was recorded.
+    fn replay(&mut self, graph: Graph) -> Result<(), Error>;
+
+    /// Marks the point reached.
+    fn event(&mut self) -> Result<Event, Error>;
+
+    /// Waits until the device has passed the point.
+    fn wait(&mut self, event: Event) -> Result<(), Error>;
+
+    /// Seconds between two points.
+    fn elapsed(&mut self, from: Event, to: Event) -> Result<f64, Error>;
+}

@@ -1,0 +1,4 @@
+//! .
+pub mod device;
+pub mod error;
+pub mod request;

@@ -1,0 +1,210 @@
+//! What a caller asks for and what it gets back.
+//!
+//! Plain data and its checks; no state of the engine.
+
+use crate::error::Error;
+
+/// How the next token is chosen. Every field is honoured; contradictions are refused by [`Sampling::check`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampling {
+    /// 0 takes the best token; otherwise logits are divided by it.
+    pub temperature: f32,
+    /// Only the `top_k` most likely tokens; 0 keeps all.
+    pub top_k: u32,
+    /// Only the most likely tokens whose probabilities sum to this; 1 keeps all.
+    pub top_p: f32,
+    /// Only tokens with at least this fraction of the best token's probability; 0 keeps all.
+    pub min_p: f32,
+    /// Logits of tokens in prompt or answer are divided (if positive) or multiplied (if negative) by it; 1 is off.
+    pub repetition_penalty: f32,
+    /// Subtracted from the logits of tokens in the answer; 0 is off.
+    pub presence_penalty: f32,
+    /// Subtracted once for each time that a token is in the answer; 0 is off.
+    pub frequency_penalty: f32,
+    /// Added to the logits of tokens.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// With (seed, position) a choice is determined; `None` takes a seed from the request's number.
+    pub seed: Option<u64>,
+}
+
+impl Default for Sampling {
+    fn default() -> Sampling {
+        Sampling {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
+            seed: None,
+        }
+    }
+}
+
+impl Sampling {
+    /// The best token at each step.
+    pub fn greedy() -> Sampling {
+        Sampling { temperature: 0.0, ..Sampling::default() }
+    }
+
+    /// Refuses values out of range and contradictions; `vocab` bounds the biased tokens.
+    pub fn check(&self, vocab: u32) -> Result<(), Error> {
+        let range = |name: &str, x: f32, ok: bool, want: &str| {
+            if ok { Ok(()) } else { Err(Error::user(format!("{name} is {x}")).help(format!("give {want}"))) }
+        };
+        range("temperature", self.temperature, (0.0..=100.0).contains(&self.temperature), "a number from 0 to 100")?;
+        range("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "a number above 0, at most 1")?;
+        range("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "a number from 0 to 1")?;
+        let rep = self.repetition_penalty;
+        range("repetition_penalty", rep, rep > 0.0 && rep.is_finite(), "a positive number")?;
+        for (name, x) in [("presence_penalty", self.presence_penalty), ("frequency_penalty", self.frequency_penalty)] {
+            range(name, x, (-2.0..=2.0).contains(&x), "a number from -2 to 2")?;
+        }
+        for &(token, bias) in &self.logit_bias {
+            if token >= vocab {
+                return Err(Error::user(format!("logit_bias names token {token}, the vocabulary has {vocab}")));
+            }
+            range("logit_bias", bias, (-100.0..=100.0).contains(&bias), "biases from -100 to 100")?;
+        }
+        Ok(())
+    }
+}
+
+/// One prompt and what is wanted of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// Prompt.
+    pub prompt: Vec<u32>,
+    /// Most tokens of the answer.
+    pub max_tokens: u32,
+    /// Least tokens of the answer: stop tokens and strings are ignored before.
+    pub min_tokens: u32,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Answers to the same prompt; answer `i` uses seed + i.
+    pub n: u32,
+    /// Tokens that end the answer, besides the model's own.
+    pub stop_ids: Vec<u32>,
+    /// Texts that end the answer; they are not part of it.
+    pub stop: Vec<String>,
+    /// Do not end at the model's end-of-sequence tokens.
+    pub ignore_eos: bool,
+    /// Alternatives to report with each token of the answer; `None` reports no log-probabilities at all.
+    pub logprobs: Option<u32>,
+    /// Likewise for each token of the prompt but the first.
+    pub prompt_logprobs: Option<u32>,
+    /// Higher goes first.
+    pub priority: i32,
+}
+
+impl Request {
+    /// A request with the defaults: 128 tokens at temperature 1, one answer.
+    pub fn new(prompt: Vec<u32>) -> Request {
+        Request {
+            prompt,
+            max_tokens: 128,
+            min_tokens: 0,
+            sampling: Sampling::default(),
+            n: 1,
+            stop_ids: Vec::new(),
+            stop: Vec::new(),
+            ignore_eos: false,
+            logprobs: None,
+            prompt_logprobs: None,
+            priority: 0,
+        }
+    }
+}
+
+/// A token with its log-probability under the model (temperature, penalties and masks not applied).
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenLogprob {
+    /// The token.
+    pub token: u32,
+    /// Its natural-log probability.
+    pub logprob: f32,
+    /// The most likely tokens, best first.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// A stop token or string, or end of sequence.
+    Stop,
+    /// `max_tokens`, or the engine's limit on a sequence.
+    Length,
+    /// The caller gave it up.
+    Cancelled,
+}
+
+impl Finish {
+    /// The word that reports use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Finish::Stop => "stop",
+            Finish::Length => "length",
+            Finish::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// Which answer an event belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AnswerId {
+    /// Number of the request, as [`crate::Engine::submit`] gave it.
+    pub request: u64,
+    /// Which of its `n` answers.
+    pub index: u32,
+}
+
+/// What a step brings.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// Log-probabilities of the prompt's tokens but the first, once, before the first token.
+    Prompt {
+        /// Whose.
+        id: AnswerId,
+        /// One a token.
+        logprobs: Vec<TokenLogprob>,
+    },
+    /// A token of an answer.
+    Token {
+        /// Whose.
+        id: AnswerId,
+        /// The token.
+        token: u32,
+        /// Text that is complete with it; may be empty, never splits a character.
+        text: String,
+        /// If asked for.
+        logprob: Option<TokenLogprob>,
+    },
+    /// The end of an answer.
+    Done {
+        /// Whose.
+        id: AnswerId,
+        /// Why.
+        finish: Finish,
+        /// Text that was held back for a character or stop string and is now complete.
+        text: String,
+    },
+}
+
+/// A whole answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// Which.
+    pub id: AnswerId,
+    /// Tokens, the stop token not included.
+    pub tokens: Vec<u32>,
+    /// Text; empty for an engine without a tokenizer.
+    pub text: String,
+    /// One a token, if asked for.
+    pub logprobs: Vec<TokenLogprob>,
+    /// One a prompt token but the first, if asked for.
+    pub prompt_logprobs: Vec<TokenLogprob>,
+    /// Why it ended.
+    pub finish: Finish,
+}
