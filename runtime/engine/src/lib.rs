@@ -4,7 +4,15 @@
 //! compiler and nothing of the devices.
 #![deny(missing_docs)]
 
+pub mod check;
+pub mod container;
+pub mod dummy;
+pub mod error;
 pub mod layout;
 pub mod manifest;
 pub mod read;
 pub mod write;
+
+pub use error::{EngineError, Fault};
+pub use read::{EngineFile, Verify};
+pub use write::{EngineWriter, Written};

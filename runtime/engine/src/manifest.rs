@@ -1,6 +1,6 @@
 //! The manifest: everything an engine file says of itself, as JSON in the container's metadata.
 //!
-//! Plain data. Checks that need the file's tensors are in `read.rs`.
+//! Plain data. What makes a manifest consistent is in `check.rs`; checks that need the file's tensors are in `read.rs`.
 
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +29,7 @@ pub struct Manifest {
     pub kv: Kv,
     /// Weights, in the order of [`Arg::Weight`].
     pub weights: Vec<Weight>,
-    /// If set, the file has no weight bytes, and the device fills them from this seed.
+    /// If set, the file has the bytes of computed weights only, and the others are filled from this seed (`dummy.rs`).
     pub dummy_seed: Option<u64>,
     /// Kernels, in the order of [`Choice::kernel`].
     pub kernels: Vec<Kernel>,
@@ -151,6 +151,9 @@ pub struct Weight {
     pub encoding: Encoding,
     /// How bytes lie.
     pub layout: Layout,
+    /// True for values that are computed and not read from a checkpoint (rotary frequencies): the file has them
+    /// even if [`Manifest::dummy_seed`] is set.
+    pub computed: bool,
 }
 
 /// How a weight's elements are stored. The byte-exact definition is in `layout.rs`.

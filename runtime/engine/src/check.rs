@@ -1,0 +1,269 @@
+//! What makes a manifest consistent in itself: format, limits, names, ranges, indices, offsets, arguments.
+//!
+//! Runs on anything that parses as a manifest: it never panics and allocates no more than the manifest itself does.
+//! The tensors of the file are compared in `read.rs`.
+
+mod signature;
+
+use crate::container;
+use crate::error::EngineError;
+use crate::layout::{Part, sizes};
+use crate::manifest::{Arg, Code, Count, Dims, Extent, FORMAT, Launch, Manifest, PtxKernel, Weight};
+pub use signature::{Slot, signature};
+use std::collections::BTreeSet;
+
+/// Offsets in the activation arena are multiples of this, bytes.
+pub const ARENA_ALIGN: u64 = 16;
+
+/// Most bytes of an activation arena: beyond this a manifest is taken for damaged.
+const MAX_ARENA: u64 = 1 << 42;
+
+fn bad(at: impl Into<String>, found: impl Into<String>) -> EngineError {
+    EngineError::Manifest { at: at.into(), found: found.into() }
+}
+
+/// Refuses a number outside `1..=max`.
+fn bounded(at: &str, name: &str, value: u32, max: u32) -> Result<(), EngineError> {
+    if (1..=max).contains(&value) { Ok(()) } else { Err(bad(at, format!("{name} is {value}, not in 1..={max}"))) }
+}
+
+impl Dims {
+    /// The most that a count can be in a step.
+    pub fn most(&self, count: Count) -> u64 {
+        u64::from(match count {
+            Count::One => 1,
+            Count::Tokens => self.max_step_tokens,
+            Count::Rows => self.max_logit_rows,
+            Count::Seqs => self.max_batch,
+        })
+    }
+}
+
+impl Manifest {
+    /// Refuses a manifest that contradicts itself; the error names the place.
+    pub fn check(&self) -> Result<(), EngineError> {
+        if self.format != FORMAT {
+            return Err(EngineError::Format { found: u64::from(self.format) });
+        }
+        self.check_limits()?;
+        self.check_target()?;
+        self.check_names()?;
+        for weight in &self.weights {
+            check_weight(weight)?;
+        }
+        for kernel in &self.kernels {
+            if let Code::Ptx(ptx) = &kernel.code {
+                check_ptx(&format!("kernel {:?}", kernel.name), ptx)?;
+            }
+        }
+        if self.launches.is_empty() {
+            return Err(bad("launches", "there are none"));
+        }
+        for (i, launch) in self.launches.iter().enumerate() {
+            self.check_launch(launch).map_err(|e| match e {
+                EngineError::Manifest { at, found } => bad(format!("launch {i} ({}){at}", launch.loc), found),
+                other => other,
+            })?;
+        }
+        self.check_arena("logits", self.logits, Count::Rows, u64::from(self.model.vocab), 4)
+    }
+
+    fn check_limits(&self) -> Result<(), EngineError> {
+        let d = &self.dims;
+        bounded("dims", "max_batch", d.max_batch, 1 << 16)?;
+        bounded("dims", "max_seq_len", d.max_seq_len, 1 << 26)?;
+        bounded("dims", "max_step_tokens", d.max_step_tokens, 1 << 20)?;
+        bounded("dims", "max_logit_rows", d.max_logit_rows, 1 << 20)?;
+        let m = &self.model;
+        bounded("model", "vocab", m.vocab, 1 << 24)?;
+        bounded("model", "hidden", m.hidden, 1 << 20)?;
+        bounded("model", "layers", m.layers, 1 << 12)?;
+        bounded("kv", "page_tokens", self.kv.page_tokens, 1 << 12)?;
+        if self.kv.layers.len() > 1 << 12 {
+            return Err(bad("kv", format!("{} layers", self.kv.layers.len())));
+        }
+        for (i, layer) in self.kv.layers.iter().enumerate() {
+            let at = format!("kv layer {i}");
+            bounded(&at, "heads", layer.heads, 1 << 12)?;
+            bounded(&at, "head_dim", layer.head_dim, 1 << 12)?;
+            if layer.window == Some(0) {
+                return Err(bad(at, "a window of 0 tokens sees nothing"));
+            }
+        }
+        if self.arena > MAX_ARENA {
+            return Err(bad("arena", format!("{} bytes", self.arena)));
+        }
+        if self.text.as_ref().is_some_and(|t| t.add_bos) {
+            match m.bos {
+                Some(bos) if bos < m.vocab => {}
+                bos => return Err(bad("text", format!("prompts begin with the BOS token, which is {bos:?}"))),
+            }
+        }
+        let g = &self.generation;
+        let floats = [g.temperature, g.top_p, g.min_p, g.repetition_penalty];
+        if floats.iter().flatten().any(|x| !x.is_finite() || *x < 0.0) {
+            return Err(bad("generation", format!("a number is negative or not finite: {g:?}")));
+        }
+        Ok(())
+    }
+
+    /// Host engines have host kernels and no capability, all others PTX and one.
+    fn check_target(&self) -> Result<(), EngineError> {
+        let host = self.target == "host";
+        if host != self.capability.is_none() {
+            return Err(bad("target", format!("{:?} with capability {:?}", self.target, self.capability)));
+        }
+        for kernel in &self.kernels {
+            if matches!(kernel.code, Code::Host(_)) != host {
+                let kind = if host { "PTX" } else { "a host function" };
+                return Err(bad(format!("kernel {:?}", kernel.name), format!("{kind} in an engine for {}", self.target)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Names of tensors and of kernels are plain and unique.
+    fn check_names(&self) -> Result<(), EngineError> {
+        let plain = |name: &str| {
+            (1..=512).contains(&name.len()) && !name.chars().any(char::is_control) && name != "__metadata__"
+        };
+        let mut tensors = BTreeSet::new();
+        let mut tensor = |name: String| {
+            if !plain(&name) || name.starts_with("pad.") {
+                return Err(bad("names", format!("{name:?} cannot name a tensor")));
+            }
+            if tensors.contains(&name) {
+                return Err(bad("names", format!("two tensors are called {name:?}")));
+            }
+            tensors.insert(name);
+            Ok(())
+        };
+        for weight in &self.weights {
+            let bytes = sizes(&weight.shape, weight.encoding, weight.layout)
+                .map_err(|e| bad(format!("weight {:?}", weight.name), e.to_string()))?;
+            for part in Part::ALL.into_iter().filter(|&p| bytes.of(p) > 0) {
+                tensor(part.tensor(&weight.name))?;
+            }
+        }
+        for name in container::extra_names(self) {
+            tensor(name.to_string())?;
+        }
+        let mut kernels = BTreeSet::new();
+        for kernel in &self.kernels {
+            if !plain(&kernel.name) || !kernels.insert(&kernel.name) {
+                return Err(bad("names", format!("{:?} is no name or not a unique name of a kernel", kernel.name)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Errors have the place within the launch, with a comma before it.
+    fn check_launch(&self, launch: &Launch) -> Result<(), EngineError> {
+        let mut next = Some(1);
+        for choice in &launch.choices {
+            if next != Some(choice.from) || choice.to < choice.from || choice.to > self.dims.max_step_tokens {
+                let found = format!("the range {}..={} does not follow the one before", choice.from, choice.to);
+                return Err(bad(", choices", found));
+            }
+            next = choice.to.checked_add(1);
+        }
+        if next != self.dims.max_step_tokens.checked_add(1) {
+            return Err(bad(", choices", format!("they do not cover 1..={}", self.dims.max_step_tokens)));
+        }
+        if launch.args.len() > 64 {
+            return Err(bad("", format!("{} arguments", launch.args.len())));
+        }
+        for (i, arg) in launch.args.iter().enumerate() {
+            let within = match *arg {
+                Arg::Arena(offset) => offset % ARENA_ALIGN == 0 && offset <= self.arena,
+                Arg::Weight(w) => (w as usize) < self.weights.len(),
+                Arg::Kv(l) => (l as usize) < self.kv.layers.len(),
+                Arg::Tokens | Arg::Positions | Arg::Rows | Arg::Batch => true,
+            };
+            if !within {
+                return Err(bad(format!(", argument {i}"), format!("{arg:?} is out of range or not aligned")));
+            }
+        }
+        for choice in &launch.choices {
+            let kernel = self.kernels.get(choice.kernel as usize);
+            let kernel = kernel.ok_or_else(|| bad(", choices", format!("there is no kernel {}", choice.kernel)))?;
+            if let Code::Host(host) = &kernel.code {
+                let layer = launch.args.iter().find_map(|a| if let Arg::Kv(l) = a { Some(*l as usize) } else { None });
+                let layer = layer.and_then(|l| self.kv.layers.get(l));
+                let slots = signature(host, layer, self.model.vocab);
+                let slots = slots.map_err(|e| bad(format!(", kernel {:?}", kernel.name), e))?;
+                self.check_args(&launch.args, &slots)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_args(&self, args: &[Arg], slots: &[Slot]) -> Result<(), EngineError> {
+        if args.len() != slots.len() {
+            return Err(bad("", format!("{} arguments, the kernel takes {}", args.len(), slots.len())));
+        }
+        for (i, (arg, slot)) in args.iter().zip(slots).enumerate() {
+            let at = format!(", argument {i}");
+            match (*arg, *slot) {
+                (Arg::Arena(offset), Slot::Arena { count, width, dtype }) => {
+                    self.check_arena(&at, offset, count, width, dtype.bytes())?;
+                }
+                (Arg::Weight(w), Slot::Matrix { .. } | Slot::Vector { .. }) => {
+                    let weight = self.weights.get(w as usize);
+                    let weight = weight.ok_or_else(|| bad(at.clone(), format!("there is no weight {w}")))?;
+                    slot.check_weight(weight).map_err(|e| bad(at, format!("weight {:?}: {e}", weight.name)))?;
+                }
+                (Arg::Kv(_), Slot::Kv)
+                | (Arg::Tokens, Slot::Tokens)
+                | (Arg::Positions, Slot::Positions)
+                | (Arg::Rows, Slot::Rows)
+                | (Arg::Batch, Slot::Batch) => {}
+                (arg, slot) => return Err(bad(at, format!("{arg:?} where the kernel takes {slot:?}"))),
+            }
+        }
+        Ok(())
+    }
+
+    /// `(count, width)` elements of `bytes` bytes lie inside the arena, whatever the step.
+    fn check_arena(&self, at: &str, offset: u64, count: Count, width: u64, bytes: u64) -> Result<(), EngineError> {
+        let len = self.dims.most(count).checked_mul(width).and_then(|n| n.checked_mul(bytes));
+        let end = len.and_then(|n| n.checked_add(offset));
+        if offset % ARENA_ALIGN != 0 || end.is_none_or(|e| e > self.arena) {
+            let found = format!("{len:?} bytes at {offset} do not lie in an arena of {} bytes", self.arena);
+            return Err(bad(at, found));
+        }
+        Ok(())
+    }
+}
+
+fn check_weight(weight: &Weight) -> Result<(), EngineError> {
+    if weight.shape.len() > 4 {
+        return Err(bad(format!("weight {:?}", weight.name), format!("{} dimensions", weight.shape.len())));
+    }
+    Ok(())
+}
+
+fn check_ptx(at: &str, ptx: &PtxKernel) -> Result<(), EngineError> {
+    let first = |c: char| c.is_ascii_alphabetic() || c == '_' || c == '$';
+    let word = ptx.entry.starts_with(first) && ptx.entry.chars().all(|c| first(c) || c.is_ascii_digit());
+    if !word || ptx.entry.len() > 512 {
+        return Err(bad(at, format!("{:?} is no entry point", ptx.entry)));
+    }
+    if let Some(Extent { div, mul, .. }) = ptx.grid.iter().find(|e| e.div == 0 || e.mul == 0 || e.mul > 1 << 24) {
+        return Err(bad(at, format!("a grid extent of ceil(n / {div}) * {mul}")));
+    }
+    // Limits of every GPU: 1024 threads, 64 of them in z, 256 KiB of shared memory.
+    let [x, y, z] = ptx.block.map(u64::from);
+    let threads = if x.max(y).max(z) <= 1024 { x * y * z } else { 0 };
+    if !(1..=1024).contains(&threads) || z > 64 {
+        return Err(bad(at, format!("a block of {:?} threads", ptx.block)));
+    }
+    if ptx.shared > 256 << 10 {
+        return Err(bad(at, format!("{} bytes of shared memory", ptx.shared)));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;
