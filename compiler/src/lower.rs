@@ -4,12 +4,13 @@
 //! are made here, because the runtime's functions are named in the manifest; GPU kernels come from codegen.
 
 use std::collections::BTreeMap;
+use trtc_codegen::emit;
 use trtc_engine::manifest::{self as eng, Arg, Choice, Code, Count, HostKernel, Launch};
-use trtc_ir::entity::{OpId, ValueId, WeightId};
+use trtc_ir::entity::{ValueId, WeightId};
 use trtc_ir::module::{Packing, Source};
-use trtc_ir::ops::{Act, RmsNormWeight};
+use trtc_ir::ops::Act;
 use trtc_ir::types::{Elem, Sym};
-use trtc_ir::{DType, Diag, Dim, Grain, Loc, Module, Op, TensorType, Type};
+use trtc_ir::{DType, Diag, Dim, Grain, Loc, Module, Op, OpData, TensorType, Type};
 
 /// The parts of the manifest that come from the module.
 pub(crate) struct Lowered {
@@ -29,12 +30,13 @@ pub(crate) fn lower_host(module: &Module) -> Result<Lowered, Diag> {
     let mut launches = Vec::new();
     for &id in &module.func.order {
         let data = &module.func.ops[id];
-        let (code, args) = cx.host_kernel(id)?;
+        let code = Code::Host(cx.host_kernel(data)?);
+        let args = cx.args(data)?;
         let mut choices = Vec::new();
         for choice in &data.kernels {
             let kernel = match by_name.get(&choice.kernel) {
                 Some(&index) => {
-                    if kernels[index as usize].code != Code::Host(code.clone()) {
+                    if kernels[index as usize].code != code {
                         let message = format!("two different kernels are called '{}'", choice.kernel);
                         return Err(Diag::bug(&data.loc, message));
                     }
@@ -42,11 +44,10 @@ pub(crate) fn lower_host(module: &Module) -> Result<Lowered, Diag> {
                 }
                 None => {
                     let contract = trtc_ir::text::print(
-                        &trtc_ir::module::extract_op(module, id),
+                        &trtc_ir::extract::extract_op(module, id),
                         trtc_ir::text::PrintOptions::default(),
                     );
-                    let code = Code::Host(code.clone());
-                    kernels.push(eng::Kernel { name: choice.kernel.clone(), code, contract });
+                    kernels.push(eng::Kernel { name: choice.kernel.clone(), code: code.clone(), contract });
                     by_name.insert(choice.kernel.clone(), kernels.len() as u32 - 1);
                     kernels.len() as u32 - 1
                 }
@@ -138,26 +139,33 @@ impl Cx<'_> {
         }
     }
 
-    fn norm(&self, norm: &RmsNormWeight) -> (f32, f32) {
-        (norm.eps, norm.offset)
+    /// The arguments of an op's kernel, in codegen's order.
+    fn args(&self, data: &OpData) -> Result<Vec<Arg>, Diag> {
+        let one = |arg| match arg {
+            emit::Arg::Value(v) => self.arg(v),
+            emit::Arg::Weight(w) => Ok(Arg::Weight(w.0)),
+        };
+        emit::arguments(&data.op, &data.results).into_iter().map(one).collect()
     }
 
-    /// The host function of an op and its arguments in that function's order.
-    fn host_kernel(&self, id: OpId) -> Result<(HostKernel, Vec<Arg>), Diag> {
-        let data = &self.module.func.ops[id];
-        let weight = |w: WeightId| Arg::Weight(w.0);
+    /// The host function of an op, with its constants.
+    fn host_kernel(&self, data: &OpData) -> Result<HostKernel, Diag> {
         let result = |i: usize| {
             data.results.get(i).copied().ok_or_else(|| self.bug(format!("llm.{} has no result {i}", data.op.name())))
         };
         let out = result(0)?;
+        let counts_rows = matches!(data.op, Op::RmsNorm(_) | Op::Linear(_) | Op::GatherRows(_));
+        if !counts_rows && self.module.func.values[out].ty.tensor().is_some() && self.rows(out)? != Count::Tokens {
+            let message = format!("the host device has no llm.{} over rows of logits", data.op.name());
+            return Err(Diag::unsupported(&data.loc, message));
+        }
         Ok(match &data.op {
-            Op::Embedding(op) => (
-                HostKernel::Embedding { width: self.width(out)?, scale: op.scale, out: self.dtype(out)? },
-                vec![self.arg(op.tokens)?, weight(op.table), self.arg(out)?],
-            ),
+            Op::Embedding(op) => {
+                HostKernel::Embedding { width: self.width(out)?, scale: op.scale, out: self.dtype(out)? }
+            }
             Op::RmsNorm(op) => {
                 let width = self.last_dim(out)?;
-                let kernel = HostKernel::RmsNorm {
+                HostKernel::RmsNorm {
                     width,
                     per_token: self.width(out)? / width.max(1),
                     eps: op.norm.eps,
@@ -165,128 +173,79 @@ impl Cx<'_> {
                     rows: self.rows(out)?,
                     x: self.dtype(op.x)?,
                     out: self.dtype(out)?,
-                };
-                (kernel, vec![self.arg(op.x)?, weight(op.norm.weight), self.arg(out)?])
+                }
             }
-            Op::AddRmsNorm(op) => {
-                let n = result(1)?;
-                let kernel = HostKernel::AddRmsNorm {
-                    width: self.last_dim(out)?,
-                    eps: op.norm.eps,
-                    offset: op.norm.offset,
-                    x: self.dtype(op.x)?,
-                    residual: self.dtype(op.residual)?,
-                    h: self.dtype(out)?,
-                    out: self.dtype(n)?,
-                };
-                let args = vec![
-                    self.arg(op.x)?,
-                    self.arg(op.residual)?,
-                    weight(op.norm.weight),
-                    self.arg(out)?,
-                    self.arg(n)?,
-                ];
-                (kernel, args)
-            }
-            Op::Linear(op) => {
-                let kernel = HostKernel::Linear {
-                    n: self.width(out)?,
-                    k: self.width(op.x)?,
-                    rows: self.rows(out)?,
-                    bias: op.bias.is_some(),
-                    residual: op.residual.map(|r| self.dtype(r)).transpose()?,
-                    x: self.dtype(op.x)?,
-                    out: self.dtype(out)?,
-                };
-                let mut args = vec![self.arg(op.x)?, weight(op.weight)];
-                args.extend(op.bias.map(weight));
-                args.extend(op.residual.map(|r| self.arg(r)).transpose()?);
-                args.push(self.arg(out)?);
-                (kernel, args)
-            }
-            Op::Slice(op) => (
-                HostKernel::Slice {
-                    of: self.width(op.x)?,
-                    start: self.count(op.start)?,
-                    width: self.width(out)?,
-                    x: self.dtype(out)?,
-                },
-                vec![self.arg(op.x)?, self.arg(out)?],
-            ),
-            Op::Add(op) => (
-                HostKernel::Add {
-                    width: self.width(out)?,
-                    lhs: self.dtype(op.lhs)?,
-                    rhs: self.dtype(op.rhs)?,
-                    out: self.dtype(out)?,
-                },
-                vec![self.arg(op.lhs)?, self.arg(op.rhs)?, self.arg(out)?],
-            ),
+            Op::AddRmsNorm(op) => HostKernel::AddRmsNorm {
+                width: self.last_dim(out)?,
+                eps: op.norm.eps,
+                offset: op.norm.offset,
+                x: self.dtype(op.x)?,
+                residual: self.dtype(op.residual)?,
+                h: self.dtype(out)?,
+                out: self.dtype(result(1)?)?,
+            },
+            Op::Linear(op) => HostKernel::Linear {
+                n: self.width(out)?,
+                k: self.width(op.x)?,
+                rows: self.rows(out)?,
+                bias: op.bias.is_some(),
+                residual: op.residual.map(|r| self.dtype(r)).transpose()?,
+                x: self.dtype(op.x)?,
+                out: self.dtype(out)?,
+            },
+            Op::Slice(op) => HostKernel::Slice {
+                of: self.width(op.x)?,
+                start: self.count(op.start)?,
+                width: self.width(out)?,
+                x: self.dtype(out)?,
+            },
+            Op::Add(op) => HostKernel::Add {
+                width: self.width(out)?,
+                lhs: self.dtype(op.lhs)?,
+                rhs: self.dtype(op.rhs)?,
+                out: self.dtype(out)?,
+            },
             Op::Rope(op) => {
                 let head_dim = self.last_dim(op.x)?;
-                let kernel = HostKernel::Rope {
+                HostKernel::Rope {
                     heads: self.width(op.x)? / head_dim.max(1),
                     head_dim,
                     dim: self.rope_dim(op.freqs)?,
                     x: self.dtype(op.x)?,
-                };
-                (kernel, vec![self.arg(op.x)?, self.arg(op.pos)?, weight(op.freqs), self.arg(out)?])
+                }
             }
-            Op::KvAppend(op) => (
-                HostKernel::KvAppend { x: self.dtype(op.k)? },
-                vec![self.arg(op.k)?, self.arg(op.v)?, self.arg(op.batch)?, self.arg(op.kv)?],
-            ),
-            Op::RopeKvAppend(op) => {
-                let kernel = HostKernel::RopeKvAppend {
-                    heads: op.heads,
-                    dim: self.rope_dim(op.freqs)?,
-                    q_norm: op.q_norm.as_ref().map(|n| self.norm(n)),
-                    k_norm: op.k_norm.as_ref().map(|n| self.norm(n)),
-                    x: self.dtype(op.qkv)?,
-                    out: self.dtype(out)?,
-                };
-                let mut args = vec![self.arg(op.qkv)?, self.arg(op.pos)?, weight(op.freqs)];
-                args.extend(op.q_norm.iter().chain(&op.k_norm).map(|n| weight(n.weight)));
-                args.extend([self.arg(op.batch)?, self.arg(op.kv)?, self.arg(out)?]);
-                (kernel, args)
-            }
+            Op::KvAppend(op) => HostKernel::KvAppend { x: self.dtype(op.k)? },
+            Op::RopeKvAppend(op) => HostKernel::RopeKvAppend {
+                heads: op.heads,
+                dim: self.rope_dim(op.freqs)?,
+                q_norm: op.q_norm.as_ref().map(|n| (n.eps, n.offset)),
+                k_norm: op.k_norm.as_ref().map(|n| (n.eps, n.offset)),
+                x: self.dtype(op.qkv)?,
+                out: self.dtype(out)?,
+            },
             Op::Attention(op) => {
                 let kv = self.module.func.values[op.kv].ty.kv();
                 let head_dim = kv.ok_or_else(|| self.bug("attention without a cache"))?.head_dim;
-                let kernel = HostKernel::Attention {
+                HostKernel::Attention {
                     heads: self.width(op.q)? / head_dim.max(1),
                     scale: op.scale,
                     softcap: op.softcap,
                     x: self.dtype(op.q)?,
                     out: self.dtype(out)?,
-                };
-                (kernel, vec![self.arg(op.q)?, self.arg(op.batch)?, self.arg(op.kv)?, self.arg(out)?])
+                }
             }
-            Op::GatedAct(op) => (
-                HostKernel::GatedAct {
-                    width: self.width(out)?,
-                    act: act(op.act),
-                    packed: false,
-                    x: self.dtype(op.gate)?,
-                    out: self.dtype(out)?,
-                },
-                vec![self.arg(op.gate)?, self.arg(op.up)?, self.arg(out)?],
-            ),
-            Op::GatedActPacked(op) => (
-                HostKernel::GatedAct {
-                    width: self.width(out)?,
-                    act: act(op.act),
-                    packed: true,
-                    x: self.dtype(op.x)?,
-                    out: self.dtype(out)?,
-                },
-                vec![self.arg(op.x)?, self.arg(out)?],
-            ),
-            Op::GatherRows(op) => (
-                HostKernel::GatherRows { width: self.width(out)?, x: self.dtype(out)? },
-                vec![self.arg(op.x)?, self.arg(op.rows)?, self.arg(out)?],
-            ),
+            Op::GatedAct(op) => self.gated_act(op.act, false, op.gate, out)?,
+            Op::GatedActPacked(op) => self.gated_act(op.act, true, op.x, out)?,
+            Op::GatherRows(_) => HostKernel::GatherRows { width: self.width(out)?, x: self.dtype(out)? },
         })
+    }
+
+    fn gated_act(&self, function: Act, packed: bool, x: ValueId, out: ValueId) -> Result<HostKernel, Diag> {
+        let act = match function {
+            Act::Silu => eng::Act::Silu,
+            Act::GeluTanh => eng::Act::GeluTanh,
+        };
+        Ok(HostKernel::GatedAct { width: self.width(out)?, act, packed, x: self.dtype(x)?, out: self.dtype(out)? })
     }
 
     /// Rotated elements of a head: twice the table's length.
@@ -349,12 +308,5 @@ fn plain(elem: Elem) -> Option<eng::Dtype> {
         Elem::Plain(DType::F32) => Some(eng::Dtype::F32),
         Elem::Plain(DType::Bf16) => Some(eng::Dtype::Bf16),
         _ => None,
-    }
-}
-
-fn act(act: Act) -> eng::Act {
-    match act {
-        Act::Silu => eng::Act::Silu,
-        Act::GeluTanh => eng::Act::GeluTanh,
     }
 }

@@ -3,7 +3,7 @@
 use crate::phase::Phase;
 use std::path::PathBuf;
 use trtc_ir::{DType, Diag, Loc, Target, target::TARGETS};
-use trtc_passes::precision::{PRECISIONS, Precision};
+use trtc_passes::Precision;
 
 /// Options of a build, as the command line has them.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,7 +68,7 @@ impl BuildOptions {
         let target = Target::named(&self.target)
             .ok_or_else(|| unknown("target", &self.target, TARGETS.iter().map(|t| t.name).collect()))?;
         let precision = Precision::named(&self.precision)
-            .ok_or_else(|| unknown("precision", &self.precision, PRECISIONS.iter().map(|p| p.name).collect()))?;
+            .ok_or_else(|| unknown("precision", &self.precision, Precision::names().split(", ").collect()))?;
         let kv = match self.kv_precision.as_deref() {
             None => precision.kv,
             Some("fp32") => DType::F32,

@@ -6,11 +6,15 @@
 pub mod diag;
 pub mod dtype;
 pub mod entity;
+pub mod extract;
 pub mod interp;
 pub mod loc;
 pub mod module;
+pub mod numerics;
 pub mod ops;
 pub mod quant;
+pub mod random;
+mod source;
 pub mod target;
 pub mod text;
 pub mod types;

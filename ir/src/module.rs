@@ -3,6 +3,8 @@
 //! There is no control flow: a step of a model is a straight line. An op that was erased leaves its arena
 //! slot behind but is no longer in `order`.
 
+pub use crate::extract::extract_op;
+
 use crate::entity::{Arena, OpId, ValueId, WeightId};
 use crate::loc::Loc;
 use crate::ops::Op;
@@ -167,6 +169,26 @@ pub struct KernelChoice {
     pub kernel: String,
 }
 
+impl Packing {
+    /// Names in the text form.
+    const NAMES: [(Packing, &'static str); 2] = [(Packing::Rows, "rows"), (Packing::Panel16, "panel16")];
+
+    /// Every packing.
+    pub fn all() -> impl Iterator<Item = Packing> {
+        Packing::NAMES.iter().map(|row| row.0)
+    }
+
+    /// Name in the text form: `rows`, `panel16`.
+    pub fn name(self) -> &'static str {
+        Packing::NAMES[self as usize].1
+    }
+
+    /// The packing that is called `name`.
+    pub fn parse(name: &str) -> Option<Packing> {
+        Packing::NAMES.iter().find(|row| row.1 == name).map(|row| row.0)
+    }
+}
+
 impl Module {
     /// The weight that is called `name`.
     pub fn weight_named(&self, name: &str) -> Option<WeightId> {
@@ -192,8 +214,10 @@ impl Func {
     fn new_value(&mut self, name: &str, ty: Type, def: Def) -> ValueId {
         let taken = |n: &str| self.values.iter().any(|(_, v)| v.name == n);
         let name = if taken(name) {
-            // The arena's length is greater than any number given before, so this is free.
-            format!("{}_{}", name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '_'), self.values.len())
+            let stem = name.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('_');
+            // The arena's length is greater than any number given before, so the first try is nearly always free.
+            let numbered = (self.values.len()..).map(|n| format!("{stem}_{n}"));
+            numbered.into_iter().find(|n| !taken(n)).unwrap_or_else(|| name.to_owned())
         } else {
             name.to_owned()
         };

@@ -45,3 +45,14 @@ impl Error {
         self
     }
 }
+
+impl From<trtc_engine::EngineError> for Error {
+    fn from(e: trtc_engine::EngineError) -> Error {
+        let fault = match e.fault() {
+            trtc_engine::Fault::User => Fault::User,
+            trtc_engine::Fault::Unsupported => Fault::Unsupported,
+            trtc_engine::Fault::Bug => Fault::Bug,
+        };
+        Error { fault, message: e.to_string(), help: e.help() }
+    }
+}

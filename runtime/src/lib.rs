@@ -1,4 +1,12 @@
-//! .
+//! The runtime of trtc: loads an engine file and serves it.
+//!
+//! [`Engine`] is what an application uses; `examples/generate.rs` is the whole of it in ten lines. Below it:
+//! [`device`] executes launches, [`kv`] and [`sched`] decide what each step computes, `exec` turns the decision into
+//! a step's buffers, [`sample`] chooses tokens, [`text`] turns them into text. Nothing of the compiler is in here.
+#![deny(missing_docs)]
+
 pub mod device;
 pub mod error;
+pub mod kv;
 pub mod request;
+pub mod sched;

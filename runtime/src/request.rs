@@ -3,6 +3,10 @@
 //! Plain data and its checks; no state of the engine.
 
 use crate::error::Error;
+use trtc_engine::manifest::Dims;
+
+/// Most answers to one prompt.
+pub const MAX_ANSWERS: u32 = 1024;
 
 /// How the next token is chosen. Every field is honoured; contradictions are refused by [`Sampling::check`].
 #[derive(Clone, Debug, PartialEq)]
@@ -116,6 +120,71 @@ impl Request {
             priority: 0,
         }
     }
+
+    /// Refuses what cannot be done and what contradicts itself. `vocab` bounds the tokens, `dims` the lengths;
+    /// `text` says whether the engine has a tokenizer.
+    pub fn check(&self, vocab: u32, dims: &Dims, text: bool) -> Result<(), Error> {
+        self.check_prompt(vocab, dims)?;
+        self.check_lengths(dims)?;
+        if self.n == 0 || self.n > MAX_ANSWERS {
+            return Err(Error::user(format!("n is {}", self.n)).help(format!("give 1 to {MAX_ANSWERS} answers")));
+        }
+        if let Some(&id) = self.stop_ids.iter().find(|&&id| id >= vocab) {
+            return Err(Error::user(format!("stop_ids names token {id}, the vocabulary has {vocab}")));
+        }
+        if self.stop.iter().any(String::is_empty) {
+            return Err(Error::user("a stop string is empty").help("leave it out"));
+        }
+        if !self.stop.is_empty() && !text {
+            return Err(Error::user("stop strings are given, the engine has no tokenizer").help("use stop_ids"));
+        }
+        for (name, k) in [("logprobs", self.logprobs), ("prompt_logprobs", self.prompt_logprobs)] {
+            if let Some(k) = k.filter(|&k| k > vocab) {
+                return Err(Error::user(format!("{name} asks for {k} alternatives, the vocabulary has {vocab}")));
+            }
+        }
+        self.sampling.check(vocab)
+    }
+
+    fn check_prompt(&self, vocab: u32, dims: &Dims) -> Result<(), Error> {
+        if self.prompt.is_empty() {
+            return Err(Error::user("the prompt is empty").help("give at least one token"));
+        }
+        if let Some((at, token)) = self.prompt.iter().enumerate().find(|&(_, &t)| t >= vocab) {
+            return Err(Error::user(format!("token {at} of the prompt is {token}, the vocabulary has {vocab}")));
+        }
+        // An answer needs room for one token at least.
+        let most = u64::from(dims.max_seq_len) - u64::from(self.max_tokens.min(1));
+        if self.prompt.len() as u64 > most {
+            return Err(Error::user(format!(
+                "the prompt has {} tokens, this engine takes {most} (sequences of at most {})",
+                self.prompt.len(),
+                dims.max_seq_len
+            ))
+            .help("shorten the prompt, or build the engine with a larger --max-seq-len"));
+        }
+        Ok(())
+    }
+
+    fn check_lengths(&self, dims: &Dims) -> Result<(), Error> {
+        if self.max_tokens == 0 && self.prompt_logprobs.is_none() {
+            return Err(Error::user("max_tokens is 0").help("ask for a token or for prompt_logprobs"));
+        }
+        if self.max_tokens == 0 && (self.n != 1 || self.logprobs.is_some()) {
+            let what = if self.n != 1 { "several answers are" } else { "logprobs of the answer are" };
+            return Err(Error::user(format!("max_tokens is 0 and {what} asked for")));
+        }
+        if self.min_tokens > self.max_tokens {
+            let (min, max) = (self.min_tokens, self.max_tokens);
+            return Err(Error::user(format!("min_tokens is {min}, more than max_tokens, which is {max}")));
+        }
+        let room = u64::from(dims.max_seq_len).saturating_sub(self.prompt.len() as u64);
+        if u64::from(self.min_tokens) > room {
+            return Err(Error::user(format!("min_tokens is {}, there is room for {room} after the prompt", self.min_tokens))
+                .help("shorten the prompt, or build the engine with a larger --max-seq-len"));
+        }
+        Ok(())
+    }
 }
 
 /// A token with its log-probability under the model (temperature, penalties and masks not applied).
@@ -190,6 +259,15 @@ pub enum Event {
         /// Text that was held back for a character or stop string and is now complete.
         text: String,
     },
+}
+
+impl Event {
+    /// Whose event it is.
+    pub fn id(&self) -> AnswerId {
+        match *self {
+            Event::Prompt { id, .. } | Event::Token { id, .. } | Event::Done { id, .. } => id,
+        }
+    }
 }
 
 /// A whole answer.

@@ -4,12 +4,15 @@
 mod add;
 mod add_rms_norm;
 mod attention;
+mod check;
 mod embedding;
 mod gated_act;
 mod gated_act_packed;
 mod gather_rows;
 mod kv_append;
 mod linear;
+mod math;
+mod reader;
 mod rms_norm;
 mod rope;
 mod rope_kv_append;
@@ -86,6 +89,9 @@ pub trait OpDef: Sized {
     /// Name in the text form, after `llm.`.
     const NAME: &'static str;
 
+    /// Names of all attributes the op can have, in the order of the text form.
+    const ATTRS: &'static [&'static str];
+
     /// The op taken apart; all knowledge of operands and attributes comes from here.
     fn parts(&self) -> Parts;
 
@@ -124,6 +130,14 @@ macro_rules! ops {
         impl Op {
             /// The names of all ops.
             pub const NAMES: &'static [&'static str] = &[$($name::NAME),*];
+
+            /// Names of the attributes that the op called `name` can have; `None` if there is no such op.
+            pub fn attrs_of(name: &str) -> Option<&'static [&'static str]> {
+                match name {
+                    $(n if n == $name::NAME => Some($name::ATTRS),)*
+                    _ => None,
+                }
+            }
 
             /// Name in the text form, after `llm.`.
             pub fn name(&self) -> &'static str {

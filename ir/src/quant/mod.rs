@@ -1,7 +1,12 @@
 //! Quantisation schemes as types: what a stored element means.
 //!
 //! `value = (payload - zero) * scale`, one scale (and zero) for each block of the grain.
-//! The scheme says nothing of where scales come from (passes) or how bytes lie in memory (packing).
+//! The scheme says nothing of where scales come from (passes, or [`quantize`] by default) or how bytes lie in
+//! memory (packing).
+
+mod reference;
+
+pub use reference::{QuantError, Quantized, dequantize, dequantize_row, quantize, quantize_row};
 
 use crate::dtype::DType;
 use std::fmt;
@@ -46,12 +51,26 @@ impl Scheme {
         Scheme { payload: DType::I4, scale: DType::Bf16, grain: Grain::Group(n), zero: true }
     }
 
+    /// What is wrong with a scheme that no tensor can have: one sentence.
+    pub fn check(&self) -> Result<(), String> {
+        if !self.scale.is_float() {
+            return Err(format!("the scales of {self} must be floats"));
+        }
+        if self.zero && self.payload.is_float() {
+            return Err(format!("{self} has zero points but its payload is not an integer"));
+        }
+        match self.grain {
+            Grain::Group(0) | Grain::Block(0, _) | Grain::Block(_, 0) => Err(format!("{self} has empty blocks")),
+            _ => Ok(()),
+        }
+    }
+
     /// Scales in one row of `width` elements (0 where rows share one).
     pub fn scales_per_row(&self, width: u64) -> u64 {
         match self.grain {
             Grain::Tensor => 0,
             Grain::Channel | Grain::Token => 1,
-            Grain::Group(n) | Grain::Block(_, n) => width.div_ceil(u64::from(n)),
+            Grain::Group(n) | Grain::Block(_, n) => width.div_ceil(u64::from(n.max(1))),
         }
     }
 }

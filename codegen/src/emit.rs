@@ -1,0 +1,183 @@
+//! The `codegen` phase: the selected kernels of a module as PTX, each once, several at a time.
+
+use crate::builder::{Builder, Built};
+use crate::kernels::{ArgKind, Extent, Launch, Recipe};
+use crate::mlir::{Mlir, OptLevel, PtxTarget};
+use crate::recipes::recipes;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use trtc_ir::ops::RmsNormWeight;
+use trtc_ir::target::Gpu;
+use trtc_ir::{Diag, Loc, Module, Op, Target, ValueId, WeightId};
+
+/// How kernels are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EmitOptions {
+    /// How hard LLVM tries.
+    pub opt: OptLevel,
+    /// Threads that compile; the result does not depend on it.
+    pub threads: usize,
+}
+
+impl Default for EmitOptions {
+    fn default() -> EmitOptions {
+        EmitOptions { opt: OptLevel::Full, threads: std::thread::available_parallelism().map_or(1, |n| n.get()) }
+    }
+}
+
+/// A compiled kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// Name that [`trtc_ir::KernelChoice`] uses.
+    pub name: String,
+    /// Entry point.
+    pub entry: String,
+    /// MLIR of the llvm and nvvm dialects.
+    pub mlir: String,
+    /// PTX of one module with this entry.
+    pub ptx: String,
+    /// `.target` of the PTX.
+    pub arch: &'static str,
+    /// Blocks: x, y, z.
+    pub grid: [Extent; 3],
+    /// Threads of a block: x, y, z.
+    pub block: [u32; 3],
+    /// Dynamic shared memory, bytes.
+    pub shared: u32,
+    /// Arguments in order; `tokens`, `rows`, `seqs`, i32, follow.
+    pub args: Vec<ArgKind>,
+}
+
+/// An argument of a launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arg {
+    /// A value: a tensor in the arena, a step input, a cache or the batch, by its type.
+    Value(ValueId),
+    /// A weight.
+    Weight(WeightId),
+}
+
+/// The arguments of an op's kernel, host or GPU, in order: inputs, weights, results, as [`crate::kernels`] and the host
+/// device's functions list them. A cache is updated in place, so its result is not an argument.
+pub fn arguments(op: &Op, results: &[ValueId]) -> Vec<Arg> {
+    use Arg::{Value, Weight};
+    let weight_of = |norm: &RmsNormWeight| Weight(norm.weight);
+    let (mut args, outputs): (Vec<Arg>, usize) = match op {
+        Op::Embedding(op) => (vec![Value(op.tokens), Weight(op.table)], 1),
+        Op::RmsNorm(op) => (vec![Value(op.x), weight_of(&op.norm)], 1),
+        Op::AddRmsNorm(op) => (vec![Value(op.x), Value(op.residual), weight_of(&op.norm)], 2),
+        Op::Linear(op) => {
+            let optional = op.bias.map(Weight).into_iter().chain(op.residual.map(Value));
+            (vec![Value(op.x), Weight(op.weight)].into_iter().chain(optional).collect(), 1)
+        }
+        Op::Slice(op) => (vec![Value(op.x)], 1),
+        Op::Add(op) => (vec![Value(op.lhs), Value(op.rhs)], 1),
+        Op::Rope(op) => (vec![Value(op.x), Value(op.pos), Weight(op.freqs)], 1),
+        Op::KvAppend(op) => (vec![Value(op.k), Value(op.v), Value(op.batch), Value(op.kv)], 0),
+        Op::RopeKvAppend(op) => {
+            let mut args = vec![Value(op.qkv), Value(op.pos), Weight(op.freqs)];
+            args.extend(op.q_norm.iter().chain(&op.k_norm).map(weight_of));
+            args.extend([Value(op.batch), Value(op.kv)]);
+            (args, 1)
+        }
+        Op::Attention(op) => (vec![Value(op.q), Value(op.batch), Value(op.kv)], 1),
+        Op::GatedAct(op) => (vec![Value(op.gate), Value(op.up)], 1),
+        Op::GatedActPacked(op) => (vec![Value(op.x)], 1),
+        Op::GatherRows(op) => (vec![Value(op.x), Value(op.rows)], 1),
+    };
+    args.extend(results.iter().take(outputs).copied().map(Value));
+    args
+}
+
+/// Compiles every kernel that `select` chose for a GPU target, sorted by name; none for the host.
+pub fn emit(module: &Module, target: &Target, options: EmitOptions) -> Result<Vec<Kernel>, Diag> {
+    let Some(gpu) = &target.gpu else { return Ok(Vec::new()) };
+    let wanted: Vec<(String, Recipe)> = wanted(module)?.into_iter().collect();
+    let results: Vec<Mutex<Option<Result<Kernel, Diag>>>> = wanted.iter().map(|_| Mutex::new(None)).collect();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mlir = Mlir::new();
+        while let Some((i, (name, recipe))) = {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            wanted.get(i).map(|w| (i, w))
+        } {
+            let made = compile(&mlir, name, recipe, gpu, options.opt);
+            if let Ok(mut slot) = results[i].lock() {
+                *slot = Some(made);
+            }
+        }
+    };
+    let threads = options.threads.clamp(1, wanted.len().max(1));
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(work);
+        }
+        work();
+    });
+    let lost = |name: &str| Diag::bug(&Loc::name(name), format!("kernel {name} was not compiled"));
+    let taken = results.into_iter().zip(&wanted).map(|(slot, (name, _))| match slot.into_inner() {
+        Ok(Some(made)) => made,
+        _ => Err(lost(name)),
+    });
+    taken.collect()
+}
+
+/// The chosen kernels by name. One name stands for one recipe and, as an entry point, for nothing else.
+fn wanted(module: &Module) -> Result<BTreeMap<String, Recipe>, Diag> {
+    let mut wanted = BTreeMap::new();
+    let mut entries: BTreeMap<String, String> = BTreeMap::new();
+    for &id in &module.func.order {
+        let data = &module.func.ops[id];
+        if data.kernels.is_empty() {
+            continue;
+        }
+        let bug = |what: String| Diag::bug(&data.loc, format!("llm.{}: {what}", data.op.name()));
+        let ranges = recipes(module, data).map_err(bug)?;
+        if ranges.len() != data.kernels.len() {
+            let (n, m) = (data.kernels.len(), ranges.len());
+            return Err(bug(format!("{n} kernels were selected where {m} exist: run select again")));
+        }
+        for (choice, ranged) in data.kernels.iter().zip(ranges) {
+            let other = wanted.insert(choice.kernel.clone(), ranged.recipe);
+            if other.is_some_and(|o| o != ranged.recipe) {
+                return Err(bug(format!("two kernels are called {}", choice.kernel)));
+            }
+            let other = entries.insert(entry_point(&choice.kernel), choice.kernel.clone());
+            if other.is_some_and(|o| o != choice.kernel) {
+                return Err(bug(format!("two kernels have the entry point of {}", choice.kernel)));
+            }
+        }
+    }
+    Ok(wanted)
+}
+
+/// A kernel's name as a PTX identifier.
+fn entry_point(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
+}
+
+/// Compiles one kernel for a chip.
+pub fn compile(mlir: &Mlir, name: &str, recipe: &Recipe, gpu: &Gpu, opt: OptLevel) -> Result<Kernel, Diag> {
+    let Launch { grid, block, args } = recipe.launch();
+    let b = Builder::new(&entry_point(name), gpu, block);
+    recipe.build(&b);
+    let built = b.finish()?;
+    let ptx = to_ptx(mlir, &built, opt)?;
+    let Built { entry, mlir, arch, dynamic_shared, .. } = built;
+    Ok(Kernel { name: name.to_owned(), entry, mlir, ptx, arch, grid, block, shared: dynamic_shared, args })
+}
+
+/// PTX of a finished kernel; its header is what the target's row says.
+pub fn to_ptx(mlir: &Mlir, built: &Built, opt: OptLevel) -> Result<String, Diag> {
+    let target = PtxTarget { arch: built.arch, ptx: built.ptx };
+    let ptx = mlir.to_ptx(&built.entry, &built.mlir, target, opt)?;
+    let version = format!(".version {}.{}", built.ptx / 10, built.ptx % 10);
+    for wanted in [version, format!(".target {}", built.arch)] {
+        if !ptx.lines().any(|l| l.trim() == wanted) {
+            let what = format!("kernel {}: its PTX does not say {wanted:?}", built.entry);
+            return Err(Diag::bug(&Loc::name(&built.entry), what));
+        }
+    }
+    Ok(ptx)
+}

@@ -1,0 +1,399 @@
+//! `y = x w^T + bias + residual` in bf16 with f32 accumulators: x `(M, K)`, w `(N, K)` row-major, y `(M, N)`.
+//!
+//! A block computes a `(bm, bn)` tile of y in steps of `bk` along K. Tiles of x and w come by `cp.async` into a ring of
+//! stages in swizzled shared memory, from there by `ldmatrix` into `mma.sync.m16n8k16`. Warps split the tile along M
+//! and N and, where there are few tokens, along K: their partial sums are added in shared memory in a fixed order.
+//! M is the number of tokens or rows, known at launch: rows past it are read as zeros and not stored.
+
+use super::{ArgKind, Count, Extent, Launch, grid_of};
+use crate::builder::{Bf16, Builder, F32, FloatPtr, GlobalPtr, I1, I32, SharedPtr, Special, Val};
+use crate::tile::{CHUNK, Tile};
+use trtc_ir::DType;
+
+/// Elements of a chunk.
+const CHUNK_ELEMS: u32 = CHUNK / 2;
+/// Column tiles that neighbouring blocks walk through before the next row tile: their weights stay in the L2 cache.
+const GROUP: u32 = 8;
+
+/// Shape of a block's work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tiling {
+    /// Rows of y (tokens) of a block.
+    pub bm: u32,
+    /// Columns of y (outputs) of a block.
+    pub bn: u32,
+    /// Step along K.
+    pub bk: u32,
+    /// Warps along M, N and K.
+    pub warps: [u32; 3],
+    /// Stages of the ring.
+    pub stages: u32,
+}
+
+/// Up to 16 tokens: narrow columns so that many blocks stream weights, four warps share a step along K.
+pub const FEW: Tiling = Tiling { bm: 16, bn: 32, bk: 128, warps: [1, 1, 4], stages: 5 };
+/// Up to 64 tokens.
+pub const SOME: Tiling = Tiling { bm: 64, bn: 64, bk: 64, warps: [2, 2, 1], stages: 4 };
+/// More: 64x64 a warp.
+pub const MANY: Tiling = Tiling { bm: 128, bn: 128, bk: 32, warps: [2, 2, 1], stages: 4 };
+
+/// Constants of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Matmul {
+    /// Outputs.
+    pub n: u32,
+    /// Inputs.
+    pub k: u32,
+    /// Counts M.
+    pub rows: Count,
+    /// Element type of the bias, if there is one.
+    pub bias: Option<DType>,
+    /// Element type of the residual, if there is one.
+    pub residual: Option<DType>,
+    /// Element type of y.
+    pub out: DType,
+    /// Shape of a block's work.
+    pub tiling: Tiling,
+}
+
+/// Accumulators of a warp: `[m16 tile][n8 tile]`, four a lane.
+type Sums<'b> = Vec<Vec<[Val<'b, F32>; 4]>>;
+
+/// The ring in shared memory and what is the same in every stage.
+#[derive(Clone, Copy)]
+struct Ring<'b> {
+    base: SharedPtr<'b, Bf16>,
+    x: Tile,
+    w: Tile,
+}
+
+impl<'b> Ring<'b> {
+    fn stage_bytes(self) -> u32 {
+        self.x.bytes() + self.w.bytes()
+    }
+
+    /// The stage after the one at `stage`; the one at `last` is followed by the first.
+    fn next(self, stage: Val<'b, I32>, last: u32) -> Val<'b, I32> {
+        stage.eq(last).select(0, stage + self.stage_bytes())
+    }
+}
+
+/// What this thread copies of one operand, one chunk a round, the same column of rows `step` apart.
+struct Copy<'b> {
+    /// Its first chunk in device memory, in step 0.
+    from: GlobalPtr<'b, Bf16>,
+    /// The same in shared memory, within the operand's tile.
+    to: Val<'b, I32>,
+    /// Column of the chunk in a step, elements.
+    column: Val<'b, I32>,
+    /// Whether row of round i exists; `None`: always.
+    rows: Vec<Option<Val<'b, I1>>>,
+    /// Rows from one round to the next.
+    step: u32,
+}
+
+impl Matmul {
+    /// Why there is no kernel for these constants.
+    pub fn unsupported(&self) -> Option<String> {
+        let Matmul { n, k, .. } = *self;
+        if !n.is_multiple_of(8) || !k.is_multiple_of(CHUNK_ELEMS) {
+            return Some(format!("{n} outputs by {k} inputs are not multiples of 8"));
+        }
+        None
+    }
+
+    fn threads(&self) -> u32 {
+        self.tiling.warps.iter().product::<u32>() * 32
+    }
+
+    fn tiles_n(&self) -> u32 {
+        self.n.div_ceil(self.tiling.bn)
+    }
+
+    /// Rows and columns of y of a warp.
+    fn warp_tile(&self) -> (u32, u32) {
+        (self.tiling.bm / self.tiling.warps[0], self.tiling.bn / self.tiling.warps[1])
+    }
+
+    /// Geometry. Arguments: `[x, weight, bias?, residual?, y]`.
+    pub fn launch(&self) -> Launch {
+        let pointers = 3 + usize::from(self.bias.is_some()) + usize::from(self.residual.is_some());
+        let grid = grid_of(Extent { of: self.rows, div: self.tiling.bm, mul: self.tiles_n() });
+        Launch { grid, block: [self.threads(), 1, 1], args: vec![ArgKind::Pointer; pointers] }
+    }
+
+    /// The kernel.
+    pub fn build(&self, b: &Builder) {
+        let x = b.param_ptr::<Bf16>();
+        let w = b.param_const::<Bf16>();
+        let bias = self.bias.map(|d| b.param_const_floats(d));
+        let residual = self.residual.map(|d| b.param_floats(d));
+        let y = b.param_floats(self.out);
+        let dims = b.param_dims();
+        let m = self.rows.of(dims);
+
+        let Tiling { bm, bn, bk, stages, .. } = self.tiling;
+        let ring = {
+            let (x, w) = (Tile { rows: bm, row_bytes: bk * 2 }, Tile { rows: bn, row_bytes: bk * 2 });
+            Ring { base: b.shared(stages * (x.bytes() + w.bytes()) / 2, 1024), x, w }
+        };
+        let (tile_m, tile_n) = self.tile_of_block(b, m);
+        let (m0, n0) = (tile_m * bm, tile_n * bn);
+        let copy_x = self.copy(b, x, ring.x, m0, Some(m));
+        let copy_w = self.copy(b, w, ring.w, n0, (!self.n.is_multiple_of(bn)).then(|| b.value(self.n)));
+        let load = |step: Val<'_, I32>, stage: Val<'_, I32>| {
+            self.load(b, &copy_x, ring.base.at_bytes(stage), step);
+            self.load(b, &copy_w, ring.base.at_bytes(stage).at_bytes(ring.x.bytes()), step);
+        };
+
+        // Fill all stages but one. A group is closed for each, full or empty, so that waiting can count them.
+        let steps = self.k.div_ceil(bk);
+        for s in 0..stages - 1 {
+            if s < steps {
+                load(b.value(s), b.value(s * ring.stage_bytes()));
+            }
+            b.cp_async_commit();
+        }
+
+        let warp = self.warp(b);
+        let fragments = Fragments::new(b, ring, self.tiling, warp);
+        let zero = b.value(0.0f32);
+        let (wm, wn) = self.warp_tile();
+        let sums: Sums<'_> = vec![vec![[zero; 4]; (wn / 8) as usize]; (wm / 16) as usize];
+        let last = (stages - 1) * ring.stage_bytes();
+        // read: stage of this step; write: stage of step + stages - 1, which every warp has left behind at the barrier.
+        let init = (b.value(0), b.value(last), sums);
+        let (_, _, sums) = b.for_(0, steps, 1, init, |step, (read, write, sums)| {
+            b.cp_async_wait(stages - 2);
+            b.sync();
+            let ahead = step + (stages - 1);
+            b.if_(ahead.lt(steps), || load(ahead, write));
+            b.cp_async_commit();
+            let sums = fragments.multiply(ring.base.at_bytes(read), sums);
+            (ring.next(read, last), ring.next(write, last), sums)
+        });
+        b.cp_async_wait(0);
+
+        let row = m0 + warp[0] * wm;
+        let column = n0 + warp[1] * wn;
+        let store = |sums: Sums<'_>| self.store(b, sums, [row, column], m, bias, residual, y);
+        if self.tiling.warps[2] == 1 {
+            store(sums);
+        } else {
+            self.add_along_k(b, ring, warp, sums, store);
+        }
+    }
+
+    /// Row and column tile of this block. Blocks are numbered in groups of [`GROUP`] columns, within a group row tile by
+    /// row tile.
+    fn tile_of_block<'b>(&self, b: &'b Builder, m: Val<'b, I32>) -> (Val<'b, I32>, Val<'b, I32>) {
+        let block = b.special(Special::BlockX);
+        let tiles_m = m.div_ceil(self.tiling.bm);
+        let per_group = tiles_m * GROUP;
+        let first = block.div(per_group) * GROUP;
+        let within = block.rem(per_group);
+        let width = if self.tiles_n().is_multiple_of(GROUP) {
+            b.value(GROUP)
+        } else {
+            (b.value(self.tiles_n()) - first).min(GROUP)
+        };
+        (within.div(width), first + within.rem(width))
+    }
+
+    /// `[along M, along N, along K]` of this thread's warp.
+    fn warp<'b>(&self, b: &'b Builder) -> [Val<'b, I32>; 3] {
+        let (_, warp) = b.lane_and_warp();
+        let [wm, wn, _] = self.tiling.warps;
+        [warp.rem(wm), warp.div(wm).rem(wn), warp.div(wm * wn)]
+    }
+
+    /// What this thread copies of rows `first..` of `matrix` `(limit, K)`.
+    fn copy<'b>(
+        &self,
+        b: &'b Builder,
+        matrix: GlobalPtr<'b, Bf16>,
+        tile: Tile,
+        first: Val<'b, I32>,
+        limit: Option<Val<'b, I32>>,
+    ) -> Copy<'b> {
+        let thread = b.special(Special::ThreadX);
+        let (row, chunk) = (thread.div(tile.chunks()), thread.rem(tile.chunks()));
+        let step = self.threads() / tile.chunks();
+        // Rounds are whole: a warp's threads cover rows of a power of two.
+        let rounds = tile.rows / step;
+        debug_assert!(rounds * step == tile.rows && step.is_multiple_of(8));
+        let column = chunk * CHUNK_ELEMS;
+        let from = matrix.at64((first + row).to_i64() * i64::from(self.k)).at(column);
+        let rows = (0..rounds).map(|i| limit.map(|limit| (first + row + i * step).lt(limit))).collect();
+        Copy { from, to: tile.offset(row, chunk), column, rows, step }
+    }
+
+    /// Starts this thread's copies of step `step` into the operand's tile at `to`. What lies outside of the matrix
+    /// becomes zero; its address is formed and not read.
+    fn load<'b>(&self, b: &'b Builder, copy: &Copy<'b>, to: SharedPtr<'b, Bf16>, step: Val<'b, I32>) {
+        let k0 = step * self.tiling.bk;
+        let (from, to) = (copy.from.at(k0), to.at_bytes(copy.to));
+        let in_k = (!self.k.is_multiple_of(self.tiling.bk)).then(|| (k0 + copy.column).lt(self.k));
+        for (i, &in_rows) in copy.rows.iter().enumerate() {
+            let rows = i as u32 * copy.step;
+            let from = from.at(rows * self.k);
+            let to = to.at_bytes(rows * self.tiling.bk * 2);
+            let inside = match (in_rows, in_k) {
+                (Some(r), Some(k)) => Some(r & k),
+                (one, other) => one.or(other),
+            };
+            match inside {
+                None => b.cp_async(to, from),
+                Some(inside) => b.cp_async_or_zero(to, from, inside),
+            }
+        }
+    }
+
+    /// Adds the sums of warps along K in shared memory; the first of them goes on with `store`.
+    fn add_along_k<'b>(
+        &self,
+        b: &'b Builder,
+        ring: Ring<'b>,
+        [wm, wn, wk]: [Val<'b, I32>; 3],
+        sums: Sums<'b>,
+        store: impl FnOnce(Sums<'b>),
+    ) {
+        let [warps_m, warps_n, warps_k] = self.tiling.warps;
+        let (lane, _) = b.lane_and_warp();
+        let each = (sums.len() * sums[0].len() * 4) as u32;
+        let flat: Vec<Val<'b, F32>> = sums.iter().flatten().flatten().copied().collect();
+        // Sum j of a lane of warp (m, n, k > 0) lies at (((k - 1) * warps_n + n) * warps_m + m) * each + j, lane.
+        debug_assert!((warps_k - 1) * warps_n * warps_m * each * 32 * 4 <= self.tiling.stages * ring.stage_bytes());
+        let place = |k: Val<'b, I32>| {
+            let warp = (k * warps_n + wn) * warps_m + wm;
+            ring.base.cast::<F32>().at(warp * (each * 32) + lane)
+        };
+        // The ring is free once every warp has done its last step.
+        b.sync();
+        let first = wk.eq(0);
+        b.if_(first.not(), || {
+            let to = place(wk - 1);
+            flat.iter().enumerate().for_each(|(j, &s)| to.at(j as u32 * 32).store(s));
+        });
+        b.sync();
+        b.if_(first, || {
+            let mut all = flat.clone();
+            for k in 0..warps_k - 1 {
+                let from = place(b.value(k));
+                for (j, s) in all.iter_mut().enumerate() {
+                    *s = *s + from.at(j as u32 * 32).load();
+                }
+            }
+            let columns = sums[0].len() * 4;
+            let rows = all.chunks(columns);
+            store(rows.map(|r| r.chunks(4).map(|c| [c[0], c[1], c[2], c[3]]).collect()).collect());
+        });
+    }
+
+    /// `y[row, column] = sum + bias + residual` for this warp's tile, rounded once.
+    #[allow(clippy::too_many_arguments, reason = "the epilogue needs every operand of the kernel")]
+    fn store<'b>(
+        &self,
+        b: &'b Builder,
+        sums: Sums<'b>,
+        [row, column]: [Val<'b, I32>; 2],
+        m: Val<'b, I32>,
+        bias: Option<FloatPtr<'b>>,
+        residual: Option<FloatPtr<'b>>,
+        y: FloatPtr<'b>,
+    ) {
+        let (lane, _) = b.lane_and_warp();
+        // Of an accumulator tile a lane has columns 2q, 2q + 1 of rows g and g + 8.
+        let (g, q) = (lane >> 2, lane & 3);
+        let column = column + q * 2;
+        let inside: Vec<Option<Val<'b, I1>>> = (0..sums[0].len() as u32)
+            .map(|ni| (!self.n.is_multiple_of(self.tiling.bn)).then(|| (column + ni * 8).lt(self.n)))
+            .collect();
+        for (mi, tiles) in sums.iter().enumerate() {
+            for half in 0..2 {
+                let row = row + g + (mi as u32 * 16 + half * 8);
+                b.if_(row.lt(m), || {
+                    let at = row.to_i64() * i64::from(self.n) + column.to_i64();
+                    let (y, residual) = (y.at64(at), residual.map(|r| r.at64(at)));
+                    for (ni, tile) in tiles.iter().enumerate() {
+                        let on = ni as u32 * 8;
+                        let write = || {
+                            let mut pair = [tile[2 * half as usize], tile[2 * half as usize + 1]];
+                            let mut add = |more: [Val<'b, F32>; 2]| pair = [pair[0] + more[0], pair[1] + more[1]];
+                            if let Some(bias) = bias {
+                                add(bias.at(column + on).load());
+                            }
+                            if let Some(residual) = residual {
+                                add(residual.at(on).load());
+                            }
+                            y.at(on).store(pair);
+                        };
+                        match inside[ni] {
+                            None => write(),
+                            Some(inside) => b.if_(inside, write),
+                        }
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// How a warp reads its operands from a stage.
+struct Fragments<'b> {
+    b: &'b Builder,
+    /// Byte offset of this lane's row in the tile of x and of w, for `ldmatrix`.
+    row_x: Val<'b, I32>,
+    row_w: Val<'b, I32>,
+    /// Byte offset of its chunk in the row, for each k16 step of this warp.
+    chunk_x: Vec<Val<'b, I32>>,
+    chunk_w: Vec<Val<'b, I32>>,
+    ring: Ring<'b>,
+}
+
+impl<'b> Fragments<'b> {
+    fn new(b: &'b Builder, ring: Ring<'b>, t: Tiling, [wm, wn, wk]: [Val<'b, I32>; 3]) -> Fragments<'b> {
+        let (lane, _) = b.lane_and_warp();
+        // x: matrices (rows 0-7, k 0-7), (rows 8-15, k 0-7), (rows 0-7, k 8-15), (rows 8-15, k 8-15).
+        let row_x = wm * (t.bm / t.warps[0]) + (lane & 15);
+        let half_x = lane >> 4;
+        // w: matrices (columns 0-7, k 0-7), (columns 0-7, k 8-15), (columns 8-15, k 0-7), (columns 8-15, k 8-15).
+        let row_w = wn * (t.bn / t.warps[1]) + (lane & 7) + ((lane >> 4) << 3);
+        let half_w = (lane >> 3) & 1;
+        let own = t.bk / 16 / t.warps[2];
+        let chunks = |tile: Tile, row: Val<'b, I32>, half: Val<'b, I32>| -> Vec<Val<'b, I32>> {
+            let key = tile.key(row);
+            (0..own).map(|ks| (((wk * own + ks) * 2 + half) ^ key) * CHUNK).collect()
+        };
+        Fragments {
+            b,
+            row_x: row_x * ring.x.row_bytes,
+            row_w: row_w * ring.w.row_bytes,
+            chunk_x: chunks(ring.x, row_x, half_x),
+            chunk_w: chunks(ring.w, row_w, half_w),
+            ring,
+        }
+    }
+
+    /// `sums + x w^T` over the stage at `stage`.
+    fn multiply(&self, stage: SharedPtr<'b, Bf16>, mut sums: Sums<'b>) -> Sums<'b> {
+        let x = stage.at_bytes(self.row_x);
+        let w = stage.at_bytes(self.row_w);
+        for (&cx, &cw) in self.chunk_x.iter().zip(&self.chunk_w) {
+            let (x, w) = (x.at_bytes(cx), w.at_bytes(cw));
+            let rows: Vec<_> = (0..sums.len() as u32)
+                .map(|mi| self.b.ldmatrix(x.at_bytes(mi * 16 * self.ring.x.row_bytes), false))
+                .collect();
+            for pair in 0..sums[0].len() / 2 {
+                let offset = self.ring.x.bytes() + pair as u32 * 16 * self.ring.w.row_bytes;
+                let [w0, w1, w2, w3] = self.b.ldmatrix(w.at_bytes(offset), false);
+                for (mi, &a) in rows.iter().enumerate() {
+                    for (ni, columns) in [(2 * pair, [w0, w1]), (2 * pair + 1, [w2, w3])] {
+                        sums[mi][ni] = self.b.mma_bf16(a, columns, sums[mi][ni]);
+                    }
+                }
+            }
+        }
+        sums
+    }
+}

@@ -1,0 +1,121 @@
+//! The kernels: one file a kernel, each a plain struct of constants with `unsupported`, `launch` and `build`.
+//!
+//! How a kernel is called (the contract between its PTX and whoever launches it): its arguments in the order of
+//! [`crate::emit::arguments`], each a pointer, but the batch, which is four parameters (`query_start`, `context`,
+//! `block_table`, pointers to i32, and `table_width`, i32); then `tokens`, `rows`, `seqs`, i32. A kernel adds one file
+//! here and one line in [`Recipe`]'s table.
+
+pub mod gated_act;
+pub mod matmul;
+pub mod rms_norm;
+pub mod rope_kv_append;
+
+use crate::builder::{Builder, I32, StepDims, Val};
+
+/// What a launch extent counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Count {
+    /// 1.
+    One,
+    /// Tokens of the step.
+    Tokens,
+    /// Rows of logits.
+    Rows,
+    /// Requests of the step.
+    Seqs,
+}
+
+impl Count {
+    /// The number in a kernel.
+    fn of<'b>(self, dims: StepDims<'b>) -> Val<'b, I32> {
+        match self {
+            Count::One => dims.tokens.builder().value(1),
+            Count::Tokens => dims.tokens,
+            Count::Rows => dims.rows,
+            Count::Seqs => dims.seqs,
+        }
+    }
+}
+
+/// Blocks along one axis: `ceil(of / div) * mul`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// What is counted.
+    pub of: Count,
+    /// Divisor, at least 1.
+    pub div: u32,
+    /// Factor.
+    pub mul: u32,
+}
+
+impl Extent {
+    /// One block.
+    pub const ONE: Extent = Extent { of: Count::One, div: 1, mul: 1 };
+}
+
+/// What an argument becomes in the parameters of a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArgKind {
+    /// One pointer.
+    Pointer,
+    /// `query_start`, `context`, `block_table`, pointers; `table_width`, i32.
+    Batch,
+}
+
+/// How a kernel is launched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// Blocks: x, y, z.
+    pub grid: [Extent; 3],
+    /// Threads of a block: x, y, z.
+    pub block: [u32; 3],
+    /// Arguments; `tokens`, `rows`, `seqs` follow.
+    pub args: Vec<ArgKind>,
+}
+
+/// A grid along x.
+fn grid_of(x: Extent) -> [Extent; 3] {
+    [x, Extent::ONE, Extent::ONE]
+}
+
+/// Makes `enum Recipe` and its dispatch from the table below.
+macro_rules! recipes {
+    ($($kernel:ident: $ty:path),* $(,)?) => {
+        /// Any kernel with its constants.
+        #[derive(Clone, Copy, Debug, PartialEq)]
+        pub enum Recipe {
+            $(#[doc = concat!("See [`", stringify!($ty), "`].")] $kernel($ty),)*
+        }
+
+        $(impl From<$ty> for Recipe {
+            fn from(recipe: $ty) -> Recipe {
+                Recipe::$kernel(recipe)
+            }
+        })*
+
+        impl Recipe {
+            /// Why there is no kernel for these constants.
+            pub fn unsupported(&self) -> Option<String> {
+                match self { $(Recipe::$kernel(r) => r.unsupported(),)* }
+            }
+
+            /// Geometry and arguments.
+            pub fn launch(&self) -> Launch {
+                match self { $(Recipe::$kernel(r) => r.launch(),)* }
+            }
+
+            /// Appends the kernel's code.
+            pub fn build(&self, b: &Builder) {
+                match self { $(Recipe::$kernel(r) => r.build(b),)* }
+            }
+        }
+    };
+}
+
+// The table: one line a kernel.
+recipes! {
+    RmsNorm: rms_norm::RmsNorm,
+    RopeKvAppend: rope_kv_append::RopeKvAppend,
+    GatedActPacked: gated_act::GatedActPacked,
+    Matmul: matmul::Matmul,
+}

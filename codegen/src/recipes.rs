@@ -1,0 +1,151 @@
+//! Op x target x range of token counts -> kernel: the decisions for GPU targets, one match over all ops.
+
+use crate::kernels::gated_act::GatedActPacked;
+use crate::kernels::matmul::{FEW, MANY, Matmul, SOME};
+use crate::kernels::rms_norm::{Residual, RmsNorm};
+use crate::kernels::rope_kv_append::{HeadNorm, RopeKvAppend};
+use crate::kernels::{Count, Recipe};
+use crate::signature::{Types, counted, extent, rows_of_last, width};
+use trtc_ir::ops::RmsNormWeight;
+use trtc_ir::{DType, Elem, Module, Op, OpData, Sym};
+
+/// A kernel that serves up to `to` tokens, from where the one before ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ranged {
+    /// Greatest token count.
+    pub to: u64,
+    /// What distinguishes it from the op's other kernels; empty if there is one.
+    pub suffix: &'static str,
+    /// The kernel.
+    pub recipe: Recipe,
+}
+
+fn plain(elem: Elem, what: &str) -> Result<DType, String> {
+    match elem {
+        Elem::Plain(d @ (DType::F32 | DType::Bf16)) => Ok(d),
+        other => Err(format!("{what} of {other} is not served")),
+    }
+}
+
+/// The kernels of an op on a GPU target, or why there are none.
+pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
+    let t = Types { module };
+    let max = module.max_dim(Sym::T).ok_or("the module has no bound on T")?;
+    let weight_dtype = |norm: &RmsNormWeight| plain(t.weight(norm.weight).elem, "a norm's weight");
+    let always = |recipe: Recipe| Ok(vec![Ranged { to: max, suffix: "", recipe }]);
+    let found: Result<Vec<Ranged>, String> = match &data.op {
+        Op::RmsNorm(op) => {
+            let x = t.tensor(op.x)?;
+            let (width, per_row) = rows_of_last(x)?;
+            always(Recipe::from(RmsNorm {
+                width,
+                per_row,
+                rows: counted(x)?,
+                x: plain(x.elem, "x")?,
+                residual: None,
+                weight: weight_dtype(&op.norm)?,
+                out: plain(t.result(data, 0)?.elem, "a result")?,
+                eps: op.norm.eps,
+                offset: op.norm.offset,
+            }))
+        }
+        Op::AddRmsNorm(op) => {
+            let x = t.tensor(op.x)?;
+            let (width, per_row) = rows_of_last(x)?;
+            let residual = Residual {
+                dtype: plain(t.tensor(op.residual)?.elem, "a residual")?,
+                sum: plain(t.result(data, 0)?.elem, "a sum")?,
+            };
+            always(Recipe::from(RmsNorm {
+                width,
+                per_row,
+                rows: counted(x)?,
+                x: plain(x.elem, "x")?,
+                residual: Some(residual),
+                weight: weight_dtype(&op.norm)?,
+                out: plain(t.result(data, 1)?.elem, "a result")?,
+                eps: op.norm.eps,
+                offset: op.norm.offset,
+            }))
+        }
+        Op::RopeKvAppend(op) => {
+            let kv = t.kv(op.kv)?;
+            let head_norm = |norm: &RmsNormWeight| {
+                Ok::<_, String>(HeadNorm { weight: weight_dtype(norm)?, eps: norm.eps, offset: norm.offset })
+            };
+            always(Recipe::from(RopeKvAppend {
+                heads: op.heads,
+                kv_heads: kv.heads,
+                head_dim: kv.head_dim,
+                dim: 2 * extent(t.weight(op.freqs), 0)?,
+                page_tokens: kv.page.ok_or("the cache has no page size yet: run kv-layout first")?,
+                q_norm: op.q_norm.as_ref().map(head_norm).transpose()?,
+                k_norm: op.k_norm.as_ref().map(head_norm).transpose()?,
+                x: plain(t.tensor(op.qkv)?.elem, "qkv")?,
+                kv: plain(Elem::Plain(kv.dtype), "a cache")?,
+                out: plain(t.result(data, 0)?.elem, "q")?,
+            }))
+        }
+        Op::GatedActPacked(op) => {
+            let y = t.result(data, 0)?;
+            always(Recipe::from(GatedActPacked {
+                width: width(y)?,
+                act: op.act,
+                rows: counted(y)?,
+                x: plain(t.tensor(op.x)?.elem, "x")?,
+                out: plain(y.elem, "a result")?,
+            }))
+        }
+        Op::Linear(op) => {
+            let (x, w, y) = (t.tensor(op.x)?, t.weight(op.weight), t.result(data, 0)?);
+            for (elem, what) in [(x.elem, "x"), (w.elem, "weights")] {
+                if elem != Elem::Plain(DType::Bf16) {
+                    return Err(format!("{what} of {elem}: only bf16 is served"));
+                }
+            }
+            let residual = op.residual.map(|r| t.tensor(r)).transpose()?;
+            let matmul = Matmul {
+                n: extent(w, 0)?,
+                k: extent(w, 1)?,
+                rows: counted(x)?,
+                bias: op.bias.map(|b| plain(t.weight(b).elem, "a bias")).transpose()?,
+                residual: residual.map(|r| plain(r.elem, "a residual")).transpose()?,
+                out: plain(y.elem, "a result")?,
+                tiling: MANY,
+            };
+            Ok(matmul_ranges(module, matmul, max))
+        }
+        Op::Embedding(_)
+        | Op::Slice(_)
+        | Op::Add(_)
+        | Op::Rope(_)
+        | Op::KvAppend(_)
+        | Op::Attention(_)
+        | Op::GatedAct(_)
+        | Op::GatherRows(_) => Err("there is no kernel for this op".to_owned()),
+    };
+    let found = found?;
+    match found.iter().find_map(|r| r.recipe.unsupported()) {
+        Some(why) => Err(why),
+        None => Ok(found),
+    }
+}
+
+/// Tiles for few, some and many rows. Rows of logits are at most as many as tokens, and bounded by `L` besides.
+fn matmul_ranges(module: &Module, matmul: Matmul, max: u64) -> Vec<Ranged> {
+    let most_rows = match matmul.rows {
+        Count::Rows => module.max_dim(Sym::L).unwrap_or(max).min(max),
+        _ => max,
+    };
+    let mut ranges = Vec::new();
+    for (tiling, suffix) in [(FEW, "few"), (SOME, "some"), (MANY, "many")] {
+        let limit = u64::from(tiling.bm);
+        let last = most_rows <= limit || tiling == MANY;
+        let to = if last { max } else { limit };
+        ranges.push(Ranged { to, suffix, recipe: Recipe::from(Matmul { tiling, ..matmul }) });
+        if last {
+            break;
+        }
+    }
+    ranges
+}

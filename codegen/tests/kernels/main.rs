@@ -1,0 +1,77 @@
+//! Everything of codegen that needs LLVM, in one binary: the builder's functions, every kernel on every target, and
+//! selection. ptxas is looked for on PATH and in ~/.cache/trtc; without it kernels are compiled but not assembled.
+
+mod builder;
+mod hopper;
+mod kernels;
+mod selection;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
+use trtc_codegen::builder::Builder;
+use trtc_codegen::emit::to_ptx;
+use trtc_codegen::mlir::{Mlir, OptLevel};
+use trtc_codegen::ptxas::{Assembled, Ptxas};
+use trtc_ir::Target;
+use trtc_ir::target::{Gpu, TARGETS};
+
+/// Rows of all GPU targets.
+fn gpus() -> impl Iterator<Item = (&'static Target, &'static Gpu)> {
+    TARGETS.iter().filter_map(|t| Some((t, t.gpu.as_ref()?)))
+}
+
+fn ptxas() -> Option<&'static Ptxas> {
+    static FOUND: OnceLock<Option<Ptxas>> = OnceLock::new();
+    let look = || {
+        let home = std::env::var_os("HOME").map(PathBuf::from);
+        let found = Ptxas::search(std::env::var_os("PATH").as_deref(), home.as_deref());
+        if found.is_none() {
+            eprintln!("\n*** NOT TESTED: there is no ptxas on PATH or in ~/.cache/trtc/ptxas; no kernel is assembled ***\n");
+        }
+        found
+    };
+    FOUND.get_or_init(look).as_ref()
+}
+
+/// Assembles, with the input left in the temporary folder if that fails.
+fn assemble(name: &str, ptx: &str, arch: &str) -> Option<Assembled> {
+    let folder = std::env::temp_dir().join("trtc-kernel-tests");
+    std::fs::create_dir_all(&folder).unwrap();
+    Some(ptxas()?.assemble(name, ptx, arch, &folder).unwrap_or_else(|e| panic!("{e}")))
+}
+
+/// Builds a small kernel for a target, checks that its PTX has each of `wanted`, and assembles it; returns the PTX.
+fn check(name: &str, target: &str, threads: u32, wanted: &[&str], build: impl FnOnce(&Builder)) -> String {
+    let gpu = Target::named(target).unwrap().gpu.as_ref().unwrap();
+    let b = Builder::new(name, gpu, [threads, 1, 1]);
+    build(&b);
+    let built = b.finish().unwrap_or_else(|e| panic!("{e}"));
+    let ptx = to_ptx(&Mlir::new(), &built, OptLevel::Full).unwrap_or_else(|e| panic!("{e}\n{}", built.mlir));
+    for w in wanted {
+        assert!(ptx.contains(w), "{name} for {target} has no {w:?}:\n{ptx}");
+    }
+    assemble(&format!("{name}_{target}"), &ptx, built.arch);
+    ptx
+}
+
+/// Calls `f` for every item, on as many threads as there are cores; results in order.
+fn parallel<T: Sync, R: Send>(items: &[T], f: impl Fn(&Mlir, &T) -> R + Sync) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let results: Vec<Mutex<Option<R>>> = items.iter().map(|_| Mutex::new(None)).collect();
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    std::thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                let mlir = Mlir::new();
+                loop {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(item) = items.get(i) else { break };
+                    let result = f(&mlir, item);
+                    *results[i].lock().unwrap() = Some(result);
+                }
+            });
+        }
+    });
+    results.into_iter().map(|r| r.into_inner().unwrap().unwrap()).collect()
+}

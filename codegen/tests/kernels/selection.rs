@@ -1,0 +1,1 @@
+//! Selection and emission over small modules made by hand.

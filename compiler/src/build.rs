@@ -1,0 +1,185 @@
+//! A build from checkpoint to engine file: runs the phases in order, stops where it is told to.
+
+use crate::dump::Dump;
+use crate::frontend::{self, Checkpoint, ImportOptions};
+use crate::options::{BuildOptions, Resolved};
+use crate::phase::Phase;
+use crate::{engine, gpu, pipeline};
+use std::path::Path;
+use std::time::Instant;
+use trtc_ir::text::PrintOptions;
+use trtc_ir::{DType, Diag, Module, text};
+use trtc_passes::{KvOptions, Options, PassCx, Recipe, run_passes};
+
+/// How far a build is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Progress {
+    /// What is running.
+    pub phase: Phase,
+    /// Bytes written, in [`Phase::Pack`]; 0 elsewhere.
+    pub done: u64,
+    /// Bytes to write, in [`Phase::Pack`]; 0 elsewhere.
+    pub total: u64,
+}
+
+/// What a build made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BuildReport {
+    /// Last phase that ran.
+    pub phase: Phase,
+    /// Bytes of the output file.
+    pub bytes: u64,
+    /// Parameters of the model.
+    pub parameters: u64,
+    /// Launches of a step; 0 if the build stopped before.
+    pub launches: usize,
+    /// Bytes of the activation arena; 0 if the build stopped before.
+    pub arena: u64,
+    /// Seconds of each step, in order.
+    pub timings: Vec<(String, f64)>,
+}
+
+/// Builds `model` into the engine file `out`, or into IR text there if the options stop early.
+///
+/// Nothing appears at `out` unless the build succeeds.
+pub fn build(
+    model: &Path,
+    out: &Path,
+    options: &BuildOptions,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<BuildReport, Diag> {
+    let mut dump = Dump::new(options.dump_dir.as_deref(), &options.target, &options.precision)?;
+    let result = stages(model, out, options, progress, &mut dump);
+    // What was dumped until a failure is what explains it.
+    let finished = dump.finish();
+    let mut report = result?;
+    report.timings = finished?;
+    Ok(report)
+}
+
+/// The module of `model` after `phase`.
+pub fn module_after(model: &Path, phase: Phase, options: &BuildOptions) -> Result<Module, Diag> {
+    let mut dump = Dump::new(None, &options.target, &options.precision)?;
+    let checkpoint = frontend::open(model)?;
+    let resolved = options.resolve(checkpoint.config.context)?;
+    graph(model, &checkpoint, &resolved, options, phase, &mut |_| (), &mut dump)
+}
+
+fn stages(
+    model: &Path,
+    out: &Path,
+    options: &BuildOptions,
+    progress: &mut dyn FnMut(Progress),
+    dump: &mut Dump,
+) -> Result<BuildReport, Diag> {
+    let checkpoint = frontend::open(model)?;
+    let resolved = options.resolve(checkpoint.config.context)?;
+    let last = options.compile_to.unwrap_or(Phase::Pack);
+    if last == Phase::Pack && options.dummy_seed.is_none() {
+        checkpoint.weights.require()?;
+    }
+    let module = graph(model, &checkpoint, &resolved, options, last, progress, dump)?;
+    let mut report = BuildReport {
+        phase: last,
+        bytes: 0,
+        parameters: checkpoint.config.parameters(),
+        launches: module.func.order.iter().filter(|&&o| !module.func.ops[o].kernels.is_empty()).count(),
+        arena: module.arena.unwrap_or(0),
+        timings: Vec::new(),
+    };
+    if last < Phase::Codegen {
+        let text = text::print(&module, PrintOptions { locs: true, ..PrintOptions::default() });
+        report.bytes = engine::write_text(out, &text)?;
+        return Ok(report);
+    }
+    progress(Progress { phase: Phase::Codegen, done: 0, total: 0 });
+    let start = Instant::now();
+    let kernels = gpu::generate(&module, resolved.target, dump)?;
+    dump.time("codegen", start.elapsed().as_secs_f64());
+    if last == Phase::Codegen {
+        let text = text::print(&module, PrintOptions { locs: true, ..PrintOptions::default() });
+        report.bytes = engine::write_text(out, &text)?;
+        return Ok(report);
+    }
+    gpu::complete(&module, resolved.target, &kernels)?;
+    let start = Instant::now();
+    report.bytes = engine::pack(&module, &checkpoint, &resolved, options, out, &mut |done, total| {
+        progress(Progress { phase: Phase::Pack, done, total });
+    })?;
+    dump.time("pack", start.elapsed().as_secs_f64());
+    Ok(report)
+}
+
+/// Imports and runs every pass up to `last`.
+fn graph(
+    model: &Path,
+    checkpoint: &Checkpoint,
+    resolved: &Resolved,
+    options: &BuildOptions,
+    last: Phase,
+    progress: &mut dyn FnMut(Progress),
+    dump: &mut Dump,
+) -> Result<Module, Diag> {
+    progress(Progress { phase: Phase::Import, done: 0, total: 0 });
+    let start = Instant::now();
+    let recipe = match &options.recipe {
+        Some(text) => Recipe::parse("--recipe", text)?,
+        None => Recipe::default(),
+    };
+    let precision = resolved.precision;
+    let import = ImportOptions {
+        act: precision.activation,
+        residual: precision.residual,
+        weight: if precision.activation == DType::F32 { DType::F32 } else { DType::Bf16 },
+        kv: resolved.kv,
+        max_seq_len: resolved.limits.max_seq_len,
+        max_step_tokens: resolved.limits.max_step_tokens,
+        max_logit_rows: resolved.limits.max_logit_rows,
+    };
+    let mut module = frontend::import(checkpoint, &import)?;
+    trtc_ir::verify::verify(&module).map_err(first)?;
+    if dump.wanted() {
+        let command =
+            format!("trtc dump {} --phase import --precision {} --locs", model.display(), precision.name);
+        let text = text::print(&module, PrintOptions { locs: true, ..PrintOptions::default() });
+        dump.import(&text, &command, start.elapsed().as_secs_f64());
+    }
+    let cx = PassCx {
+        target: resolved.target,
+        precision: Some(precision),
+        kv: KvOptions { page_tokens: None, dtype: Some(resolved.kv) },
+        recipe: &recipe,
+        limits: Some(resolved.limits),
+    };
+    let mut index = 1;
+    for phase in Phase::all().filter(|p| *p <= last) {
+        let passes = pipeline::passes_of(phase)?;
+        if passes.is_empty() {
+            continue;
+        }
+        progress(Progress { phase, done: 0, total: 0 });
+        let report = if dump.wanted() {
+            let mut observe = |step: &trtc_passes::Step<'_>| dump.step(step);
+            let run = Options { spec: options.spec, first_index: index, observe: Some(&mut observe), ..Options::default() };
+            run_passes(&mut module, &passes, &cx, run)?
+        } else {
+            let run = Options { spec: options.spec, first_index: index, ..Options::default() };
+            run_passes(&mut module, &passes, &cx, run)?
+        };
+        for timing in &report.timings {
+            dump.time(timing.pass, timing.seconds);
+        }
+        index += passes.len();
+    }
+    Ok(module)
+}
+
+/// The first of several findings, with the others as notes.
+fn first(mut found: Vec<Diag>) -> Diag {
+    if found.is_empty() {
+        return Diag::bug(&trtc_ir::Loc::Unknown, "a check failed without a finding");
+    }
+    let mut diag = found.remove(0);
+    diag.notes.extend(found.iter().map(|d| d.message.clone()));
+    diag
+}

@@ -1,0 +1,314 @@
+//! Reference quantisation: the bit-exact definition of what an unaided quantiser stores, a row at a time.
+//!
+//! For each block of a row, with `lo = min(0, values)`, `hi = max(0, values)`, and rounding to nearest, ties to even:
+//!
+//! | zero points | scale, rounded to the scheme's type | zero | payload |
+//! |---|---|---|---|
+//! | no | `max(hi, -lo) / max` | - | `clamp(round(w / scale), -max, max)` |
+//! | yes | `(hi - lo) / (max - min)` | `clamp(round(-lo / scale) + min, min, max)` | `clamp(round(w / scale) + zero, min, max)` |
+//!
+//! `min..max` is the payload's range: -128..127 for i8, -8..7 for i4. A scale below the least normal f32, as that of
+//! a block of zeros, becomes 1. A value is `(payload - zero) * scale`, one subtraction and one multiplication in f32.
+//! All arithmetic is in f32. Scales that span rows, and float payloads, need a calibrated quantiser: not here.
+
+use super::{Grain, Scheme};
+use crate::dtype::DType;
+use crate::numerics::{integer, round};
+use std::fmt;
+
+/// A quantised matrix.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Quantized {
+    /// `(n, k)`.
+    pub payload: Vec<i8>,
+    /// `(n, scales_per_row)`.
+    pub scales: Vec<f32>,
+    /// As the scales; empty if the scheme has no zero points.
+    pub zeros: Vec<i8>,
+}
+
+/// Why a row was not quantised.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum QuantError {
+    /// The scheme's scales span rows, or its payload is not i8 or i4.
+    Unsupported(Scheme),
+    /// An element is infinite or NaN, or two of one block are too far apart for an f32 difference.
+    NotFinite {
+        /// The element, or the first one of the block.
+        column: usize,
+        /// What was found.
+        value: f32,
+    },
+    /// A buffer's length does not fit the row.
+    Length {
+        /// Which buffer.
+        buffer: &'static str,
+        /// Its length.
+        found: usize,
+        /// The length that fits.
+        wanted: usize,
+    },
+}
+
+impl fmt::Display for QuantError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            QuantError::Unsupported(scheme) => write!(f, "{scheme} cannot be computed a row at a time"),
+            QuantError::NotFinite { column, value } => write!(f, "the value {value} in column {column} is not finite"),
+            QuantError::Length { buffer, found, wanted } => {
+                write!(f, "the buffer for the {buffer} has {found} elements, expected {wanted}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for QuantError {}
+
+/// Least and greatest payload, if rows of the scheme stand alone.
+fn range(scheme: Scheme) -> Result<(f32, f32), QuantError> {
+    let alone = matches!(scheme.grain, Grain::Channel | Grain::Token | Grain::Group(1..));
+    match scheme.payload {
+        DType::I8 if alone => Ok((-128.0, 127.0)),
+        DType::I4 if alone => Ok((-8.0, 7.0)),
+        _ => Err(QuantError::Unsupported(scheme)),
+    }
+}
+
+/// Elements that share a scale in a row of `width`.
+fn block(scheme: Scheme, width: usize) -> usize {
+    match scheme.grain {
+        Grain::Group(n) => n as usize,
+        _ => width.max(1),
+    }
+}
+
+fn lengths(scheme: Scheme, width: usize, found: [usize; 3]) -> Result<(), QuantError> {
+    let scales = width.div_ceil(block(scheme, width));
+    let wanted = [width, scales, if scheme.zero { scales } else { found[2] }];
+    for (i, buffer) in ["payload", "scales", "zero points"].into_iter().enumerate() {
+        if found[i] != wanted[i] {
+            return Err(QuantError::Length { buffer, found: found[i], wanted: wanted[i] });
+        }
+    }
+    Ok(())
+}
+
+/// Quantises one row into `payload` (as long as the row), `scales` (one for each block) and `zeros` (likewise, left
+/// alone if the scheme has no zero points). A row with an error leaves the buffers in part written.
+pub fn quantize_row(
+    row: &[f32],
+    scheme: Scheme,
+    payload: &mut [i8],
+    scales: &mut [f32],
+    zeros: &mut [i8],
+) -> Result<(), QuantError> {
+    let (min, max) = range(scheme)?;
+    lengths(scheme, row.len(), [payload.len(), scales.len(), zeros.len()])?;
+    if let Some(column) = row.iter().position(|x| !x.is_finite()) {
+        return Err(QuantError::NotFinite { column, value: row[column] });
+    }
+    let size = block(scheme, row.len());
+    for (b, (values, payload)) in row.chunks(size).zip(payload.chunks_mut(size)).enumerate() {
+        let (mut lo, mut hi) = (0f32, 0f32);
+        for &x in values {
+            lo = lo.min(x);
+            hi = hi.max(x);
+        }
+        let spread = if scheme.zero { (hi - lo) / (max - min) } else { hi.max(-lo) / max };
+        let mut scale = round(spread, scheme.scale);
+        if !scale.is_finite() {
+            return Err(QuantError::NotFinite { column: b * size, value: scale });
+        }
+        if scale < f32::MIN_POSITIVE {
+            scale = 1.0;
+        }
+        scales[b] = scale;
+        let (zero, least) = if scheme.zero {
+            let zero = integer(-lo / scale, 0.0, max - min) + min;
+            zeros[b] = zero as i8;
+            (zero, min)
+        } else {
+            (0.0, -max)
+        };
+        for (q, x) in payload.iter_mut().zip(values) {
+            *q = ((x / scale).round_ties_even() + zero).clamp(least, max) as i8;
+        }
+    }
+    Ok(())
+}
+
+/// The values of one row. `zeros` is not read if the scheme has no zero points.
+pub fn dequantize_row(
+    payload: &[i8],
+    scales: &[f32],
+    zeros: &[i8],
+    scheme: Scheme,
+    out: &mut [f32],
+) -> Result<(), QuantError> {
+    range(scheme)?;
+    lengths(scheme, out.len(), [payload.len(), scales.len(), zeros.len()])?;
+    let size = block(scheme, out.len());
+    for (b, (out, payload)) in out.chunks_mut(size).zip(payload.chunks(size)).enumerate() {
+        let zero = if scheme.zero { i16::from(zeros[b]) } else { 0 };
+        for (x, q) in out.iter_mut().zip(payload) {
+            *x = f32::from(i16::from(*q) - zero) * scales[b];
+        }
+    }
+    Ok(())
+}
+
+/// Quantises `(n, k)` row-major values.
+pub fn quantize(values: &[f32], n: usize, k: usize, scheme: Scheme) -> Result<Quantized, QuantError> {
+    range(scheme)?;
+    let elements = elements(n, k, values.len(), "values")?;
+    let per_row = k.div_ceil(block(scheme, k));
+    let zeros_per_row = if scheme.zero { per_row } else { 0 };
+    let mut out = Quantized {
+        payload: vec![0; elements],
+        scales: vec![0.0; n * per_row],
+        zeros: vec![0; n * zeros_per_row],
+    };
+    for r in 0..n {
+        quantize_row(
+            &values[r * k..(r + 1) * k],
+            scheme,
+            &mut out.payload[r * k..(r + 1) * k],
+            &mut out.scales[r * per_row..(r + 1) * per_row],
+            &mut out.zeros[r * zeros_per_row..(r + 1) * zeros_per_row],
+        )?;
+    }
+    Ok(out)
+}
+
+/// The values of an `(n, k)` matrix, row-major.
+pub fn dequantize(q: &Quantized, n: usize, k: usize, scheme: Scheme) -> Result<Vec<f32>, QuantError> {
+    range(scheme)?;
+    let elements = elements(n, k, q.payload.len(), "payload")?;
+    let per_row = k.div_ceil(block(scheme, k));
+    let zeros_per_row = if scheme.zero { per_row } else { 0 };
+    for (buffer, found, wanted) in
+        [("scales", q.scales.len(), n * per_row), ("zero points", q.zeros.len(), n * zeros_per_row)]
+    {
+        if found != wanted {
+            return Err(QuantError::Length { buffer, found, wanted });
+        }
+    }
+    let mut out = vec![0.0; elements];
+    for r in 0..n {
+        dequantize_row(
+            &q.payload[r * k..(r + 1) * k],
+            &q.scales[r * per_row..(r + 1) * per_row],
+            &q.zeros[r * zeros_per_row..(r + 1) * zeros_per_row],
+            scheme,
+            &mut out[r * k..(r + 1) * k],
+        )?;
+    }
+    Ok(out)
+}
+
+fn elements(n: usize, k: usize, found: usize, buffer: &'static str) -> Result<usize, QuantError> {
+    match n.checked_mul(k) {
+        Some(wanted) if wanted == found => Ok(found),
+        wanted => Err(QuantError::Length { buffer, found, wanted: wanted.unwrap_or(usize::MAX) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn int8_by_hand() {
+        let q = quantize(&[12.7, -0.05, 0.15, -12.7, 0.0, 0.0, 0.0, 0.0], 2, 4, Scheme::INT8).unwrap();
+        assert_eq!(q.scales[0], 12.7 / 127.0);
+        // 0.05 / 0.1 and 0.15 / 0.1 are ties, or next to them: to even.
+        assert_eq!(q.payload[..4], [127, 0, 2, -127]);
+        assert_eq!((q.scales[1], &q.payload[4..]), (1.0, &[0i8; 4][..]));
+        assert!(q.zeros.is_empty());
+        assert_eq!(dequantize(&q, 2, 4, Scheme::INT8).unwrap()[..2], [12.7 / 127.0 * 127.0, 0.0]);
+    }
+
+    #[test]
+    fn int4_by_hand() {
+        // The first group: scale (14 + 1) / 15 = 1, zero = 1 - 8. The second has no negative value: zero -8.
+        let q = quantize(&[-1.0, 14.0, 0.0, 2.4, 0.0, 3.75, 7.5, 30.0], 1, 8, Scheme::int4(4)).unwrap();
+        assert_eq!(q.scales, [1.0, 2.0]);
+        assert_eq!(q.zeros, [-7, -8]);
+        assert_eq!(q.payload, [-8, 7, -7, -5, -8, -6, -4, 7]);
+        let values = dequantize(&q, 1, 8, Scheme::int4(4)).unwrap();
+        assert_eq!(values, [-1.0, 14.0, 0.0, 2.0, 0.0, 4.0, 8.0, 30.0]);
+    }
+
+    #[test]
+    fn the_last_group_may_be_short_and_scales_are_bf16() {
+        let q = quantize(&[1.0, 1.0, 1.0, 0.3, -0.7], 1, 5, Scheme::int4(3)).unwrap();
+        assert_eq!(q.scales.len(), 2);
+        assert!(q.scales.iter().all(|&s| round(s, DType::Bf16) == s && s != 1.0));
+    }
+
+    #[test]
+    fn what_cannot_be_quantised_is_an_error() {
+        let row = [0.0, f32::NAN];
+        let mut zeros = [0i8; 1];
+        let error = quantize_row(&row, Scheme::INT8, &mut [0; 2], &mut [0.0], &mut []).unwrap_err();
+        assert!(matches!(error, QuantError::NotFinite { column: 1, .. }), "{error}");
+        let error = quantize_row(&[f32::MAX, -f32::MAX], Scheme::int4(2), &mut [0; 2], &mut [0.0], &mut zeros);
+        assert!(matches!(error, Err(QuantError::NotFinite { column: 0, .. })));
+        let error = quantize_row(&[1.0], Scheme::INT8, &mut [0; 2], &mut [0.0], &mut []).unwrap_err();
+        assert_eq!(error, QuantError::Length { buffer: "payload", found: 2, wanted: 1 });
+        for bad in [
+            Scheme { grain: Grain::Tensor, ..Scheme::INT8 },
+            Scheme { payload: DType::F8E4M3, ..Scheme::INT8 },
+            Scheme::int4(0),
+        ] {
+            assert_eq!(quantize(&[1.0], 1, 1, bad), Err(QuantError::Unsupported(bad)));
+        }
+        assert!(quantize(&[1.0], usize::MAX, 2, Scheme::INT8).is_err());
+    }
+
+    fn rows() -> impl Strategy<Value = (usize, Vec<f32>)> {
+        (1usize..70, -30i32..30).prop_flat_map(|(k, exponent)| {
+            let unit = 2f32.powi(exponent);
+            let values = prop::collection::vec((-1f32..1.0).prop_map(move |x| x * unit), 3 * k);
+            values.prop_map(move |v| (k, v))
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn int8_error_is_half_a_step((k, values) in rows()) {
+            let q = quantize(&values, 3, k, Scheme::INT8).unwrap();
+            let back = dequantize(&q, 3, k, Scheme::INT8).unwrap();
+            for (i, (x, y)) in values.iter().zip(&back).enumerate() {
+                prop_assert!((x - y).abs() <= q.scales[i / k] * 0.5001, "{x} {y}");
+            }
+        }
+
+        #[test]
+        fn int4_error_is_half_a_step_and_the_rounding_of_the_scale((k, values) in rows(), group in 1usize..40) {
+            let scheme = Scheme::int4(group as u32);
+            let q = quantize(&values, 3, k, scheme).unwrap();
+            let back = dequantize(&q, 3, k, scheme).unwrap();
+            let per_row = k.div_ceil(group);
+            for (i, (x, y)) in values.iter().zip(&back).enumerate() {
+                // A bf16 scale is off by up to 2^-9 of itself, over at most 15 steps.
+                let step = q.scales[i / k * per_row + i % k / group];
+                prop_assert!((x - y).abs() <= step * (0.5 + 15.0 / 512.0 + 0.001), "{x} {y} {step}");
+            }
+        }
+
+        #[test]
+        fn values_on_the_grid_are_kept((k, values) in rows()) {
+            for scheme in [Scheme::INT8, Scheme::int4(16)] {
+                let once = dequantize(&quantize(&values, 3, k, scheme).unwrap(), 3, k, scheme).unwrap();
+                let q = quantize(&once, 3, k, scheme).unwrap();
+                let twice = dequantize(&q, 3, k, scheme).unwrap();
+                for (x, y) in once.iter().zip(&twice) {
+                    let step = q.scales.iter().copied().fold(0.0, f32::max);
+                    prop_assert!((x - y).abs() <= 0.54 * step, "{x} {y}");
+                }
+            }
+        }
+    }
+}

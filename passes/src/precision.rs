@@ -1,0 +1,94 @@
+//! Precisions as rows of data: what `--precision` takes, and the element type that each kind of tensor gets.
+//!
+//! A row names a weight scheme (one file each in `quantize/`) for linears and one for tables. Not here: how a
+//! scheme chooses its parameters, and how values are rounded. Norm weights, biases and logits are f32 in every row.
+
+use crate::quantize::{BF16, FP32, INT4, INT8, WeightScheme};
+use trtc_ir::DType;
+
+/// A precision: one row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Precision {
+    /// What `--precision` takes.
+    pub name: &'static str,
+    /// One phrase for help texts.
+    pub title: &'static str,
+    /// Element type of activations within a layer.
+    pub activation: DType,
+    /// Element type of the stream that layers add to.
+    pub residual: DType,
+    /// Element type of the cache, unless `--kv-precision` says otherwise.
+    pub kv: DType,
+    /// Scheme of the weights of linears.
+    pub linear: &'static WeightScheme,
+    /// Scheme of tables: what `embedding` reads, and the linear that makes logits.
+    pub table: &'static WeightScheme,
+}
+
+use DType::{Bf16, F32};
+
+/// The table: one row a precision.
+pub const PRECISIONS: &[Precision] = &[
+    Precision {
+        name: "fp32",
+        title: "f32 weights and activations: the reference",
+        activation: F32,
+        residual: F32,
+        kv: F32,
+        linear: &FP32,
+        table: &FP32,
+    },
+    Precision {
+        name: "bf16",
+        title: "bf16 weights and activations",
+        activation: Bf16,
+        residual: Bf16,
+        kv: Bf16,
+        linear: &BF16,
+        table: &BF16,
+    },
+    Precision {
+        name: "int8",
+        title: "8-bit weights, a scale for each output channel; bf16 activations",
+        activation: Bf16,
+        residual: Bf16,
+        kv: Bf16,
+        linear: &INT8,
+        table: &INT8,
+    },
+    Precision {
+        name: "int4",
+        title: "4-bit weights, a scale and a zero for each group of inputs; 8-bit tables; bf16 activations",
+        activation: Bf16,
+        residual: Bf16,
+        kv: Bf16,
+        linear: &INT4,
+        table: &INT8,
+    },
+];
+
+impl Precision {
+    /// The row called `name`.
+    pub fn named(name: &str) -> Option<&'static Precision> {
+        PRECISIONS.iter().find(|p| p.name == name)
+    }
+
+    /// All names, for error messages: `fp32, bf16, int8, int4`.
+    pub fn names() -> String {
+        PRECISIONS.iter().map(|p| p.name).collect::<Vec<_>>().join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_is_found_by_its_name() {
+        for p in PRECISIONS {
+            assert_eq!(Precision::named(p.name).map(|q| q.title), Some(p.title));
+        }
+        assert!(Precision::named("fp3").is_none());
+        assert_eq!(Precision::names(), "fp32, bf16, int8, int4");
+    }
+}

@@ -1,0 +1,109 @@
+//! Keys turned so that a lane is a position: blocks of 16 keys for the same kernels that multiply weights.
+
+use super::Dot;
+use crate::device::host::elem::{Elem, Floats};
+use crate::device::host::isa::{Isa, per_isa};
+use crate::device::host::linear::LANES;
+
+/// Writes `[word][position]`: words of two bf16 for bf16 dot products, of one f32 otherwise. Keys without a place
+/// become 0.
+pub fn turn(
+    isa: Isa,
+    pages: Floats<'_>,
+    dot: Dot,
+    dim: usize,
+    places: &[Option<usize>; LANES],
+    block: &mut [u32],
+) {
+    #[cfg(target_arch = "x86_64")]
+    if isa >= Isa::Avx512 {
+        let (base, elem, words) = match pages {
+            Floats::F32(x) => (x.as_ptr().cast::<u8>(), size_of::<f32>(), dim),
+            Floats::Bf16(x) => (x.as_ptr().cast::<u8>(), size_of::<half::bf16>(), dim / 2),
+        };
+        let len = match pages {
+            Floats::F32(x) => x.len(),
+            Floats::Bf16(x) => x.len(),
+        };
+        let as_is = matches!(pages, Floats::F32(_)) || dot == Dot::Bf16;
+        if as_is {
+            assert!(places.iter().flatten().all(|p| p + dim <= len) && block.len() >= words * LANES);
+            let rows = places.map(|p| p.map(|p| base.wrapping_add(p * elem).cast::<u32>()));
+            // SAFETY: the device admits only an instruction set that the processor has; every row holds `words`
+            // words, the block 16 of each.
+            unsafe { turn_words(&rows, words, block.as_mut_ptr()) };
+            return;
+        }
+    }
+    let _ = dot;
+    match pages {
+        Floats::F32(x) => turn_f32(isa, x, dim, places, block),
+        Floats::Bf16(x) => turn_f32(isa, x, dim, places, block),
+    }
+}
+
+per_isa! {
+    /// Widens and turns.
+    fn turn_f32<K: Elem>(pages: &[K], dim: usize, places: &[Option<usize>; LANES], block: &mut [u32]) = turn_body
+}
+
+#[inline(always)]
+fn turn_body<const FMA: bool, K: Elem>(
+    pages: &[K],
+    dim: usize,
+    places: &[Option<usize>; LANES],
+    block: &mut [u32],
+) {
+    for (r, place) in places.iter().enumerate() {
+        let column = block.iter_mut().skip(r).step_by(LANES).take(dim);
+        match place {
+            Some(at) => column.zip(&pages[*at..at + dim]).for_each(|(o, k)| *o = k.get().to_bits()),
+            None => column.for_each(|o| *o = 0),
+        }
+    }
+}
+
+/// Turns 16 rows of `words` words; absent rows are 0.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn turn_words(rows: &[Option<*const u32>; LANES], words: usize, out: *mut u32) {
+    use std::arch::x86_64::*;
+    for from in (0..words).step_by(LANES) {
+        let n = LANES.min(words - from);
+        let mask = (0xffff_u32 >> (LANES - n)) as __mmask16;
+        let mut r = [_mm512_setzero_si512(); LANES];
+        for (r, row) in r.iter_mut().zip(rows) {
+            if let Some(row) = row {
+                // SAFETY: the row holds the words that the mask keeps.
+                *r = unsafe { _mm512_maskz_loadu_epi32(mask, row.add(from).cast()) };
+            }
+        }
+        // 4 x 4 words within 128-bit lanes ...
+        let mut t = r;
+        for i in 0..8 {
+            t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+            t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+        }
+        for i in 0..4 {
+            r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+            r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+            r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+            r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+        }
+        // ... then 4 x 4 lanes.
+        for j in 0..4 {
+            let ab = _mm512_shuffle_i32x4::<0x44>(r[j], r[4 + j]);
+            let ab_high = _mm512_shuffle_i32x4::<0xee>(r[j], r[4 + j]);
+            let cd = _mm512_shuffle_i32x4::<0x44>(r[8 + j], r[12 + j]);
+            let cd_high = _mm512_shuffle_i32x4::<0xee>(r[8 + j], r[12 + j]);
+            t[j] = _mm512_shuffle_i32x4::<0x88>(ab, cd);
+            t[4 + j] = _mm512_shuffle_i32x4::<0xdd>(ab, cd);
+            t[8 + j] = _mm512_shuffle_i32x4::<0x88>(ab_high, cd_high);
+            t[12 + j] = _mm512_shuffle_i32x4::<0xdd>(ab_high, cd_high);
+        }
+        for (i, t) in t.iter().enumerate().take(n) {
+            // SAFETY: the block holds 16 positions of each word.
+            unsafe { _mm512_storeu_si512(out.add((from + i) * LANES).cast(), *t) };
+        }
+    }
+}

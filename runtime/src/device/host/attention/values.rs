@@ -1,0 +1,187 @@
+//! Values summed by their weights: `sums[panel][row][16] = sum of weight * value`, in f32, positions ascending.
+
+use super::segment::Run;
+use crate::device::host::elem::{Elem, Floats, fma, typed};
+use crate::device::host::isa::{Isa, per_isa};
+use crate::device::host::linear::LANES;
+
+/// Sums the values of `runs` by the weights of `rows` rows, `[panel][row][16]`.
+pub fn weigh(
+    isa: Isa,
+    pages: Floats<'_>,
+    dim: usize,
+    runs: &[Run],
+    weights: &[f32],
+    rows: usize,
+    sums: &mut [f32],
+) {
+    #[cfg(target_arch = "x86_64")]
+    if isa >= Isa::Avx512 && rows <= MAX_ROWS {
+        let len = typed!(x = pages => x.len());
+        for run in runs {
+            assert!(run.count >= 1 && run.value + run.count * dim <= len);
+            assert!(run.weight + (rows - 1) * LANES + run.count <= weights.len());
+        }
+        assert!(rows > 0 && sums.len() >= dim.div_ceil(LANES) * rows * LANES);
+        let mut panel = 0;
+        while panel * LANES < dim {
+            let left = dim.div_ceil(LANES) - panel;
+            let count = if left >= 4 && rows <= 6 { 4 } else { left.min(2) };
+            let elem = panel * LANES;
+            let raw = Raw {
+                runs,
+                values: typed!(x = pages => x.as_ptr().wrapping_add(elem).cast()),
+                dim,
+                last: dim - (elem + (count - 1) * LANES),
+                weights: weights.as_ptr(),
+                sums: sums[elem * rows..].as_mut_ptr(),
+            };
+            // SAFETY: the device admits only an instruction set that the processor has; every run's values and
+            // weights are within their slices, and the sums of `count` panels within theirs.
+            unsafe {
+                match pages {
+                    Floats::F32(_) => kernel::<false>(count, rows)(&raw),
+                    Floats::Bf16(_) => kernel::<true>(count, rows)(&raw),
+                }
+            }
+            panel += count;
+        }
+        return;
+    }
+    typed!(x = pages => weigh_plain(isa, x, dim, runs, weights, rows, sums));
+}
+
+per_isa! {
+    /// The same, one accumulator row at a time.
+    fn weigh_plain<V: Elem>(pages: &[V], dim: usize, runs: &[Run], weights: &[f32], rows: usize, sums: &mut [f32])
+        = weigh_body
+}
+
+#[inline(always)]
+fn weigh_body<const FMA: bool, V: Elem>(
+    pages: &[V],
+    dim: usize,
+    runs: &[Run],
+    weights: &[f32],
+    rows: usize,
+    sums: &mut [f32],
+) {
+    for (panel, sums) in sums.chunks_exact_mut(rows * LANES).enumerate() {
+        let elem = panel * LANES;
+        let count = LANES.min(dim - elem);
+        for (row, sums) in sums.chunks_exact_mut(LANES).enumerate() {
+            let mut acc = [0f32; LANES];
+            for run in runs {
+                for i in 0..run.count {
+                    let weight = weights[run.weight + row * LANES + i];
+                    let value = &pages[run.value + i * dim + elem..][..count];
+                    if let Some(value) = value.first_chunk::<LANES>() {
+                        acc.iter_mut().zip(value).for_each(|(a, v)| *a = fma::<FMA>(weight, v.get(), *a));
+                    } else {
+                        acc.iter_mut().zip(value).for_each(|(a, v)| *a = fma::<FMA>(weight, v.get(), *a));
+                    }
+                }
+            }
+            sums.copy_from_slice(&acc);
+        }
+    }
+}
+
+/// Most rows of a tile.
+#[cfg(target_arch = "x86_64")]
+const MAX_ROWS: usize = 12;
+
+#[cfg(target_arch = "x86_64")]
+struct Raw<'a> {
+    runs: &'a [Run],
+    /// The first panel's element of the buffer.
+    values: *const u8,
+    /// Elements from one value to the next.
+    dim: usize,
+    /// Elements of the last panel.
+    last: usize,
+    weights: *const f32,
+    sums: *mut f32,
+}
+
+#[cfg(target_arch = "x86_64")]
+type Kernel = unsafe fn(&Raw<'_>);
+
+#[cfg(target_arch = "x86_64")]
+fn kernel<const BF16: bool>(panels: usize, rows: usize) -> Kernel {
+    match (panels, rows) {
+        (1, 1) => sum_runs::<BF16, 1, 1>,
+        (1, 2) => sum_runs::<BF16, 1, 2>,
+        (1, 3) => sum_runs::<BF16, 1, 3>,
+        (1, 4) => sum_runs::<BF16, 1, 4>,
+        (1, 5) => sum_runs::<BF16, 1, 5>,
+        (1, 6) => sum_runs::<BF16, 1, 6>,
+        (1, 7) => sum_runs::<BF16, 1, 7>,
+        (1, 8) => sum_runs::<BF16, 1, 8>,
+        (1, 9) => sum_runs::<BF16, 1, 9>,
+        (1, 10) => sum_runs::<BF16, 1, 10>,
+        (1, 11) => sum_runs::<BF16, 1, 11>,
+        (1, _) => sum_runs::<BF16, 1, 12>,
+        (2, 1) => sum_runs::<BF16, 2, 1>,
+        (2, 2) => sum_runs::<BF16, 2, 2>,
+        (2, 3) => sum_runs::<BF16, 2, 3>,
+        (2, 4) => sum_runs::<BF16, 2, 4>,
+        (2, 5) => sum_runs::<BF16, 2, 5>,
+        (2, 6) => sum_runs::<BF16, 2, 6>,
+        (2, 7) => sum_runs::<BF16, 2, 7>,
+        (2, 8) => sum_runs::<BF16, 2, 8>,
+        (2, 9) => sum_runs::<BF16, 2, 9>,
+        (2, 10) => sum_runs::<BF16, 2, 10>,
+        (2, 11) => sum_runs::<BF16, 2, 11>,
+        (2, _) => sum_runs::<BF16, 2, 12>,
+        (_, 1) => sum_runs::<BF16, 4, 1>,
+        (_, 2) => sum_runs::<BF16, 4, 2>,
+        (_, 3) => sum_runs::<BF16, 4, 3>,
+        (_, 4) => sum_runs::<BF16, 4, 4>,
+        (_, 5) => sum_runs::<BF16, 4, 5>,
+        (_, _) => sum_runs::<BF16, 4, 6>,
+    }
+}
+
+/// `P` panels of the values for `R` rows, a register for each.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn sum_runs<const BF16: bool, const P: usize, const R: usize>(a: &Raw<'_>) {
+    use std::arch::x86_64::*;
+    let mut acc = [[_mm512_setzero_ps(); R]; P];
+    let elem = if BF16 { size_of::<half::bf16>() } else { size_of::<f32>() };
+    let full = a.last >= LANES;
+    let mask = (0xffff_u32 >> (LANES - a.last.min(LANES))) as __mmask16;
+    for run in a.runs {
+        let mut value = a.values.wrapping_add(run.value * elem);
+        let mut weight = a.weights.wrapping_add(run.weight);
+        for _ in 0..run.count {
+            for p in 0..P {
+                let at = value.wrapping_add(p * LANES * elem);
+                let mask = if p + 1 == P && !full { mask } else { 0xffff };
+                // SAFETY: within the values, beyond which the mask keeps the last panel from reading.
+                let v = unsafe {
+                    if BF16 {
+                        let half = _mm256_maskz_loadu_epi16(mask, at.cast());
+                        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)))
+                    } else {
+                        _mm512_maskz_loadu_ps(mask, at.cast())
+                    }
+                };
+                for r in 0..R {
+                    // SAFETY: within the weights.
+                    let w = unsafe { _mm512_set1_ps(*weight.add(r * LANES)) };
+                    acc[p][r] = _mm512_fmadd_ps(w, v, acc[p][r]);
+                }
+            }
+            value = value.wrapping_add(a.dim * elem);
+            weight = weight.wrapping_add(1);
+        }
+    }
+    for p in 0..P {
+        for r in 0..R {
+            // SAFETY: the sums hold P panels of R rows.
+            unsafe { _mm512_storeu_ps(a.sums.add((p * R + r) * LANES), acc[p][r]) };
+        }
+    }
+}

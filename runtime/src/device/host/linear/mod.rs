@@ -1,0 +1,195 @@
+//! `x w^T + bias + residual`: chooses between bf16 dot products and f32 products, packs x, shares panels out.
+//!
+//! bf16 activations times bf16, i8 or i4 weights use the processor's bf16 dot products where it has them. All else is
+//! done in f32 on weights that are f32 or are widened block by block. A few tokens read each weight once, straight
+//! from its stored form; many tokens widen a block of two panels once and run over all tokens.
+
+#[cfg(target_arch = "x86_64")]
+mod bf16_path;
+#[cfg(target_arch = "x86_64")]
+pub mod dp;
+pub mod fma;
+pub mod pack;
+mod store;
+pub mod unpack;
+
+use super::elem::{Floats, FloatsMut};
+use super::isa::Isa;
+use super::memory::Shards;
+use super::scratch::Cx;
+use crate::error::Error;
+use half::bf16;
+use pack::Tiles;
+use store::{Epilogue, Place, store};
+
+/// Rows of a panel.
+pub const LANES: usize = 16;
+
+/// Panels that are worked on at once where each is widened first.
+const PANELS: usize = 2;
+
+/// Panels that a thread takes at once where the weights are read as they are.
+const GRAIN: usize = 4;
+
+/// Inputs of a block of widened f32 weights: two panels of it are half of a first-level cache.
+const F32_BLOCK: usize = 128;
+
+/// A weight matrix `(n, k)`: encoding and layout, as `trtc_engine::layout` defines them. The slices hold exactly
+/// what the shape needs.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'a> {
+    /// `(n, k)`.
+    RowsF32(&'a [f32]),
+    /// `(n, k)`.
+    RowsBf16(&'a [bf16]),
+    /// Panels.
+    F32(&'a [f32]),
+    /// Panels.
+    Bf16(&'a [bf16]),
+    /// Panels.
+    I8 {
+        /// Bytes of i8.
+        q: &'a [u8],
+        /// `[panel][row]`.
+        scale: &'a [f32],
+    },
+    /// Panels.
+    I4 {
+        /// 64 bytes for each panel and 8 inputs.
+        q: &'a [u8],
+        /// `[panel][group][row]`.
+        scale: &'a [bf16],
+        /// The same order; all 0 if absent.
+        zero: Option<&'a [i8]>,
+        /// Inputs of a group, a multiple of 8.
+        group: usize,
+    },
+}
+
+/// One linear; the slices hold exactly what the shape needs.
+pub struct Linear<'a> {
+    /// Rows of x.
+    pub rows: usize,
+    /// Outputs.
+    pub n: usize,
+    /// Inputs.
+    pub k: usize,
+    /// `(rows, k)`.
+    pub x: Floats<'a>,
+    /// `(n, k)`.
+    pub weight: Source<'a>,
+    /// `(n)`.
+    pub bias: Option<&'a [f32]>,
+    /// `(rows, n)`.
+    pub residual: Option<Floats<'a>>,
+    /// `(rows, n)`.
+    pub out: FloatsMut<'a>,
+}
+
+/// Where results go, by type.
+enum Out<'a> {
+    F32(Shards<'a, f32>),
+    Bf16(Shards<'a, bf16>),
+}
+
+/// Finishes a tile.
+fn finish(isa: Isa, sums: &[f32], place: Place, e: &Epilogue<'_>, out: &Out<'_>) {
+    match out {
+        Out::F32(out) => store(isa, sums, place, e, out),
+        Out::Bf16(out) => store(isa, sums, place, e, out),
+    }
+}
+
+/// Computes a linear.
+pub fn linear(cx: &mut Cx<'_>, job: Linear<'_>) -> Result<(), Error> {
+    if job.rows == 0 || job.n == 0 {
+        return Ok(());
+    }
+    let scale = if let Source::I8 { scale, .. } = job.weight { Some(scale) } else { None };
+    let epilogue = Epilogue { n: job.n, scale, bias: job.bias, residual: job.residual };
+    let out = match job.out {
+        FloatsMut::F32(out) => Out::F32(Shards::new(out)),
+        FloatsMut::Bf16(out) => Out::Bf16(Shards::new(out)),
+    };
+    let shape = Shape { rows: job.rows, n: job.n, k: job.k };
+    #[cfg(target_arch = "x86_64")]
+    if cx.isa == Isa::Avx512Bf16
+        && let Floats::Bf16(x) = job.x
+        && let Some(weights) = bf16_path::Weights::of(job.weight)
+    {
+        return bf16_path::run(cx, shape, x, &weights, &epilogue, &out);
+    }
+    in_f32(cx, shape, job.x, &job.weight, &epilogue, &out)
+}
+
+/// Sizes of a linear.
+#[derive(Clone, Copy)]
+struct Shape {
+    rows: usize,
+    n: usize,
+    k: usize,
+}
+
+/// The product in f32.
+fn in_f32(
+    cx: &mut Cx<'_>,
+    Shape { rows, n, k }: Shape,
+    x: Floats<'_>,
+    weight: &Source<'_>,
+    epilogue: &Epilogue<'_>,
+    out: &Out<'_>,
+) -> Result<(), Error> {
+    let Cx { pool, isa, scratch } = cx;
+    let (isa, scratch) = (*isa, &mut **scratch);
+    let tiles = Tiles::new(rows, fma::max_tokens(isa));
+    let packed: &[f32] = match x {
+        Floats::F32(x) if rows == 1 => x,
+        _ => {
+            let packed = scratch.x.f32(rows * k);
+            let shards = Shards::new(&mut *packed);
+            pool.split(tiles.count(), (8192 / k).max(1), &|_, range| {
+                for (from, tokens) in range.map(|i| tiles.get(i)) {
+                    // SAFETY: tiles do not overlap.
+                    let out = unsafe { shards.part(from * k..(from + tokens) * k) };
+                    pack::pack_f32(x, from, tokens, k, out);
+                }
+            })?;
+            packed
+        }
+    };
+    let panels = n.div_ceil(LANES);
+    let plain = if let Source::F32(w) = *weight { Some(w) } else { None };
+    // f32 panels of few tokens are read through once; otherwise a block serves all tokens before the next.
+    let block = if plain.is_some() && tiles.count() == 1 { k } else { F32_BLOCK.min(k) };
+    let grain = if plain.is_some() && tiles.count() == 1 { GRAIN } else { PANELS };
+    let locals = Shards::new(&mut scratch.local);
+    pool.split(panels, grain, &|thread, range| {
+        // SAFETY: each thread has an index of its own.
+        let [local] = (unsafe { locals.part(thread..thread + 1) }) else { return };
+        let count = range.len();
+        let sums = local.sums.f32(count * rows * LANES);
+        for from in (0..k).step_by(block) {
+            let inputs = block.min(k - from);
+            let (weights, stride) = if let Some(w) = plain {
+                let stride = k.next_multiple_of(2) * LANES;
+                (&w[range.start * stride + from * LANES..], stride)
+            } else {
+                let stride = inputs * LANES;
+                let wide = local.block.f32(count * stride);
+                for (panel, wide) in range.clone().zip(wide.chunks_exact_mut(stride)) {
+                    unpack::unpack(isa, weight, n, k, panel, from, inputs, wide);
+                }
+                (&*wide, stride)
+            };
+            for (token, tokens) in (0..tiles.count()).map(|i| tiles.get(i)) {
+                let x = &packed[token * k + from * tokens..][..inputs * tokens];
+                let tile = fma::Tile { weights, stride, x, inputs, fresh: from == 0 };
+                fma::tile(isa, &tile, count, tokens, &mut sums[token * count * LANES..]);
+            }
+        }
+        for (token, tokens) in (0..tiles.count()).map(|i| tiles.get(i)) {
+            let place = Place { panel: range.start, panels: count, token, tokens };
+            finish(isa, &sums[token * count * LANES..], place, epilogue, out);
+        }
+    })
+}

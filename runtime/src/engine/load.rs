@@ -1,0 +1,117 @@
+//! How an engine is loaded: the options, and the choice of a device for it.
+
+use crate::device::Device;
+use crate::device::host::{HostDevice, HostOptions};
+use crate::error::Error;
+use crate::exec::CacheSize;
+use std::path::Path;
+use std::str::FromStr;
+use trtc_engine::manifest::Manifest;
+
+/// Where an engine runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum DeviceChoice {
+    /// What the engine was built for.
+    #[default]
+    Auto,
+    /// This machine's processor.
+    Host,
+    /// An NVIDIA GPU, by number.
+    Cuda(u32),
+    /// A GPU's instructions, executed by this machine's processor.
+    Emulator,
+}
+
+impl FromStr for DeviceChoice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<DeviceChoice, Error> {
+        let cuda = |n: &str| n.parse().ok().map(DeviceChoice::Cuda);
+        let choice = match text {
+            "auto" => Some(DeviceChoice::Auto),
+            "host" => Some(DeviceChoice::Host),
+            "emulator" => Some(DeviceChoice::Emulator),
+            "cuda" => Some(DeviceChoice::Cuda(0)),
+            other => other.strip_prefix("cuda:").and_then(cuda),
+        };
+        choice.ok_or_else(|| {
+            Error::user(format!("there is no device {text:?}")).help("give auto, host, cuda:0 (or another number) or emulator")
+        })
+    }
+}
+
+/// How an engine is loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// Where it runs.
+    pub device: DeviceChoice,
+    /// Threads of the host device; `None` takes what the machine has.
+    pub threads: Option<usize>,
+    /// Room for keys and values.
+    pub cache: CacheSize,
+    /// Keep the pages of prompts and answers, and use them again for what begins the same.
+    pub prefix_cache: bool,
+}
+
+impl Default for LoadOptions {
+    fn default() -> LoadOptions {
+        LoadOptions { device: DeviceChoice::Auto, threads: None, cache: CacheSize::Auto, prefix_cache: true }
+    }
+}
+
+impl LoadOptions {
+    /// Threads to use on this machine.
+    pub(super) fn threads(&self) -> Result<usize, Error> {
+        match self.threads {
+            Some(0) => Err(Error::user("threads is 0").help("give at least one, or leave it out")),
+            Some(n) => Ok(n),
+            None => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
+        }
+    }
+}
+
+/// True if the kernel driver of an NVIDIA GPU is loaded (natively, or passed into a virtual Linux).
+fn nvidia_driver() -> bool {
+    ["/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg"].iter().any(|path| Path::new(path).exists())
+}
+
+/// `sm_90 (compute capability 9.0)`.
+fn built_for(manifest: &Manifest) -> String {
+    match manifest.capability {
+        Some((major, minor)) => format!("{} (compute capability {major}.{minor})", manifest.target),
+        None => manifest.target.clone(),
+    }
+}
+
+const BUILD_FOR_HOST: &str = "build it for this machine: trtc build MODEL -o ENGINE --target host";
+
+/// Opens the device that an engine is to run on.
+pub(super) fn open_device(manifest: &Manifest, options: &LoadOptions) -> Result<Box<dyn Device>, Error> {
+    let host_engine = manifest.target == "host";
+    let host = || HostDevice::new(HostOptions { threads: options.threads });
+    let target = built_for(manifest);
+    match options.device {
+        DeviceChoice::Auto | DeviceChoice::Host if host_engine => Ok(Box::new(host()?)),
+        DeviceChoice::Host => Err(Error::unsupported(format!(
+            "the engine was built for {target}, the device is {}",
+            host()?.name()
+        ))
+        .help(BUILD_FOR_HOST)),
+        DeviceChoice::Auto | DeviceChoice::Cuda(_) if !nvidia_driver() => {
+            let help = if host_engine { "run it with --device host" } else { BUILD_FOR_HOST };
+            let machine = host()?.name();
+            Err(Error::unsupported(format!(
+                "the engine was built for {target}; no NVIDIA driver found, this machine is {machine}"
+            ))
+            .help(help))
+        }
+        DeviceChoice::Auto | DeviceChoice::Cuda(_) | DeviceChoice::Emulator => {
+            let help = if host_engine { "run it with --device host" } else { BUILD_FOR_HOST };
+            let device = if options.device == DeviceChoice::Emulator { "the emulator" } else { "GPUs" };
+            Err(Error::unsupported(format!(
+                "the engine was built for {target}; this version of trtc does not run engines on {device}"
+            ))
+            .help(help))
+        }
+    }
+}

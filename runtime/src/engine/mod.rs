@@ -1,0 +1,265 @@
+//! [`Engine`]: a loaded engine file that answers requests.
+//!
+//! Ties the parts together and decides nothing that they decide: the scheduler plans, the executor computes, each
+//! answer (`answering.rs`) chooses its token and its end.
+
+mod answering;
+mod load;
+mod stream;
+
+pub use load::{DeviceChoice, LoadOptions};
+pub use stream::Generate;
+
+use crate::device::Device;
+use crate::error::Error;
+use crate::exec::Executor;
+use crate::kv::KvPool;
+use crate::metrics::{Stats, Step};
+use crate::request::{AnswerId, Event, Finish, Request, Sampling, TokenLogprob};
+use crate::sample;
+use crate::sched::{Chunk, NewSequence, Plan, Scheduler, SeqId};
+use crate::text::{ChatTemplate, Tokenizer};
+use answering::{Answering, Next};
+use rustc_hash::FxHashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+use trtc_engine::EngineFile;
+use trtc_engine::manifest::Manifest;
+
+/// A loaded engine. One thread drives it by [`Engine::step`], or by [`Engine::generate`] and the like, which do.
+///
+/// A request that is refused leaves everything as it was. After an error of the device the requests are still
+/// there: the next step tries again.
+pub struct Engine {
+    manifest: Arc<Manifest>,
+    exec: Executor,
+    sched: Scheduler,
+    plan: Plan,
+    /// By number of the sequence.
+    answers: Vec<Option<Answering>>,
+    /// Live sequences of each request.
+    requests: FxHashMap<u64, Vec<SeqId>>,
+    next_request: u64,
+    /// Events that the next step gives.
+    backlog: Vec<Event>,
+    tokenizer: Option<Arc<Tokenizer>>,
+    template: Option<ChatTemplate>,
+    stats: Stats,
+}
+
+impl Engine {
+    /// Opens an engine file, checks it, and places it on a device.
+    pub fn load(path: impl AsRef<Path>, options: LoadOptions) -> Result<Engine, Error> {
+        options.threads()?;
+        let file = EngineFile::open(path.as_ref())?;
+        let device = load::open_device(file.manifest(), &options)?;
+        Engine::with_device(file, device, &options)
+    }
+
+    /// Places an open engine file on a device of the caller's; [`LoadOptions::device`] is not looked at.
+    pub fn with_device(file: EngineFile, device: Box<dyn Device>, options: &LoadOptions) -> Result<Engine, Error> {
+        let manifest = Arc::new(file.manifest().clone());
+        let exec = Executor::new(device, &file, options.cache, options.threads()?)?;
+        let pool = KvPool::new(exec.pages(), manifest.kv.page_tokens, options.prefix_cache);
+        let (tokenizer, template) = load_text(&file)?;
+        Ok(Engine {
+            exec,
+            sched: Scheduler::new(manifest.dims, pool),
+            plan: Plan::new(&manifest.dims),
+            answers: Vec::new(),
+            requests: FxHashMap::default(),
+            next_request: 0,
+            backlog: Vec::new(),
+            tokenizer,
+            template,
+            stats: Stats::default(),
+            manifest,
+        })
+    }
+
+    /// What the engine file says of itself.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The device's name, for people.
+    pub fn device_name(&self) -> String {
+        self.exec.device().name()
+    }
+
+    /// The tokenizer, if the engine has one.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.tokenizer.as_deref()
+    }
+
+    /// The chat template, if the engine has one.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.template.as_ref()
+    }
+
+    /// The model's own sampling defaults.
+    pub fn default_sampling(&self) -> Sampling {
+        let (g, d) = (&self.manifest.generation, Sampling::default());
+        Sampling {
+            temperature: g.temperature.unwrap_or(d.temperature),
+            top_k: g.top_k.unwrap_or(d.top_k),
+            top_p: g.top_p.unwrap_or(d.top_p),
+            min_p: g.min_p.unwrap_or(d.min_p),
+            repetition_penalty: g.repetition_penalty.unwrap_or(d.repetition_penalty),
+            ..d
+        }
+    }
+
+    /// Totals and fill levels.
+    pub fn stats(&self) -> Stats {
+        let pool = self.sched.pool();
+        Stats {
+            waiting: self.sched.waiting(),
+            running: self.sched.running().len(),
+            pages: pool.total(),
+            pages_held: pool.held(),
+            pages_idle: pool.idle(),
+            ..self.stats
+        }
+    }
+
+    /// True if a step would bring nothing.
+    pub fn is_idle(&self) -> bool {
+        self.sched.is_idle() && self.backlog.is_empty()
+    }
+
+    /// Takes in a request and gives its number; numbers ascend by one. Refuses what cannot be answered.
+    pub fn submit(&mut self, request: Request) -> Result<u64, Error> {
+        let (dims, vocab) = (self.manifest.dims, self.manifest.model.vocab);
+        request.check(vocab, &dims, self.tokenizer.is_some())?;
+        let prompt = request.prompt.len() as u32;
+        let max_len = prompt.saturating_add(request.max_tokens).min(dims.max_seq_len);
+        self.sched.check_fits(prompt, max_len)?;
+        let number = self.next_request;
+        let request = Arc::new(request);
+        let all_logits = request.prompt_logprobs.is_some();
+        // Answers to one prompt wait for the first if its pages can be shared, or if it reports on the prompt.
+        let shares = self.sched.pool().prefix_cache() && prompt > self.manifest.kv.page_tokens;
+        let mut seqs = Vec::with_capacity(request.n as usize);
+        for index in 0..request.n {
+            let leader = seqs.first().copied().filter(|_| shares || all_logits);
+            let seq = self.sched.add(NewSequence {
+                tokens: request.prompt.clone(),
+                max_len,
+                priority: request.priority,
+                all_logits: all_logits && index == 0,
+                leader,
+            })?;
+            let id = AnswerId { request: number, index };
+            let answering =
+                Answering::new(id, Arc::clone(&request), max_len - prompt, &self.manifest, self.tokenizer.as_ref());
+            if self.answers.len() <= seq.index() {
+                self.answers.resize_with(seq.index() + 1, || None);
+            }
+            self.answers[seq.index()] = Some(answering);
+            seqs.push(seq);
+        }
+        self.requests.insert(number, seqs);
+        self.next_request += 1;
+        self.stats.requests += 1;
+        self.stats.prompt_tokens += u64::from(prompt) * u64::from(request.n);
+        Ok(number)
+    }
+
+    /// Gives a request up: its answers end with the next step. False if it has ended already, or never was.
+    pub fn cancel(&mut self, request: u64) -> bool {
+        for answering in self.take_request(request) {
+            self.backlog.push(answering.end(Finish::Cancelled));
+        }
+        // All of a request's sequences end at once or have ended before.
+        self.backlog.last().is_some_and(|e| e.id().request == request)
+    }
+
+    /// Gives a request up and forgets its events.
+    fn discard(&mut self, request: u64) {
+        self.take_request(request);
+        self.backlog.retain(|e| e.id().request != request);
+    }
+
+    /// Removes the live sequences of a request.
+    fn take_request(&mut self, request: u64) -> Vec<Answering> {
+        let seqs = self.requests.remove(&request).unwrap_or_default();
+        seqs.into_iter()
+            .filter_map(|seq| {
+                self.sched.remove(seq);
+                self.answers.get_mut(seq.index())?.take()
+            })
+            .collect()
+    }
+
+    /// Computes one step and gives what it brings; nothing when idle.
+    pub fn step(&mut self) -> Result<Vec<Event>, Error> {
+        let mut events = std::mem::take(&mut self.backlog);
+        if let Err(error) = self.advance(&mut events) {
+            self.backlog = events;
+            return Err(error);
+        }
+        Ok(events)
+    }
+
+    fn advance(&mut self, events: &mut Vec<Event>) -> Result<(), Error> {
+        if self.sched.is_idle() {
+            return Ok(());
+        }
+        let begin = Instant::now();
+        self.sched.schedule(&mut self.plan);
+        self.stats.preemptions += u64::from(self.plan.preempted);
+        self.stats.reused_tokens += u64::from(self.plan.reused);
+        let planned = Instant::now();
+        let logits = self.exec.run(&self.plan, &self.sched)?;
+        let computed = Instant::now();
+
+        // The rows of each chunk, in the plan's order.
+        self.sched.commit(&self.plan);
+        let vocab = self.manifest.model.vocab as usize;
+        let mut at = 0;
+        for chunk in &self.plan.chunks {
+            let rows = &mut logits[at * vocab..(at + chunk.rows as usize) * vocab];
+            at += chunk.rows as usize;
+            let Some(answering) = self.answers.get_mut(chunk.seq.index()).and_then(Option::as_mut) else { continue };
+            if let Some(report) = prompt_report(answering, &self.sched, chunk, rows, vocab) {
+                for index in 0..answering.answers() {
+                    let id = AnswerId { index, ..answering.id() };
+                    events.push(Event::Prompt { id, logprobs: report.clone() });
+                }
+            }
+            if !self.sched.sequence(chunk.seq).is_some_and(|s| s.complete()) {
+                continue;
+            }
+            let last = rows.len().saturating_sub(vocab);
+            match answering.next(&mut rows[last..], events) {
+                Next::Token(token) => {
+                    self.sched.push(chunk.seq, token);
+                    self.stats.answer_tokens += 1;
+                }
+                Next::End { tokens } => {
+                    self.stats.answer_tokens += tokens;
+                    let request = answering.id().request;
+                    self.sched.remove(chunk.seq);
+                    self.answers[chunk.seq.index()] = None;
+                    if let Some(seqs) = self.requests.get_mut(&request) {
+                        seqs.retain(|&s| s != chunk.seq);
+                        if seqs.is_empty() {
+                            self.requests.remove(&request);
+                        }
+                    }
+                }
+            }
+        }
+        self.stats.step(Step {
+            tokens: self.plan.tokens,
+            rows: self.plan.rows,
+            seqs: self.plan.chunks.len() as u32,
+            decode_only: self.plan.decode_only(),
+            device: computed - planned,
+            host: (planned - begin) + computed.elapsed(),
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,429 @@
+//! An engine whose model is a hash of the sequence so far, on a device that computes it through the cache: wrong
+//! pages, positions, tables, rows or weights give wrong tokens. Also the same model computed directly.
+
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use trtc_engine::manifest::*;
+use trtc_engine::{EngineFile, EngineWriter};
+use trtc_runtime::device::{Bindings, Buffer, Call, Device, Event, Graph, Region, SharedBytes, StepDims};
+use trtc_runtime::error::Error;
+
+pub const VOCAB: u32 = 96;
+pub const EOS: u32 = 95;
+
+/// SplitMix64's finaliser.
+pub fn mix(a: u64, b: u64) -> u64 {
+    let mut z = a.rotate_left(17) ^ b.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// The table's row of a token, and the row of the output matrix.
+pub fn table(token: u32) -> u64 {
+    mix(1, u64::from(token))
+}
+
+fn output(token: u32) -> u64 {
+    mix(2, u64::from(token))
+}
+
+fn embed(row: u64, position: u32) -> u64 {
+    mix(row, u64::from(position) + 3)
+}
+
+/// A query and everything up to it, each with key and value.
+fn attend(q: u64, cached: impl Iterator<Item = (u64, u64)>) -> u64 {
+    cached.fold(mix(4, q), |h, (k, v)| mix(mix(h, k), v))
+}
+
+fn logit(state: u64, row: u64) -> f32 {
+    (mix(state, row) >> 40) as f32 / (1u64 << 24) as f32 * 8.0 - 4.0
+}
+
+/// Logits after each token, computed without cache, pages or steps.
+pub fn reference(tokens: &[u32]) -> Vec<Vec<f32>> {
+    let h: Vec<u64> = tokens.iter().enumerate().map(|(p, &t)| embed(table(t), p as u32)).collect();
+    let layer = |h: &[u64]| -> Vec<u64> {
+        (0..h.len()).map(|p| attend(h[p], h[..=p].iter().map(|&x| (x, x ^ 5)))).collect()
+    };
+    let h = layer(&layer(&h));
+    h.iter().map(|&s| (0..VOCAB).map(|t| logit(s, output(t))).collect()).collect()
+}
+
+/// The most likely token after `tokens`, and its logits.
+pub fn best(tokens: &[u32]) -> (u32, Vec<f32>) {
+    let row = reference(tokens).pop().unwrap();
+    let best = (0..VOCAB).max_by(|&a, &b| row[a as usize].total_cmp(&row[b as usize])).unwrap();
+    (best, row)
+}
+
+/// Greedy continuation, without any end.
+pub fn greedy(prompt: &[u32], n: usize) -> Vec<u32> {
+    let mut all = prompt.to_vec();
+    for _ in 0..n {
+        all.push(best(&all).0);
+    }
+    all.split_off(prompt.len())
+}
+
+/// Natural-log probability of a token.
+pub fn logprob(row: &[f32], token: u32) -> f64 {
+    let sum: f64 = row.iter().map(|&x| f64::from(x).exp()).sum();
+    f64::from(row[token as usize]) - sum.ln()
+}
+
+pub fn dims() -> Dims {
+    Dims { max_batch: 4, max_seq_len: 64, max_step_tokens: 16, max_logit_rows: 8 }
+}
+
+/// The manifest of the hash model: two layers of one head of two f32, which hold 64 bits.
+pub fn manifest(dims: Dims, page_tokens: u32) -> Manifest {
+    let kernel = |name: &str, host: HostKernel| Kernel {
+        name: name.into(),
+        code: Code::Host(host),
+        contract: String::new(),
+    };
+    let weight = |name: &str| Weight {
+        name: name.into(),
+        shape: vec![u64::from(VOCAB), 2],
+        encoding: Encoding::F32,
+        layout: Layout::Rows,
+        computed: false,
+    };
+    let f32 = Dtype::F32;
+    let kernels = vec![
+        kernel("embed", HostKernel::Embedding { width: 2, scale: 1.0, out: f32 }),
+        kernel("append", HostKernel::KvAppend { x: f32 }),
+        kernel("attend", HostKernel::Attention { heads: 1, scale: 1.0, softcap: None, x: f32, out: f32 }),
+        kernel("rows", HostKernel::GatherRows { width: 2, x: f32 }),
+        kernel(
+            "output",
+            HostKernel::Linear { n: VOCAB, k: 2, rows: Count::Rows, bias: false, residual: None, x: f32, out: f32 },
+        ),
+    ];
+    let step = u64::from(dims.max_step_tokens) * 16;
+    let logits = 5 * step;
+    let launch = |kernel: u32, args: Vec<Arg>| Launch {
+        choices: vec![Choice { from: 1, to: dims.max_step_tokens, kernel }],
+        args,
+        loc: String::new(),
+    };
+    let (h0, h1, h2, r) = (Arg::Arena(0), Arg::Arena(step), Arg::Arena(2 * step), Arg::Arena(3 * step));
+    let launches = vec![
+        launch(0, vec![Arg::Tokens, Arg::Weight(0), h0]),
+        launch(1, vec![h0, h0, Arg::Batch, Arg::Kv(0)]),
+        launch(2, vec![h0, Arg::Batch, Arg::Kv(0), h1]),
+        launch(1, vec![h1, h1, Arg::Batch, Arg::Kv(1)]),
+        launch(2, vec![h1, Arg::Batch, Arg::Kv(1), h2]),
+        launch(3, vec![h2, Arg::Rows, r]),
+        launch(4, vec![r, Arg::Weight(1), Arg::Arena(logits)]),
+    ];
+    let layer = KvLayer { heads: 1, head_dim: 2, window: None };
+    Manifest {
+        format: FORMAT,
+        target: "host".into(),
+        capability: None,
+        precision: "f32".into(),
+        model: Model {
+            name: "hash".into(),
+            arch: "hash".into(),
+            vocab: VOCAB,
+            hidden: 2,
+            layers: 2,
+            parameters: u64::from(VOCAB) * 4,
+            bos: None,
+            eos: vec![EOS],
+            context: dims.max_seq_len,
+        },
+        dims,
+        arena: logits + u64::from(dims.max_logit_rows) * u64::from(VOCAB) * 4,
+        kv: Kv { page_tokens, dtype: f32, layers: vec![layer, layer] },
+        weights: vec![weight("table"), weight("output")],
+        dummy_seed: None,
+        kernels,
+        launches,
+        logits,
+        text: None,
+        generation: Generation::default(),
+        provenance: Provenance::default(),
+    }
+}
+
+/// Writes the hash model's engine file.
+pub fn write(path: &Path, manifest: &Manifest, tokenizer: Option<&str>) {
+    let extras: Vec<(&str, u64)> = tokenizer.iter().map(|t| ("tokenizer", t.len() as u64)).collect();
+    let mut writer = EngineWriter::create(path, manifest, &extras).unwrap();
+    let mut put = |name: &str, bytes: &[u8]| {
+        writer
+            .tensor(name, |out| {
+                out.write_all(bytes).unwrap();
+                Ok::<(), trtc_engine::EngineError>(())
+            })
+            .unwrap();
+    };
+    let rows = |f: &dyn Fn(u32) -> u64| (0..VOCAB).flat_map(|t| f(t).to_le_bytes()).collect::<Vec<u8>>();
+    if manifest.dummy_seed.is_none() {
+        put("table", &rows(&table));
+        put("output", &rows(&output));
+    }
+    if let Some(tokenizer) = tokenizer {
+        put("tokenizer", tokenizer.as_bytes());
+    }
+    writer.finish().unwrap();
+}
+
+/// The hash model's engine file, opened.
+pub fn file(manifest: &Manifest, tokenizer: Option<&str>) -> EngineFile {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("hash.engine");
+    write(&path, manifest, tokenizer);
+    EngineFile::open(&path).unwrap()
+}
+
+/// What a fake device was asked to do.
+#[derive(Debug, Default)]
+pub struct Log {
+    pub launches: usize,
+    pub records: usize,
+    pub replays: usize,
+    /// Sizes of each step, by its first launch or its replay.
+    pub steps: Vec<StepDims>,
+    /// The next so many launches or replays fail.
+    pub fail: usize,
+}
+
+enum Memory {
+    Own(Vec<u8>),
+    Shared(SharedBytes),
+}
+
+/// Executes the hash model's kernels on plain memory, checking every access.
+pub struct FakeDevice {
+    memory: Vec<Memory>,
+    kv: Vec<KvLayer>,
+    page_tokens: usize,
+    graphs: Vec<(Vec<(Kernel, Vec<Arg>)>, Bindings, StepDims)>,
+    pub log: Arc<Mutex<Log>>,
+    /// Refuses to record.
+    pub no_graphs: bool,
+}
+
+impl FakeDevice {
+    pub fn new() -> (FakeDevice, Arc<Mutex<Log>>) {
+        let log = Arc::new(Mutex::new(Log::default()));
+        let device = FakeDevice {
+            memory: Vec::new(),
+            kv: Vec::new(),
+            page_tokens: 0,
+            graphs: Vec::new(),
+            log: Arc::clone(&log),
+            no_graphs: false,
+        };
+        (device, log)
+    }
+
+    fn bytes(&self, buffer: Buffer) -> &[u8] {
+        match &self.memory[buffer.0 as usize] {
+            Memory::Own(bytes) => bytes,
+            Memory::Shared(bytes) => (**bytes).as_ref(),
+        }
+    }
+
+    fn ints(&self, buffer: Buffer, n: usize) -> Vec<i32> {
+        self.bytes(buffer)[..4 * n].chunks(4).map(|b| i32::from_le_bytes(b.try_into().unwrap())).collect()
+    }
+
+    fn get(&self, buffer: Buffer, at: usize) -> u64 {
+        u64::from_le_bytes(self.bytes(buffer)[8 * at..8 * at + 8].try_into().unwrap())
+    }
+
+    fn set(&mut self, buffer: Buffer, at: usize, bytes: &[u8]) {
+        let Memory::Own(memory) = &mut self.memory[buffer.0 as usize] else { panic!("weights are read-only") };
+        memory[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Where key and value of a position lie in a layer's buffer, in units of 8 bytes.
+    fn slots(&self, bind: &Bindings, seq: usize, position: usize) -> (usize, usize) {
+        let width = bind.table_width as usize;
+        let table = self.ints(bind.block_table, (seq + 1) * width);
+        let (page, slot) = (table[seq * width + position / self.page_tokens], position % self.page_tokens);
+        let page = page as usize * 2 * self.page_tokens;
+        (page + slot, page + self.page_tokens + slot)
+    }
+
+    fn execute(&mut self, kernel: &Kernel, args: &[Arg], bind: &Bindings, dims: StepDims) {
+        let Code::Host(host) = &kernel.code else { panic!("PTX") };
+        let arena = |i: usize| match args[i] {
+            Arg::Arena(offset) => offset as usize / 8,
+            other => panic!("{other:?}"),
+        };
+        let weight = |i: usize| match args[i] {
+            Arg::Weight(w) => bind.weights[w as usize].payload,
+            other => panic!("{other:?}"),
+        };
+        let kv = |i: usize| match args[i] {
+            Arg::Kv(l) => bind.kv[l as usize],
+            other => panic!("{other:?}"),
+        };
+        let row = |device: &FakeDevice, region: Region, i: usize| {
+            assert!(8 * (i as u64 + 1) <= region.len);
+            let at = region.offset as usize + 8 * i;
+            u64::from_le_bytes(device.bytes(region.buffer)[at..at + 8].try_into().unwrap())
+        };
+        let t = dims.tokens as usize;
+        let positions = self.ints(bind.positions, t);
+        let starts = self.ints(bind.query_start, dims.seqs as usize + 1);
+        let contexts = self.ints(bind.context, dims.seqs as usize);
+        assert_eq!((starts[0], *starts.last().unwrap()), (0, t as i32));
+        let segments = |s: usize| starts[s] as usize..starts[s + 1] as usize;
+        match host {
+            HostKernel::Embedding { .. } => {
+                let tokens = self.ints(bind.tokens, t);
+                for i in 0..t {
+                    let h = embed(row(self, weight(1), tokens[i] as usize), positions[i] as u32);
+                    self.set(bind.arena, 8 * (arena(2) + i), &h.to_le_bytes());
+                }
+            }
+            HostKernel::KvAppend { .. } => {
+                for s in 0..dims.seqs as usize {
+                    for i in segments(s) {
+                        let (k, v) = self.slots(bind, s, positions[i] as usize);
+                        let (x, y) = (self.get(bind.arena, arena(0) + i), self.get(bind.arena, arena(1) + i) ^ 5);
+                        self.set(kv(3), 8 * k, &x.to_le_bytes());
+                        self.set(kv(3), 8 * v, &y.to_le_bytes());
+                    }
+                }
+            }
+            HostKernel::Attention { .. } => {
+                for s in 0..dims.seqs as usize {
+                    let range = segments(s);
+                    for i in range.clone() {
+                        // Segments end where the context does.
+                        let position = contexts[s] as usize - (range.end - i);
+                        assert_eq!(positions[i] as usize, position);
+                        let cached = (0..=position).map(|p| {
+                            let (k, v) = self.slots(bind, s, p);
+                            (self.get(kv(2), k), self.get(kv(2), v))
+                        });
+                        let h = attend(self.get(bind.arena, arena(0) + i), cached);
+                        self.set(bind.arena, 8 * (arena(3) + i), &h.to_le_bytes());
+                    }
+                }
+            }
+            HostKernel::GatherRows { .. } => {
+                for (l, r) in self.ints(bind.rows, dims.rows as usize).into_iter().enumerate() {
+                    assert!((r as usize) < t);
+                    let h = self.get(bind.arena, arena(0) + r as usize);
+                    self.set(bind.arena, 8 * (arena(2) + l), &h.to_le_bytes());
+                }
+            }
+            HostKernel::Linear { n, .. } => {
+                for l in 0..dims.rows as usize {
+                    let h = self.get(bind.arena, arena(0) + l);
+                    for v in 0..*n as usize {
+                        let x = logit(h, row(self, weight(1), v));
+                        self.set(bind.arena, 8 * arena(2) + 4 * (l * *n as usize + v), &x.to_le_bytes());
+                    }
+                }
+            }
+            other => panic!("the hash model has no {other:?}"),
+        }
+    }
+
+    fn refuse(&mut self) -> Result<(), Error> {
+        let mut log = self.log.lock().unwrap();
+        if log.fail > 0 {
+            log.fail -= 1;
+            return Err(Error::bug("the device fell over"));
+        }
+        Ok(())
+    }
+}
+
+impl Device for FakeDevice {
+    fn name(&self) -> String {
+        "fake".into()
+    }
+
+    fn free_memory(&self) -> u64 {
+        1 << 20
+    }
+
+    fn alloc(&mut self, bytes: u64, _: &str) -> Result<Buffer, Error> {
+        self.memory.push(Memory::Own(vec![0; bytes as usize]));
+        Ok(Buffer(self.memory.len() as u32 - 1))
+    }
+
+    fn share(&mut self, bytes: SharedBytes, _: &str) -> Result<Buffer, Error> {
+        self.memory.push(Memory::Shared(bytes));
+        Ok(Buffer(self.memory.len() as u32 - 1))
+    }
+
+    fn free(&mut self, _: Buffer) {}
+
+    fn upload(&mut self, to: Buffer, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        self.set(to, offset as usize, bytes);
+        Ok(())
+    }
+
+    fn download(&mut self, from: Buffer, offset: u64, into: &mut [u8]) -> Result<(), Error> {
+        into.copy_from_slice(&self.bytes(from)[offset as usize..][..into.len()]);
+        Ok(())
+    }
+
+    fn load(&mut self, manifest: &Manifest, _: &dyn Fn(&str) -> Result<Vec<u8>, Error>) -> Result<(), Error> {
+        self.kv = manifest.kv.layers.clone();
+        self.page_tokens = manifest.kv.page_tokens as usize;
+        Ok(())
+    }
+
+    fn launch(&mut self, call: Call<'_>, bind: &Bindings, dims: StepDims) -> Result<(), Error> {
+        self.refuse()?;
+        let mut log = self.log.lock().unwrap();
+        log.launches += 1;
+        if call.kernel.0 == 0 {
+            log.steps.push(dims);
+        }
+        drop(log);
+        self.execute(call.kernel.1, call.args, bind, dims);
+        Ok(())
+    }
+
+    fn record(&mut self, calls: &[Call<'_>], bind: &Bindings, dims: StepDims) -> Result<Graph, Error> {
+        if self.no_graphs {
+            return Err(Error::unsupported("no graphs"));
+        }
+        self.log.lock().unwrap().records += 1;
+        let calls = calls.iter().map(|c| (c.kernel.1.clone(), c.args.to_vec())).collect();
+        self.graphs.push((calls, bind.clone(), dims));
+        Ok(Graph(self.graphs.len() as u32 - 1))
+    }
+
+    fn replay(&mut self, graph: Graph) -> Result<(), Error> {
+        self.refuse()?;
+        let (calls, bind, dims) = self.graphs[graph.0 as usize].clone();
+        let mut log = self.log.lock().unwrap();
+        log.replays += 1;
+        log.steps.push(dims);
+        drop(log);
+        for (kernel, args) in &calls {
+            self.execute(kernel, args, &bind, dims);
+        }
+        Ok(())
+    }
+
+    fn event(&mut self) -> Result<Event, Error> {
+        Ok(Event(0))
+    }
+
+    fn wait(&mut self, _: Event) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn elapsed(&mut self, _: Event, _: Event) -> Result<f64, Error> {
+        Ok(0.0)
+    }
+}

@@ -1,0 +1,318 @@
+//! `trtc eval`: perplexity over a text, or comparison with reference outputs.
+
+use crate::golden::{Case, Differences, Golden, Greedy, Tolerance, tolerance};
+use crate::options::EngineArgs;
+use crate::perplexity;
+use crate::progress::Bar;
+use crate::render::Failure;
+use crate::session::{Flow, Session};
+use serde_json::{Value, json};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use trtc_runtime::request::Event;
+use trtc_runtime::{Answer, Request, Sampling};
+
+/// Measure an engine's quality
+///
+/// --text computes the perplexity of a text: it is tokenised whole and cut into windows that begin STRIDE tokens
+/// apart; each token is scored once, in the first window that holds it, with what the window has before it. A model
+/// that wants a BOS token gets one before each window.
+///
+/// --golden compares with reference outputs. Greedy tokens must be equal until the reference's best two tokens are
+/// closer than the engine's precision can tell; then the reference's tokens are fed and log-probabilities compared.
+/// Quantised engines are held to log-probabilities only, or measured without a bound.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  trtc eval model.engine --text book.txt --max-tokens 20000\n  \
+                        trtc eval model.engine --golden golden.json --json")]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["text", "golden"])))]
+pub struct Args {
+    #[command(flatten)]
+    engine: EngineArgs,
+    /// Text file, UTF-8
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// Tokens of a window; the engine's longest sequence, at most 2048, if left out
+    #[arg(long, value_name = "N", requires = "text", value_parser = clap::value_parser!(u32).range(2..))]
+    window: Option<u32>,
+    /// Tokens between the beginnings of windows; half a window if left out
+    #[arg(long, value_name = "N", requires = "text", value_parser = clap::value_parser!(u32).range(1..))]
+    stride: Option<u32>,
+    /// Read no more than the first N tokens of the text
+    #[arg(long, value_name = "N", requires = "text", value_parser = clap::value_parser!(u32).range(2..))]
+    max_tokens: Option<u32>,
+    /// File of reference outputs
+    #[arg(long, value_name = "FILE")]
+    golden: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Measures.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    match (&args.text, &args.golden) {
+        (Some(file), _) => text(args, file),
+        (_, Some(file)) => golden(args, file),
+        (None, None) => Err(Failure::bug("neither --text nor --golden is given")),
+    }
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path).map_err(|e| Failure::file("read", path, &e))
+}
+
+/// A request that computes log-probabilities of its prompt and as little else as can be.
+fn forced(prompt: Vec<u32>) -> Request {
+    Request {
+        max_tokens: 1,
+        sampling: Sampling::greedy(),
+        ignore_eos: true,
+        prompt_logprobs: Some(0),
+        ..Request::new(prompt)
+    }
+}
+
+/// Perplexity of a text.
+fn text(args: &Args, file: &Path) -> Result<(), Failure> {
+    let text = read(file)?;
+    let mut session = Session::open(&args.engine)?;
+    let mut tokens = session.encode(&text)?;
+    // The window brings its own BOS.
+    let bos = session.bos();
+    if bos.is_some() && tokens.first() == bos.as_ref() {
+        tokens.remove(0);
+    }
+    tokens.truncate(args.max_tokens.map_or(usize::MAX, |n| n as usize));
+    if tokens.len() < 2 {
+        return Err(Failure::user(format!("'{}' has {} tokens", file.display(), tokens.len()))
+            .help("perplexity needs at least two"));
+    }
+    // One place of the longest sequence is for the token that a request answers with.
+    let most = session.manifest().dims.max_seq_len.saturating_sub(1);
+    let window = args.window.unwrap_or(most.min(2048));
+    let stride = args.stride.unwrap_or((window / 2).max(1));
+    if window > most {
+        return Err(Failure::user(format!("--window is {window}, the engine takes {most}"))
+            .help("give a smaller one, or build the engine with a greater --max-seq-len"));
+    }
+    let plan = perplexity::windows(tokens.len(), window as usize, stride as usize, bos.is_some())
+        .ok_or_else(|| Failure::user(format!("--window {window} and --stride {stride} leave tokens out")).help(
+            "give a stride of at most the window, less one for the BOS token where the model has one",
+        ))?;
+    let requests: Vec<Request> = plan
+        .iter()
+        .map(|w| forced(bos.iter().chain(&tokens[w.tokens.clone()]).copied().collect()))
+        .collect();
+    let bar = Bar::new("windows", requests.len() as u64);
+    let mut answers = session.drive(&requests, |event| {
+        if let Event::Done { .. } = event {
+            bar.advance(1);
+        }
+        Ok(Flow::On)
+    })?;
+    bar.finish();
+    let mut sum = perplexity::Sum::default();
+    for w in &plan {
+        let answer = answers.next_ready().ok_or_else(|| Failure::bug("a window has no answer"))?;
+        let logprobs: Vec<f32> = answer.prompt_logprobs.iter().map(|t| t.logprob).collect();
+        sum.add(w, &logprobs, bos.is_some()).map_err(Failure::bug)?;
+    }
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        let object = json!({
+            "perplexity": sum.perplexity(),
+            "nll": sum.mean(),
+            "tokens": sum.tokens,
+            "text_tokens": tokens.len(),
+            "window": window,
+            "stride": stride,
+            "precision": session.manifest().precision,
+        });
+        writeln!(out, "{object}")?;
+    } else {
+        writeln!(out, "perplexity {:.4}", sum.perplexity())?;
+        writeln!(
+            out,
+            "{:.5} nats a token over {} tokens; windows of {window}, {stride} apart; precision {}",
+            sum.mean(),
+            sum.tokens,
+            session.manifest().precision
+        )?;
+    }
+    Ok(())
+}
+
+/// What one case came to.
+struct Outcome {
+    /// `None` where there is no tokenizer or no text.
+    tokenizer: Option<bool>,
+    greedy: Greedy,
+    /// Log-probabilities of tokens that were generated, while they were the reference's.
+    generated: Differences,
+    /// Log-probabilities of the reference's tokens, fed as a prompt.
+    forced: Differences,
+    /// Log-probabilities of the reference's best tokens after the prompt.
+    first: Differences,
+}
+
+impl Outcome {
+    fn holds(&self, bound: Option<&Tolerance>) -> bool {
+        let within = |d: &Differences| bound.is_none_or(|t| d.within(t));
+        // Where greedy tokens are not compared, neither is what was generated.
+        let compares = bound.is_some_and(|t| t.gap.is_some());
+        self.tokenizer != Some(false)
+            && self.greedy.holds()
+            && within(&self.forced)
+            && (!compares || within(&self.generated) && within(&self.first))
+    }
+}
+
+/// Tokens that are asked for at the first step, to be found among the reference's best.
+const TOP: u32 = 16;
+
+/// Comparison with reference outputs.
+fn golden(args: &Args, file: &Path) -> Result<(), Failure> {
+    let golden: Golden = serde_json::from_str(&read(file)?)
+        .map_err(|e| Failure::user(format!("'{}' is not a file of reference outputs: {e}", file.display())))?;
+    for (i, case) in golden.cases.iter().enumerate() {
+        if let Some(what) = case.malformed() {
+            return Err(Failure::user(format!("'{}': case {}: {what}", file.display(), i + 1)));
+        }
+    }
+    if golden.cases.is_empty() {
+        return Err(Failure::user(format!("'{}' has no cases", file.display())));
+    }
+    let mut session = Session::open(&args.engine)?;
+    let bound = tolerance(&session.manifest().precision);
+    let greedy: Vec<Request> = golden
+        .cases
+        .iter()
+        .map(|case| Request {
+            max_tokens: case.greedy_ids.len() as u32,
+            sampling: Sampling::greedy(),
+            ignore_eos: true,
+            logprobs: Some(TOP),
+            ..Request::new(case.prompt_ids.clone())
+        })
+        .collect();
+    let fed: Vec<Request> = golden.cases.iter().map(|case| forced(case.whole())).collect();
+    let (greedy, fed) = (session.answers(&greedy)?, session.answers(&fed)?);
+    if greedy.len() != golden.cases.len() || fed.len() != golden.cases.len() {
+        return Err(Failure::bug("a case has no answer"));
+    }
+    let outcomes: Vec<Outcome> = golden
+        .cases
+        .iter()
+        .zip(greedy.iter().zip(&fed))
+        .map(|(case, (greedy, fed))| outcome(case, greedy, fed, bound.as_ref(), &session))
+        .collect::<Result<_, _>>()?;
+    let failed = outcomes.iter().filter(|o| !o.holds(bound.as_ref())).count();
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", object(&outcomes, bound.as_ref(), &session))?;
+    } else {
+        table(&golden, &outcomes, bound.as_ref(), &session, &mut out)?;
+    }
+    if failed > 0 {
+        let precision = &session.manifest().precision;
+        return Err(Failure::user(format!(
+            "{failed} of {} cases differ from the reference by more than {precision} may",
+            outcomes.len()
+        )));
+    }
+    Ok(())
+}
+
+fn outcome(
+    case: &Case,
+    greedy: &Answer,
+    fed: &Answer,
+    bound: Option<&Tolerance>,
+    session: &Session,
+) -> Result<Outcome, Failure> {
+    let tokenizer = match &case.prompt {
+        Some(prompt) if session.engine.tokenizer().is_some() => Some(session.encode(prompt)? == case.prompt_ids),
+        _ => None,
+    };
+    let equal = Greedy::compare(&greedy.tokens, case, bound.and_then(|t| t.gap));
+    let mut generated = Differences::default();
+    let got: Vec<f32> = greedy.logprobs.iter().take(equal.equal).map(|t| t.logprob).collect();
+    generated.add_all(&got, &case.greedy_logprobs);
+    let got: Vec<f32> = fed.prompt_logprobs.iter().map(|t| t.logprob).collect();
+    // A log-probability for each token but the first: the prompt's, if the reference has them, then the answer's.
+    let split = case.prompt_ids.len() - 1;
+    if got.len() != split + case.greedy_ids.len() {
+        return Err(Failure::bug(format!("{} log-probabilities for {} tokens", got.len(), case.whole().len())));
+    }
+    let mut forced = Differences::default();
+    forced.add_all(&got[..split], &case.prompt_logprobs);
+    forced.add_all(&got[split..], &case.greedy_logprobs);
+    let mut first = Differences::default();
+    let top = greedy.logprobs.first().map_or(&[][..], |t| &t.top[..]);
+    for (token, want) in case.first_top() {
+        if let Some((_, got)) = top.iter().find(|(t, _)| *t == token) {
+            first.add(*got, want);
+        }
+    }
+    Ok(Outcome { tokenizer, greedy: equal, generated, forced, first })
+}
+
+fn differences(d: &Differences) -> Value {
+    json!({ "count": d.count, "mean": d.mean(), "max": d.max })
+}
+
+fn object(outcomes: &[Outcome], bound: Option<&Tolerance>, session: &Session) -> Value {
+    let cases: Vec<Value> = outcomes
+        .iter()
+        .map(|o| {
+            json!({
+                "pass": o.holds(bound),
+                "tokenizer": o.tokenizer,
+                "greedy_equal": o.greedy.equal,
+                "greedy_required": o.greedy.required,
+                "generated": differences(&o.generated),
+                "forced": differences(&o.forced),
+                "first": differences(&o.first),
+            })
+        })
+        .collect();
+    json!({
+        "pass": outcomes.iter().all(|o| o.holds(bound)),
+        "precision": session.manifest().precision,
+        "tolerance": bound.map(|t| json!({ "mean": t.mean, "max": t.max, "gap": t.gap })),
+        "cases": cases,
+    })
+}
+
+fn table(
+    golden: &Golden,
+    outcomes: &[Outcome],
+    bound: Option<&Tolerance>,
+    session: &Session,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    let precision = &session.manifest().precision;
+    match bound {
+        Some(t) => writeln!(out, "precision {precision}: mean difference at most {}, greatest at most {}", t.mean, t.max)?,
+        None => writeln!(out, "precision {precision}: measured, not held to a bound")?,
+    }
+    if !golden.reference.is_empty() {
+        writeln!(out, "reference: {}", golden.reference)?;
+    }
+    writeln!(out, "\ncase  prompt  text   greedy tokens    fed: mean / max     generated: mean / max  first step: max")?;
+    let pair = |d: &Differences| format!("{:.5} / {:.5}", d.mean(), d.max);
+    let row = |name: &str, prompt: usize, o: &Outcome| {
+        let text = o.tokenizer.map_or("-", |same| if same { "same" } else { "DIFFERS" });
+        let greedy = format!("{} (need {})", o.greedy.equal, o.greedy.required);
+        let verdict = if o.holds(bound) { "ok" } else { "FAILED" };
+        let (fed, generated) = (pair(&o.forced), pair(&o.generated));
+        format!("{name:>4}  {prompt:>6}  {text:<5}  {greedy:<15}  {fed:<18}  {generated:<21}  {:.5}  {verdict}", o.first.max)
+    };
+    let mut all = Differences::default();
+    for (i, (case, o)) in golden.cases.iter().zip(outcomes).enumerate() {
+        writeln!(out, "{}", row(&(i + 1).to_string(), case.prompt_ids.len(), o))?;
+        all.merge(&o.forced);
+    }
+    writeln!(out, "\nall {} log-probabilities: {}", all.count, pair(&all))?;
+    Ok(())
+}

@@ -1,0 +1,54 @@
+//! The commands, one file each, and the table that clap reads.
+
+mod bench;
+#[cfg(feature = "compiler")]
+mod build;
+mod chat;
+mod completions;
+#[cfg(feature = "compiler")]
+mod dump;
+mod eval;
+pub mod inspect;
+#[cfg(feature = "compiler")]
+mod opt;
+mod run;
+
+use crate::render::Failure;
+use clap::Subcommand;
+
+/// What trtc can be asked to do.
+#[derive(Subcommand)]
+pub enum Command {
+    #[cfg(feature = "compiler")]
+    Build(build::Args),
+    Run(run::Args),
+    Chat(chat::Args),
+    Eval(eval::Args),
+    Bench(bench::Args),
+    Inspect(inspect::Args),
+    #[cfg(feature = "compiler")]
+    Dump(dump::Args),
+    #[cfg(feature = "compiler")]
+    Opt(opt::Args),
+    Completions(completions::Args),
+}
+
+impl Command {
+    /// Does it.
+    pub fn run(self) -> Result<(), Failure> {
+        match self {
+            #[cfg(feature = "compiler")]
+            Command::Build(args) => build::run(&args),
+            Command::Run(args) => run::run(&args),
+            Command::Chat(args) => chat::run(&args),
+            Command::Eval(args) => eval::run(&args),
+            Command::Bench(args) => bench::run(&args),
+            Command::Inspect(args) => inspect::run(&args),
+            #[cfg(feature = "compiler")]
+            Command::Dump(args) => dump::run(&args),
+            #[cfg(feature = "compiler")]
+            Command::Opt(args) => opt::run(&args),
+            Command::Completions(args) => completions::run(&args),
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! The environment: every variable that trtc reads, in one place. No other crate reads any.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+/// A variable that is set and not empty.
+fn var(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|v| !v.is_empty())
+}
+
+/// `NO_COLOR` unset, and the terminal takes colours.
+pub fn colours(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && var("NO_COLOR").is_none() && var("TERM").as_deref() != Some("dumb")
+}
+
+/// `TRTC_SPEC=1`: print, parse and compare the module after each pass.
+#[cfg(feature = "compiler")]
+pub fn spec() -> bool {
+    var("TRTC_SPEC").is_some_and(|v| v != "0")
+}
+
+/// `TRTC_MODELS`, or `~/.cache/trtc/models`: where a bare file name of a model is looked up.
+fn models() -> Option<PathBuf> {
+    var("TRTC_MODELS").map(PathBuf::from).or_else(|| Some(Path::new(&var("HOME")?).join(".cache/trtc/models")))
+}
+
+/// The path of a model: as given, or a bare name in the models folder if nothing lies at the name itself.
+pub fn model_path(given: &Path) -> PathBuf {
+    let bare = given.components().count() == 1 && !given.exists();
+    match models() {
+        Some(dir) if bare && dir.join(given).exists() => dir.join(given),
+        _ => given.to_path_buf(),
+    }
+}

@@ -1,0 +1,73 @@
+//! Options that shape the graph, shared by the commands that compile.
+
+use crate::render::Failure;
+use clap::Args;
+use clap::builder::{PossibleValue, PossibleValuesParser};
+use std::path::{Path, PathBuf};
+use trtc_compiler::{BuildOptions, Phase};
+use trtc_ir::target::TARGETS;
+use trtc_passes::precision::PRECISIONS;
+
+/// What an engine is to be.
+#[derive(Args, Debug)]
+pub struct GraphArgs {
+    /// Chip to build for
+    #[arg(long, default_value = "host", value_parser = target())]
+    pub target: String,
+    /// How weights and activations are stored
+    #[arg(long, default_value = "bf16", value_parser = precision())]
+    pub precision: String,
+    /// How the KV cache is stored; as the precision says if left out
+    #[arg(long, value_name = "PRECISION")]
+    pub kv_precision: Option<String>,
+    /// Most requests in a step
+    #[arg(long, value_name = "N")]
+    pub max_batch: Option<u32>,
+    /// Most tokens of a request, prompt and answer together
+    #[arg(long, value_name = "N")]
+    pub max_seq_len: Option<u32>,
+    /// Most tokens of a step
+    #[arg(long, value_name = "N")]
+    pub max_step_tokens: Option<u32>,
+    /// File that overrides the precision of single weights
+    #[arg(long, value_name = "FILE")]
+    pub recipe: Option<PathBuf>,
+}
+
+impl GraphArgs {
+    /// As the compiler takes them.
+    pub fn options(&self) -> Result<BuildOptions, Failure> {
+        Ok(BuildOptions {
+            target: self.target.clone(),
+            precision: self.precision.clone(),
+            kv_precision: self.kv_precision.clone(),
+            max_batch: self.max_batch,
+            max_seq_len: self.max_seq_len,
+            max_step_tokens: self.max_step_tokens,
+            recipe: recipe(self.recipe.as_deref())?,
+            spec: crate::env::spec(),
+            ..BuildOptions::default()
+        })
+    }
+}
+
+/// The text of a recipe file.
+pub fn recipe(path: Option<&Path>) -> Result<Option<String>, Failure> {
+    let read = |path: &Path| std::fs::read_to_string(path).map_err(|e| Failure::file("read", path, &e));
+    path.map(read).transpose()
+}
+
+/// Names of targets, with what they are.
+pub fn target() -> PossibleValuesParser {
+    TARGETS.iter().map(|t| PossibleValue::new(t.name).help(t.title)).collect::<Vec<_>>().into()
+}
+
+/// Names of precisions, with what they are.
+pub fn precision() -> PossibleValuesParser {
+    PRECISIONS.iter().map(|p| PossibleValue::new(p.name).help(p.title)).collect::<Vec<_>>().into()
+}
+
+/// Names of phases, with what they do.
+pub fn phase() -> PossibleValuesParser {
+    Phase::all().map(|p| PossibleValue::new(p.name()).help(p.summary())).collect::<Vec<_>>().into()
+}
