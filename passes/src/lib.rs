@@ -73,7 +73,7 @@ impl std::ops::BitOr for Changed {
 pub struct PassCx<'a> {
     /// The chip to build for.
     pub target: &'static Target,
-    /// The precision, if one is chosen; `quantize` needs it.
+    /// The precision; `None` takes the one that the module's header names.
     pub precision: Option<&'static Precision>,
     /// Options of the cache.
     pub kv: KvOptions,

@@ -70,14 +70,17 @@ pub struct Report {
     pub fuel: Option<usize>,
 }
 
-/// Runs `passes` in order and leaves the module as the last one made it. After an error the module is unfit for
-/// use. What a pass requires and does not find is the caller's fault; what it breaks is a bug that names it.
+/// Verifies the module, runs `passes` in order and leaves the module as the last one made it. After an error the
+/// module is unfit for use. What a pass requires and does not find is the caller's fault; what it breaks is a bug
+/// that names it.
 pub fn run_passes(
     module: &mut Module,
     passes: &[&Pass],
     cx: &PassCx<'_>,
     mut options: Options<'_>,
 ) -> Result<Report, Diag> {
+    // Passes index freely; this is what lets them.
+    verify::verify(module).map_err(|found| first_of(found, module))?;
     let shown = options.observe.is_some();
     let mut before = if shown { dump(module) } else { String::new() };
     let mut spec = if options.spec {
@@ -138,6 +141,15 @@ pub fn run_passes(
         });
     }
     Ok(report)
+}
+
+/// The first finding about the module that came in, with the others as notes.
+fn first_of(found: Vec<Diag>, module: &Module) -> Diag {
+    let mut all = found.into_iter();
+    let first = all
+        .next()
+        .unwrap_or_else(|| Diag::bug(&Loc::name(&module.name), "the module is invalid"));
+    all.fold(first, |first, d| first.note(d.message))
 }
 
 /// The verifier's findings after a pass, as the bug that they are.

@@ -14,7 +14,7 @@ use trtc_ir::{Diag, Dim, Loc, Module, TensorType, Type, ValueId, view};
 pub const PASS: Pass = Pass {
     name: "plan-memory",
     summary: "gives every activation a fixed offset in one arena",
-    requires: &[Property::KvLaidOut, Property::Selected],
+    requires: &[Property::KvLaidOut],
     ensures: &[Property::Planned],
     run,
 };

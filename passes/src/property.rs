@@ -3,7 +3,7 @@
 //! A property is a question to the module, not a flag that someone has to remember to clear: a pass that undoes
 //! one needs to say nothing.
 
-use crate::canonicalize;
+use crate::{canonicalize, quantize};
 use trtc_ir::{Module, Type};
 
 /// A fact of a module.
@@ -11,7 +11,7 @@ use trtc_ir::{Module, Type};
 pub enum Property {
     /// `canonicalize` would change nothing.
     Canonical,
-    /// Weights have the types of a precision.
+    /// A precision is named, and `quantize` has set the types of weights by it.
     Quantized,
     /// Every cache has a page size.
     KvLaidOut,
@@ -27,7 +27,7 @@ impl Property {
         let func = &module.func;
         match self {
             Property::Canonical => !canonicalize::simplify(&mut module.clone()).yes(),
-            Property::Quantized => module.precision.is_some(),
+            Property::Quantized => quantize::holds(module),
             Property::KvLaidOut => {
                 let made = func.order.iter().flat_map(|&o| &func.ops[o].results);
                 func.params

@@ -251,7 +251,7 @@ fn live_values_have_places_of_their_own() {
         assert!(!live.is_empty());
         for (i, (v, a)) in live.iter().enumerate() {
             let at = module.func.values[*v].offset.expect("placed");
-            assert!(at % plan_memory::ALIGN == 0 && at + a.bytes <= arena);
+            assert!(at.is_multiple_of(plan_memory::ALIGN) && at + a.bytes <= arena);
             for (w, b) in &live[i + 1..] {
                 let other = module.func.values[*w].offset.expect("placed");
                 assert!(
@@ -304,6 +304,7 @@ fn plans_are_checked_against_the_limits() {
     let mut unbounded = selected(LLAMA);
     unbounded.dims.clear();
     let plan = registry::find("plan-memory").expect("registered");
+    // The verifier would refuse it before the pass does.
     let error = (plan.run)(&mut unbounded, &host()).expect_err("refused");
     assert!(error.to_string().contains("not bounded"), "{error}");
 }
@@ -348,6 +349,9 @@ fn the_manager_checks_requirements_and_promises() {
         m.func.order.reverse();
         Ok(Changed::Yes)
     });
+    let mut broken = model("llama", LLAMA, DType::Bf16);
+    broken.func.order.reverse();
+    run(&mut broken, &host(), &["canonicalize"]).expect_err("the module that comes in is verified");
     let error = manage(&vandal);
     assert_eq!(error.fault, Fault::Bug);
     assert!(error.to_string().contains("vandal broke the module"), "{error}");

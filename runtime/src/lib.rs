@@ -6,7 +6,18 @@
 #![deny(missing_docs)]
 
 pub mod device;
+pub mod engine;
 pub mod error;
+mod exec;
 pub mod kv;
+pub mod metrics;
 pub mod request;
+pub mod sample;
 pub mod sched;
+pub mod text;
+
+pub use engine::{DeviceChoice, Engine, Generate, LoadOptions};
+pub use error::{Error, Fault};
+pub use exec::CacheSize;
+pub use metrics::Stats;
+pub use request::{Answer, AnswerId, Event, Finish, Request, Sampling, TokenLogprob};

@@ -83,7 +83,7 @@ pub struct Request {
     pub prompt: Vec<u32>,
     /// Most tokens of the answer.
     pub max_tokens: u32,
-    /// Least tokens of the answer: stop tokens and strings are ignored before.
+    /// Least tokens of the answer: before, stop tokens are not chosen and stop strings do not end it.
     pub min_tokens: u32,
     /// How tokens are chosen.
     pub sampling: Sampling,

@@ -1,9 +1,10 @@
 //! `quantize`: sets the element type of every weight, by the precision and the recipe's overrides.
 //!
-//! Only types change: values are rounded when the engine is packed. A weight falls into one of three kinds by
-//! what reads it. A *table* is read by `embedding`, or is the matrix of a linear with `L` rows (the one that makes
-//! logits); a tied table is both and stays one symbol. A *matrix* is read by other linears. Everything else (norm
-//! weights, biases, rotary frequencies) is f32. Weights that a checkpoint holds quantised keep their scheme.
+//! The precision is the caller's, or else the one that the module's header names. Only types change: values are
+//! rounded when the engine is packed. A weight falls into one of three kinds by what reads it. A *table* is read by
+//! `embedding`, or is the matrix of a linear with `L` rows (the one that makes logits); a tied table is both and
+//! stays one symbol. A *matrix* is read by other linears. Everything else (norm weights, biases, rotary frequencies)
+//! is f32. Weights that a checkpoint holds quantised keep their scheme.
 
 mod int4;
 mod int8;
@@ -94,9 +95,19 @@ fn kinds(module: &Module) -> Vec<Kind> {
 
 fn run(module: &mut Module, cx: &PassCx<'_>) -> Result<Changed, Diag> {
     let here = Loc::name(&module.name);
-    let Some(precision) = cx.precision else {
-        return Err(Diag::user(&here, "quantize needs a precision, and none is given")
-            .help(format!("choose one of {}", Precision::names())));
+    let precision = match (cx.precision, module.precision.as_deref()) {
+        (Some(chosen), _) => chosen,
+        (None, Some(name)) => Precision::named(name).ok_or_else(|| {
+            Diag::user(
+                &here,
+                format!("the module's header names the precision {name:?}, which there is not"),
+            )
+            .help(format!("choose one of {}", Precision::names()))
+        })?,
+        (None, None) => {
+            return Err(Diag::user(&here, "quantize needs a precision, and none is given")
+                .help(format!("choose one of {}", Precision::names())));
+        }
     };
     let kinds = kinds(module);
     let overrides = overrides(module, cx.recipe, &kinds)?;
@@ -141,6 +152,17 @@ fn run(module: &mut Module, cx: &PassCx<'_>) -> Result<Changed, Diag> {
         ty.elem = elem;
     }
     Ok(changed.into())
+}
+
+/// True if the module names a precision and every weight that is neither matrix nor table is f32.
+pub(crate) fn holds(module: &Module) -> bool {
+    let kinds = kinds(module);
+    let vector = |id: WeightId| kinds[id.0 as usize] == Kind::Vector;
+    module.precision.as_deref().and_then(Precision::named).is_some()
+        && module
+            .weights
+            .iter()
+            .all(|(id, w)| !vector(id) || w.ty.elem == DType::F32.into())
 }
 
 /// Inputs of a matrix: its last extent.

@@ -19,12 +19,19 @@ pub const ARENA_ALIGN: u64 = 16;
 const MAX_ARENA: u64 = 1 << 42;
 
 fn bad(at: impl Into<String>, found: impl Into<String>) -> EngineError {
-    EngineError::Manifest { at: at.into(), found: found.into() }
+    EngineError::Manifest {
+        at: at.into(),
+        found: found.into(),
+    }
 }
 
 /// Refuses a number outside `1..=max`.
 fn bounded(at: &str, name: &str, value: u32, max: u32) -> Result<(), EngineError> {
-    if (1..=max).contains(&value) { Ok(()) } else { Err(bad(at, format!("{name} is {value}, not in 1..={max}"))) }
+    if (1..=max).contains(&value) {
+        Ok(())
+    } else {
+        Err(bad(at, format!("{name} is {value}, not in 1..={max}")))
+    }
 }
 
 impl Dims {
@@ -43,7 +50,9 @@ impl Manifest {
     /// Refuses a manifest that contradicts itself; the error names the place.
     pub fn check(&self) -> Result<(), EngineError> {
         if self.format != FORMAT {
-            return Err(EngineError::Format { found: u64::from(self.format) });
+            return Err(EngineError::Format {
+                found: u64::from(self.format),
+            });
         }
         self.check_limits()?;
         self.check_target()?;
@@ -96,13 +105,21 @@ impl Manifest {
         if self.text.as_ref().is_some_and(|t| t.add_bos) {
             match m.bos {
                 Some(bos) if bos < m.vocab => {}
-                bos => return Err(bad("text", format!("prompts begin with the BOS token, which is {bos:?}"))),
+                bos => {
+                    return Err(bad(
+                        "text",
+                        format!("prompts begin with the BOS token, which is {bos:?}"),
+                    ));
+                }
             }
         }
         let g = &self.generation;
         let floats = [g.temperature, g.top_p, g.min_p, g.repetition_penalty];
         if floats.iter().flatten().any(|x| !x.is_finite() || *x < 0.0) {
-            return Err(bad("generation", format!("a number is negative or not finite: {g:?}")));
+            return Err(bad(
+                "generation",
+                format!("a number is negative or not finite: {g:?}"),
+            ));
         }
         Ok(())
     }
@@ -111,12 +128,18 @@ impl Manifest {
     fn check_target(&self) -> Result<(), EngineError> {
         let host = self.target == "host";
         if host != self.capability.is_none() {
-            return Err(bad("target", format!("{:?} with capability {:?}", self.target, self.capability)));
+            return Err(bad(
+                "target",
+                format!("{:?} with capability {:?}", self.target, self.capability),
+            ));
         }
         for kernel in &self.kernels {
             if matches!(kernel.code, Code::Host(_)) != host {
                 let kind = if host { "PTX" } else { "a host function" };
-                return Err(bad(format!("kernel {:?}", kernel.name), format!("{kind} in an engine for {}", self.target)));
+                return Err(bad(
+                    format!("kernel {:?}", kernel.name),
+                    format!("{kind} in an engine for {}", self.target),
+                ));
             }
         }
         Ok(())
@@ -151,7 +174,10 @@ impl Manifest {
         let mut kernels = BTreeSet::new();
         for kernel in &self.kernels {
             if !plain(&kernel.name) || !kernels.insert(&kernel.name) {
-                return Err(bad("names", format!("{:?} is no name or not a unique name of a kernel", kernel.name)));
+                return Err(bad(
+                    "names",
+                    format!("{:?} is no name or not a unique name of a kernel", kernel.name),
+                ));
             }
         }
         Ok(())
@@ -162,13 +188,19 @@ impl Manifest {
         let mut next = Some(1);
         for choice in &launch.choices {
             if next != Some(choice.from) || choice.to < choice.from || choice.to > self.dims.max_step_tokens {
-                let found = format!("the range {}..={} does not follow the one before", choice.from, choice.to);
+                let found = format!(
+                    "the range {}..={} does not follow the one before",
+                    choice.from, choice.to
+                );
                 return Err(bad(", choices", found));
             }
             next = choice.to.checked_add(1);
         }
         if next != self.dims.max_step_tokens.checked_add(1) {
-            return Err(bad(", choices", format!("they do not cover 1..={}", self.dims.max_step_tokens)));
+            return Err(bad(
+                ", choices",
+                format!("they do not cover 1..={}", self.dims.max_step_tokens),
+            ));
         }
         if launch.args.len() > 64 {
             return Err(bad("", format!("{} arguments", launch.args.len())));
@@ -181,14 +213,24 @@ impl Manifest {
                 Arg::Tokens | Arg::Positions | Arg::Rows | Arg::Batch => true,
             };
             if !within {
-                return Err(bad(format!(", argument {i}"), format!("{arg:?} is out of range or not aligned")));
+                return Err(bad(
+                    format!(", argument {i}"),
+                    format!("{arg:?} is out of range or not aligned"),
+                ));
             }
         }
         for choice in &launch.choices {
             let kernel = self.kernels.get(choice.kernel as usize);
-            let kernel = kernel.ok_or_else(|| bad(", choices", format!("there is no kernel {}", choice.kernel)))?;
+            let kernel =
+                kernel.ok_or_else(|| bad(", choices", format!("there is no kernel {}", choice.kernel)))?;
             if let Code::Host(host) = &kernel.code {
-                let layer = launch.args.iter().find_map(|a| if let Arg::Kv(l) = a { Some(*l as usize) } else { None });
+                let layer = launch.args.iter().find_map(|a| {
+                    if let Arg::Kv(l) = a {
+                        Some(*l as usize)
+                    } else {
+                        None
+                    }
+                });
                 let layer = layer.and_then(|l| self.kv.layers.get(l));
                 let slots = signature(host, layer, self.model.vocab);
                 let slots = slots.map_err(|e| bad(format!(", kernel {:?}", kernel.name), e))?;
@@ -200,7 +242,10 @@ impl Manifest {
 
     fn check_args(&self, args: &[Arg], slots: &[Slot]) -> Result<(), EngineError> {
         if args.len() != slots.len() {
-            return Err(bad("", format!("{} arguments, the kernel takes {}", args.len(), slots.len())));
+            return Err(bad(
+                "",
+                format!("{} arguments, the kernel takes {}", args.len(), slots.len()),
+            ));
         }
         for (i, (arg, slot)) in args.iter().zip(slots).enumerate() {
             let at = format!(", argument {i}");
@@ -211,7 +256,8 @@ impl Manifest {
                 (Arg::Weight(w), Slot::Matrix { .. } | Slot::Vector { .. }) => {
                     let weight = self.weights.get(w as usize);
                     let weight = weight.ok_or_else(|| bad(at.clone(), format!("there is no weight {w}")))?;
-                    slot.check_weight(weight).map_err(|e| bad(at, format!("weight {:?}: {e}", weight.name)))?;
+                    slot.check_weight(weight)
+                        .map_err(|e| bad(at, format!("weight {:?}: {e}", weight.name)))?;
                 }
                 (Arg::Kv(_), Slot::Kv)
                 | (Arg::Tokens, Slot::Tokens)
@@ -225,11 +271,25 @@ impl Manifest {
     }
 
     /// `(count, width)` elements of `bytes` bytes lie inside the arena, whatever the step.
-    fn check_arena(&self, at: &str, offset: u64, count: Count, width: u64, bytes: u64) -> Result<(), EngineError> {
-        let len = self.dims.most(count).checked_mul(width).and_then(|n| n.checked_mul(bytes));
+    fn check_arena(
+        &self,
+        at: &str,
+        offset: u64,
+        count: Count,
+        width: u64,
+        bytes: u64,
+    ) -> Result<(), EngineError> {
+        let len = self
+            .dims
+            .most(count)
+            .checked_mul(width)
+            .and_then(|n| n.checked_mul(bytes));
         let end = len.and_then(|n| n.checked_add(offset));
-        if offset % ARENA_ALIGN != 0 || end.is_none_or(|e| e > self.arena) {
-            let found = format!("{len:?} bytes at {offset} do not lie in an arena of {} bytes", self.arena);
+        if !offset.is_multiple_of(ARENA_ALIGN) || end.is_none_or(|e| e > self.arena) {
+            let found = format!(
+                "{len:?} bytes at {offset} do not lie in an arena of {} bytes",
+                self.arena
+            );
             return Err(bad(at, found));
         }
         Ok(())
@@ -238,7 +298,10 @@ impl Manifest {
 
 fn check_weight(weight: &Weight) -> Result<(), EngineError> {
     if weight.shape.len() > 4 {
-        return Err(bad(format!("weight {:?}", weight.name), format!("{} dimensions", weight.shape.len())));
+        return Err(bad(
+            format!("weight {:?}", weight.name),
+            format!("{} dimensions", weight.shape.len()),
+        ));
     }
     Ok(())
 }
@@ -249,7 +312,11 @@ fn check_ptx(at: &str, ptx: &PtxKernel) -> Result<(), EngineError> {
     if !word || ptx.entry.len() > 512 {
         return Err(bad(at, format!("{:?} is no entry point", ptx.entry)));
     }
-    if let Some(Extent { div, mul, .. }) = ptx.grid.iter().find(|e| e.div == 0 || e.mul == 0 || e.mul > 1 << 24) {
+    if let Some(Extent { div, mul, .. }) = ptx
+        .grid
+        .iter()
+        .find(|e| e.div == 0 || e.mul == 0 || e.mul > 1 << 24)
+    {
         return Err(bad(at, format!("a grid extent of ceil(n / {div}) * {mul}")));
     }
     // Limits of every GPU: 1024 threads, 64 of them in z, 256 KiB of shared memory.
@@ -265,5 +332,4 @@ fn check_ptx(at: &str, ptx: &PtxKernel) -> Result<(), EngineError> {
 }
 
 #[cfg(test)]
-#[path = "check_tests.rs"]
 mod tests;

@@ -68,7 +68,11 @@ impl Tensor {
 
 /// Extents of a weight's part as the container shows them.
 fn extents(weight: &Weight, part: Part) -> Result<(Element, Vec<u64>), EngineError> {
-    let plain = if weight.encoding == Encoding::F32 { Element::F32 } else { Element::Bf16 };
+    let plain = if weight.encoding == Encoding::F32 {
+        Element::F32
+    } else {
+        Element::Bf16
+    };
     if weight.layout == Layout::Rows {
         return Ok((plain, weight.shape.clone()));
     }
@@ -91,14 +95,22 @@ pub fn extra_names(manifest: &Manifest) -> Vec<&str> {
         Code::Ptx(ptx) => Some(ptx.module.as_str()),
         Code::Host(_) => None,
     });
-    modules.chain(manifest.text.iter().map(|t| t.tokenizer.as_str())).filter(|name| seen.insert(*name)).collect()
+    modules
+        .chain(manifest.text.iter().map(|t| t.tokenizer.as_str()))
+        .filter(|name| seen.insert(*name))
+        .collect()
 }
 
 /// All tensors in the file's order, `pad.N` included; `extra_bytes` gives the size of a tensor that is no weight.
 pub fn tensors(
-    manifest: &Manifest, extra_bytes: &dyn Fn(&str) -> Option<u64>,
+    manifest: &Manifest,
+    extra_bytes: &dyn Fn(&str) -> Option<u64>,
 ) -> Result<Vec<Tensor>, EngineError> {
-    let mut list = List { tensors: Vec::new(), end: 0, pads: 0 };
+    let mut list = List {
+        tensors: Vec::new(),
+        end: 0,
+        pads: 0,
+    };
     for weight in &manifest.weights {
         if manifest.dummy_seed.is_some() && !weight.computed {
             continue;
@@ -112,7 +124,8 @@ pub fn tensors(
         }
     }
     for name in extra_names(manifest) {
-        let bytes = extra_bytes(name).ok_or_else(|| EngineError::Damaged(format!("tensor {name:?} is missing")))?;
+        let bytes =
+            extra_bytes(name).ok_or_else(|| EngineError::Damaged(format!("tensor {name:?} is missing")))?;
         list.push(name.to_string(), Element::U8, vec![bytes], bytes)?;
     }
     Ok(list.tensors)
@@ -125,17 +138,37 @@ struct List {
 }
 
 impl List {
-    fn push(&mut self, name: String, element: Element, shape: Vec<u64>, bytes: u64) -> Result<(), EngineError> {
+    fn push(
+        &mut self,
+        name: String,
+        element: Element,
+        shape: Vec<u64>,
+        bytes: u64,
+    ) -> Result<(), EngineError> {
         let gap = self.end.next_multiple_of(ALIGN) - self.end;
         if gap > 0 {
             let name = format!("pad.{}", self.pads);
-            self.tensors.push(Tensor { name, element: Element::U8, shape: vec![gap], offset: self.end, bytes: gap });
+            self.tensors.push(Tensor {
+                name,
+                element: Element::U8,
+                shape: vec![gap],
+                offset: self.end,
+                bytes: gap,
+            });
             self.pads += 1;
             self.end += gap;
         }
         let end = self.end.checked_add(bytes).filter(|&e| e <= isize::MAX as u64);
-        let end = end.ok_or_else(|| EngineError::Layout("the tensors together are larger than a file can be".into()))?;
-        self.tensors.push(Tensor { name, element, shape, offset: self.end, bytes });
+        let end = end.ok_or_else(|| {
+            EngineError::Layout("the tensors together are larger than a file can be".into())
+        })?;
+        self.tensors.push(Tensor {
+            name,
+            element,
+            shape,
+            offset: self.end,
+            bytes,
+        });
         self.end = end;
         Ok(())
     }

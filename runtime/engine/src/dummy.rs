@@ -32,13 +32,20 @@ fn mix(key: u64, counter: u64) -> u64 {
 /// Fills `out` with bytes `start..start + out.len()` of a part of weight number `index`. `start` is a multiple of
 /// [`STEP`]. Refuses a range outside the tensor and a computed weight, whose bytes are in the file.
 pub fn fill(
-    weight: &Weight, index: u32, seed: u64, part: Part, start: u64, out: &mut [u8],
+    weight: &Weight,
+    index: u32,
+    seed: u64,
+    part: Part,
+    start: u64,
+    out: &mut [u8],
 ) -> Result<(), EngineError> {
     let total = sizes(&weight.shape, weight.encoding, weight.layout)?.of(part);
     let end = start.checked_add(out.len() as u64);
-    if start % STEP != 0 || end.is_none_or(|e| e > total) || weight.computed {
+    if !start.is_multiple_of(STEP) || end.is_none_or(|e| e > total) || weight.computed {
         let (name, len) = (&weight.name, out.len());
-        return Err(EngineError::Contract(format!("{len} bytes at {start} of {part:?} of dummy weight {name:?}")));
+        return Err(EngineError::Contract(format!(
+            "{len} bytes at {start} of {part:?} of dummy weight {name:?}"
+        )));
     }
     let k = weight.shape.last().copied().unwrap_or(1) as f32;
     let key = mix(mix(seed, u64::from(index)), part as u64);
@@ -161,7 +168,11 @@ fn pad_inputs(weight: &Weight, p: Panels, zero_key: u64, start: u64, out: &mut [
             }
         } else {
             // The second of the last pair.
-            let element = if weight.encoding == Encoding::I8Channel { 1 } else { 2 };
+            let element = if weight.encoding == Encoding::I8Channel {
+                1
+            } else {
+                2
+            };
             let block = (at_panel + 1) * (p.inputs / 2) - 1;
             let at = ((block * panel + r) * 2 + 1) * element;
             for i in at..at + element {
@@ -174,5 +185,4 @@ fn pad_inputs(weight: &Weight, p: Panels, zero_key: u64, start: u64, out: &mut [
 }
 
 #[cfg(test)]
-#[path = "dummy_tests.rs"]
 mod tests;

@@ -14,9 +14,14 @@
 //!
 //! Packers take one panel at a time, so a matrix of any size streams. Quantising is not done here.
 
+mod pack;
+
 use crate::error::EngineError;
-use crate::manifest::{Dtype, Encoding, Layout, Weight};
+use crate::manifest::{Encoding, Layout, Weight};
 use half::bf16;
+pub use pack::{
+    I4Row, I8Row, Packed, pack_panel_bf16, pack_panel_f32, pack_panel_i4, pack_panel_i8, pack_rows,
+};
 
 /// Rows of a panel.
 pub const PANEL: usize = 16;
@@ -94,21 +99,31 @@ fn product(factors: &[u64]) -> Result<u64, EngineError> {
 /// Extents of an `(n, k)` matrix in [`Layout::Panel16`].
 pub fn panels(shape: &[u64], encoding: Encoding) -> Result<Panels, EngineError> {
     let &[n, k] = shape else {
-        return Err(layout_error(format!("panels hold matrices, the shape is {shape:?}")));
+        return Err(layout_error(format!(
+            "panels hold matrices, the shape is {shape:?}"
+        )));
     };
     let (unit, groups) = match encoding {
         Encoding::F32 => (1, 0),
         Encoding::Bf16 => (2, 0),
         Encoding::I8Channel => (2, 1),
         Encoding::I4Group { group } => {
-            if group == 0 || group % 8 != 0 {
-                return Err(layout_error(format!("groups of {group} inputs are not a multiple of 8")));
+            if group == 0 || !group.is_multiple_of(8) {
+                return Err(layout_error(format!(
+                    "groups of {group} inputs are not a multiple of 8"
+                )));
             }
             (8, k.div_ceil(u64::from(group)))
         }
     };
-    let inputs = k.checked_next_multiple_of(unit).ok_or_else(|| layout_error(format!("{k} inputs are too many")))?;
-    Ok(Panels { count: n.div_ceil(PANEL as u64), inputs, groups })
+    let inputs = k
+        .checked_next_multiple_of(unit)
+        .ok_or_else(|| layout_error(format!("{k} inputs are too many")))?;
+    Ok(Panels {
+        count: n.div_ceil(PANEL as u64),
+        inputs,
+        groups,
+    })
 }
 
 /// Bytes of the tensors of a weight.
@@ -120,9 +135,15 @@ pub fn sizes(shape: &[u64], encoding: Encoding, layout: Layout) -> Result<Sizes,
         (Layout::Rows, Encoding::F32 | Encoding::Bf16) => {
             let bytes = if encoding == Encoding::F32 { 4 } else { 2 };
             let payload = product(&[product(shape)?, bytes])?;
-            Ok(Sizes { payload, scale: 0, zero: 0 })
+            Ok(Sizes {
+                payload,
+                scale: 0,
+                zero: 0,
+            })
         }
-        (Layout::Rows, _) => Err(layout_error("row-major weights are f32 or bf16; quantised ones lie in panels")),
+        (Layout::Rows, _) => Err(layout_error(
+            "row-major weights are f32 or bf16; quantised ones lie in panels",
+        )),
         (Layout::Panel16, _) => {
             let p = panels(shape, encoding)?;
             let elements = product(&[p.count, PANEL as u64, p.inputs])?;
@@ -138,150 +159,6 @@ pub fn sizes(shape: &[u64], encoding: Encoding, layout: Layout) -> Result<Sizes,
     }
 }
 
-/// A row in [`Encoding::I8Channel`], quantised.
-#[derive(Clone, Copy, Debug)]
-pub struct I8Row<'a> {
-    /// `(k)`.
-    pub q: &'a [i8],
-    /// `w = q * scale`.
-    pub scale: f32,
-}
-
-/// A row in [`Encoding::I4Group`], quantised.
-#[derive(Clone, Copy, Debug)]
-pub struct I4Row<'a> {
-    /// `(k)`, each in -8..=7.
-    pub q: &'a [i8],
-    /// `(ceil(k / group))`.
-    pub scale: &'a [bf16],
-    /// `(ceil(k / group))`, each in -8..=7.
-    pub zero: &'a [i8],
-}
-
-/// Where packers append: one buffer for each tensor of the weight. Take the payload away after each panel; scales
-/// and zero points are small and are written when the payload is done.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Packed {
-    /// Elements.
-    pub payload: Vec<u8>,
-    /// Scales.
-    pub scale: Vec<u8>,
-    /// Zero points.
-    pub zero: Vec<u8>,
-}
-
-impl Packed {
-    /// The bytes of one part.
-    pub fn part(&self, part: Part) -> &[u8] {
-        match part {
-            Part::Payload => &self.payload,
-            Part::Scale => &self.scale,
-            Part::Zero => &self.zero,
-        }
-    }
-}
-
-/// Number of inputs of a panel's rows; refuses an empty panel, more than 16 rows and rows of different lengths.
-fn inputs(lengths: impl ExactSizeIterator<Item = usize>) -> Result<usize, EngineError> {
-    let count = lengths.len();
-    let mut lengths = lengths;
-    match lengths.next() {
-        Some(k) if count <= PANEL && lengths.all(|l| l == k) => Ok(k),
-        _ => Err(layout_error(format!("a panel has 1 to {PANEL} rows of equal length, not {count} of any"))),
-    }
-}
-
-/// Appends `values` in row-major order; f32 is rounded to nearest even for bf16.
-pub fn pack_rows(values: &[f32], dtype: Dtype, out: &mut Vec<u8>) {
-    match dtype {
-        Dtype::F32 => out.extend(values.iter().flat_map(|v| v.to_le_bytes())),
-        Dtype::Bf16 => out.extend(values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes())),
-    }
-}
-
-/// Appends a panel in [`Encoding::F32`]; `rows` are up to 16 rows of `(k)`.
-pub fn pack_panel_f32(rows: &[&[f32]], out: &mut Vec<u8>) -> Result<(), EngineError> {
-    let k = inputs(rows.iter().map(|r| r.len()))?;
-    out.reserve(k * PANEL * 4);
-    for i in 0..k {
-        let mut line = [0u8; PANEL * 4];
-        for (to, row) in line.chunks_exact_mut(4).zip(rows) {
-            to.copy_from_slice(&row[i].to_le_bytes());
-        }
-        out.extend_from_slice(&line);
-    }
-    Ok(())
-}
-
-/// Appends a panel in [`Encoding::Bf16`], rounding to nearest even; `rows` are up to 16 rows of `(k)`.
-pub fn pack_panel_bf16(rows: &[&[f32]], out: &mut Vec<u8>) -> Result<(), EngineError> {
-    let k = inputs(rows.iter().map(|r| r.len()))?;
-    out.reserve(k.next_multiple_of(2) * PANEL * 2);
-    for pair in 0..k.div_ceil(2) {
-        let mut line = [0u8; PANEL * 4];
-        for (to, row) in line.chunks_exact_mut(4).zip(rows) {
-            let hi = row.get(2 * pair + 1).copied().unwrap_or(0.0);
-            to[..2].copy_from_slice(&bf16::from_f32(row[2 * pair]).to_le_bytes());
-            to[2..].copy_from_slice(&bf16::from_f32(hi).to_le_bytes());
-        }
-        out.extend_from_slice(&line);
-    }
-    Ok(())
-}
-
-/// Appends a panel in [`Encoding::I8Channel`].
-pub fn pack_panel_i8(rows: &[I8Row<'_>], out: &mut Packed) -> Result<(), EngineError> {
-    let k = inputs(rows.iter().map(|r| r.q.len()))?;
-    out.payload.reserve(k.next_multiple_of(2) * PANEL);
-    for pair in 0..k.div_ceil(2) {
-        let mut line = [0u8; PANEL * 2];
-        for (to, row) in line.chunks_exact_mut(2).zip(rows) {
-            to[0] = row.q[2 * pair] as u8;
-            to[1] = row.q.get(2 * pair + 1).copied().unwrap_or(0) as u8;
-        }
-        out.payload.extend_from_slice(&line);
-    }
-    for r in 0..PANEL {
-        let scale = rows.get(r).map_or(0.0, |row| row.scale);
-        out.scale.extend_from_slice(&scale.to_le_bytes());
-    }
-    Ok(())
-}
-
-/// Appends a panel in [`Encoding::I4Group`] with groups of `group` inputs.
-pub fn pack_panel_i4(rows: &[I4Row<'_>], group: u32, out: &mut Packed) -> Result<(), EngineError> {
-    let k = inputs(rows.iter().map(|r| r.q.len()))?;
-    let shape = panels(&[PANEL as u64, k as u64], Encoding::I4Group { group })?;
-    let (group, groups) = (group as usize, shape.groups as usize);
-    if rows.iter().any(|r| r.scale.len() != groups || r.zero.len() != groups) {
-        return Err(layout_error(format!("{k} inputs in groups of {group} need {groups} scales and zero points")));
-    }
-    let nibble = |q: i8| -8 <= q && q <= 7;
-    if !rows.iter().all(|r| r.q.iter().chain(r.zero).all(|&q| nibble(q))) {
-        return Err(layout_error("a 4-bit value or zero point is outside -8..=7"));
-    }
-    out.payload.reserve(shape.inputs as usize * PANEL / 2);
-    for base in (0..k).step_by(8) {
-        let mut line = [0x88u8; PANEL * 4];
-        for (to, row) in line.chunks_exact_mut(4).zip(rows) {
-            let pad = row.zero[base / group];
-            let q = |i: usize| (row.q.get(base + i).copied().unwrap_or(pad) + 8) as u16;
-            let word = |odd: usize| q(odd) | q(2 + odd) << 4 | q(4 + odd) << 8 | q(6 + odd) << 12;
-            to[..2].copy_from_slice(&word(0).to_le_bytes());
-            to[2..].copy_from_slice(&word(1).to_le_bytes());
-        }
-        out.payload.extend_from_slice(&line);
-    }
-    for g in 0..groups {
-        for r in 0..PANEL {
-            let row = rows.get(r);
-            out.scale.extend_from_slice(&row.map_or(bf16::ZERO, |row| row.scale[g]).to_le_bytes());
-            out.zero.push(row.map_or(0, |row| row.zero[g]) as u8);
-        }
-    }
-    Ok(())
-}
-
 fn f32_at(bytes: &[u8], index: usize) -> f32 {
     let b = &bytes[4 * index..4 * index + 4];
     f32::from_le_bytes([b[0], b[1], b[2], b[3]])
@@ -295,13 +172,21 @@ fn bf16_at(bytes: &[u8], index: usize) -> f32 {
 /// an embedding table. A weight of one dimension is one row; one of more is `(all but the last, last)`.
 /// The parts are the whole tensors; parts that the encoding does not have are ignored.
 pub fn unpack_row(
-    weight: &Weight, payload: &[u8], scale: &[u8], zero: &[u8], row: u64, out: &mut [f32],
+    weight: &Weight,
+    payload: &[u8],
+    scale: &[u8],
+    zero: &[u8],
+    row: u64,
+    out: &mut [f32],
 ) -> Result<(), EngineError> {
     let want = sizes(&weight.shape, weight.encoding, weight.layout)?;
     let k = weight.shape.last().copied().unwrap_or(0);
     let n = weight.shape.iter().rev().skip(1).product::<u64>();
     let found = [payload.len() as u64, scale.len() as u64, zero.len() as u64];
-    let long_enough = Part::ALL.iter().zip(found).all(|(&p, len)| want.of(p) == 0 || len == want.of(p));
+    let long_enough = Part::ALL
+        .iter()
+        .zip(found)
+        .all(|(&p, len)| want.of(p) == 0 || len == want.of(p));
     if row >= n || out.len() as u64 != k || !long_enough {
         return Err(layout_error(format!(
             "row {row} of weight {} {:?} into {} values from tensors of {found:?} bytes, expected {want:?}",
@@ -314,10 +199,18 @@ pub fn unpack_row(
     let (row, k) = (row as usize, k as usize);
     let (p, r) = (row / PANEL, row % PANEL);
     match (weight.layout, weight.encoding) {
-        (Layout::Rows, Encoding::F32) => out.iter_mut().enumerate().for_each(|(i, o)| *o = f32_at(payload, row * k + i)),
-        (Layout::Rows, _) => out.iter_mut().enumerate().for_each(|(i, o)| *o = bf16_at(payload, row * k + i)),
+        (Layout::Rows, Encoding::F32) => out
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, o)| *o = f32_at(payload, row * k + i)),
+        (Layout::Rows, _) => out
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, o)| *o = bf16_at(payload, row * k + i)),
         (Layout::Panel16, Encoding::F32) => {
-            out.iter_mut().enumerate().for_each(|(i, o)| *o = f32_at(payload, (p * k + i) * PANEL + r));
+            out.iter_mut()
+                .enumerate()
+                .for_each(|(i, o)| *o = f32_at(payload, (p * k + i) * PANEL + r));
         }
         (Layout::Panel16, Encoding::Bf16) => {
             let pairs = k.div_ceil(2);
@@ -348,5 +241,4 @@ pub fn unpack_row(
 }
 
 #[cfg(test)]
-#[path = "layout_tests.rs"]
 mod tests;

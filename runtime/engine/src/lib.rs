@@ -13,6 +13,9 @@ pub mod manifest;
 pub mod read;
 pub mod write;
 
+#[cfg(test)]
+mod testing;
+
 pub use error::{EngineError, Fault};
 pub use read::{EngineFile, Verify};
 pub use write::{EngineWriter, Written};

@@ -98,7 +98,10 @@ pub struct Kv {
 impl Kv {
     /// Bytes of one page of one layer.
     pub fn page_bytes(&self, layer: &KvLayer) -> u64 {
-        2 * u64::from(layer.heads) * u64::from(self.page_tokens) * u64::from(layer.head_dim) * self.dtype.bytes()
+        2 * u64::from(layer.heads)
+            * u64::from(self.page_tokens)
+            * u64::from(layer.head_dim)
+            * self.dtype.bytes()
     }
 
     /// Bytes of one page over all layers.

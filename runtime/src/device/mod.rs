@@ -3,6 +3,8 @@
 //! A device owns memory and executes launches in order. It knows nothing of requests: which token belongs to whom
 //! is data in the step's buffers.
 
+pub mod host;
+
 use crate::error::Error;
 use std::sync::Arc;
 use trtc_engine::manifest::{Arg, Kernel, Manifest};

@@ -15,9 +15,8 @@ use crate::error::Error;
 use crate::exec::Executor;
 use crate::kv::KvPool;
 use crate::metrics::{Stats, Step};
-use crate::request::{AnswerId, Event, Finish, Request, Sampling, TokenLogprob};
-use crate::sample;
-use crate::sched::{Chunk, NewSequence, Plan, Scheduler, SeqId};
+use crate::request::{AnswerId, Event, Finish, Request, Sampling};
+use crate::sched::{NewSequence, Plan, Scheduler, SeqId};
 use crate::text::{ChatTemplate, Tokenizer};
 use answering::{Answering, Next};
 use rustc_hash::FxHashMap;
@@ -93,6 +92,12 @@ impl Engine {
         self.tokenizer.as_deref()
     }
 
+    /// Tokens of a text, as the model's prompts begin (with its BOS token where it has one).
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
+        let none = || Error::user("the engine has no tokenizer").help("give token ids");
+        self.tokenizer.as_ref().ok_or_else(none)?.encode(text)
+    }
+
     /// The chat template, if the engine has one.
     pub fn chat_template(&self) -> Option<&ChatTemplate> {
         self.template.as_ref()
@@ -141,16 +146,22 @@ impl Engine {
         let all_logits = request.prompt_logprobs.is_some();
         // Answers to one prompt wait for the first if its pages can be shared, or if it reports on the prompt.
         let shares = self.sched.pool().prefix_cache() && prompt > self.manifest.kv.page_tokens;
-        let mut seqs = Vec::with_capacity(request.n as usize);
+        let mut seqs: Vec<SeqId> = Vec::with_capacity(request.n as usize);
         for index in 0..request.n {
-            let leader = seqs.first().copied().filter(|_| shares || all_logits);
-            let seq = self.sched.add(NewSequence {
+            let added = self.sched.add(NewSequence {
                 tokens: request.prompt.clone(),
                 max_len,
                 priority: request.priority,
                 all_logits: all_logits && index == 0,
-                leader,
-            })?;
+                leader: seqs.first().copied().filter(|_| shares || all_logits),
+            });
+            let seq = match added {
+                Ok(seq) => seq,
+                Err(error) => {
+                    seqs.into_iter().for_each(|seq| self.sched.remove(seq));
+                    return Err(error);
+                }
+            };
             let id = AnswerId { request: number, index };
             let answering =
                 Answering::new(id, Arc::clone(&request), max_len - prompt, &self.manifest, self.tokenizer.as_ref());
@@ -169,11 +180,9 @@ impl Engine {
 
     /// Gives a request up: its answers end with the next step. False if it has ended already, or never was.
     pub fn cancel(&mut self, request: u64) -> bool {
-        for answering in self.take_request(request) {
-            self.backlog.push(answering.end(Finish::Cancelled));
-        }
-        // All of a request's sequences end at once or have ended before.
-        self.backlog.last().is_some_and(|e| e.id().request == request)
+        let mut live = self.take_request(request);
+        self.backlog.extend(live.iter_mut().map(|a| a.end(Finish::Cancelled)));
+        !live.is_empty()
     }
 
     /// Gives a request up and forgets its events.
@@ -223,17 +232,16 @@ impl Engine {
             let rows = &mut logits[at * vocab..(at + chunk.rows as usize) * vocab];
             at += chunk.rows as usize;
             let Some(answering) = self.answers.get_mut(chunk.seq.index()).and_then(Option::as_mut) else { continue };
-            if let Some(report) = prompt_report(answering, &self.sched, chunk, rows, vocab) {
+            let first_row = (chunk.start + chunk.len - chunk.rows) as usize;
+            if let Some(report) = answering.take_prompt(first_row, rows, vocab) {
                 for index in 0..answering.answers() {
                     let id = AnswerId { index, ..answering.id() };
                     events.push(Event::Prompt { id, logprobs: report.clone() });
                 }
             }
-            if !self.sched.sequence(chunk.seq).is_some_and(|s| s.complete()) {
-                continue;
-            }
+            let Some(seq) = self.sched.sequence(chunk.seq).filter(|s| s.complete()) else { continue };
             let last = rows.len().saturating_sub(vocab);
-            match answering.next(&mut rows[last..], events) {
+            match answering.next(seq.tokens(), &mut rows[last..], events) {
                 Next::Token(token) => {
                     self.sched.push(chunk.seq, token);
                     self.stats.answer_tokens += 1;
@@ -262,4 +270,17 @@ impl Engine {
         });
         Ok(())
     }
+}
+
+/// The tokenizer and the chat template of an engine file.
+fn load_text(file: &EngineFile) -> Result<(Option<Arc<Tokenizer>>, Option<ChatTemplate>), Error> {
+    let Some(text) = &file.manifest().text else { return Ok((None, None)) };
+    let bos = file.manifest().model.bos.filter(|_| text.add_bos);
+    let tokenizer = Tokenizer::new(file.tensor(&text.tokenizer)?, bos)?;
+    let template = text
+        .chat_template
+        .as_ref()
+        .map(|t| ChatTemplate::new(t, text.bos_token.as_deref(), text.eos_token.as_deref()))
+        .transpose()?;
+    Ok((Some(Arc::new(tokenizer)), template))
 }

@@ -141,6 +141,8 @@ impl Scheduler {
             Some(index) => SeqId(index),
             None => {
                 self.seqs.push(None);
+                // Room for all of them to end at once.
+                self.vacant.reserve(self.seqs.len());
                 SeqId(self.seqs.len() as u32 - 1)
             }
         };

@@ -152,25 +152,26 @@ pub fn manifest(dims: Dims, page_tokens: u32) -> Manifest {
     }
 }
 
+/// Writes the next tensor of an engine file.
+pub fn put(writer: &mut EngineWriter, name: &str, bytes: &[u8]) {
+    let fill = |out: &mut dyn std::io::Write| -> Result<(), trtc_engine::EngineError> {
+        out.write_all(bytes).unwrap();
+        Ok(())
+    };
+    writer.tensor(name, fill).unwrap();
+}
+
 /// Writes the hash model's engine file.
 pub fn write(path: &Path, manifest: &Manifest, tokenizer: Option<&str>) {
     let extras: Vec<(&str, u64)> = tokenizer.iter().map(|t| ("tokenizer", t.len() as u64)).collect();
     let mut writer = EngineWriter::create(path, manifest, &extras).unwrap();
-    let mut put = |name: &str, bytes: &[u8]| {
-        writer
-            .tensor(name, |out| {
-                out.write_all(bytes).unwrap();
-                Ok::<(), trtc_engine::EngineError>(())
-            })
-            .unwrap();
-    };
     let rows = |f: &dyn Fn(u32) -> u64| (0..VOCAB).flat_map(|t| f(t).to_le_bytes()).collect::<Vec<u8>>();
     if manifest.dummy_seed.is_none() {
-        put("table", &rows(&table));
-        put("output", &rows(&output));
+        put(&mut writer, "table", &rows(&table));
+        put(&mut writer, "output", &rows(&output));
     }
     if let Some(tokenizer) = tokenizer {
-        put("tokenizer", tokenizer.as_bytes());
+        put(&mut writer, "tokenizer", tokenizer.as_bytes());
     }
     writer.finish().unwrap();
 }
@@ -193,6 +194,8 @@ pub struct Log {
     pub steps: Vec<StepDims>,
     /// The next so many launches or replays fail.
     pub fail: usize,
+    /// Content of the buffer for weights.
+    pub weights: Vec<u8>,
 }
 
 enum Memory {
@@ -206,6 +209,7 @@ pub struct FakeDevice {
     kv: Vec<KvLayer>,
     page_tokens: usize,
     graphs: Vec<(Vec<(Kernel, Vec<Arg>)>, Bindings, StepDims)>,
+    weights: Option<Buffer>,
     pub log: Arc<Mutex<Log>>,
     /// Refuses to record.
     pub no_graphs: bool,
@@ -219,6 +223,7 @@ impl FakeDevice {
             kv: Vec::new(),
             page_tokens: 0,
             graphs: Vec::new(),
+            weights: None,
             log: Arc::clone(&log),
             no_graphs: false,
         };
@@ -352,9 +357,14 @@ impl Device for FakeDevice {
         1 << 20
     }
 
-    fn alloc(&mut self, bytes: u64, _: &str) -> Result<Buffer, Error> {
+    fn alloc(&mut self, bytes: u64, what: &str) -> Result<Buffer, Error> {
+        let buffer = Buffer(self.memory.len() as u32);
         self.memory.push(Memory::Own(vec![0; bytes as usize]));
-        Ok(Buffer(self.memory.len() as u32 - 1))
+        if what == "weights" {
+            self.weights = Some(buffer);
+            self.log.lock().unwrap().weights = vec![0; bytes as usize];
+        }
+        Ok(buffer)
     }
 
     fn share(&mut self, bytes: SharedBytes, _: &str) -> Result<Buffer, Error> {
@@ -366,6 +376,9 @@ impl Device for FakeDevice {
 
     fn upload(&mut self, to: Buffer, offset: u64, bytes: &[u8]) -> Result<(), Error> {
         self.set(to, offset as usize, bytes);
+        if self.weights == Some(to) {
+            self.log.lock().unwrap().weights[offset as usize..][..bytes.len()].copy_from_slice(bytes);
+        }
         Ok(())
     }
 

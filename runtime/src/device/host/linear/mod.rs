@@ -171,7 +171,7 @@ fn in_f32(
         for from in (0..k).step_by(block) {
             let inputs = block.min(k - from);
             let (weights, stride) = if let Some(w) = plain {
-                let stride = k.next_multiple_of(2) * LANES;
+                let stride = k * LANES;
                 (&w[range.start * stride + from * LANES..], stride)
             } else {
                 let stride = inputs * LANES;

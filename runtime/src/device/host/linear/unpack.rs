@@ -27,7 +27,7 @@ fn unpack_body<const FMA: bool>(
     match *source {
         Source::RowsF32(w) => rows(w, n, k, panel, from, out),
         Source::RowsBf16(w) => rows(w, n, k, panel, from, out),
-        Source::F32(w) => out.copy_from_slice(&w[(panel * 2 * pairs + from) * LANES..][..out.len()]),
+        Source::F32(w) => out.copy_from_slice(&w[(panel * k + from) * LANES..][..out.len()]),
         Source::Bf16(w) => {
             let w = &w[(panel * pairs * 2 + from) * LANES..];
             for (out, w) in out.chunks_mut(2 * LANES).zip(w.chunks_exact(2 * LANES)) {
@@ -96,7 +96,7 @@ fn gather_body<const FMA: bool, O: Elem>(source: &Source<'_>, k: usize, row: usi
         Source::RowsF32(w) => whole_row(&w[row * k..][..k], scale, out),
         Source::RowsBf16(w) => whole_row(&w[row * k..][..k], scale, out),
         Source::F32(w) => {
-            let w = &w[panel * 2 * pairs * LANES..];
+            let w = &w[panel * k * LANES..];
             out.iter_mut().enumerate().for_each(|(i, o)| *o = O::put(scale * w[i * LANES + r]));
         }
         Source::Bf16(w) => {

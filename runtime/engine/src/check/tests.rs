@@ -1,0 +1,216 @@
+//! The sample passes; each single contradiction is found, at its place.
+
+use super::*;
+use crate::manifest::*;
+use crate::testing::{manifest, ptx_manifest, weight};
+
+/// Checks the sample after a change and gives the error's text.
+fn broken(change: impl FnOnce(&mut Manifest)) -> String {
+    let mut m = manifest();
+    change(&mut m);
+    m.check().expect_err("the change should be refused").to_string()
+}
+
+fn broken_ptx(change: impl FnOnce(&mut PtxKernel)) -> String {
+    let mut m = ptx_manifest();
+    if let Code::Ptx(ptx) = &mut m.kernels[0].code {
+        change(ptx);
+    }
+    m.check().expect_err("the change should be refused").to_string()
+}
+
+#[test]
+fn samples_pass() {
+    manifest().check().unwrap();
+    ptx_manifest().check().unwrap();
+}
+
+#[test]
+fn format_comes_first() {
+    let mut m = manifest();
+    m.format = 9;
+    m.launches.clear();
+    assert!(matches!(m.check(), Err(EngineError::Format { found: 9 })));
+}
+
+#[test]
+fn contradictions_are_found() {
+    type Change = fn(&mut Manifest);
+    let cases: &[(&str, Change)] = &[
+        ("max_batch is 0", |m| m.dims.max_batch = 0),
+        ("max_step_tokens", |m| m.dims.max_step_tokens = u32::MAX),
+        ("vocab", |m| m.model.vocab = 0),
+        ("page_tokens", |m| m.kv.page_tokens = 0),
+        ("head_dim", |m| m.kv.layers[0].head_dim = 0),
+        ("window", |m| m.kv.layers[0].window = Some(0)),
+        ("arena", |m| m.arena = u64::MAX),
+        ("BOS", |m| m.model.bos = None),
+        ("BOS", |m| m.model.bos = Some(21)),
+        ("generation", |m| m.generation.top_p = Some(f32::INFINITY)),
+        ("capability", |m| m.capability = Some((9, 0))),
+        ("a host function", |m| {
+            m.target = "sm_90".into();
+            m.capability = Some((9, 0));
+        }),
+        ("two tensors are called \"norm\"", |m| {
+            m.weights[0].name = "norm".into()
+        }),
+        ("two tensors are called \"o.scale\"", |m| {
+            m.weights[0].name = "o.scale".into()
+        }),
+        ("two tensors are called \"embed\"", |m| {
+            m.text.as_mut().unwrap().tokenizer = "embed".into()
+        }),
+        ("cannot name a tensor", |m| m.weights[0].name = "pad.0".into()),
+        ("cannot name a tensor", |m| m.weights[0].name = String::new()),
+        ("not a unique name of a kernel", |m| {
+            m.kernels[0].name = "k1".into()
+        }),
+        ("no elements", |m| m.weights[0].shape = vec![0, 4]),
+        ("dimensions", |m| m.weights[1].shape = vec![1; 5]),
+        ("there are none", |m| m.launches.clear()),
+        ("launch 3 (op 3), choices", |m| m.launches[3].choices.clear()),
+        ("does not follow", |m| m.launches[0].choices[0].from = 2),
+        ("do not cover 1..=16", |m| m.launches[0].choices[0].to = 15),
+        ("does not follow", |m| m.launches[0].choices[0].to = 17),
+        ("does not follow", |m| {
+            let choice = m.launches[0].choices[0];
+            m.launches[0].choices = vec![Choice { to: 8, ..choice }, Choice { from: 8, ..choice }];
+        }),
+        ("no kernel 8", |m| m.launches[0].choices[0].kernel = 8),
+        ("64", |m| m.launches[0].args = vec![Arg::Tokens; 64]),
+        ("arguments", |m| m.launches[0].args = vec![Arg::Tokens; 65]),
+        ("argument 1: Weight(7)", |m| {
+            m.launches[0].args[1] = Arg::Weight(7)
+        }),
+        ("argument 4: Kv(1)", |m| m.launches[3].args[4] = Arg::Kv(1)),
+        ("not aligned", |m| m.launches[0].args[2] = Arg::Arena(8)),
+        ("do not lie in an arena", |m| {
+            m.launches[0].args[2] = Arg::Arena(m.arena / 16 * 16)
+        }),
+        ("argument 0: Positions where", |m| {
+            m.launches[0].args[0] = Arg::Positions
+        }),
+        ("3 arguments, the kernel takes 4", |m| {
+            m.launches[2].args.remove(2);
+        }),
+        ("logits", |m| m.logits = 3088),
+        ("the kernel takes [24, 10]", |m| {
+            m.launches[2].args[1] = Arg::Weight(5)
+        }),
+        ("the kernel takes [21, 10]", |m| m.weights[0].shape = vec![20, 10]),
+        ("[24] in f32", |m| m.weights[3].encoding = Encoding::Bf16),
+        ("[10] in f32 or bf16", |m| m.weights[1].shape = vec![11]),
+        ("2 query heads over 3 key heads", |m| m.kv.layers[0].heads = 3),
+        ("no argument is a cache", |m| m.launches[4].args[2] = Arg::Batch),
+        ("rotated elements", |m| {
+            set(m, 3, |k| {
+                if let HostKernel::RopeKvAppend { dim, .. } = k {
+                    *dim = 3
+                }
+            })
+        }),
+        ("rotated elements", |m| {
+            set(m, 3, |k| {
+                if let HostKernel::RopeKvAppend { dim, .. } = k {
+                    *dim = 8
+                }
+            })
+        }),
+        ("not finite", |m| {
+            set(m, 4, |k| {
+                if let HostKernel::Attention { scale, .. } = k {
+                    *scale = f32::NAN
+                }
+            })
+        }),
+        ("an extent is 0", |m| {
+            set(m, 6, |k| {
+                if let HostKernel::GatherRows { width, .. } = k {
+                    *width = 0
+                }
+            })
+        }),
+    ];
+    for (want, change) in cases {
+        let error = broken(change);
+        assert!(error.contains(want), "expected {want:?} in {error:?}");
+    }
+}
+
+fn set(m: &mut Manifest, kernel: usize, change: impl FnOnce(&mut HostKernel)) {
+    if let Code::Host(host) = &mut m.kernels[kernel].code {
+        change(host);
+    }
+}
+
+#[test]
+fn ptx_kernels_are_bounded() {
+    assert!(broken_ptx(|p| p.entry = "a b".into()).contains("entry point"));
+    assert!(broken_ptx(|p| p.entry = String::new()).contains("entry point"));
+    assert!(broken_ptx(|p| p.grid[1].div = 0).contains("grid extent"));
+    assert!(broken_ptx(|p| p.block = [u32::MAX, u32::MAX, 2]).contains("threads"));
+    assert!(broken_ptx(|p| p.block = [32, 0, 1]).contains("threads"));
+    assert!(broken_ptx(|p| p.shared = 1 << 20).contains("shared"));
+    assert!(broken_ptx(|p| p.module = "embed".into()).contains("two tensors"));
+}
+
+#[test]
+fn an_embedding_may_have_more_rows_than_the_vocabulary() {
+    let mut m = manifest();
+    m.weights[0] = weight("embed", &[32, 10], Encoding::Bf16, Layout::Rows);
+    m.check().unwrap();
+}
+
+#[test]
+fn huge_extents_do_not_overflow() {
+    let most = u32::MAX;
+    let kv = KvLayer {
+        heads: 1,
+        head_dim: 1 << 12,
+        window: None,
+    };
+    let (x, out) = (Dtype::F32, Dtype::F32);
+    for kernel in [
+        HostKernel::RmsNorm {
+            width: most,
+            per_token: most,
+            eps: 0.0,
+            offset: 0.0,
+            rows: Count::Tokens,
+            x,
+            out,
+        },
+        HostKernel::RopeKvAppend {
+            heads: most,
+            dim: 2,
+            q_norm: None,
+            k_norm: None,
+            x,
+            out,
+        },
+        HostKernel::Slice {
+            of: most,
+            start: most,
+            width: most,
+            x,
+        },
+        HostKernel::Rope {
+            heads: most,
+            head_dim: most,
+            dim: 2,
+            x,
+        },
+    ] {
+        let slots = signature(&kernel, Some(&kv), 1).unwrap_or_default();
+        for slot in slots {
+            if let Slot::Arena { count, width, dtype } = slot {
+                assert!(
+                    manifest()
+                        .check_arena("", 0, count, width, dtype.bytes())
+                        .is_err()
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! One answer in the making: chooses its tokens, makes its text, knows its end.
+//!
+//! Works on rows of logits; where they come from is not its business.
+
+use crate::request::{AnswerId, Event, Finish, Request, TokenLogprob};
+use crate::sample;
+use crate::text::{TextStream, Tokenizer};
+use std::sync::Arc;
+use trtc_engine::manifest::Manifest;
+
+/// What becomes of a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// It goes on with this token.
+    Token(u32),
+    /// It has ended; so many tokens of its answer came with this step.
+    End {
+        /// 0 or 1.
+        tokens: u64,
+    },
+}
+
+/// One answer in the making.
+pub(super) struct Answering {
+    id: AnswerId,
+    request: Arc<Request>,
+    seed: u64,
+    /// Tokens so far.
+    len: u32,
+    /// Most tokens: what was asked for, or what there is room for.
+    most: u32,
+    /// Tokens that end it.
+    stops: Vec<u32>,
+    text: Option<TextStream>,
+    /// Log-probabilities of the prompt, as far as they came; `None` if they are not wanted or have been given.
+    report: Option<Vec<TokenLogprob>>,
+}
+
+impl Answering {
+    /// `most` is the room for tokens of the answer.
+    pub fn new(
+        id: AnswerId, request: Arc<Request>, most: u32, manifest: &Manifest, tokenizer: Option<&Arc<Tokenizer>>,
+    ) -> Answering {
+        let mut stops = request.stop_ids.clone();
+        if !request.ignore_eos {
+            stops.extend_from_slice(&manifest.model.eos);
+        }
+        let seed = request.sampling.seed.unwrap_or(id.request).wrapping_add(u64::from(id.index));
+        let text = tokenizer.map(|t| TextStream::new(Arc::clone(t), request.stop.clone()));
+        let report = request.prompt_logprobs.filter(|_| id.index == 0).map(|_| Vec::new());
+        Answering { id, request, seed, len: 0, most, stops, text, report }
+    }
+
+    pub fn id(&self) -> AnswerId {
+        self.id
+    }
+
+    /// Answers to the same request.
+    pub fn answers(&self) -> u32 {
+        self.request.n
+    }
+
+    /// Takes the rows of positions `first..` of the prompt, each `vocab` long. Gives the report once it is whole.
+    pub fn take_prompt(&mut self, first: usize, rows: &[f32], vocab: usize) -> Option<Vec<TokenLogprob>> {
+        let top = self.request.prompt_logprobs.filter(|_| self.report.is_some())?;
+        let report = self.report.as_mut()?;
+        let wanted = self.request.prompt.len() - 1;
+        // The row of a token tells of the next one.
+        for (row, &token) in rows.chunks_exact(vocab).zip(self.request.prompt.get(first + 1..).unwrap_or_default()) {
+            report.push(sample::logprob(row, token, top));
+        }
+        if report.len() < wanted { None } else { self.report.take() }
+    }
+
+    /// Chooses the next token from its logits, which are changed on the way. `tokens` is prompt and answer so far.
+    pub fn next(&mut self, tokens: &[u32], logits: &mut [f32], events: &mut Vec<Event>) -> Next {
+        if self.most == 0 {
+            events.push(self.end(Finish::Length));
+            return Next::End { tokens: 0 };
+        }
+        let (request, id) = (Arc::clone(&self.request), self.id);
+        // Stop tokens are not chosen before `min_tokens`.
+        let banned: &[u32] = if self.len < request.min_tokens { &self.stops } else { &[] };
+        // Choosing may change the row: what is reported is taken from the row as it was.
+        let plain = request.logprobs.map(|_| logits.to_vec());
+        let (prompt, answer) = tokens.split_at(request.prompt.len());
+        let token = sample::choose(logits, &request.sampling, self.seed, prompt, answer, banned);
+        if self.len >= request.min_tokens && self.stops.contains(&token) {
+            events.push(self.end(Finish::Stop));
+            return Next::End { tokens: 0 };
+        }
+        self.len += 1;
+        let logprob = plain.zip(request.logprobs).map(|(row, top)| sample::logprob(&row, token, top));
+        let (text, stopped) = match &mut self.text {
+            Some(stream) => stream.push(token, self.len >= request.min_tokens),
+            None => (String::new(), false),
+        };
+        events.push(Event::Token { id, token, text, logprob });
+        let finish = match stopped {
+            true => Finish::Stop,
+            false if self.len == self.most => Finish::Length,
+            false => return Next::Token(token),
+        };
+        events.push(self.end(finish));
+        Next::End { tokens: 1 }
+    }
+
+    /// The last event, with the text that was held back.
+    pub fn end(&mut self, finish: Finish) -> Event {
+        let text = self.text.as_mut().map(TextStream::finish).unwrap_or_default();
+        Event::Done { id: self.id, finish, text }
+    }
+}
