@@ -32,7 +32,11 @@ impl View {
     pub fn new(func: &Func) -> View {
         let mut graph = DiGraph::new();
         let mut nodes = BTreeMap::new();
-        let all = func.params.iter().map(|&p| Node::Param(p)).chain(func.order.iter().map(|&o| Node::Op(o)));
+        let all = func
+            .params
+            .iter()
+            .map(|&p| Node::Param(p))
+            .chain(func.order.iter().map(|&o| Node::Op(o)));
         for node in all {
             nodes.entry(node).or_insert_with(|| graph.add_node(node));
         }
@@ -55,10 +59,16 @@ impl View {
     /// The live ops, each after the ops that it reads from; among those that are ready, the one that came first
     /// stays first. `None` if there is a cycle.
     pub fn topological_order(&self) -> Option<Vec<OpId>> {
-        let mut waiting: BTreeMap<NodeIndex, usize> =
-            self.graph.node_indices().map(|n| (n, self.graph.edges_directed(n, petgraph::Incoming).count())).collect();
-        let mut ready: BinaryHeap<Reverse<NodeIndex>> =
-            waiting.iter().filter(|(_, n)| **n == 0).map(|(n, _)| Reverse(*n)).collect();
+        let mut waiting: BTreeMap<NodeIndex, usize> = self
+            .graph
+            .node_indices()
+            .map(|n| (n, self.graph.edges_directed(n, petgraph::Incoming).count()))
+            .collect();
+        let mut ready: BinaryHeap<Reverse<NodeIndex>> = waiting
+            .iter()
+            .filter(|(_, n)| **n == 0)
+            .map(|(n, _)| Reverse(*n))
+            .collect();
         let mut order = Vec::new();
         let mut done = 0;
         while let Some(Reverse(node)) = ready.pop() {
@@ -85,13 +95,21 @@ impl View {
         for node in self.graph.node_indices() {
             let label = match self.graph[node] {
                 Node::Param(v) => format!("%{}", name(v)),
-                Node::Op(op) => func.ops.get(op).map_or("?".into(), |o| format!("llm.{}", o.op.name())),
+                Node::Op(op) => func
+                    .ops
+                    .get(op)
+                    .map_or("?".into(), |o| format!("llm.{}", o.op.name())),
             };
             let _ = writeln!(out, "  n{} [label={label:?}];", node.index());
         }
         for edge in self.graph.edge_references() {
             let label = format!("%{}", name(*edge.weight()));
-            let _ = writeln!(out, "  n{} -> n{} [label={label:?}];", edge.source().index(), edge.target().index());
+            let _ = writeln!(
+                out,
+                "  n{} -> n{} [label={label:?}];",
+                edge.source().index(),
+                edge.target().index()
+            );
         }
         out.push_str("}\n");
         out
@@ -130,5 +148,12 @@ pub fn liveness(func: &Func) -> Vec<Interval> {
         results.iter().map(move |&v| (v, at))
     });
     let params = func.params.iter().map(|&p| (p, 0));
-    params.chain(made).map(|(value, from)| Interval { value, from, to: *last.get(&value).unwrap_or(&from) }).collect()
+    params
+        .chain(made)
+        .map(|(value, from)| Interval {
+            value,
+            from,
+            to: *last.get(&value).unwrap_or(&from),
+        })
+        .collect()
 }

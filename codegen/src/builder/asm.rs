@@ -34,20 +34,38 @@ impl Builder {
     }
 
     /// Inline PTX with `N` results of one type, `$0..$N`; then `inputs`.
-    pub(super) fn ptx_values<T: Ty>(&self, effect: Effect, text: &str, n: usize, inputs: &[Raw]) -> Vec<Val<'_, T>> {
+    pub(super) fn ptx_values<T: Ty>(
+        &self,
+        effect: Effect,
+        text: &str,
+        n: usize,
+        inputs: &[Raw],
+    ) -> Vec<Val<'_, T>> {
         let (names, types, mut letters) = operands(inputs);
         letters.splice(0..0, (0..n).map(|_| format!("={}", T::REG)));
         self.ptx_struct(effect, text, n, &names, &types, letters)
     }
 
     /// Inline PTX that updates `tied`, `$0..$N`; what follows them are `inputs`, from `$(2 N)` on.
-    pub(super) fn ptx_tied<'b, T: Ty>(&'b self, text: &str, tied: &[Val<'b, T>], inputs: &[Raw]) -> Vec<Val<'b, T>> {
+    pub(super) fn ptx_tied<'b, T: Ty>(
+        &'b self,
+        text: &str,
+        tied: &[Val<'b, T>],
+        inputs: &[Raw],
+    ) -> Vec<Val<'b, T>> {
         let n = tied.len();
-        let all: Vec<Raw> = tied.iter().map(|t| t.raw()).chain(inputs.iter().cloned()).collect();
+        let all: Vec<Raw> = tied
+            .iter()
+            .map(|t| t.raw())
+            .chain(inputs.iter().cloned())
+            .collect();
         let (names, types, _) = operands(&all);
         let (_, _, input_letters) = operands(inputs);
         let outputs = (0..n).map(|_| format!("={}", T::REG));
-        let letters = outputs.chain((0..n).map(|i| i.to_string())).chain(input_letters).collect();
+        let letters = outputs
+            .chain((0..n).map(|i| i.to_string()))
+            .chain(input_letters)
+            .collect();
         self.ptx_struct(Effect::Keeps, text, n, &names, &types, letters)
     }
 
@@ -61,13 +79,21 @@ impl Builder {
         mut letters: Vec<String>,
     ) -> Vec<Val<'_, T>> {
         let flags = self.effect(effect, &mut letters);
-        let result = if n == 1 { T::mlir().into_owned() } else { structure(&T::mlir(), n) };
+        let result = if n == 1 {
+            T::mlir().into_owned()
+        } else {
+            structure(&T::mlir(), n)
+        };
         // A struct has no Rust type; only its name is used.
         let all: Val<'_, T> = self.op(format_args!(
             "llvm.inline_asm {flags}asm_dialect = att \"{text}\", \"{}\" {names} : ({types}) -> {result}",
             letters.join(",")
         ));
-        if n == 1 { vec![all] } else { self.extract(all.id, &result, n) }
+        if n == 1 {
+            vec![all]
+        } else {
+            self.extract(all.id, &result, n)
+        }
     }
 
     fn effect(&self, effect: Effect, letters: &mut Vec<String>) -> &'static str {
@@ -82,7 +108,9 @@ impl Builder {
 
     /// The `n` fields of struct `%id`, all of one type.
     pub(super) fn extract<T: Ty>(&self, id: u32, ty: &str, n: usize) -> Vec<Val<'_, T>> {
-        (0..n).map(|i| self.op(format_args!("llvm.extractvalue %{id}[{i}] : {ty}"))).collect()
+        (0..n)
+            .map(|i| self.op(format_args!("llvm.extractvalue %{id}[{i}] : {ty}")))
+            .collect()
     }
 }
 
@@ -95,5 +123,9 @@ pub(super) fn structure(element: &str, n: usize) -> String {
 fn operands(inputs: &[Raw]) -> (String, String, Vec<String>) {
     let names: Vec<String> = inputs.iter().map(Raw::to_string).collect();
     let types: Vec<&str> = inputs.iter().map(|r| r.ty.as_ref()).collect();
-    (names.join(", "), types.join(", "), inputs.iter().map(|r| r.reg.to_string()).collect())
+    (
+        names.join(", "),
+        types.join(", "),
+        inputs.iter().map(|r| r.reg.to_string()).collect(),
+    )
 }

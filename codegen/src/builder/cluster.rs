@@ -31,7 +31,9 @@ impl Builder {
     ) -> Val<'b, Ptr<Cluster, E>> {
         self.need("clusters", self.gpu.clusters);
         let rank = rank.into_val(self);
-        self.op(format_args!("nvvm.mapa {place}, {rank} : !llvm.ptr<3> -> !llvm.ptr<7>"))
+        self.op(format_args!(
+            "nvvm.mapa {place}, {rank} : !llvm.ptr<3> -> !llvm.ptr<7>"
+        ))
     }
 
     /// Gives registers of this warpgroup back, down to `registers` a thread (a multiple of 8).
@@ -45,8 +47,13 @@ impl Builder {
     }
 
     fn set_registers(&self, action: &str, registers: u32) {
-        self.need("setmaxnreg", self.gpu.setmaxnreg && registers.is_multiple_of(8) && (24..=256).contains(&registers));
+        self.need(
+            "setmaxnreg",
+            self.gpu.setmaxnreg && registers.is_multiple_of(8) && (24..=256).contains(&registers),
+        );
         self.need_arch();
+        // Without a bound on blocks ptxas does not know the registers at entry, and ignores the instruction (C7508).
+        self.state.borrow_mut().min_blocks.get_or_insert(1);
         self.stmt(format_args!("nvvm.setmaxregister {action} {registers}"));
     }
 

@@ -9,7 +9,8 @@ use super::asm::structure;
 use super::{Bf16, Builder, F32, I32, SharedPtr, Ty, Val};
 use trtc_ir::DType;
 
-const B16: &str = "shape = #nvvm.ld_st_matrix_shape<m = 8, n = 8>, eltType = #nvvm.ld_st_matrix_elt_type<b16>";
+const B16: &str =
+    "shape = #nvvm.ld_st_matrix_shape<m = 8, n = 8>, eltType = #nvvm.ld_st_matrix_elt_type<b16>";
 
 impl Builder {
     /// Four 8x8 matrices of 16-bit elements; `transposed` exchanges rows and columns of each.

@@ -1,16 +1,18 @@
 //! The kernel builder: a thin, typed layer that writes one kernel as MLIR text of the llvm and nvvm dialects.
 //!
-//! Rust functions over values ([`Val`]) read like the algorithm; what they append is checked when the text is parsed and
-//! verified (`crate::mlir`). Loops over constants are unrolled by plain Rust loops. A function that needs an
+//! Rust functions over values ([`Val`]) read like the algorithm; what they append is checked when the text is parsed
+//! and verified (`crate::mlir`). Loops over constants are unrolled by plain Rust loops. A function that needs an
 //! instruction which the target lacks makes [`Builder::finish`] fail. Nothing here knows of the graph IR's ops.
 
 mod asm;
 mod bulk;
 mod cluster;
 mod flow;
+mod math;
 mod matrix;
 mod memory;
 mod value;
+mod vector;
 mod warp;
 mod wgmma;
 
@@ -18,9 +20,10 @@ pub use bulk::{Barrier, Evict};
 pub use flow::Carried;
 pub use memory::FloatPtr;
 pub use value::{
-    Bf16, Cluster, F32, Global, GlobalPtr, I1, I8, I16, I32, I64, Int, IntoVal, Num, Ptr, Raw, Shared, SharedPtr,
-    Space, TensorMap, Ty, Val, Vector,
+    Bf16, Cluster, F32, Global, GlobalPtr, I1, I8, I16, I32, I64, Int, IntoVal, Num, Ptr, Raw, Shared,
+    SharedPtr, Space, TensorMap, Ty, Val,
 };
+pub use vector::Vector;
 pub use wgmma::{Smem, WgmmaA, WgmmaType};
 
 use std::cell::RefCell;
@@ -119,8 +122,17 @@ pub enum Special {
 impl Builder {
     /// An empty kernel; `name` must be a PTX identifier.
     pub fn new(name: &str, gpu: &Gpu, block: [u32; 3]) -> Builder {
-        let state = State { shared_align: 16, ptx: gpu.ptx, ..State::default() };
-        Builder { name: name.to_owned(), gpu: gpu.clone(), block, state: RefCell::new(state) }
+        let state = State {
+            shared_align: 16,
+            ptx: gpu.ptx,
+            ..State::default()
+        };
+        Builder {
+            name: name.to_owned(),
+            gpu: gpu.clone(),
+            block,
+            state: RefCell::new(state),
+        }
     }
 
     /// The target.
@@ -140,7 +152,11 @@ impl Builder {
     }
 
     fn val<T>(&self, id: u32) -> Val<'_, T> {
-        Val { b: self, id, ty: PhantomData }
+        Val {
+            b: self,
+            id,
+            ty: PhantomData,
+        }
     }
 
     /// Appends an op with one result.
@@ -168,7 +184,11 @@ impl Builder {
         }
         let id = self.fresh();
         let state = &mut *self.state.borrow_mut();
-        let _ = writeln!(state.prologue, "  %{id} = llvm.mlir.constant({attr}) : {}", T::mlir());
+        let _ = writeln!(
+            state.prologue,
+            "  %{id} = llvm.mlir.constant({attr}) : {}",
+            T::mlir()
+        );
         state.constants.insert(attr, id);
         self.val(id)
     }
@@ -194,7 +214,10 @@ impl Builder {
 
     fn add_param<T: Ty>(&self, attrs: &str) -> Val<'_, T> {
         let id = self.fresh();
-        self.state.borrow_mut().params.push(format!("%{id}: {}{attrs}", T::mlir()));
+        self.state
+            .borrow_mut()
+            .params
+            .push(format!("%{id}: {}{attrs}", T::mlir()));
         self.val(id)
     }
 
@@ -221,7 +244,11 @@ impl Builder {
 
     /// The last three parameters of every kernel.
     pub fn param_dims(&self) -> StepDims<'_> {
-        StepDims { tokens: self.param(), rows: self.param(), seqs: self.param() }
+        StepDims {
+            tokens: self.param(),
+            rows: self.param(),
+            seqs: self.param(),
+        }
     }
 
     /// A special register.
@@ -265,10 +292,17 @@ impl Builder {
         let s = self.state.borrow();
         let bug = |what: String| Diag::bug(&Loc::name(&self.name), format!("kernel {}: {what}", self.name));
         if !s.lacking.is_empty() {
-            return Err(bug(format!("uses what {} lacks: {}", self.gpu.arch, s.lacking.join(", "))));
+            return Err(bug(format!(
+                "uses what {} lacks: {}",
+                self.gpu.arch,
+                s.lacking.join(", ")
+            )));
         }
         if s.shared > self.gpu.shared {
-            return Err(bug(format!("needs {} bytes of shared memory, a block has {}", s.shared, self.gpu.shared)));
+            return Err(bug(format!(
+                "needs {} bytes of shared memory, a block has {}",
+                s.shared, self.gpu.shared
+            )));
         }
         if self.name.is_empty() || !self.name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
             return Err(bug("its name is not a PTX identifier".to_owned()));
@@ -284,20 +318,33 @@ impl Builder {
         }
         let mut mlir = String::from("module {\n");
         if s.shared_base.is_some() {
-            let (linkage, bytes) = if dynamic { ("external", 0) } else { ("internal", s.shared) };
+            let (linkage, bytes) = if dynamic {
+                ("external", 0)
+            } else {
+                ("internal", s.shared)
+            };
             let _ = writeln!(
                 mlir,
                 "llvm.mlir.global {linkage} @smem() {{addr_space = 3 : i32, alignment = {} : i64}} : !llvm.array<{bytes} x i8>",
                 s.shared_align
             );
         }
-        let _ = writeln!(mlir, "llvm.func @{}({}) attributes {{{attrs}}} {{", self.name, s.params.join(", "));
+        let _ = writeln!(
+            mlir,
+            "llvm.func @{}({}) attributes {{{attrs}}} {{",
+            self.name,
+            s.params.join(", ")
+        );
         let _ = write!(mlir, "{}{}", s.prologue, s.body);
         mlir.push_str("  llvm.return\n}\n}\n");
         Ok(Built {
             entry: self.name.clone(),
             mlir,
-            arch: if s.arch_specific { self.gpu.arch } else { self.gpu.base_arch },
+            arch: if s.arch_specific {
+                self.gpu.arch
+            } else {
+                self.gpu.base_arch
+            },
             ptx: s.ptx,
             block: self.block,
             dynamic_shared: if dynamic { s.shared } else { 0 },

@@ -1,13 +1,14 @@
 //! Typed values of a kernel and their arithmetic.
 //!
 //! A [`Val`] is a name in the MLIR text with a Rust type; operators append ops. Integer `+ - *` are signed and must not
-//! overflow (`nsw`); floating-point ops are as written, never contracted: ask for [`Val::fma`].
+//! overflow (`nsw`), `/ %` are of non-negative numbers. Floating-point ops are as written, never contracted: ask for
+//! [`Val::fma`].
 
 use super::Builder;
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
-use std::ops::{Add, BitAnd, BitOr, BitXor, Mul, Neg, Shl, Shr, Sub};
+use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Rem, Shl, Shr, Sub};
 
 /// A type of the llvm dialect.
 pub trait Ty: Copy + 'static {
@@ -49,18 +50,6 @@ scalars! {
     Bf16 "bf16" 'h' 2;
     /// A tensor map in parameter space, by its generic address.
     TensorMap "!llvm.ptr" 'l' 8;
-}
-
-/// `N` elements in one register tuple.
-#[derive(Clone, Copy, Debug)]
-pub struct Vector<T, const N: usize>(PhantomData<T>);
-
-impl<T: Ty, const N: usize> Ty for Vector<T, N> {
-    fn mlir() -> Cow<'static, str> {
-        Cow::Owned(format!("vector<{N}x{}>", T::mlir()))
-    }
-    const REG: char = 'r';
-    const BYTES: u32 = T::BYTES * N as u32;
 }
 
 /// An address space.
@@ -204,7 +193,11 @@ impl<'b> IntoVal<'b, F32> for f32 {
 impl<'b, T: Ty> Val<'b, T> {
     /// The value without its type.
     pub fn raw(self) -> Raw {
-        Raw { id: self.id, ty: T::mlir(), reg: T::REG }
+        Raw {
+            id: self.id,
+            ty: T::mlir(),
+            reg: T::REG,
+        }
     }
 
     /// The kernel that this value belongs to.
@@ -214,17 +207,23 @@ impl<'b, T: Ty> Val<'b, T> {
 
     /// `self op other : type`.
     fn binary(self, op: &str, other: Val<'b, T>, flags: &str) -> Val<'b, T> {
-        self.b.op(format_args!("{op} {self}, {other}{flags} : {}", T::mlir()))
+        self.b
+            .op(format_args!("{op} {self}, {other}{flags} : {}", T::mlir()))
     }
 
     /// The same bits as another type of the same size.
     pub fn bitcast<U: Ty>(self) -> Val<'b, U> {
-        self.b.op(format_args!("llvm.bitcast {self} : {} to {}", T::mlir(), U::mlir()))
+        self.b.op(format_args!(
+            "llvm.bitcast {self} : {} to {}",
+            T::mlir(),
+            U::mlir()
+        ))
     }
 
     /// `op self : T to U`.
-    fn convert<U: Ty>(self, op: &str) -> Val<'b, U> {
-        self.b.op(format_args!("{op} {self} : {} to {}", T::mlir(), U::mlir()))
+    pub(super) fn convert<U: Ty>(self, op: &str) -> Val<'b, U> {
+        self.b
+            .op(format_args!("{op} {self} : {} to {}", T::mlir(), U::mlir()))
     }
 }
 
@@ -255,6 +254,27 @@ macro_rules! bits {
 
 bits!(BitAnd bitand "llvm.and" BitOr bitor "llvm.or" BitXor bitxor "llvm.xor" Shl shl "llvm.shl" Shr shr "llvm.lshr");
 
+macro_rules! division {
+    ($($trait:ident $method:ident $op:literal)*) => {$(
+        impl<'b, R: IntoVal<'b, I32>> $trait<R> for Val<'b, I32> {
+            type Output = Val<'b, I32>;
+            /// Of non-negative numbers.
+            fn $method(self, by: R) -> Val<'b, I32> {
+                self.binary($op, by.into_val(self.b), "")
+            }
+        }
+    )*};
+}
+
+division!(Div div "llvm.udiv" Rem rem "llvm.urem");
+
+impl<'b> Not for Val<'b, I1> {
+    type Output = Val<'b, I1>;
+    fn not(self) -> Val<'b, I1> {
+        self ^ true
+    }
+}
+
 impl<'b> Neg for Val<'b, F32> {
     type Output = Val<'b, F32>;
     fn neg(self) -> Val<'b, F32> {
@@ -264,7 +284,11 @@ impl<'b> Neg for Val<'b, F32> {
 
 impl<'b, T: Num> Val<'b, T> {
     fn compare(self, predicate: &str, other: Val<'b, T>) -> Val<'b, I1> {
-        self.b.op(format_args!("{} \"{predicate}\" {self}, {other} : {}", T::COMPARE, T::mlir()))
+        self.b.op(format_args!(
+            "{} \"{predicate}\" {self}, {other} : {}",
+            T::COMPARE,
+            T::mlir()
+        ))
     }
 
     /// `self < other`, signed.
@@ -292,12 +316,10 @@ impl<'b> Val<'b, I1> {
     /// `self ? yes : no`.
     pub fn select<T: Ty>(self, yes: impl IntoVal<'b, T>, no: impl IntoVal<'b, T>) -> Val<'b, T> {
         let (yes, no) = (yes.into_val(self.b), no.into_val(self.b));
-        self.b.op(format_args!("llvm.select {self}, {yes}, {no} : i1, {}", T::mlir()))
-    }
-
-    /// `!self`.
-    pub fn not(self) -> Val<'b, I1> {
-        self ^ true
+        self.b.op(format_args!(
+            "llvm.select {self}, {yes}, {no} : i1, {}",
+            T::mlir()
+        ))
     }
 
     /// 0 or 1.
@@ -307,25 +329,17 @@ impl<'b> Val<'b, I1> {
 }
 
 impl<'b> Val<'b, I32> {
-    /// Quotient of non-negative numbers.
-    pub fn div(self, by: impl IntoVal<'b, I32>) -> Val<'b, I32> {
-        self.binary("llvm.udiv", by.into_val(self.b), "")
-    }
-
-    /// Remainder of non-negative numbers.
-    pub fn rem(self, by: impl IntoVal<'b, I32>) -> Val<'b, I32> {
-        self.binary("llvm.urem", by.into_val(self.b), "")
-    }
-
     /// `ceil(self / by)` of non-negative numbers.
     pub fn div_ceil(self, by: u32) -> Val<'b, I32> {
-        (self + (by - 1)).div(by)
+        (self + (by - 1)) / by
     }
 
     /// The smaller one.
     pub fn min(self, other: impl IntoVal<'b, I32>) -> Val<'b, I32> {
         let other = other.into_val(self.b);
-        self.b.op(format_args!("llvm.intr.smin({self}, {other}) : (i32, i32) -> i32"))
+        self.b.op(format_args!(
+            "llvm.intr.smin({self}, {other}) : (i32, i32) -> i32"
+        ))
     }
 
     /// Sign-extended.
@@ -343,105 +357,5 @@ impl<'b> Val<'b, I64> {
     /// The lower half.
     pub fn to_i32(self) -> Val<'b, I32> {
         self.convert("llvm.trunc")
-    }
-}
-
-impl<'b> Val<'b, Bf16> {
-    /// Exact.
-    pub fn to_f32(self) -> Val<'b, F32> {
-        self.convert("llvm.fpext")
-    }
-}
-
-impl<'b> Val<'b, F32> {
-    /// Rounded to nearest, ties to even.
-    pub fn to_bf16(self) -> Val<'b, Bf16> {
-        self.convert("llvm.fptrunc")
-    }
-
-    /// `self * times + plus`, rounded once.
-    pub fn fma(self, times: impl IntoVal<'b, F32>, plus: impl IntoVal<'b, F32>) -> Val<'b, F32> {
-        let (times, plus) = (times.into_val(self.b), plus.into_val(self.b));
-        self.b.op(format_args!("llvm.intr.fma({self}, {times}, {plus}) : (f32, f32, f32) -> f32"))
-    }
-
-    /// The larger one; a number if one of them is NaN.
-    pub fn max(self, other: impl IntoVal<'b, F32>) -> Val<'b, F32> {
-        let other = other.into_val(self.b);
-        self.b.op(format_args!("llvm.intr.maxnum({self}, {other}) : (f32, f32) -> f32"))
-    }
-
-    /// The nearest whole number, ties to even.
-    pub fn round_even(self) -> Val<'b, F32> {
-        self.b.op(format_args!("llvm.intr.rint({self}) : (f32) -> f32"))
-    }
-
-    /// `2^self`, `ex2.approx`: relative error 2^-22.
-    pub fn exp2(self) -> Val<'b, F32> {
-        self.b.op(format_args!("llvm.intr.exp2({self}) {{fastmathFlags = #llvm.fastmath<afn>}} : (f32) -> f32"))
-    }
-
-    /// `1 / sqrt(self)`, `rsqrt.approx`: relative error 2^-22.9.
-    pub fn rsqrt(self) -> Val<'b, F32> {
-        self.intrinsic("rsqrt.approx.f")
-    }
-
-    /// `sin.approx`: absolute error 2^-20.5 in -pi..pi, where the argument has to be.
-    pub fn sin_approx(self) -> Val<'b, F32> {
-        self.intrinsic("sin.approx.f")
-    }
-
-    /// `cos.approx`: absolute error 2^-20.5 in -pi..pi, where the argument has to be.
-    pub fn cos_approx(self) -> Val<'b, F32> {
-        self.intrinsic("cos.approx.f")
-    }
-
-    /// `self / by`, `div.approx`: 2 ulp; 0 where `by` is above 2^126.
-    pub fn div_approx(self, by: Val<'b, F32>) -> Val<'b, F32> {
-        self.b.op(format_args!("llvm.call_intrinsic \"llvm.nvvm.div.approx.f\"({self}, {by}) : (f32, f32) -> f32"))
-    }
-
-    fn intrinsic(self, name: &str) -> Val<'b, F32> {
-        self.b.op(format_args!("llvm.call_intrinsic \"llvm.nvvm.{name}\"({self}) : (f32) -> f32"))
-    }
-}
-
-impl<'b, T: Ty, const N: usize> Val<'b, Vector<T, N>> {
-    /// Element `i`.
-    pub fn get(self, i: usize) -> Val<'b, T> {
-        let index = (i as i32).into_val(self.b);
-        self.b.op(format_args!("llvm.extractelement {self}[{index} : i32] : {}", Vector::<T, N>::mlir()))
-    }
-
-    /// All elements.
-    pub fn elements(self) -> [Val<'b, T>; N] {
-        std::array::from_fn(|i| self.get(i))
-    }
-}
-
-impl<'b, const N: usize> Val<'b, Vector<Bf16, N>> {
-    /// Exact.
-    pub fn to_f32(self) -> Val<'b, Vector<F32, N>> {
-        self.convert("llvm.fpext")
-    }
-}
-
-impl<'b, const N: usize> Val<'b, Vector<F32, N>> {
-    /// Each rounded to nearest, ties to even.
-    pub fn to_bf16(self) -> Val<'b, Vector<Bf16, N>> {
-        self.convert("llvm.fptrunc")
-    }
-}
-
-impl Builder {
-    /// A vector of these elements.
-    pub fn vector<'b, T: Ty, const N: usize>(&'b self, elements: [Val<'b, T>; N]) -> Val<'b, Vector<T, N>> {
-        let ty = Vector::<T, N>::mlir();
-        let mut v: Val<'b, Vector<T, N>> = self.op(format_args!("llvm.mlir.poison : {ty}"));
-        for (i, e) in elements.into_iter().enumerate() {
-            let index = (i as i32).into_val(self);
-            v = self.op(format_args!("llvm.insertelement {e}, {v}[{index} : i32] : {ty}"));
-        }
-        v
     }
 }

@@ -14,13 +14,17 @@ impl Builder {
     /// Waits at named barrier `id` (1 to 15) for `threads` threads, whole warps.
     pub fn sync_some<'b>(&'b self, id: impl IntoVal<'b, I32>, threads: u32) {
         let (id, threads) = (id.into_val(self), threads.into_val(self));
-        self.stmt(format_args!("nvvm.barrier id = {id} number_of_threads = {threads}"));
+        self.stmt(format_args!(
+            "nvvm.barrier id = {id} number_of_threads = {threads}"
+        ));
     }
 
     /// Arrives at a named barrier without waiting.
     pub fn arrive_some<'b>(&'b self, id: impl IntoVal<'b, I32>, threads: u32) {
         let (id, threads) = (id.into_val(self), threads.into_val(self));
-        self.stmt(format_args!("nvvm.barrier.arrive id = {id} number_of_threads = {threads}"));
+        self.stmt(format_args!(
+            "nvvm.barrier.arrive id = {id} number_of_threads = {threads}"
+        ));
     }
 
     /// Waits for all lanes of the warp.
@@ -37,14 +41,18 @@ impl Builder {
     pub fn shuffle_xor<'b, T: Num>(&'b self, value: Val<'b, T>, mask: u32) -> Val<'b, T> {
         let (all, mask, clamp) = (self.all_lanes(), mask.into_val(self), 31.into_val(self));
         let ty = T::mlir();
-        self.op(format_args!("nvvm.shfl.sync bfly {all}, {value}, {mask}, {clamp} : {ty} -> {ty}"))
+        self.op(format_args!(
+            "nvvm.shfl.sync bfly {all}, {value}, {mask}, {clamp} : {ty} -> {ty}"
+        ))
     }
 
     /// The value of lane `from`. All lanes take part.
     pub fn broadcast<'b, T: Num>(&'b self, value: Val<'b, T>, from: impl IntoVal<'b, I32>) -> Val<'b, T> {
         let (all, from, clamp) = (self.all_lanes(), from.into_val(self), 31.into_val(self));
         let ty = T::mlir();
-        self.op(format_args!("nvvm.shfl.sync idx {all}, {value}, {from}, {clamp} : {ty} -> {ty}"))
+        self.op(format_args!(
+            "nvvm.shfl.sync idx {all}, {value}, {from}, {clamp} : {ty} -> {ty}"
+        ))
     }
 
     /// True if the condition holds in any lane.
@@ -88,7 +96,7 @@ impl Builder {
         }
         let partial = self.shared::<F32>(warps, 16);
         let (thread, lane) = (self.special(Special::ThreadX), self.special(Special::Lane));
-        self.if_(lane.eq(0), || partial.at(thread.div(WARP)).store(sum));
+        self.if_(lane.eq(0), || partial.at(thread / WARP).store(sum));
         self.sync();
         // Every warp adds all partial sums: no second barrier.
         let lanes = warps.next_power_of_two();
@@ -101,7 +109,7 @@ impl Builder {
     /// `lane`, `warp` of this thread; `warp` is the same in all lanes.
     pub fn lane_and_warp(&self) -> (Val<'_, I32>, Val<'_, I32>) {
         let thread = self.special(Special::ThreadX);
-        (thread & (WARP as i32 - 1), thread.div(WARP))
+        (thread & (WARP as i32 - 1), thread / WARP)
     }
 
     /// True in one lane of the warp, which the hardware picks. All lanes take part.

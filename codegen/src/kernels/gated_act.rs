@@ -31,7 +31,8 @@ pub struct GatedActPacked {
 impl GatedActPacked {
     /// Why there is no kernel for these constants.
     pub fn unsupported(&self) -> Option<String> {
-        (!self.width.is_multiple_of(VEC)).then(|| format!("the width {} is not a multiple of {VEC}", self.width))
+        let served = self.width > 0 && self.width.is_multiple_of(VEC);
+        (!served).then(|| format!("the width {} is not a positive multiple of {VEC}", self.width))
     }
 
     fn threads(&self) -> u32 {
@@ -45,8 +46,16 @@ impl GatedActPacked {
 
     /// Geometry. Arguments: `[x, y]`.
     pub fn launch(&self) -> Launch {
-        let grid = grid_of(Extent { of: self.rows, div: 1, mul: self.blocks_per_row() });
-        Launch { grid, block: [self.threads(), 1, 1], args: vec![ArgKind::Pointer; 2] }
+        let grid = grid_of(Extent {
+            of: self.rows,
+            div: 1,
+            mul: self.blocks_per_row(),
+        });
+        Launch {
+            grid,
+            block: [self.threads(), 1, 1],
+            args: vec![ArgKind::Pointer; 2],
+        }
     }
 
     /// The kernel.
@@ -56,8 +65,8 @@ impl GatedActPacked {
         b.param_dims();
 
         let block = b.special(Special::BlockX);
-        let row = block.div(self.blocks_per_row()).to_i64();
-        let column = (block.rem(self.blocks_per_row()) * self.threads() + b.special(Special::ThreadX)) * VEC;
+        let row = (block / self.blocks_per_row()).to_i64();
+        let column = (block % self.blocks_per_row() * self.threads() + b.special(Special::ThreadX)) * VEC;
         let gate = x.at64(row * i64::from(2 * self.width));
         let up = gate.at(self.width);
         let y = y.at64(row * i64::from(self.width));
@@ -65,7 +74,8 @@ impl GatedActPacked {
         let compute = || {
             let g = gate.at(column).load::<{ VEC as usize }>();
             let u = up.at(column).load::<{ VEC as usize }>();
-            y.at(column).store::<{ VEC as usize }>(std::array::from_fn(|i| self.activate(g[i]) * u[i]));
+            y.at(column)
+                .store::<{ VEC as usize }>(std::array::from_fn(|i| self.activate(g[i]) * u[i]));
         };
         if self.width.is_multiple_of(self.threads() * VEC) {
             compute();

@@ -5,6 +5,7 @@
 //! and N and, where there are few tokens, along K: their partial sums are added in shared memory in a fixed order.
 //! M is the number of tokens or rows, known at launch: rows past it are read as zeros and not stored.
 
+use super::fragments::{Fragments, Ring, Sums};
 use super::{ArgKind, Count, Extent, Launch, grid_of};
 use crate::builder::{Bf16, Builder, F32, FloatPtr, GlobalPtr, I1, I32, SharedPtr, Special, Val};
 use crate::tile::{CHUNK, Tile};
@@ -31,11 +32,29 @@ pub struct Tiling {
 }
 
 /// Up to 16 tokens: narrow columns so that many blocks stream weights, four warps share a step along K.
-pub const FEW: Tiling = Tiling { bm: 16, bn: 32, bk: 128, warps: [1, 1, 4], stages: 5 };
+pub const FEW: Tiling = Tiling {
+    bm: 16,
+    bn: 32,
+    bk: 128,
+    warps: [1, 1, 4],
+    stages: 5,
+};
 /// Up to 64 tokens.
-pub const SOME: Tiling = Tiling { bm: 64, bn: 64, bk: 64, warps: [2, 2, 1], stages: 4 };
+pub const SOME: Tiling = Tiling {
+    bm: 64,
+    bn: 64,
+    bk: 64,
+    warps: [2, 2, 1],
+    stages: 4,
+};
 /// More: 64x64 a warp.
-pub const MANY: Tiling = Tiling { bm: 128, bn: 128, bk: 32, warps: [2, 2, 1], stages: 4 };
+pub const MANY: Tiling = Tiling {
+    bm: 128,
+    bn: 128,
+    bk: 32,
+    warps: [2, 2, 1],
+    stages: 4,
+};
 
 /// Constants of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -56,28 +75,6 @@ pub struct Matmul {
     pub tiling: Tiling,
 }
 
-/// Accumulators of a warp: `[m16 tile][n8 tile]`, four a lane.
-type Sums<'b> = Vec<Vec<[Val<'b, F32>; 4]>>;
-
-/// The ring in shared memory and what is the same in every stage.
-#[derive(Clone, Copy)]
-struct Ring<'b> {
-    base: SharedPtr<'b, Bf16>,
-    x: Tile,
-    w: Tile,
-}
-
-impl<'b> Ring<'b> {
-    fn stage_bytes(self) -> u32 {
-        self.x.bytes() + self.w.bytes()
-    }
-
-    /// The stage after the one at `stage`; the one at `last` is followed by the first.
-    fn next(self, stage: Val<'b, I32>, last: u32) -> Val<'b, I32> {
-        stage.eq(last).select(0, stage + self.stage_bytes())
-    }
-}
-
 /// What this thread copies of one operand, one chunk a round, the same column of rows `step` apart.
 struct Copy<'b> {
     /// Its first chunk in device memory, in step 0.
@@ -96,10 +93,8 @@ impl Matmul {
     /// Why there is no kernel for these constants.
     pub fn unsupported(&self) -> Option<String> {
         let Matmul { n, k, .. } = *self;
-        if !n.is_multiple_of(8) || !k.is_multiple_of(CHUNK_ELEMS) {
-            return Some(format!("{n} outputs by {k} inputs are not multiples of 8"));
-        }
-        None
+        let served = n > 0 && k > 0 && n.is_multiple_of(8) && k.is_multiple_of(CHUNK_ELEMS);
+        (!served).then(|| format!("{n} outputs by {k} inputs are not positive multiples of 8"))
     }
 
     fn threads(&self) -> u32 {
@@ -112,14 +107,25 @@ impl Matmul {
 
     /// Rows and columns of y of a warp.
     fn warp_tile(&self) -> (u32, u32) {
-        (self.tiling.bm / self.tiling.warps[0], self.tiling.bn / self.tiling.warps[1])
+        (
+            self.tiling.bm / self.tiling.warps[0],
+            self.tiling.bn / self.tiling.warps[1],
+        )
     }
 
     /// Geometry. Arguments: `[x, weight, bias?, residual?, y]`.
     pub fn launch(&self) -> Launch {
         let pointers = 3 + usize::from(self.bias.is_some()) + usize::from(self.residual.is_some());
-        let grid = grid_of(Extent { of: self.rows, div: self.tiling.bm, mul: self.tiles_n() });
-        Launch { grid, block: [self.threads(), 1, 1], args: vec![ArgKind::Pointer; pointers] }
+        let grid = grid_of(Extent {
+            of: self.rows,
+            div: self.tiling.bm,
+            mul: self.tiles_n(),
+        });
+        Launch {
+            grid,
+            block: [self.threads(), 1, 1],
+            args: vec![ArgKind::Pointer; pointers],
+        }
     }
 
     /// The kernel.
@@ -132,18 +138,44 @@ impl Matmul {
         let dims = b.param_dims();
         let m = self.rows.of(dims);
 
-        let Tiling { bm, bn, bk, stages, .. } = self.tiling;
+        let Tiling {
+            bm, bn, bk, stages, ..
+        } = self.tiling;
         let ring = {
-            let (x, w) = (Tile { rows: bm, row_bytes: bk * 2 }, Tile { rows: bn, row_bytes: bk * 2 });
-            Ring { base: b.shared(stages * (x.bytes() + w.bytes()) / 2, 1024), x, w }
+            let (x, w) = (
+                Tile {
+                    rows: bm,
+                    row_bytes: bk * 2,
+                },
+                Tile {
+                    rows: bn,
+                    row_bytes: bk * 2,
+                },
+            );
+            Ring {
+                base: b.shared(stages * (x.bytes() + w.bytes()) / 2, 1024),
+                x,
+                w,
+            }
         };
         let (tile_m, tile_n) = self.tile_of_block(b, m);
         let (m0, n0) = (tile_m * bm, tile_n * bn);
         let copy_x = self.copy(b, x, ring.x, m0, Some(m));
-        let copy_w = self.copy(b, w, ring.w, n0, (!self.n.is_multiple_of(bn)).then(|| b.value(self.n)));
+        let copy_w = self.copy(
+            b,
+            w,
+            ring.w,
+            n0,
+            (!self.n.is_multiple_of(bn)).then(|| b.value(self.n)),
+        );
         let load = |step: Val<'_, I32>, stage: Val<'_, I32>| {
             self.load(b, &copy_x, ring.base.at_bytes(stage), step);
-            self.load(b, &copy_w, ring.base.at_bytes(stage).at_bytes(ring.x.bytes()), step);
+            self.load(
+                b,
+                &copy_w,
+                ring.base.at_bytes(stage).at_bytes(ring.x.bytes()),
+                step,
+            );
         };
 
         // Fill all stages but one. A group is closed for each, full or empty, so that waiting can count them.
@@ -184,27 +216,27 @@ impl Matmul {
         }
     }
 
-    /// Row and column tile of this block. Blocks are numbered in groups of [`GROUP`] columns, within a group row tile by
-    /// row tile.
+    /// Row and column tile of this block. Blocks are numbered in groups of [`GROUP`] columns, within a group row
+    /// tile by row tile.
     fn tile_of_block<'b>(&self, b: &'b Builder, m: Val<'b, I32>) -> (Val<'b, I32>, Val<'b, I32>) {
         let block = b.special(Special::BlockX);
         let tiles_m = m.div_ceil(self.tiling.bm);
         let per_group = tiles_m * GROUP;
-        let first = block.div(per_group) * GROUP;
-        let within = block.rem(per_group);
+        let first = block / per_group * GROUP;
+        let within = block % per_group;
         let width = if self.tiles_n().is_multiple_of(GROUP) {
             b.value(GROUP)
         } else {
             (b.value(self.tiles_n()) - first).min(GROUP)
         };
-        (within.div(width), first + within.rem(width))
+        (within / width, first + within % width)
     }
 
     /// `[along M, along N, along K]` of this thread's warp.
     fn warp<'b>(&self, b: &'b Builder) -> [Val<'b, I32>; 3] {
         let (_, warp) = b.lane_and_warp();
         let [wm, wn, _] = self.tiling.warps;
-        [warp.rem(wm), warp.div(wm).rem(wn), warp.div(wm * wn)]
+        [warp % wm, warp / wm % wn, warp / (wm * wn)]
     }
 
     /// What this thread copies of rows `first..` of `matrix` `(limit, K)`.
@@ -217,15 +249,23 @@ impl Matmul {
         limit: Option<Val<'b, I32>>,
     ) -> Copy<'b> {
         let thread = b.special(Special::ThreadX);
-        let (row, chunk) = (thread.div(tile.chunks()), thread.rem(tile.chunks()));
+        let (row, chunk) = (thread / tile.chunks(), thread % tile.chunks());
         let step = self.threads() / tile.chunks();
         // Rounds are whole: a warp's threads cover rows of a power of two.
         let rounds = tile.rows / step;
         debug_assert!(rounds * step == tile.rows && step.is_multiple_of(8));
         let column = chunk * CHUNK_ELEMS;
         let from = matrix.at64((first + row).to_i64() * i64::from(self.k)).at(column);
-        let rows = (0..rounds).map(|i| limit.map(|limit| (first + row + i * step).lt(limit))).collect();
-        Copy { from, to: tile.offset(row, chunk), column, rows, step }
+        let rows = (0..rounds)
+            .map(|i| limit.map(|limit| (first + row + i * step).lt(limit)))
+            .collect();
+        Copy {
+            from,
+            to: tile.offset(row, chunk),
+            column,
+            rows,
+            step,
+        }
     }
 
     /// Starts this thread's copies of step `step` into the operand's tile at `to`. What lies outside of the matrix
@@ -263,7 +303,9 @@ impl Matmul {
         let each = (sums.len() * sums[0].len() * 4) as u32;
         let flat: Vec<Val<'b, F32>> = sums.iter().flatten().flatten().copied().collect();
         // Sum j of a lane of warp (m, n, k > 0) lies at (((k - 1) * warps_n + n) * warps_m + m) * each + j, lane.
-        debug_assert!((warps_k - 1) * warps_n * warps_m * each * 32 * 4 <= self.tiling.stages * ring.stage_bytes());
+        debug_assert!(
+            (warps_k - 1) * warps_n * warps_m * each * 32 * 4 <= self.tiling.stages * ring.stage_bytes()
+        );
         let place = |k: Val<'b, I32>| {
             let warp = (k * warps_n + wn) * warps_m + wm;
             ring.base.cast::<F32>().at(warp * (each * 32) + lane)
@@ -271,9 +313,11 @@ impl Matmul {
         // The ring is free once every warp has done its last step.
         b.sync();
         let first = wk.eq(0);
-        b.if_(first.not(), || {
+        b.if_(!first, || {
             let to = place(wk - 1);
-            flat.iter().enumerate().for_each(|(j, &s)| to.at(j as u32 * 32).store(s));
+            flat.iter()
+                .enumerate()
+                .for_each(|(j, &s)| to.at(j as u32 * 32).store(s));
         });
         b.sync();
         b.if_(first, || {
@@ -286,12 +330,18 @@ impl Matmul {
             }
             let columns = sums[0].len() * 4;
             let rows = all.chunks(columns);
-            store(rows.map(|r| r.chunks(4).map(|c| [c[0], c[1], c[2], c[3]]).collect()).collect());
+            store(
+                rows.map(|r| r.chunks(4).map(|c| [c[0], c[1], c[2], c[3]]).collect())
+                    .collect(),
+            );
         });
     }
 
     /// `y[row, column] = sum + bias + residual` for this warp's tile, rounded once.
-    #[allow(clippy::too_many_arguments, reason = "the epilogue needs every operand of the kernel")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the epilogue needs every operand of the kernel"
+    )]
     fn store<'b>(
         &self,
         b: &'b Builder,
@@ -319,7 +369,8 @@ impl Matmul {
                         let on = ni as u32 * 8;
                         let write = || {
                             let mut pair = [tile[2 * half as usize], tile[2 * half as usize + 1]];
-                            let mut add = |more: [Val<'b, F32>; 2]| pair = [pair[0] + more[0], pair[1] + more[1]];
+                            let mut add =
+                                |more: [Val<'b, F32>; 2]| pair = [pair[0] + more[0], pair[1] + more[1]];
                             if let Some(bias) = bias {
                                 add(bias.at(column + on).load());
                             }
@@ -336,64 +387,5 @@ impl Matmul {
                 });
             }
         }
-    }
-}
-
-/// How a warp reads its operands from a stage.
-struct Fragments<'b> {
-    b: &'b Builder,
-    /// Byte offset of this lane's row in the tile of x and of w, for `ldmatrix`.
-    row_x: Val<'b, I32>,
-    row_w: Val<'b, I32>,
-    /// Byte offset of its chunk in the row, for each k16 step of this warp.
-    chunk_x: Vec<Val<'b, I32>>,
-    chunk_w: Vec<Val<'b, I32>>,
-    ring: Ring<'b>,
-}
-
-impl<'b> Fragments<'b> {
-    fn new(b: &'b Builder, ring: Ring<'b>, t: Tiling, [wm, wn, wk]: [Val<'b, I32>; 3]) -> Fragments<'b> {
-        let (lane, _) = b.lane_and_warp();
-        // x: matrices (rows 0-7, k 0-7), (rows 8-15, k 0-7), (rows 0-7, k 8-15), (rows 8-15, k 8-15).
-        let row_x = wm * (t.bm / t.warps[0]) + (lane & 15);
-        let half_x = lane >> 4;
-        // w: matrices (columns 0-7, k 0-7), (columns 0-7, k 8-15), (columns 8-15, k 0-7), (columns 8-15, k 8-15).
-        let row_w = wn * (t.bn / t.warps[1]) + (lane & 7) + ((lane >> 4) << 3);
-        let half_w = (lane >> 3) & 1;
-        let own = t.bk / 16 / t.warps[2];
-        let chunks = |tile: Tile, row: Val<'b, I32>, half: Val<'b, I32>| -> Vec<Val<'b, I32>> {
-            let key = tile.key(row);
-            (0..own).map(|ks| (((wk * own + ks) * 2 + half) ^ key) * CHUNK).collect()
-        };
-        Fragments {
-            b,
-            row_x: row_x * ring.x.row_bytes,
-            row_w: row_w * ring.w.row_bytes,
-            chunk_x: chunks(ring.x, row_x, half_x),
-            chunk_w: chunks(ring.w, row_w, half_w),
-            ring,
-        }
-    }
-
-    /// `sums + x w^T` over the stage at `stage`.
-    fn multiply(&self, stage: SharedPtr<'b, Bf16>, mut sums: Sums<'b>) -> Sums<'b> {
-        let x = stage.at_bytes(self.row_x);
-        let w = stage.at_bytes(self.row_w);
-        for (&cx, &cw) in self.chunk_x.iter().zip(&self.chunk_w) {
-            let (x, w) = (x.at_bytes(cx), w.at_bytes(cw));
-            let rows: Vec<_> = (0..sums.len() as u32)
-                .map(|mi| self.b.ldmatrix(x.at_bytes(mi * 16 * self.ring.x.row_bytes), false))
-                .collect();
-            for pair in 0..sums[0].len() / 2 {
-                let offset = self.ring.x.bytes() + pair as u32 * 16 * self.ring.w.row_bytes;
-                let [w0, w1, w2, w3] = self.b.ldmatrix(w.at_bytes(offset), false);
-                for (mi, &a) in rows.iter().enumerate() {
-                    for (ni, columns) in [(2 * pair, [w0, w1]), (2 * pair + 1, [w2, w3])] {
-                        sums[mi][ni] = self.b.mma_bf16(a, columns, sums[mi][ni]);
-                    }
-                }
-            }
-        }
-        sums
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! How a kernel is called (the contract between its PTX and whoever launches it): its arguments in the order of
 //! [`crate::emit::arguments`], each a pointer, but the batch, which is four parameters (`query_start`, `context`,
-//! `block_table`, pointers to i32, and `table_width`, i32); then `tokens`, `rows`, `seqs`, i32. A kernel adds one file
-//! here and one line in [`Recipe`]'s table.
+//! `block_table`, pointers to i32, and `table_width`, i32); then `tokens`, `rows`, `seqs`, i32. Pointers are multiples
+//! of 16 bytes. A kernel adds one file here and one line in [`Recipe`]'s table.
 
+mod fragments;
 pub mod gated_act;
 pub mod matmul;
 pub mod rms_norm;
@@ -50,7 +51,11 @@ pub struct Extent {
 
 impl Extent {
     /// One block.
-    pub const ONE: Extent = Extent { of: Count::One, div: 1, mul: 1 };
+    pub const ONE: Extent = Extent {
+        of: Count::One,
+        div: 1,
+        mul: 1,
+    };
 }
 
 /// What an argument becomes in the parameters of a kernel.

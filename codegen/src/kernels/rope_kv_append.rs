@@ -20,6 +20,8 @@ const VEC: u32 = 8;
 const UNIT: u32 = 2 * VEC;
 /// Most threads of a block.
 const THREADS: u32 = 512;
+/// Most heads, queries, keys and values together: rounds over them are unrolled.
+const HEADS: u32 = 1024;
 
 /// Constants of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -64,8 +66,13 @@ impl RopeKvAppend {
     /// Why there is no kernel for these constants.
     pub fn unsupported(&self) -> Option<String> {
         let RopeKvAppend { head_dim, dim, .. } = *self;
-        if !head_dim.is_multiple_of(UNIT) || !dim.is_multiple_of(UNIT) || dim > head_dim {
-            return Some(format!("heads of {head_dim} elements with {dim} rotated are not multiples of {UNIT}"));
+        if dim == 0 || !head_dim.is_multiple_of(UNIT) || !dim.is_multiple_of(UNIT) || dim > head_dim {
+            return Some(format!(
+                "heads of {head_dim} elements with {dim} rotated are not positive multiples of {UNIT}"
+            ));
+        }
+        if self.all_heads() > HEADS {
+            return Some(format!("{} heads are above {HEADS}", self.all_heads()));
         }
         if head_dim > UNIT * 32 {
             return Some(format!("heads of {head_dim} elements are above {}", UNIT * 32));
@@ -74,7 +81,10 @@ impl RopeKvAppend {
             return Some("pages have no tokens".to_owned());
         }
         if (self.x, self.kv, self.out) != (DType::Bf16, DType::Bf16, DType::Bf16) {
-            return Some(format!("qkv {}, cache {}, q {}: only bf16 is served", self.x, self.kv, self.out));
+            return Some(format!(
+                "qkv {}, cache {}, q {}: only bf16 is served",
+                self.x, self.kv, self.out
+            ));
         }
         None
     }
@@ -88,12 +98,15 @@ impl RopeKvAppend {
         self.units().next_power_of_two()
     }
 
+    /// Heads of a row of qkv.
     fn all_heads(&self) -> u32 {
-        self.heads + 2 * self.kv_heads
+        self.heads.saturating_add(self.kv_heads.saturating_mul(2))
     }
 
     fn threads(&self) -> u32 {
-        (self.all_heads() * self.lanes()).next_multiple_of(32).min(THREADS)
+        (self.all_heads() * self.lanes())
+            .next_multiple_of(32)
+            .min(THREADS)
     }
 
     /// Geometry. Arguments: `[qkv, positions, freqs, q_norm?, k_norm?, batch, kv, q]`; the batch is four parameters.
@@ -101,8 +114,16 @@ impl RopeKvAppend {
         let norms = usize::from(self.q_norm.is_some()) + usize::from(self.k_norm.is_some());
         let mut args = vec![ArgKind::Pointer; 3 + norms];
         args.extend([ArgKind::Batch, ArgKind::Pointer, ArgKind::Pointer]);
-        let grid = grid_of(Extent { of: Count::Tokens, div: 1, mul: 1 });
-        Launch { grid, block: [self.threads(), 1, 1], args }
+        let grid = grid_of(Extent {
+            of: Count::Tokens,
+            div: 1,
+            mul: 1,
+        });
+        Launch {
+            grid,
+            block: [self.threads(), 1, 1],
+            args,
+        }
     }
 
     /// The kernel.
@@ -125,15 +146,23 @@ impl RopeKvAppend {
         let position = positions.at(token).load();
         let seq = self.request_of(b, token, query_start, dims.seqs);
         let table = block_table.at64(seq.to_i64() * table_width.to_i64());
-        let page = table.at(position.div(self.page_tokens)).load();
-        let slot = position.rem(self.page_tokens);
+        let page = table.at(position / self.page_tokens).load();
+        let slot = position % self.page_tokens;
 
         // Lane -> unit: where its halves lie in a head, and whether they are rotated.
         let lane = thread & (self.lanes() as i32 - 1);
         let unit = lane.min(self.units() - 1);
-        let active_lane = if self.lanes() == self.units() { b.value(true) } else { lane.lt(self.units()) };
+        let active_lane = if self.lanes() == self.units() {
+            b.value(true)
+        } else {
+            lane.lt(self.units())
+        };
         let turning = self.dim / UNIT;
-        let turns = if turning == self.units() { b.value(true) } else { unit.lt(turning) };
+        let turns = if turning == self.units() {
+            b.value(true)
+        } else {
+            unit.lt(turning)
+        };
         // unit * 8 and its partner dim / 2 on, or 16 elements behind the rotated ones.
         let behind = (unit - turning) * UNIT + self.dim;
         let low = turns.select(unit * VEC, behind);
@@ -146,7 +175,7 @@ impl RopeKvAppend {
         let groups = self.threads() / self.lanes();
         for round in 0..self.all_heads().div_ceil(groups) {
             // Every lane takes part in the reduction; a group without a head reads the last one and stores nothing.
-            let wanted = thread.div(self.lanes()) + round * groups;
+            let wanted = thread / self.lanes() + round * groups;
             let head = wanted.min(self.all_heads() - 1);
             let active = active_lane & wanted.lt(self.all_heads());
             let is_query = head.lt(self.heads);
@@ -166,7 +195,8 @@ impl RopeKvAppend {
             // ((page * 2 + is_value) * kv_heads + kv_head) * page_tokens + slot, in rows of head_dim.
             let kv_head = is_value.select(head - (self.heads + self.kv_heads), head - self.heads);
             let plane = page.to_i64() * 2i64 + is_value.select(1i64, 0i64);
-            let row = (plane * i64::from(self.kv_heads) + kv_head.to_i64()) * i64::from(self.page_tokens) + slot.to_i64();
+            let row = (plane * i64::from(self.kv_heads) + kv_head.to_i64()) * i64::from(self.page_tokens)
+                + slot.to_i64();
             let in_cache = cache.at64(row * i64::from(self.head_dim));
             let to: GlobalPtr<'_, Bf16> = is_query.select(q.at(head * self.head_dim), in_cache);
             b.if_(active, || {
@@ -238,7 +268,13 @@ impl RopeKvAppend {
             let scale = (mean + n.eps).rsqrt();
             Some(at.map(|a| {
                 let w: Half<'b> = weight.at(a).load();
-                w.map(|w| if n.offset == 0.0 { w * scale } else { (w + n.offset) * scale })
+                w.map(|w| {
+                    if n.offset == 0.0 {
+                        w * scale
+                    } else {
+                        (w + n.offset) * scale
+                    }
+                })
             }))
         });
         let of = |norm: Option<[Half<'b>; 2]>, half: usize, i: usize| match norm {

@@ -139,7 +139,8 @@ impl LlvmContext {
     /// Translates a module of the llvm and nvvm dialects.
     pub fn translate(&self, module: &melior::ir::Module<'_>) -> Result<LlvmModule<'_>, String> {
         // SAFETY: both are live; the result belongs to us.
-        let raw = unsafe { mlirTranslateModuleToLLVMIR(module.as_operation().to_raw().ptr, self.raw.as_ptr()) };
+        let raw =
+            unsafe { mlirTranslateModuleToLLVMIR(module.as_operation().to_raw().ptr, self.raw.as_ptr()) };
         let raw = NonNull::new(raw).ok_or("the module cannot be translated to LLVM IR")?;
         Ok(LlvmModule { raw, _context: self })
     }
@@ -193,9 +194,19 @@ impl Machine {
         let level = c_int::from(level.min(3));
         // SAFETY: `target` was just found; strings end in zero; 0 is the default relocation and code model.
         let raw = unsafe {
-            LLVMCreateTargetMachine(target, TRIPLE.as_ptr(), cpu.as_ptr(), features.as_ptr(), level, 0, 0)
+            LLVMCreateTargetMachine(
+                target,
+                TRIPLE.as_ptr(),
+                cpu.as_ptr(),
+                features.as_ptr(),
+                level,
+                0,
+                0,
+            )
         };
-        NonNull::new(raw).map(Machine).ok_or_else(|| "LLVM made no NVPTX target machine".to_owned())
+        NonNull::new(raw)
+            .map(Machine)
+            .ok_or_else(|| "LLVM made no NVPTX target machine".to_owned())
     }
 
     /// Says to the module what it is compiled for, then checks and optimises it: `default<O3>`.
@@ -233,7 +244,8 @@ impl Machine {
         // SAFETY: all handles are live; `message` and `buffer` are ours to give back.
         unsafe {
             let (machine, module) = (self.0.as_ptr(), module.raw.as_ptr());
-            if LLVMTargetMachineEmitToMemoryBuffer(machine, module, ASSEMBLY, &mut message, &mut buffer) != 0 {
+            if LLVMTargetMachineEmitToMemoryBuffer(machine, module, ASSEMBLY, &mut message, &mut buffer) != 0
+            {
                 return Err(take_message(message));
             }
             let bytes = std::slice::from_raw_parts(LLVMGetBufferStart(buffer), LLVMGetBufferSize(buffer));

@@ -89,8 +89,13 @@ fn tensor_copies() {
 
 #[test]
 fn clusters() {
-    let wanted =
-        ["multicast::cluster", "mapa", "barrier.cluster.arrive.aligned", "barrier.cluster.wait.aligned", ".reqnctapercluster 2"];
+    let wanted = [
+        "multicast::cluster",
+        "mapa",
+        "barrier.cluster.arrive.aligned",
+        "barrier.cluster.wait.aligned",
+        ".reqnctapercluster 2",
+    ];
     for target in ["sm_90", "sm_100", "sm_103"] {
         check("clusters", target, 128, &wanted, |b| {
             b.cluster([2, 1, 1]);
@@ -117,7 +122,11 @@ fn clusters() {
 #[test]
 fn dependent_launch_and_election() {
     for target in TMA {
-        let wanted = ["griddepcontrol.wait", "griddepcontrol.launch_dependents", "elect.sync"];
+        let wanted = [
+            "griddepcontrol.wait",
+            "griddepcontrol.launch_dependents",
+            "elect.sync",
+        ];
         check("dependent", target, 32, &wanted, |b| {
             let out = b.param_ptr::<I32>();
             b.wait_for_grids();
@@ -130,16 +139,25 @@ fn dependent_launch_and_election() {
 #[test]
 fn stored_matrices() {
     for target in TMA {
-        check("stmatrix", target, 32, &["stmatrix.sync.aligned.m8n8.x4.shared.b16", "stmatrix.sync.aligned.m8n8.x4.trans"], |b| {
-            let out = b.param_ptr::<Bf16>();
-            let s = b.shared::<Bf16>(512, 128);
-            let row = s.at(b.special(Special::Lane) * 8);
-            let parts = b.ldmatrix(row, false);
-            b.stmatrix(row.at(256), parts, false);
-            b.stmatrix(row, parts, true);
-            b.sync_warp();
-            out.store(s.at(3).load());
-        });
+        check(
+            "stmatrix",
+            target,
+            32,
+            &[
+                "stmatrix.sync.aligned.m8n8.x4.shared.b16",
+                "stmatrix.sync.aligned.m8n8.x4.trans",
+            ],
+            |b| {
+                let out = b.param_ptr::<Bf16>();
+                let s = b.shared::<Bf16>(512, 128);
+                let row = s.at(b.special(Special::Lane) * 8);
+                let parts = b.ldmatrix(row, false);
+                b.stmatrix(row.at(256), parts, false);
+                b.stmatrix(row, parts, true);
+                b.sync_warp();
+                out.store(s.at(3).load());
+            },
+        );
     }
 }
 
@@ -153,7 +171,11 @@ fn products(b: &Builder, ty: WgmmaType, n: u32, from_registers: bool) {
     let words = b.ldmatrix(s.at(b.special(Special::Lane) * 8), false);
     b.wgmma_fence();
     for k in 0..4i64 {
-        let a = if from_registers { WgmmaA::Registers(words) } else { WgmmaA::Shared(a + k * 2) };
+        let a = if from_registers {
+            WgmmaA::Registers(words)
+        } else {
+            WgmmaA::Shared(a + k * 2)
+        };
         d = b.wgmma(ty, &d, a, w + k * 2, k > 0);
     }
     b.wgmma_commit();
@@ -171,7 +193,11 @@ fn warpgroup_products() {
         (WgmmaType::E4m3, 128, false, "m64n128k32.f32.e4m3.e4m3"),
         (WgmmaType::E4m3, 64, true, "m64n64k32.f32.e4m3.e4m3"),
     ] {
-        let wanted = [&format!("wgmma.mma_async.sync.aligned.{name}"), "wgmma.wait_group.sync.aligned 0", ".target sm_90a"];
+        let wanted = [
+            &format!("wgmma.mma_async.sync.aligned.{name}"),
+            "wgmma.wait_group.sync.aligned 0",
+            ".target sm_90a",
+        ];
         check("wgmma", "sm_90", 128, &wanted, |b| products(b, ty, n, registers));
     }
 }
@@ -179,7 +205,10 @@ fn warpgroup_products() {
 /// A loop that carries accumulators, with registers moved from a producer: no advice from ptxas, no spill.
 #[test]
 fn warp_specialised_loop() {
-    let wanted = ["setmaxnreg.dec.sync.aligned.u32 40", "setmaxnreg.inc.sync.aligned.u32 232"];
+    let wanted = [
+        "setmaxnreg.dec.sync.aligned.u32 40",
+        "setmaxnreg.inc.sync.aligned.u32 232",
+    ];
     check("specialised", "sm_90", 256, &wanted, |b| {
         const STAGES: u32 = 4;
         let (map, out, steps) = (b.param_tensor_map(), b.param_ptr::<F32>(), b.param::<I32>());
@@ -199,7 +228,7 @@ fn warp_specialised_loop() {
             b.fewer_registers(40);
             b.if_(thread.eq(0), || {
                 b.for_(0, steps, 1, (), |k, ()| {
-                    let (stage, parity) = (k.rem(STAGES), k.div(STAGES) & 1);
+                    let (stage, parity) = (k % STAGES, (k / STAGES) & 1);
                     empty.at(stage).wait(parity ^ 1);
                     full.at(stage).arrive_expect(16384);
                     let to = ring.at(stage * (2 * 64 * 64));
@@ -208,15 +237,20 @@ fn warp_specialised_loop() {
                 });
             });
         });
-        b.if_(producer.not(), || {
+        b.if_(!producer, || {
             b.more_registers(232);
             let d = b.for_(0, steps, 1, vec![b.value(0.0f32); 32], |k, d| {
-                let (stage, parity) = (k.rem(STAGES), k.div(STAGES) & 1);
+                let (stage, parity) = (k % STAGES, (k / STAGES) & 1);
                 full.at(stage).wait(parity);
                 let at = ring.at(stage * (2 * 64 * 64));
-                let (a, w) = (b.wgmma_descriptor(at, Smem::Rows128), b.wgmma_descriptor(at.at(64 * 64), Smem::Rows128));
+                let (a, w) = (
+                    b.wgmma_descriptor(at, Smem::Rows128),
+                    b.wgmma_descriptor(at.at(64 * 64), Smem::Rows128),
+                );
                 b.wgmma_fence();
-                let d = (0..4i64).fold(d, |d, i| b.wgmma(WgmmaType::Bf16, &d, WgmmaA::Shared(a + i * 2), w + i * 2, true));
+                let d = (0..4i64).fold(d, |d, i| {
+                    b.wgmma(WgmmaType::Bf16, &d, WgmmaA::Shared(a + i * 2), w + i * 2, true)
+                });
                 b.wgmma_commit();
                 let d = b.wgmma_wait(0, &d);
                 b.if_(thread.eq(128), || empty.at(stage).arrive());

@@ -1,5 +1,6 @@
 //! Everything of codegen that needs LLVM, in one binary: the builder's functions, every kernel on every target, and
 //! selection. ptxas is looked for on PATH and in ~/.cache/trtc; without it kernels are compiled but not assembled.
+#![allow(clippy::unwrap_used, reason = "a helper of tests fails as loudly as a test")]
 
 mod builder;
 mod hopper;
@@ -27,7 +28,9 @@ fn ptxas() -> Option<&'static Ptxas> {
         let home = std::env::var_os("HOME").map(PathBuf::from);
         let found = Ptxas::search(std::env::var_os("PATH").as_deref(), home.as_deref());
         if found.is_none() {
-            eprintln!("\n*** NOT TESTED: there is no ptxas on PATH or in ~/.cache/trtc/ptxas; no kernel is assembled ***\n");
+            eprintln!(
+                "\n*** NOT TESTED: there is no ptxas on PATH or in ~/.cache/trtc/ptxas; no kernel is assembled ***\n"
+            );
         }
         found
     };
@@ -38,18 +41,24 @@ fn ptxas() -> Option<&'static Ptxas> {
 fn assemble(name: &str, ptx: &str, arch: &str) -> Option<Assembled> {
     let folder = std::env::temp_dir().join("trtc-kernel-tests");
     std::fs::create_dir_all(&folder).unwrap();
-    Some(ptxas()?.assemble(name, ptx, arch, &folder).unwrap_or_else(|e| panic!("{e}")))
+    Some(
+        ptxas()?
+            .assemble(name, ptx, arch, &folder)
+            .unwrap_or_else(|e| panic!("{e}")),
+    )
 }
 
-/// Builds a small kernel for a target, checks that its PTX has each of `wanted`, and assembles it; returns the PTX.
+/// Builds a small kernel for a target, checks that its PTX has each of `wanted` (white space aside), and assembles it;
+/// returns the PTX.
 fn check(name: &str, target: &str, threads: u32, wanted: &[&str], build: impl FnOnce(&Builder)) -> String {
     let gpu = Target::named(target).unwrap().gpu.as_ref().unwrap();
     let b = Builder::new(name, gpu, [threads, 1, 1]);
     build(&b);
     let built = b.finish().unwrap_or_else(|e| panic!("{e}"));
     let ptx = to_ptx(&Mlir::new(), &built, OptLevel::Full).unwrap_or_else(|e| panic!("{e}\n{}", built.mlir));
+    let flat = ptx.split_whitespace().collect::<Vec<_>>().join(" ");
     for w in wanted {
-        assert!(ptx.contains(w), "{name} for {target} has no {w:?}:\n{ptx}");
+        assert!(flat.contains(w), "{name} for {target} has no {w:?}:\n{ptx}");
     }
     assemble(&format!("{name}_{target}"), &ptx, built.arch);
     ptx
@@ -73,5 +82,8 @@ fn parallel<T: Sync, R: Send>(items: &[T], f: impl Fn(&Mlir, &T) -> R + Sync) ->
             });
         }
     });
-    results.into_iter().map(|r| r.into_inner().unwrap().unwrap()).collect()
+    results
+        .into_iter()
+        .map(|r| r.into_inner().unwrap().unwrap())
+        .collect()
 }

@@ -35,7 +35,11 @@ impl OpDef for Attention {
     fn parts(&self) -> Parts {
         let mut attrs = vec![("scale", Attr::F32(self.scale))];
         attrs.extend(self.softcap.map(|cap| ("softcap", Attr::F32(cap))));
-        Parts { operands: vec![self.q, self.kv, self.batch], weights: Vec::new(), attrs }
+        Parts {
+            operands: vec![self.q, self.kv, self.batch],
+            weights: Vec::new(),
+            attrs,
+        }
     }
 
     fn from_parts(parts: Parts) -> Result<Self, String> {
@@ -66,22 +70,29 @@ impl OpDef for Attention {
         check::batch(cx, self.batch)?;
         let (heads, head_dim) = check::heads(q, "q")?;
         if head_dim != u64::from(kv.head_dim) {
-            return Err(format!("q is {q} but the cache {kv} has heads of {}", kv.head_dim));
+            return Err(format!(
+                "q is {q} but the cache {kv} has heads of {}",
+                kv.head_dim
+            ));
         }
         if kv.heads == 0 || heads == 0 || !heads.is_multiple_of(u64::from(kv.heads)) {
-            return Err(format!("q is {q}, whose heads are not a multiple of those of the cache {kv}"));
+            return Err(format!(
+                "q is {q}, whose heads are not a multiple of those of the cache {kv}"
+            ));
         }
         let y = check::float_result(y, "the result")?;
         check::same_rows(y, "the result", q, "q")?;
         let flat = y.dims.len() == 2 && y.width() == q.width();
         if !flat && y.dims != q.dims {
-            return Err(format!("q is {q}, so the result must have its dimensions or be flattened, found {y}"));
+            return Err(format!(
+                "q is {q}, so the result must have its dimensions or be flattened, found {y}"
+            ));
         }
         check::finite(self.scale, "scale")?;
         match self.softcap {
-            Some(cap) if !(cap > 0.0 && cap.is_finite()) => {
-                Err(format!("attribute 'softcap' must be positive and finite, found {cap}"))
-            }
+            Some(cap) if !(cap > 0.0 && cap.is_finite()) => Err(format!(
+                "attribute 'softcap' must be positive and finite, found {cap}"
+            )),
             _ => Ok(()),
         }
     }
@@ -101,11 +112,21 @@ impl OpDef for Attention {
                 let first = kv.window.map_or(0, |w| (position + 1).saturating_sub(w as usize));
                 let Some(seen) = seq.get(first..=position) else {
                     let held = seq.len();
-                    return Err(format!("request {} is at position {position} but its cache holds {held} tokens", s.seq));
+                    return Err(format!(
+                        "request {} is at position {position} but its cache holds {held} tokens",
+                        s.seq
+                    ));
                 };
                 for (h, q) in token.chunks_exact(dim.max(1)).enumerate() {
                     let columns = (h / group) * dim..(h / group + 1) * dim;
-                    out.extend(self.head(q, seen.iter().map(|(k, v)| (&k[columns.clone()], &v[columns.clone()])), dim));
+                    out.extend(
+                        self.head(
+                            q,
+                            seen.iter()
+                                .map(|(k, v)| (&k[columns.clone()], &v[columns.clone()])),
+                            dim,
+                        ),
+                    );
                 }
             }
         }
@@ -115,7 +136,12 @@ impl OpDef for Attention {
 
 impl Attention {
     /// `sum_j softmax_j(scale * q k_j) v_j` over the keys and values that a query sees.
-    fn head<'k>(&self, q: &[f32], seen: impl Iterator<Item = (&'k [f32], &'k [f32])> + Clone, dim: usize) -> Vec<f32> {
+    fn head<'k>(
+        &self,
+        q: &[f32],
+        seen: impl Iterator<Item = (&'k [f32], &'k [f32])> + Clone,
+        dim: usize,
+    ) -> Vec<f32> {
         let score = |k: &[f32]| {
             let s = self.scale * dot(q, k);
             self.softcap.map_or(s, |cap| cap * (s / cap).tanh())

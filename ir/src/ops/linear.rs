@@ -71,7 +71,10 @@ impl OpDef for Linear {
         if let Some(bias) = self.bias {
             let n = check::vector(cx, bias)?;
             if n != out {
-                return Err(format!("bias @{} has {n} elements but {weight} has {out} outputs", cx.weight(bias).name));
+                return Err(format!(
+                    "bias @{} has {n} elements but {weight} has {out} outputs",
+                    cx.weight(bias).name
+                ));
             }
         }
         if let Some(residual) = self.residual {

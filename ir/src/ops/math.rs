@@ -1,6 +1,6 @@
 //! Row functions that several ops' reference semantics share. All in f32, none of them rounds.
 
-use crate::interp::{Batch, EvalCx, KvState, Tensor};
+use crate::interp::{Batch, EvalCx, KvRow, KvState, Tensor};
 use crate::ops::{Act, RmsNormWeight};
 use std::rc::Rc;
 
@@ -26,14 +26,21 @@ pub(super) struct Norm {
 
 impl Norm {
     pub(super) fn load(cx: &EvalCx<'_>, norm: &RmsNormWeight) -> Result<Norm, String> {
-        Ok(Norm { weight: cx.weight(norm.weight)?, eps: norm.eps, offset: norm.offset })
+        Ok(Norm {
+            weight: cx.weight(norm.weight)?,
+            eps: norm.eps,
+            offset: norm.offset,
+        })
     }
 
     /// `x / sqrt(mean(x^2) + eps) * (w + offset)`.
     pub(super) fn row(&self, x: &[f32]) -> Vec<f32> {
         let mean = dot(x, x) / x.len() as f32;
         let inverse = 1.0 / (mean + self.eps).sqrt();
-        x.iter().zip(&self.weight.data).map(|(x, w)| x * inverse * (w + self.offset)).collect()
+        x.iter()
+            .zip(&self.weight.data)
+            .map(|(x, w)| x * inverse * (w + self.offset))
+            .collect()
     }
 }
 
@@ -66,7 +73,7 @@ pub(super) fn gated(act: Act, gate: f32, up: f32) -> f32 {
 pub(super) fn append<'r>(
     before: &KvState,
     batch: &Batch,
-    mut rows: impl Iterator<Item = (Vec<f32>, Vec<f32>)> + 'r,
+    mut rows: impl Iterator<Item = KvRow> + 'r,
 ) -> Result<KvState, String> {
     let mut kv = before.clone();
     for s in &batch.segments {

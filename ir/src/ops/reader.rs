@@ -23,7 +23,9 @@ impl Reader {
 
     /// The next value; `what` names it for the error.
     pub(super) fn operand(&mut self, what: &str) -> Result<ValueId, String> {
-        self.operands.next().ok_or_else(|| format!("llm.{} needs a value for {what}", self.name))
+        self.operands
+            .next()
+            .ok_or_else(|| format!("llm.{} needs a value for {what}", self.name))
     }
 
     /// The next value, if there is one.
@@ -33,7 +35,9 @@ impl Reader {
 
     /// The next weight; `what` names it for the error.
     pub(super) fn weight(&mut self, what: &str) -> Result<WeightId, String> {
-        self.weights.next().ok_or_else(|| format!("llm.{} needs a weight for {what}", self.name))
+        self.weights
+            .next()
+            .ok_or_else(|| format!("llm.{} needs a weight for {what}", self.name))
     }
 
     fn take(&mut self, attr: &str) -> Option<Attr> {
@@ -52,7 +56,10 @@ impl Reader {
             Attr::Word(w) => format!("the word '{w}'"),
             Attr::Weight(_) => "a weight".to_owned(),
         };
-        format!("attribute '{attr}' of llm.{} must be {wanted}, found {found}", self.name)
+        format!(
+            "attribute '{attr}' of llm.{} must be {wanted}, found {found}",
+            self.name
+        )
     }
 
     pub(super) fn optional_f32(&mut self, attr: &str) -> Result<Option<f32>, String> {
@@ -98,23 +105,42 @@ impl Reader {
     /// A norm whose weight is the next one, with attributes `eps` and `offset`.
     pub(super) fn norm(&mut self) -> Result<RmsNormWeight, String> {
         let weight = self.weight("the norm")?;
-        Ok(RmsNormWeight { weight, eps: self.f32("eps")?, offset: self.optional_f32("offset")?.unwrap_or(0.0) })
+        Ok(RmsNormWeight {
+            weight,
+            eps: self.f32("eps")?,
+            offset: self.optional_f32("offset")?.unwrap_or(0.0),
+        })
     }
 
     /// A norm that is all attributes: the names of its weight, epsilon and offset.
-    pub(super) fn optional_norm(&mut self, [w, eps, offset]: [&str; 3]) -> Result<Option<RmsNormWeight>, String> {
-        let Some(weight) = self.optional_weight_attr(w)? else { return Ok(None) };
-        Ok(Some(RmsNormWeight { weight, eps: self.f32(eps)?, offset: self.optional_f32(offset)?.unwrap_or(0.0) }))
+    pub(super) fn optional_norm(
+        &mut self,
+        [w, eps, offset]: [&str; 3],
+    ) -> Result<Option<RmsNormWeight>, String> {
+        let Some(weight) = self.optional_weight_attr(w)? else {
+            return Ok(None);
+        };
+        Ok(Some(RmsNormWeight {
+            weight,
+            eps: self.f32(eps)?,
+            offset: self.optional_f32(offset)?.unwrap_or(0.0),
+        }))
     }
 
     /// An error if anything was not read.
     pub(super) fn finish(self) -> Result<(), String> {
         let name = self.name;
         if self.operands.len() > 0 {
-            return Err(format!("llm.{name} has {} value(s) too many", self.operands.len()));
+            return Err(format!(
+                "llm.{name} has {} value(s) too many",
+                self.operands.len()
+            ));
         }
         if self.weights.len() > 0 {
-            return Err(format!("llm.{name} has {} weight(s) too many", self.weights.len()));
+            return Err(format!(
+                "llm.{name} has {} weight(s) too many",
+                self.weights.len()
+            ));
         }
         match self.attrs.first() {
             Some((attr, _)) => Err(format!("attribute '{attr}' of llm.{name} has no meaning here")),

@@ -28,12 +28,20 @@ impl OpDef for Rope {
     const ATTRS: &'static [&'static str] = &[];
 
     fn parts(&self) -> Parts {
-        Parts { operands: vec![self.x, self.pos], weights: vec![self.freqs], ..Parts::default() }
+        Parts {
+            operands: vec![self.x, self.pos],
+            weights: vec![self.freqs],
+            ..Parts::default()
+        }
     }
 
     fn from_parts(parts: Parts) -> Result<Self, String> {
         let mut r = Reader::new(Self::NAME, parts);
-        let op = Rope { x: r.operand("x")?, pos: r.operand("the positions")?, freqs: r.weight("the frequencies")? };
+        let op = Rope {
+            x: r.operand("x")?,
+            pos: r.operand("the positions")?,
+            freqs: r.weight("the frequencies")?,
+        };
         r.finish().map(|()| op)
     }
 

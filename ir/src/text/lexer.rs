@@ -67,7 +67,12 @@ fn is_word(c: char) -> bool {
 
 impl<'s> Lexer<'s> {
     pub(super) fn new(source: &'s str, path: &'s str) -> Lexer<'s> {
-        Lexer { rest: source, path, line: 1, col: 1 }
+        Lexer {
+            rest: source,
+            path,
+            line: 1,
+            col: 1,
+        }
     }
 
     fn advance(&mut self, bytes: usize) -> &'s str {
@@ -90,7 +95,14 @@ impl<'s> Lexer<'s> {
     }
 
     fn error(&self, line: u32, col: u32, message: String) -> Diag {
-        Diag::user(&Loc::File { path: self.path.to_owned(), line, col }, message)
+        Diag::user(
+            &Loc::File {
+                path: self.path.to_owned(),
+                line,
+                col,
+            },
+            message,
+        )
     }
 
     /// The next token. After an error, the token after what was wrong comes next.
@@ -104,7 +116,9 @@ impl<'s> Lexer<'s> {
         }
         let (line, col) = (self.line, self.col);
         let token = |tok| Ok(Token { tok, line, col });
-        let Some(c) = self.rest.chars().next() else { return token(Tok::End) };
+        let Some(c) = self.rest.chars().next() else {
+            return token(Tok::End);
+        };
         match c {
             '(' | ')' | '{' | '}' | '[' | ']' | '<' | '>' | ',' | ':' | '=' => {
                 self.advance(1);
@@ -124,7 +138,11 @@ impl<'s> Lexer<'s> {
                         name => name.to_owned(),
                     }
                 };
-                token(if c == '%' { Tok::Value(name) } else { Tok::Symbol(name) })
+                token(if c == '%' {
+                    Tok::Value(name)
+                } else {
+                    Tok::Symbol(name)
+                })
             }
             '!' => {
                 let word = self.rest.char_indices().skip(1).find(|(_, c)| !is_word(*c));
@@ -155,7 +173,9 @@ impl<'s> Lexer<'s> {
                     let (line, col) = (self.line, self.col);
                     match self.escape() {
                         Some(c) => out.push(c),
-                        None => return Err(self.error(line, col, "there is no such escape in a text".into())),
+                        None => {
+                            return Err(self.error(line, col, "there is no such escape in a text".into()));
+                        }
                     }
                 }
                 _ => return Err(self.error(line, col, "the text is not closed on its line".into())),

@@ -4,234 +4,43 @@
 //! Errors are collected with their places; after one, parsing goes on at the next line that begins a statement.
 //! What a statement in error would have defined counts as defined, so that one mistake is reported once.
 
-use super::lexer::{Lexer, Tok, Token, clip};
+use super::lexer::{Tok, clip};
+use super::parser::{Failed, MAX_ERRORS, Parser, integer};
 use crate::diag::Diag;
 use crate::entity::{ValueId, WeightId};
 use crate::loc::Loc;
-use crate::module::{
-    Def, KernelChoice, Module, OpData, Packing, RopeFreqs, RopeScaling, Source, TensorRef, Value, Weight,
-};
-use crate::ops::{Attr, Op, Parts};
+use crate::module::{Def, Module, Packing, RopeFreqs, RopeScaling, Source, TensorRef, Value, Weight};
 use crate::types::{Sym, Type};
-use std::collections::HashMap;
 
 /// Longest text that is read, bytes.
 const MAX_SOURCE: usize = 256 << 20;
 
-/// Errors after which parsing stops.
-const MAX_ERRORS: usize = 100;
-
-/// The error has been recorded, or follows from one that has.
-pub(super) struct Failed;
-
 /// Parses a module. `path` is for locations. The result is not verified.
 pub fn parse(source: &str, path: &str) -> Result<Module, Vec<Diag>> {
     if source.len() > MAX_SOURCE {
-        let message = format!("the text has {} bytes, more than the {MAX_SOURCE} that are read", source.len());
-        return Err(vec![Diag::user(&Loc::File { path: path.to_owned(), line: 1, col: 1 }, message)]);
+        let message = format!(
+            "the text has {} bytes, more than the {MAX_SOURCE} that are read",
+            source.len()
+        );
+        return Err(vec![Diag::user(
+            &Loc::File {
+                path: path.to_owned(),
+                line: 1,
+                col: 1,
+            },
+            message,
+        )]);
     }
-    let mut parser = Parser {
-        lexer: Lexer::new(source, path),
-        token: Token { tok: Tok::End, line: 1, col: 1 },
-        last_line: 0,
-        consumed: 0,
-        statement: 0,
-        path,
-        diags: Vec::new(),
-        module: Module::default(),
-        values: HashMap::new(),
-        weights: HashMap::new(),
-    };
+    let mut parser = Parser::new(source, path);
     parser.bump();
     parser.file();
-    if parser.diags.is_empty() { Ok(parser.module) } else { Err(parser.diags) }
-}
-
-pub(super) struct Parser<'s> {
-    lexer: Lexer<'s>,
-    /// The token that is next.
-    token: Token<'s>,
-    /// Line of the token before it.
-    last_line: u32,
-    /// Tokens taken so far, and how many those were where the statement began.
-    consumed: u64,
-    statement: u64,
-    path: &'s str,
-    diags: Vec<Diag>,
-    module: Module,
-    /// What has been defined; `None` by a statement in error.
-    values: HashMap<String, Option<ValueId>>,
-    weights: HashMap<String, Option<WeightId>>,
-}
-
-// Tokens.
-impl<'s> Parser<'s> {
-    pub(super) fn peek(&self) -> &Tok<'s> {
-        &self.token.tok
-    }
-
-    /// Takes the next token.
-    pub(super) fn bump(&mut self) -> Tok<'s> {
-        let next = loop {
-            match self.lexer.next() {
-                Ok(token) => break token,
-                Err(diag) => self.diags.push(diag),
-            }
-            if self.diags.len() >= MAX_ERRORS {
-                break Token { tok: Tok::End, line: self.token.line, col: self.token.col };
-            }
-        };
-        self.last_line = self.token.line;
-        self.consumed += 1;
-        std::mem::replace(&mut self.token, next).tok
-    }
-
-    fn here(&self) -> Loc {
-        Loc::File { path: self.path.to_owned(), line: self.token.line, col: self.token.col }
-    }
-
-    /// Records an error at the next token.
-    pub(super) fn fail<T>(&mut self, message: impl Into<String>) -> Result<T, Failed> {
-        let loc = self.here();
-        self.fail_at(&loc, message)
-    }
-
-    fn fail_at<T>(&mut self, loc: &Loc, message: impl Into<String>) -> Result<T, Failed> {
-        self.diags.push(Diag::user(loc, message));
-        Err(Failed)
-    }
-
-    /// Records that something else was expected.
-    pub(super) fn expected<T>(&mut self, what: &str) -> Result<T, Failed> {
-        let found = self.peek().describe();
-        self.fail(format!("expected {what}, found {found}"))
-    }
-
-    pub(super) fn eat(&mut self, c: char) -> bool {
-        let found = *self.peek() == Tok::Punct(c);
-        if found {
-            self.bump();
-        }
-        found
-    }
-
-    pub(super) fn punct(&mut self, c: char) -> Result<(), Failed> {
-        if self.eat(c) { Ok(()) } else { self.expected(&format!("'{c}'")) }
-    }
-
-    pub(super) fn word(&mut self, wanted: &str) -> Result<(), Failed> {
-        if *self.peek() == Tok::Word(wanted) {
-            self.bump();
-            return Ok(());
-        }
-        self.expected(&format!("'{wanted}'"))
-    }
-
-    pub(super) fn any_word(&mut self, what: &str) -> Result<&'s str, Failed> {
-        if let Tok::Word(w) = *self.peek() {
-            self.bump();
-            return Ok(w);
-        }
-        self.expected(what)
-    }
-
-    fn string(&mut self, what: &str) -> Result<String, Failed> {
-        if matches!(self.peek(), Tok::Str(_))
-            && let Tok::Str(s) = self.bump()
-        {
-            return Ok(s);
-        }
-        self.expected(what)
-    }
-
-    fn symbol(&mut self, what: &str) -> Result<String, Failed> {
-        if matches!(self.peek(), Tok::Symbol(_))
-            && let Tok::Symbol(s) = self.bump()
-        {
-            return Ok(s);
-        }
-        self.expected(what)
-    }
-
-    fn u64(&mut self, what: &str) -> Result<u64, Failed> {
-        let number = match self.peek() {
-            Tok::Word(w) => integer(w),
-            _ => None,
-        };
-        match number {
-            Some(n) => {
-                self.bump();
-                Ok(n)
-            }
-            None => self.expected(&format!("an integer for {what}")),
-        }
-    }
-
-    pub(super) fn u32(&mut self, what: &str) -> Result<u32, Failed> {
-        let loc = self.here();
-        let n = self.u64(what)?;
-        u32::try_from(n).or_else(|_| self.fail_at(&loc, format!("{n} is too large for {what}")))
-    }
-
-    fn f64(&mut self, what: &str) -> Result<f64, Failed> {
-        let number = match self.peek() {
-            Tok::Word(w) => w.parse().ok(),
-            _ => None,
-        };
-        match number {
-            Some(x) => {
-                self.bump();
-                Ok(x)
-            }
-            None => self.expected(&format!("a number for {what}")),
-        }
-    }
-
-    /// Items between `open` (already taken) and `close`, with commas between them.
-    fn items(&mut self, close: char, mut item: impl FnMut(&mut Self) -> Result<(), Failed>) -> Result<(), Failed> {
-        if self.eat(close) {
-            return Ok(());
-        }
-        loop {
-            item(self)?;
-            if !self.eat(',') {
-                return self.punct(close);
-            }
-        }
-    }
-
-    /// Goes on at the next line that begins with a statement or a closing brace; takes at least one token of each
-    /// statement, so that parsing ends.
-    fn recover(&mut self) {
-        if self.consumed == self.statement {
-            self.bump();
-        }
-        loop {
-            let starts = match self.peek() {
-                Tok::End => return,
-                Tok::Value(_) | Tok::Punct('}') => true,
-                Tok::Word(w) => w.starts_with("llm."),
-                _ => false,
-            };
-            if starts && self.token.line > self.last_line {
-                return;
-            }
-            self.bump();
-        }
+    if parser.diags.is_empty() {
+        Ok(parser.module)
+    } else {
+        Err(parser.diags)
     }
 }
 
-/// A decimal or `0x` hexadecimal integer.
-fn integer(text: &str) -> Option<u64> {
-    match text.strip_prefix("0x") {
-        Some(hex) if hex.bytes().all(|b| b.is_ascii_hexdigit()) => u64::from_str_radix(hex, 16).ok(),
-        Some(_) => None,
-        None if text.bytes().all(|b| b.is_ascii_digit()) => text.parse().ok(),
-        None => None,
-    }
-}
-
-// Statements.
 impl Parser<'_> {
     fn file(&mut self) {
         if self.header().is_err() {
@@ -324,10 +133,14 @@ impl Parser<'_> {
         self.bump();
         self.word("in")?;
         let range = match self.peek() {
-            Tok::Word(w) => w.split_once("..").and_then(|(a, b)| Some((integer(a)?, integer(b)?))),
+            Tok::Word(w) => w
+                .split_once("..")
+                .and_then(|(a, b)| Some((integer(a)?, integer(b)?))),
             _ => None,
         };
-        let Some((min, max)) = range else { return self.expected("bounds such as 1..512") };
+        let Some((min, max)) = range else {
+            return self.expected("bounds such as 1..512");
+        };
         self.bump();
         self.module.dims.push((sym, min, max));
         Ok(())
@@ -352,7 +165,11 @@ impl Parser<'_> {
                 Some(p) => Some(p),
                 None => {
                     let known: Vec<_> = Packing::all().map(Packing::name).collect();
-                    return self.fail(format!("there is no packing '{}'; there are {}", clip(name), known.join(", ")));
+                    return self.fail_taken(format!(
+                        "there is no packing '{}'; there are {}",
+                        clip(name),
+                        known.join(", ")
+                    ));
                 }
             };
             self.punct(')')?;
@@ -370,12 +187,20 @@ impl Parser<'_> {
                     p.bump();
                     interleaved_heads = Some(p.u32("the number of heads")?);
                 }
-                parts.push(TensorRef { name, interleaved_heads });
+                parts.push(TensorRef {
+                    name,
+                    interleaved_heads,
+                });
                 Ok(())
             })?;
             Source::Tensors(parts)
         };
-        let id = self.module.weights.push(Weight { name: name.clone(), ty, source, packing });
+        let id = self.module.weights.push(Weight {
+            name: name.clone(),
+            ty,
+            source,
+            packing,
+        });
         self.weights.insert(name, Some(id));
         Ok(())
     }
@@ -390,14 +215,16 @@ impl Parser<'_> {
         let mut scaling = RopeScaling::None;
         if self.eat(',') {
             scaling = match self.any_word("linear or llama3")? {
-                "linear" => RopeScaling::Linear { factor: self.f64("the factor")? },
+                "linear" => RopeScaling::Linear {
+                    factor: self.f64("the factor")?,
+                },
                 "llama3" => RopeScaling::Llama3 {
                     factor: self.f64("the factor")?,
                     low: self.f64("the low bound")?,
                     high: self.f64("the high bound")?,
                     original: self.f64("the original context")?,
                 },
-                other => return self.fail(format!("'{}' is not one of linear, llama3", clip(other))),
+                other => return self.fail_taken(format!("'{}' is not one of linear, llama3", clip(other))),
             };
         }
         self.punct('>')?;
@@ -426,7 +253,10 @@ impl Parser<'_> {
                     return missing;
                 }
                 Tok::End => return self.expected("llm.return"),
-                _ => (self.expected("an op, such as '%y = llm.add %a, %b : type', or llm.return"), false),
+                _ => (
+                    self.expected("an op, such as '%y = llm.add %a, %b : type', or llm.return"),
+                    false,
+                ),
             };
             match parsed {
                 Ok(()) if last => return Ok(()),
@@ -452,7 +282,9 @@ impl Parser<'_> {
             self.bump();
             offsets = self.offsets()?;
         }
-        let [offset] = offsets[..] else { return self.fail_at(&loc, "a parameter has one offset") };
+        let [offset] = offsets[..] else {
+            return self.fail_at(&loc, "a parameter has one offset");
+        };
         let def = Def::Param(self.module.func.params.len() as u32);
         let id = self.define(name, ty, def, offset);
         self.module.func.params.push(id);
@@ -460,27 +292,40 @@ impl Parser<'_> {
     }
 
     /// A name that is about to be defined; until it is, it counts as in error.
-    fn new_name(&mut self) -> Result<(Loc, String), Failed> {
+    pub(super) fn new_name(&mut self) -> Result<(Loc, String), Failed> {
         let loc = self.here();
-        let Tok::Value(_) = self.peek() else { return self.expected("a value's %name") };
-        let Tok::Value(name) = self.bump() else { return Err(Failed) };
+        let Tok::Value(_) = self.peek() else {
+            return self.expected("a value's %name");
+        };
+        let Tok::Value(name) = self.bump() else {
+            return Err(Failed);
+        };
         if self.values.insert(name.clone(), None).is_some() {
             return self.fail_at(&loc, format!("there is another value %{}", clip(&name)));
         }
         Ok((loc, name))
     }
 
-    fn define(&mut self, name: String, ty: Type, def: Def, offset: Option<u64>) -> ValueId {
-        let id = self.module.func.values.push(Value { name: name.clone(), ty, def, offset });
+    pub(super) fn define(&mut self, name: String, ty: Type, def: Def, offset: Option<u64>) -> ValueId {
+        let id = self.module.func.values.push(Value {
+            name: name.clone(),
+            ty,
+            def,
+            offset,
+        });
         self.values.insert(name, Some(id));
         id
     }
 
     /// A value that is read.
-    fn used(&mut self) -> Result<ValueId, Failed> {
+    pub(super) fn used(&mut self) -> Result<ValueId, Failed> {
         let loc = self.here();
-        let Tok::Value(_) = self.peek() else { return self.expected("a value") };
-        let Tok::Value(name) = self.bump() else { return Err(Failed) };
+        let Tok::Value(_) = self.peek() else {
+            return self.expected("a value");
+        };
+        let Tok::Value(name) = self.bump() else {
+            return Err(Failed);
+        };
         match self.values.get(&name) {
             Some(Some(id)) => Ok(*id),
             Some(None) => Err(Failed),
@@ -489,7 +334,7 @@ impl Parser<'_> {
     }
 
     /// A weight that is read.
-    fn used_weight(&mut self) -> Result<WeightId, Failed> {
+    pub(super) fn used_weight(&mut self) -> Result<WeightId, Failed> {
         let loc = self.here();
         let name = self.symbol("a weight")?;
         match self.weights.get(&name) {
@@ -507,188 +352,5 @@ impl Parser<'_> {
             p.module.func.results.push(value);
             Ok(())
         })
-    }
-
-    /// `%a, %b = llm.name %x, @w {attr = 1} : type, type kernel(...) at(...) loc(...)`
-    fn op(&mut self) -> Result<(), Failed> {
-        let mut loc = self.here();
-        let mut names = Vec::new();
-        if matches!(self.peek(), Tok::Value(_)) {
-            loop {
-                names.push(self.new_name()?.1);
-                if !self.eat(',') {
-                    break;
-                }
-            }
-            self.punct('=')?;
-        }
-        let at = self.here();
-        let word = self.any_word("an op's name")?;
-        let name = word.strip_prefix("llm.").unwrap_or_default();
-        let Some(allowed) = Op::attrs_of(name) else {
-            let known: Vec<_> = Op::NAMES.iter().map(|n| format!("llm.{n}")).collect();
-            let help = format!("the ops are {}", known.join(", "));
-            self.diags.push(Diag::user(&at, format!("there is no op '{}'", clip(word))).help(help));
-            return Err(Failed);
-        };
-        let parts = self.parts(name, allowed)?;
-        let mut types = Vec::new();
-        if self.eat(':') {
-            loop {
-                types.push(self.ty()?);
-                if !self.eat(',') {
-                    break;
-                }
-            }
-        }
-        let (mut kernels, mut offsets, mut seen) = (Vec::new(), None, Vec::new());
-        while let Tok::Word(part @ ("kernel" | "at" | "loc")) = *self.peek() {
-            if seen.contains(&part) {
-                return self.fail(format!("'{part}' is given twice"));
-            }
-            seen.push(part);
-            self.bump();
-            match part {
-                "kernel" => kernels = self.kernels()?,
-                "at" => offsets = Some(self.offsets()?),
-                _ => loc = self.loc()?,
-            }
-        }
-        let offsets = offsets.unwrap_or_else(|| vec![None; names.len()]);
-        if types.len() != names.len() || offsets.len() != names.len() {
-            let counts = format!("{} names, {} types and {} offsets", names.len(), types.len(), offsets.len());
-            return self.fail_at(&at, format!("llm.{name} has {counts} for its results"));
-        }
-        let op = match Op::from_parts(name, parts) {
-            Some(Ok(op)) => op,
-            Some(Err(message)) => return self.fail_at(&at, message),
-            None => return Err(Failed),
-        };
-        let id = self.module.func.ops.push(OpData { op, results: Vec::new(), loc, kernels });
-        self.module.func.order.push(id);
-        let all = names.into_iter().zip(types).zip(offsets).enumerate();
-        let results = all.map(|(i, ((name, ty), offset))| self.define(name, ty, Def::Op(id, i as u32), offset));
-        self.module.func.ops[id].results = results.collect();
-        Ok(())
-    }
-
-    /// Operands, weights and attributes of an op.
-    fn parts(&mut self, op: &str, allowed: &'static [&'static str]) -> Result<Parts, Failed> {
-        let mut parts = Parts::default();
-        if matches!(self.peek(), Tok::Value(_) | Tok::Symbol(_)) {
-            loop {
-                match self.peek() {
-                    Tok::Value(_) => parts.operands.push(self.used()?),
-                    Tok::Symbol(_) => parts.weights.push(self.used_weight()?),
-                    _ => return self.expected("a value or a weight"),
-                }
-                if !self.eat(',') {
-                    break;
-                }
-            }
-        }
-        if self.eat('{') {
-            self.items('}', |p| {
-                let at = p.here();
-                let key = p.any_word("an attribute's name")?;
-                let Some(&name) = allowed.iter().find(|a| **a == key) else {
-                    let known = if allowed.is_empty() { "none".into() } else { allowed.join(", ") };
-                    let message = format!("llm.{op} has no attribute '{}'; it has {known}", clip(key));
-                    return p.fail_at(&at, message);
-                };
-                if parts.attrs.iter().any(|(n, _)| *n == name) {
-                    return p.fail_at(&at, format!("the attribute '{name}' is given twice"));
-                }
-                p.punct('=')?;
-                let value = p.attr()?;
-                parts.attrs.push((name, value));
-                Ok(())
-            })?;
-        }
-        Ok(parts)
-    }
-
-    fn attr(&mut self) -> Result<Attr, Failed> {
-        match self.peek() {
-            Tok::Symbol(_) => Ok(Attr::Weight(self.used_weight()?)),
-            Tok::Word(_) => {
-                let word = self.any_word("a value")?;
-                let (sign, digits) = word.strip_prefix('-').map_or(("", word), |rest| ("-", rest));
-                if let Some(n) = integer(digits).and_then(|n| format!("{sign}{n}").parse().ok()) {
-                    return Ok(Attr::Int(n));
-                }
-                // The words `nan` and `inf` in any case are numbers to Rust, and no attribute's words.
-                Ok(word.parse().map_or_else(|_| Attr::Word(word.to_owned()), Attr::F32))
-            }
-            _ => self.expected("an attribute's value"),
-        }
-    }
-
-    /// `("1..16" = @k1, ...)`
-    fn kernels(&mut self) -> Result<Vec<KernelChoice>, Failed> {
-        let mut out = Vec::new();
-        self.punct('(')?;
-        self.items(')', |p| {
-            let at = p.here();
-            let range = p.string("token counts such as \"1..16\"")?;
-            let Some((from, to)) = range.split_once("..").and_then(|(a, b)| Some((integer(a)?, integer(b)?))) else {
-                return p.fail_at(&at, format!("{:?} is not a range such as \"1..16\"", clip(&range)));
-            };
-            p.punct('=')?;
-            let kernel = p.symbol("the kernel's @name")?;
-            out.push(KernelChoice { from, to, kernel });
-            Ok(())
-        })?;
-        Ok(out)
-    }
-
-    /// `(0x100, _)`
-    fn offsets(&mut self) -> Result<Vec<Option<u64>>, Failed> {
-        let mut out = Vec::new();
-        self.punct('(')?;
-        self.items(')', |p| {
-            if *p.peek() == Tok::Word("_") {
-                p.bump();
-                out.push(None);
-            } else {
-                out.push(Some(p.u64("an offset")?));
-            }
-            Ok(())
-        })?;
-        Ok(out)
-    }
-
-    /// `("name")`, `("path":1:2)`, `(fused["a", "b"])`, `(unknown)`
-    fn loc(&mut self) -> Result<Loc, Failed> {
-        self.punct('(')?;
-        let loc = match *self.peek() {
-            Tok::Word("unknown") => {
-                self.bump();
-                Loc::Unknown
-            }
-            Tok::Word("fused") => {
-                self.bump();
-                self.punct('[')?;
-                let mut parts = Vec::new();
-                self.items(']', |p| {
-                    parts.push(p.single_loc()?);
-                    Ok(())
-                })?;
-                Loc::Fused(parts)
-            }
-            _ => self.single_loc()?,
-        };
-        self.punct(')')?;
-        Ok(loc)
-    }
-
-    fn single_loc(&mut self) -> Result<Loc, Failed> {
-        let text = self.string("a location: \"name\", \"path\":1:2, fused[...] or unknown")?;
-        if !self.eat(':') {
-            return Ok(Loc::Name(text));
-        }
-        let line = self.u32("the line")?;
-        self.punct(':')?;
-        Ok(Loc::File { path: text, line, col: self.u32("the column")? })
     }
 }

@@ -1,7 +1,7 @@
 //! Parses types: `tensor<...>`, `!llm.kv<...>`, `!llm.batch`, `!quant<...>`.
 
 use super::lexer::{Tok, clip};
-use super::parse::{Failed, Parser};
+use super::parser::{Failed, Parser};
 use crate::dtype::DType;
 use crate::quant::{Grain, Scheme};
 use crate::types::{Dim, Elem, KvType, Sym, TensorType, Type};
@@ -35,7 +35,7 @@ impl Parser<'_> {
             while let Some(part) = parts.next() {
                 if parts.peek().is_some() {
                     if dims.len() == MAX_DIMS {
-                        return self.fail(format!("a tensor has at most {MAX_DIMS} dimensions"));
+                        return self.fail_taken(format!("a tensor has at most {MAX_DIMS} dimensions"));
                     }
                     dims.push(self.dim(part)?);
                 } else if !part.is_empty() {
@@ -56,9 +56,12 @@ impl Parser<'_> {
             [c] if c.is_ascii_uppercase() => Ok(Dim::Sym(Sym(*c))),
             digits if !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) => match text.parse() {
                 Ok(n) => Ok(Dim::Const(n)),
-                Err(_) => self.fail(format!("the dimension {} is too large", clip(text))),
+                Err(_) => self.fail_taken(format!("the dimension {} is too large", clip(text))),
             },
-            _ => self.fail(format!("'{}' is not a dimension: a number, or one capital letter", clip(text))),
+            _ => self.fail_taken(format!(
+                "'{}' is not a dimension: a number, or one capital letter",
+                clip(text)
+            )),
         }
     }
 
@@ -67,7 +70,11 @@ impl Parser<'_> {
             Some(d) => Ok(d),
             None => {
                 let known: Vec<_> = DType::all().map(DType::name).collect();
-                self.fail(format!("there is no element type '{}'; there are {}", clip(text), known.join(", ")))
+                self.fail_taken(format!(
+                    "there is no element type '{}'; there are {}",
+                    clip(text),
+                    known.join(", ")
+                ))
             }
         }
     }
@@ -88,14 +95,24 @@ impl Parser<'_> {
             "token" => Grain::Token,
             "group" => Grain::Group(self.u32("the group's size")?),
             "block" => Grain::Block(self.u32("the block's rows")?, self.u32("the block's columns")?),
-            other => return self.fail(format!("'{}' is not one of tensor, channel, token, group, block", clip(other))),
+            other => {
+                return self.fail_taken(format!(
+                    "'{}' is not one of tensor, channel, token, group, block",
+                    clip(other)
+                ));
+            }
         };
         let zero = self.eat(',');
         if zero {
             self.word("zero")?;
         }
         self.punct('>')?;
-        Ok(Scheme { payload, scale, grain, zero })
+        Ok(Scheme {
+            payload,
+            scale,
+            grain,
+            zero,
+        })
     }
 
     /// `!llm.kv<layer 0, 8 heads, 128, bf16, window 512, page 32>`.
@@ -117,10 +134,22 @@ impl Parser<'_> {
             match self.any_word("window or page")? {
                 "window" if window.is_none() => window = Some(self.u32("the window")?),
                 "page" if page.is_none() => page = Some(self.u32("the page")?),
-                other => return self.fail(format!("'{}' is not one of window, page, each at most once", clip(other))),
+                other => {
+                    return self.fail_taken(format!(
+                        "'{}' is not one of window, page, each at most once",
+                        clip(other)
+                    ));
+                }
             }
         }
         self.punct('>')?;
-        Ok(KvType { layer, heads, head_dim, dtype, window, page })
+        Ok(KvType {
+            layer,
+            heads,
+            head_dim,
+            dtype,
+            window,
+            page,
+        })
     }
 }

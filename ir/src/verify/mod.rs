@@ -24,30 +24,32 @@
 //!
 //! Findings are the user's fault, as in a text file. A pass manager that finds them after a pass knows better.
 
+mod types;
+
+use self::types::{cache, max_bytes, tensor, weight};
 use crate::diag::Diag;
-use crate::dtype::DType;
 use crate::entity::{OpId, ValueId};
 use crate::loc::Loc;
-use crate::module::{Def, Func, Module, OpData, Packing, RopeScaling, Source, Weight};
+use crate::module::{Def, Func, Module, OpData};
 use crate::ops::TypeCx;
 use crate::target::{TARGETS, Target};
-use crate::types::{Dim, Elem, KvType, Sym, TensorType, Type};
+use crate::types::{Sym, Type};
 use crate::view::{Interval, liveness};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Most bytes of a tensor, so that sums of sizes cannot overflow.
-const MAX_BYTES: u128 = 1 << 56;
-
 /// Checks a module; the module documentation of [`crate::verify`] lists what. The error has at least one finding.
 pub fn verify(module: &Module) -> Result<(), Vec<Diag>> {
-    let mut v = Verifier { module, found: Vec::new() };
+    let mut v = Verifier {
+        module,
+        found: Vec::new(),
+    };
     v.header();
     v.weights();
     v.params();
     let sound = v.ops();
     v.results();
     v.value_names();
-    // Intervals and sizes mean something only if the ids do.
+    // Intervals mean something only if the ids do.
     if sound {
         v.arena();
     }
@@ -75,7 +77,10 @@ impl Verifier<'_> {
                 self.error(&here, format!("dimension {sym} is given twice"));
             }
             if min == 0 || min > max {
-                self.error(&here, format!("dimension {sym} has the bounds {min}..{max}, expected 1 <= min <= max"));
+                self.error(
+                    &here,
+                    format!("dimension {sym} has the bounds {min}..{max}, expected 1 <= min <= max"),
+                );
             }
         }
         if let Some(target) = &self.module.target
@@ -109,7 +114,10 @@ impl Verifier<'_> {
         let mut layers = BTreeSet::new();
         for (i, &id) in func.params.iter().enumerate() {
             let Some(value) = func.values.get(id) else {
-                self.error(&Loc::Unknown, format!("parameter {i} is {id:?}, which does not exist"));
+                self.error(
+                    &Loc::Unknown,
+                    format!("parameter {i} is {id:?}, which does not exist"),
+                );
                 continue;
             };
             let loc = Loc::name(format!("%{}", value.name));
@@ -121,14 +129,22 @@ impl Verifier<'_> {
             if let Type::Kv(kv) = &value.ty
                 && !layers.insert(kv.layer)
             {
-                self.error(&loc, format!("parameter %{} is a second cache of layer {}", value.name, kv.layer));
+                self.error(
+                    &loc,
+                    format!(
+                        "parameter %{} is a second cache of layer {}",
+                        value.name, kv.layer
+                    ),
+                );
             }
         }
     }
 
     /// A value's type on its own.
     fn value_type(&mut self, id: ValueId, loc: &Loc) {
-        let Some(value) = self.module.func.values.get(id) else { return };
+        let Some(value) = self.module.func.values.get(id) else {
+            return;
+        };
         let checked = match &value.ty {
             Type::Tensor(t) => tensor(self.module, t),
             Type::Kv(kv) => cache(kv),
@@ -139,21 +155,26 @@ impl Verifier<'_> {
         }
     }
 
-    /// All live ops in order; false if some id is out of range or defined twice.
+    /// All live ops in order; false if some id is out of range or an op is in the order twice.
     fn ops(&mut self) -> bool {
         let func = &self.module.func;
-        let before = self.found.len();
         let mut sound = true;
         let mut defined: BTreeSet<ValueId> = func.params.iter().copied().collect();
         let mut seen: BTreeSet<OpId> = BTreeSet::new();
         for &id in &func.order {
             let Some(data) = func.ops.get(id) else {
-                self.error(&Loc::Unknown, format!("the order has {id:?}, which does not exist"));
+                self.error(
+                    &Loc::Unknown,
+                    format!("the order has {id:?}, which does not exist"),
+                );
                 sound = false;
                 continue;
             };
             if !seen.insert(id) {
-                self.error(&data.loc, format!("llm.{} ({id:?}) is in the order twice", data.op.name()));
+                self.error(
+                    &data.loc,
+                    format!("llm.{} ({id:?}) is in the order twice", data.op.name()),
+                );
                 sound = false;
                 continue;
             }
@@ -164,11 +185,17 @@ impl Verifier<'_> {
             sound &= in_range;
             self.kernels(data);
             if matches!(&data.loc, Loc::Fused(parts) if parts.iter().any(|l| matches!(l, Loc::Fused(_)))) {
-                self.error(&data.loc, format!("the location of llm.{} has a fused location inside", data.op.name()));
+                self.error(
+                    &data.loc,
+                    format!(
+                        "the location of llm.{} has a fused location inside",
+                        data.op.name()
+                    ),
+                );
             }
             defined.extend(&data.results);
         }
-        sound && (before == self.found.len() || func.params.iter().all(|&p| func.values.get(p).is_some()))
+        sound
     }
 
     /// Operands, weights and results exist and are defined once and before; true if all exist.
@@ -197,12 +224,18 @@ impl Verifier<'_> {
         }
         for (i, &v) in data.results.iter().enumerate() {
             let Some(value) = func.values.get(v) else {
-                self.error(&data.loc, format!("result {i} of llm.{name} is {v:?}, which does not exist"));
+                self.error(
+                    &data.loc,
+                    format!("result {i} of llm.{name} is {v:?}, which does not exist"),
+                );
                 in_range = false;
                 continue;
             };
             if value.def != Def::Op(id, i as u32) {
-                let message = format!("%{} is result {i} of llm.{name} ({id:?}) but says {:?}", value.name, value.def);
+                let message = format!(
+                    "%{} is result {i} of llm.{name} ({id:?}) but says {:?}",
+                    value.name, value.def
+                );
                 self.error(&data.loc, message);
             }
             self.value_type(v, &data.loc);
@@ -211,19 +244,27 @@ impl Verifier<'_> {
     }
 
     fn op_types(&mut self, data: &OpData) {
-        let types: Vec<Type> =
-            data.results.iter().filter_map(|&v| Some(self.module.func.values.get(v)?.ty.clone())).collect();
+        let types: Vec<Type> = data
+            .results
+            .iter()
+            .filter_map(|&v| Some(self.module.func.values.get(v)?.ty.clone()))
+            .collect();
         if let Err(message) = data.op.check(&TypeCx { module: self.module }, &types) {
             self.error(&data.loc, format!("llm.{}: {message}", data.op.name()));
         }
     }
 
     fn kernels(&mut self, data: &OpData) {
-        let (Some(first), Some(last)) = (data.kernels.first(), data.kernels.last()) else { return };
+        let (Some(first), Some(last)) = (data.kernels.first(), data.kernels.last()) else {
+            return;
+        };
         let name = data.op.name();
         for k in &data.kernels {
             if k.from > k.to || k.kernel.is_empty() {
-                let message = format!("llm.{name} has the kernel @{:?} for the range {}..{}", k.kernel, k.from, k.to);
+                let message = format!(
+                    "llm.{name} has the kernel @{:?} for the range {}..{}",
+                    k.kernel, k.from, k.to
+                );
                 self.error(&data.loc, message);
             }
         }
@@ -239,8 +280,10 @@ impl Verifier<'_> {
         if let Some(&(_, min, max)) = self.module.dims.iter().find(|d| d.0 == Sym::T)
             && (first.from > min || last.to < max)
         {
-            let message =
-                format!("the kernels of llm.{name} cover {}..{} but T is in {min}..{max}", first.from, last.to);
+            let message = format!(
+                "the kernels of llm.{name} cover {}..{} but T is in {min}..{max}",
+                first.from, last.to
+            );
             self.error(&data.loc, message);
         }
     }
@@ -250,7 +293,10 @@ impl Verifier<'_> {
         let made: BTreeSet<ValueId> = defined(func).collect();
         for (i, &id) in func.results.iter().enumerate() {
             match func.values.get(id) {
-                None => self.error(&Loc::Unknown, format!("function result {i} is {id:?}, which does not exist")),
+                None => self.error(
+                    &Loc::Unknown,
+                    format!("function result {i} is {id:?}, which does not exist"),
+                ),
                 Some(value) if !made.contains(&id) => {
                     let message = format!("function result {i} is %{}, which nothing defines", value.name);
                     self.error(&Loc::name(format!("%{}", value.name)), message);
@@ -264,7 +310,9 @@ impl Verifier<'_> {
         let func = &self.module.func;
         let mut names: BTreeMap<&str, ValueId> = BTreeMap::new();
         for id in defined(func) {
-            let Some(value) = func.values.get(id) else { continue };
+            let Some(value) = func.values.get(id) else {
+                continue;
+            };
             let loc = match value.def {
                 Def::Op(op, _) => func.ops.get(op).map_or(Loc::Unknown, |d| d.loc.clone()),
                 Def::Param(_) => Loc::name(format!("%{}", value.name)),
@@ -272,7 +320,11 @@ impl Verifier<'_> {
             if value.name.is_empty() {
                 self.error(&loc, format!("the value {id:?} has no name"));
             } else if let Some(other) = names.insert(&value.name, id) {
-                let what = if other == id { "is defined twice" } else { "is the name of two values" };
+                let what = if other == id {
+                    "is defined twice"
+                } else {
+                    "is the name of two values"
+                };
                 self.error(&loc, format!("%{} {what}", value.name));
             }
         }
@@ -286,29 +338,43 @@ impl Verifier<'_> {
         };
         let mut placed: Vec<(u64, u64, Interval)> = Vec::new();
         for interval in liveness(func) {
-            let Some(value) = func.values.get(interval.value) else { continue };
+            let Some(value) = func.values.get(interval.value) else {
+                continue;
+            };
             let name = &value.name;
             let tensor = value.ty.tensor();
             match (self.module.arena, value.offset, tensor) {
                 (None, None, _) | (Some(_), None, None) => {}
                 (Some(_), None, Some(_)) => {
                     if matches!(value.def, Def::Op(..)) {
-                        self.error(&loc(interval.value), format!("%{name} has no offset though the arena is planned"));
+                        self.error(
+                            &loc(interval.value),
+                            format!("%{name} has no offset though the arena is planned"),
+                        );
                     }
                 }
                 (None, Some(_), _) => {
-                    self.error(&loc(interval.value), format!("%{name} has an offset but there is no arena"));
+                    self.error(
+                        &loc(interval.value),
+                        format!("%{name} has an offset but there is no arena"),
+                    );
                 }
                 (Some(_), Some(_), None) => {
-                    self.error(&loc(interval.value), format!("%{name} has an offset but is {}", value.ty));
+                    self.error(
+                        &loc(interval.value),
+                        format!("%{name} has an offset but is {}", value.ty),
+                    );
                 }
                 (Some(arena), Some(offset), Some(t)) => {
-                    let Some(bytes) = max_bytes(self.module, t) else { continue };
+                    let Some(bytes) = max_bytes(self.module, t) else {
+                        continue;
+                    };
                     match offset.checked_add(bytes) {
                         Some(end) if end <= arena => placed.push((offset, end, interval)),
                         _ => {
-                            let message =
-                                format!("%{name} has {bytes} bytes at {offset:#x}, beyond the arena of {arena}");
+                            let message = format!(
+                                "%{name} has {bytes} bytes at {offset:#x}, beyond the arena of {arena}"
+                            );
                             self.error(&loc(interval.value), message);
                         }
                     }
@@ -317,9 +383,16 @@ impl Verifier<'_> {
         }
         placed.sort_by_key(|p| p.0);
         for (i, &(_, end, a)) in placed.iter().enumerate() {
-            for &(_, _, b) in placed[i + 1..].iter().take_while(|p| p.0 < end).filter(|p| p.2.overlaps(&a)) {
+            for &(_, _, b) in placed[i + 1..]
+                .iter()
+                .take_while(|p| p.0 < end)
+                .filter(|p| p.2.overlaps(&a))
+            {
                 let (a, b) = (&func.values[a.value].name, (b.value, &func.values[b.value].name));
-                let message = format!("%{a} and %{} overlap in the arena and are needed at the same time", b.1);
+                let message = format!(
+                    "%{a} and %{} overlap in the arena and are needed at the same time",
+                    b.1
+                );
                 self.error(&loc(b.0), message);
             }
         }
@@ -328,81 +401,10 @@ impl Verifier<'_> {
 
 /// Parameters and results of live ops.
 fn defined(func: &Func) -> impl Iterator<Item = ValueId> {
-    let made = func.order.iter().filter_map(|&o| func.ops.get(o)).flat_map(|d| d.results.iter().copied());
+    let made = func
+        .order
+        .iter()
+        .filter_map(|&o| func.ops.get(o))
+        .flat_map(|d| d.results.iter().copied());
     func.params.iter().copied().chain(made)
-}
-
-/// Bytes at the greatest extents; `None` if a symbol has no bounds or the size has been reported as too large.
-fn max_bytes(module: &Module, t: &TensorType) -> Option<u64> {
-    let bits = t.dims.iter().try_fold(u128::from(t.elem.bits()), |n, d| {
-        let extent = match d {
-            Dim::Const(c) => *c,
-            Dim::Sym(s) => module.max_dim(*s)?,
-        };
-        n.checked_mul(u128::from(extent)).filter(|n| *n / 8 <= MAX_BYTES)
-    })?;
-    u64::try_from(bits.div_ceil(8)).ok()
-}
-
-fn tensor(module: &Module, t: &TensorType) -> Result<(), String> {
-    for (i, d) in t.dims.iter().enumerate() {
-        match d {
-            Dim::Const(0) => return Err(format!("{t} has an extent of 0")),
-            Dim::Sym(s) if module.max_dim(*s).is_none() => return Err(format!("{t} has {s}, which has no bounds")),
-            Dim::Sym(_) if i > 0 => return Err(format!("{t} has a symbolic dimension that is not outermost")),
-            _ => {}
-        }
-    }
-    if t.elem.plain().is_none() {
-        return Err(format!("{t} is quantised, which only weights are"));
-    }
-    max_bytes(module, t).map(|_| ()).ok_or_else(|| format!("{t} is too large"))
-}
-
-fn cache(kv: &KvType) -> Result<(), String> {
-    if kv.heads == 0 || kv.head_dim == 0 || kv.window == Some(0) || kv.page == Some(0) {
-        return Err(format!("{kv} has a part that is 0"));
-    }
-    if !kv.dtype.is_float() {
-        return Err(format!("{kv} must have float elements"));
-    }
-    Ok(())
-}
-
-fn weight(w: &Weight) -> Result<(), String> {
-    let Some(shape) = w.ty.shape() else { return Err(format!("{} has a symbolic dimension", w.ty)) };
-    if shape.is_empty() || shape.contains(&0) {
-        return Err(format!("{} must have at least one extent and none of 0", w.ty));
-    }
-    if max_bytes(&Module::default(), &w.ty).is_none() {
-        return Err(format!("{} is too large", w.ty));
-    }
-    if let Elem::Quant(scheme) = w.ty.elem {
-        scheme.check()?;
-    }
-    if w.packing == Some(Packing::Panel16) && shape.len() != 2 {
-        return Err(format!("{} is packed in panels but is not a matrix", w.ty));
-    }
-    match &w.source {
-        Source::Tensors(parts) if parts.is_empty() => Err("it has no source".into()),
-        Source::Tensors(parts) => match parts.iter().find(|p| p.name.is_empty() || p.interleaved_heads == Some(0)) {
-            Some(p) => Err(format!("its source {:?} has no name, or no heads", p.name)),
-            None => Ok(()),
-        },
-        Source::Rope(rope) => {
-            if shape != [u64::from(rope.dim / 2)] || !rope.dim.is_multiple_of(2) || w.ty.elem.plain() != Some(DType::F32)
-            {
-                return Err(format!("{} is not the table of {} rotated elements, f32 and half as long", w.ty, rope.dim));
-            }
-            let numbers = match rope.scaling {
-                RopeScaling::None => vec![rope.theta],
-                RopeScaling::Linear { factor } => vec![rope.theta, factor],
-                RopeScaling::Llama3 { factor, low, high, original } => vec![rope.theta, factor, low, high, original],
-            };
-            match numbers.iter().find(|x| !(x.is_finite() && **x > 0.0)) {
-                Some(x) => Err(format!("the numbers of a rotary table must be positive and finite, found {x}")),
-                None => Ok(()),
-            }
-        }
-    }
 }

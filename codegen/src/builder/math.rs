@@ -1,0 +1,73 @@
+//! Functions of floating-point values, the approximate ones with their error.
+
+use super::{Bf16, F32, IntoVal, Val};
+
+impl<'b> Val<'b, Bf16> {
+    /// Exact.
+    pub fn to_f32(self) -> Val<'b, F32> {
+        self.convert("llvm.fpext")
+    }
+}
+
+impl<'b> Val<'b, F32> {
+    /// Rounded to nearest, ties to even.
+    pub fn to_bf16(self) -> Val<'b, Bf16> {
+        self.convert("llvm.fptrunc")
+    }
+
+    /// `self * times + plus`, rounded once.
+    pub fn fma(self, times: impl IntoVal<'b, F32>, plus: impl IntoVal<'b, F32>) -> Val<'b, F32> {
+        let (times, plus) = (times.into_val(self.b), plus.into_val(self.b));
+        self.b.op(format_args!(
+            "llvm.intr.fma({self}, {times}, {plus}) : (f32, f32, f32) -> f32"
+        ))
+    }
+
+    /// The larger one; a number if one of them is NaN.
+    pub fn max(self, other: impl IntoVal<'b, F32>) -> Val<'b, F32> {
+        let other = other.into_val(self.b);
+        self.b.op(format_args!(
+            "llvm.intr.maxnum({self}, {other}) : (f32, f32) -> f32"
+        ))
+    }
+
+    /// The nearest whole number, ties to even.
+    pub fn round_even(self) -> Val<'b, F32> {
+        self.b.op(format_args!("llvm.intr.rint({self}) : (f32) -> f32"))
+    }
+
+    /// `2^self`, `ex2.approx`: relative error 2^-22.
+    pub fn exp2(self) -> Val<'b, F32> {
+        self.b.op(format_args!(
+            "llvm.intr.exp2({self}) {{fastmathFlags = #llvm.fastmath<afn>}} : (f32) -> f32"
+        ))
+    }
+
+    /// `1 / sqrt(self)`, `rsqrt.approx`: relative error 2^-22.9.
+    pub fn rsqrt(self) -> Val<'b, F32> {
+        self.intrinsic("rsqrt.approx.f")
+    }
+
+    /// `sin.approx`: absolute error 2^-20.5 in -pi..pi, where the argument has to be.
+    pub fn sin_approx(self) -> Val<'b, F32> {
+        self.intrinsic("sin.approx.f")
+    }
+
+    /// `cos.approx`: absolute error 2^-20.5 in -pi..pi, where the argument has to be.
+    pub fn cos_approx(self) -> Val<'b, F32> {
+        self.intrinsic("cos.approx.f")
+    }
+
+    /// `self / by`, `div.approx`: 2 ulp; 0 where `by` is above 2^126.
+    pub fn div_approx(self, by: Val<'b, F32>) -> Val<'b, F32> {
+        self.b.op(format_args!(
+            "llvm.call_intrinsic \"llvm.nvvm.div.approx.f\"({self}, {by}) : (f32, f32) -> f32"
+        ))
+    }
+
+    fn intrinsic(self, name: &str) -> Val<'b, F32> {
+        self.b.op(format_args!(
+            "llvm.call_intrinsic \"llvm.nvvm.{name}\"({self}) : (f32) -> f32"
+        ))
+    }
+}
