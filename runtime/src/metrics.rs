@@ -80,7 +80,11 @@ pub struct Stats {
 impl Stats {
     /// Counts a step.
     pub(crate) fn step(&mut self, step: Step) {
-        if step.decode_only { self.decode.add(&step) } else { self.prefill.add(&step) }
+        if step.decode_only {
+            self.decode.add(&step)
+        } else {
+            self.prefill.add(&step)
+        }
         self.last = step;
     }
 }

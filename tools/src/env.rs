@@ -1,6 +1,7 @@
 //! The environment: every variable that trtc reads, in one place. No other crate reads any.
 
 use std::io::IsTerminal;
+#[cfg(feature = "compiler")]
 use std::path::{Path, PathBuf};
 
 /// A variable that is set and not empty.
@@ -20,11 +21,13 @@ pub fn spec() -> bool {
 }
 
 /// `TRTC_MODELS`, or `~/.cache/trtc/models`: where a bare file name of a model is looked up.
+#[cfg(feature = "compiler")]
 fn models() -> Option<PathBuf> {
     var("TRTC_MODELS").map(PathBuf::from).or_else(|| Some(Path::new(&var("HOME")?).join(".cache/trtc/models")))
 }
 
 /// The path of a model: as given, or a bare name in the models folder if nothing lies at the name itself.
+#[cfg(feature = "compiler")]
 pub fn model_path(given: &Path) -> PathBuf {
     let bare = given.components().count() == 1 && !given.exists();
     match models() {

@@ -5,7 +5,9 @@ use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use std::path::{Path, PathBuf};
 use trtc_compiler::{BuildOptions, Phase};
+use trtc_ir::Module;
 use trtc_ir::target::TARGETS;
+use trtc_ir::text::{PrintOptions, print, print_generic};
 use trtc_passes::precision::PRECISIONS;
 
 /// What an engine is to be.
@@ -48,6 +50,24 @@ impl GraphArgs {
             spec: crate::env::spec(),
             ..BuildOptions::default()
         })
+    }
+}
+
+/// How a module is printed.
+#[derive(Args, Debug)]
+pub struct Form {
+    /// Print where in the model each op comes from
+    #[arg(long)]
+    locs: bool,
+    /// Print the form that mlir-opt --allow-unregistered-dialect reads
+    #[arg(long, conflicts_with = "locs")]
+    generic: bool,
+}
+
+impl Form {
+    /// The module as text.
+    pub fn print(&self, module: &Module) -> String {
+        if self.generic { print_generic(module) } else { print(module, PrintOptions { locs: self.locs }) }
     }
 }
 

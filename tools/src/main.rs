@@ -46,9 +46,10 @@ fn main() -> ExitCode {
     match std::panic::catch_unwind(run) {
         Ok(Ok(()) | Err(Failure::Closed)) => ExitCode::SUCCESS,
         Ok(Err(Failure::Usage)) => ExitCode::from(render::Exit::User as u8),
-        Ok(Err(Failure::Report(report))) => {
-            render::print(&report);
-            ExitCode::from(report.exit as u8)
+        Ok(Err(Failure::Reports(reports))) => {
+            reports.iter().for_each(render::print);
+            // Without a report there is nothing to blame the user for.
+            ExitCode::from(reports.first().map_or(render::Exit::Bug, |r| r.exit) as u8)
         }
         // The hook has told what happened.
         Err(_) => ExitCode::from(render::Exit::Bug as u8),

@@ -3,21 +3,20 @@
 use crate::render::Failure;
 use clap::Args;
 use std::path::PathBuf;
-use trtc_engine::manifest::Generation;
-use trtc_runtime::{LoadOptions, Sampling};
+use trtc_runtime::{DeviceChoice, Sampling};
 
 /// An engine and the device that executes it.
 #[derive(Args, Debug)]
 pub struct EngineArgs {
     /// Engine file, as `trtc build` writes it
     pub engine: PathBuf,
-    /// Where to run: auto (what the engine was built for), host
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
-    pub device: String,
+    /// Where to run: auto (what the engine was built for), host, cuda:0, emulator
+    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
+    pub device: DeviceChoice,
     /// Threads of the host device; all cores if left out
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub threads: Option<u32>,
-    /// Memory for the KV cache, such as 512M or 2G; what the largest batch needs if left out
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Memory for the KV cache, such as 512M or 2G; what a full batch of the longest sequences needs if left out
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub kv_memory: Option<u64>,
 }
@@ -86,17 +85,9 @@ impl SamplingArgs {
     }
 }
 
-/// The defaults that a model comes with.
-pub fn model_sampling(g: &Generation) -> Sampling {
-    let d = Sampling::default();
-    Sampling {
-        temperature: g.temperature.unwrap_or(d.temperature),
-        top_k: g.top_k.unwrap_or(d.top_k),
-        top_p: g.top_p.unwrap_or(d.top_p),
-        min_p: g.min_p.unwrap_or(d.min_p),
-        repetition_penalty: g.repetition_penalty.unwrap_or(d.repetition_penalty),
-        ..d
-    }
+/// A device's name.
+fn device(text: &str) -> Result<DeviceChoice, String> {
+    text.parse().map_err(|e: trtc_runtime::Error| e.help.unwrap_or(e.message))
 }
 
 /// `512M`, `2G`, `1073741824`.
@@ -171,9 +162,15 @@ mod tests {
 
     #[test]
     fn what_is_given_wins_over_the_model() {
-        let model = Generation { temperature: Some(0.6), top_p: Some(0.9), ..Generation::default() };
+        let model = Sampling { temperature: 0.6, top_p: 0.9, ..Sampling::default() };
         let args = SamplingArgs { temperature: Some(0.2), ..SamplingArgs::default() };
-        let s = args.over(model_sampling(&model)).expect("no contradiction");
+        let s = args.over(model).expect("no contradiction");
         assert_eq!((s.temperature, s.top_p), (0.2, 0.9));
+    }
+
+    #[test]
+    fn devices() {
+        assert_eq!(device("cuda:1"), Ok(DeviceChoice::Cuda(1)));
+        assert!(device("gpu").is_err_and(|e| e.contains("cuda:0")));
     }
 }

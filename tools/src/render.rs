@@ -19,8 +19,8 @@ pub enum Exit {
 /// Why a command ended early.
 #[derive(Debug)]
 pub enum Failure {
-    /// Something to say.
-    Report(Box<Report>),
+    /// Something to say; the first one gives the exit code.
+    Reports(Vec<Report>),
     /// A command line that is not understood; clap has said what is wrong with it.
     Usage,
     /// The reader of our output went away: nothing to say, and nothing went wrong.
@@ -39,7 +39,7 @@ pub struct Report {
 
 impl Failure {
     fn new(exit: Exit, message: impl Into<String>) -> Failure {
-        Failure::Report(Box::new(Report { exit, message: message.into(), loc: None, notes: Vec::new(), help: None }))
+        Failure::Reports(vec![Report { exit, message: message.into(), loc: None, notes: Vec::new(), help: None }])
     }
 
     /// The user's fault.
@@ -54,8 +54,10 @@ impl Failure {
 
     /// Adds what to do next.
     pub fn help(mut self, help: impl Into<String>) -> Failure {
-        if let Failure::Report(r) = &mut self {
-            r.help = Some(help.into());
+        if let Failure::Reports(reports) = &mut self
+            && let Some(last) = reports.last_mut()
+        {
+            last.help = Some(help.into());
         }
         self
     }
@@ -109,8 +111,8 @@ impl From<trtc_engine::EngineError> for Failure {
 }
 
 #[cfg(feature = "compiler")]
-impl From<trtc_ir::Diag> for Failure {
-    fn from(d: trtc_ir::Diag) -> Failure {
+impl From<trtc_ir::Diag> for Report {
+    fn from(d: trtc_ir::Diag) -> Report {
         let exit = match d.fault {
             trtc_ir::Fault::User => Exit::User,
             trtc_ir::Fault::Unsupported => Exit::Unsupported,
@@ -119,9 +121,24 @@ impl From<trtc_ir::Diag> for Failure {
         let loc = match &d.loc {
             trtc_ir::Loc::Unknown => None,
             trtc_ir::Loc::File { path, line, col } => Some(format!("{path}:{line}:{col}")),
-            other => Some(other.to_string()),
+            trtc_ir::Loc::Name(name) => Some(name.clone()),
+            fused => Some(fused.to_string()),
         };
-        Failure::Report(Box::new(Report { exit, message: d.message, loc, notes: d.notes, help: d.help }))
+        Report { exit, message: d.message, loc, notes: d.notes, help: d.help }
+    }
+}
+
+#[cfg(feature = "compiler")]
+impl From<trtc_ir::Diag> for Failure {
+    fn from(d: trtc_ir::Diag) -> Failure {
+        Failure::Reports(vec![d.into()])
+    }
+}
+
+#[cfg(feature = "compiler")]
+impl From<Vec<trtc_ir::Diag>> for Failure {
+    fn from(found: Vec<trtc_ir::Diag>) -> Failure {
+        Failure::Reports(found.into_iter().map(Report::from).collect())
     }
 }
 

@@ -4,8 +4,8 @@ use crate::options::EngineArgs;
 use crate::render::Failure;
 use std::collections::BTreeMap;
 use trtc_engine::manifest::Manifest;
-use trtc_runtime::request::{AnswerId, Event, Finish};
-use trtc_runtime::{Answer, Engine, LoadOptions, Request};
+use trtc_runtime::text::Message;
+use trtc_runtime::{Answer, AnswerId, CacheSize, Engine, Event, Finish, LoadOptions, Request};
 
 /// An open engine.
 pub struct Session {
@@ -26,9 +26,9 @@ impl Session {
     /// Loads the engine of the arguments.
     pub fn open(args: &EngineArgs) -> Result<Session, Failure> {
         let options = LoadOptions {
-            device: args.device.clone(),
+            device: args.device,
             threads: args.threads,
-            kv_memory: args.kv_memory,
+            cache: args.kv_memory.map_or(CacheSize::Auto, CacheSize::Bytes),
             ..LoadOptions::default()
         };
         Ok(Session { engine: Engine::load(&args.engine, options)? })
@@ -39,66 +39,66 @@ impl Session {
         self.engine.manifest()
     }
 
-    /// Tokens of a text, begun as the model wants it.
-    pub fn encode(&self, text: &str) -> Result<Vec<u32>, Failure> {
-        match self.engine.tokenizer() {
-            Some(tokenizer) => Ok(tokenizer.encode(text)?),
-            None => Err(Failure::user("this engine has no tokenizer, so it takes no text")
-                .help("give tokens: --prompt-ids 1,2,3")),
-        }
+    /// True if the engine takes and gives text.
+    pub fn has_text(&self) -> bool {
+        self.engine.tokenizer().is_some()
     }
 
-    /// Text of a single token, for tables; empty without a tokenizer.
-    pub fn token_text(&self, token: u32) -> String {
-        self.engine.tokenizer().and_then(|t| t.decode(&[token]).ok()).unwrap_or_default()
+    /// The token that every prompt of text begins with, if the model wants one.
+    pub fn bos(&self) -> Option<u32> {
+        let m = self.manifest();
+        m.model.bos.filter(|_| m.text.as_ref().is_some_and(|t| t.add_bos))
     }
 
-    /// Submits requests and steps until all their answers are complete.
-    ///
-    /// A request that is refused is not submitted, nor is any after it, and nothing is executed.
+    /// The tokens of a conversation of (role, words), up to where the answer begins.
+    pub fn chat_ids(&self, turns: &[(&str, &str)]) -> Result<Vec<u32>, Failure> {
+        let Some(template) = self.engine.chat_template() else {
+            return Err(Failure::user("this engine has no chat template")
+                .help("give the prompt as it is: trtc run ENGINE -p TEXT"));
+        };
+        let messages: Vec<Message> = turns.iter().map(|(role, words)| Message { role: (*role).to_owned(), content: (*words).to_owned() }).collect();
+        Ok(self.engine.encode(&template.render(&messages, true)?)?)
+    }
+
+    /// A token as the vocabulary spells it; empty without a tokenizer.
+    pub fn piece(&self, token: u32) -> String {
+        self.engine.tokenizer().and_then(|t| t.token(token)).unwrap_or_default()
+    }
+
+    /// Runs requests together, shows every event to `on`, and puts the events together. If one request is refused,
+    /// none is run. Answers that [`Flow::Stop`] cuts off are there as far as they came.
     pub fn drive(
         &mut self,
-        requests: &[Request],
+        requests: Vec<Request>,
         mut on: impl FnMut(&Event) -> Result<Flow, Failure>,
     ) -> Result<Collector, Failure> {
         let mut collector = Collector::default();
-        let mut numbers = Vec::new();
-        for request in requests {
-            let number = self.engine.submit(request.clone())?;
-            numbers.push(number);
-            collector.expect(number, request.n);
+        let counts: Vec<u32> = requests.iter().map(|r| r.n).collect();
+        let mut stream = self.engine.generate(requests);
+        for (number, answers) in stream.ids().zip(counts) {
+            collector.expect(number, answers);
         }
-        while !collector.complete() {
-            for event in self.engine.step()? {
-                let flow = on(&event)?;
-                collector.add(event);
-                if flow == Flow::Stop {
-                    numbers.drain(..).for_each(|n| self.engine.cancel(n));
-                }
+        while let Some(event) = stream.next() {
+            let event = event?;
+            let flow = on(&event)?;
+            collector.add(event);
+            if flow == Flow::Stop {
+                break;
             }
         }
         Ok(collector)
     }
-
-    /// Answers in the order of the requests, and of a request's own answers.
-    pub fn answers(&mut self, requests: &[Request]) -> Result<Vec<Answer>, Failure> {
-        let mut collector = self.drive(requests, |_| Ok(Flow::On))?;
-        Ok(std::iter::from_fn(|| collector.next_ready()).collect())
-    }
 }
 
-/// Puts events together into answers and gives them out in order.
+/// Puts events together into answers, in the order of the requests and then of a request's answers.
 #[derive(Default)]
 pub struct Collector {
-    /// Answers that are not given out yet, and whether each is complete.
-    open: BTreeMap<AnswerId, (Answer, bool)>,
-    /// Answers that are not complete.
-    pending: usize,
+    answers: BTreeMap<AnswerId, Answer>,
 }
 
 impl Collector {
     /// A request whose answers will come.
-    pub fn expect(&mut self, request: u64, answers: u32) {
+    fn expect(&mut self, request: u64, answers: u32) {
         for index in 0..answers {
             let id = AnswerId { request, index };
             let answer = Answer {
@@ -109,17 +109,13 @@ impl Collector {
                 prompt_logprobs: Vec::new(),
                 finish: Finish::Cancelled,
             };
-            self.open.insert(id, (answer, false));
-            self.pending += 1;
+            self.answers.insert(id, answer);
         }
     }
 
     /// One event; one of an unknown answer is dropped.
-    pub fn add(&mut self, event: Event) {
-        let id = match &event {
-            Event::Prompt { id, .. } | Event::Token { id, .. } | Event::Done { id, .. } => *id,
-        };
-        let Some((answer, done)) = self.open.get_mut(&id) else { return };
+    fn add(&mut self, event: Event) {
+        let Some(answer) = self.answers.get_mut(&event.id()) else { return };
         match event {
             Event::Prompt { logprobs, .. } => answer.prompt_logprobs = logprobs,
             Event::Token { token, text, logprob, .. } => {
@@ -130,21 +126,13 @@ impl Collector {
             Event::Done { finish, text, .. } => {
                 answer.text.push_str(&text);
                 answer.finish = finish;
-                self.pending -= usize::from(!*done);
-                *done = true;
             }
         }
     }
 
-    /// True if no answer is pending.
-    pub fn complete(&self) -> bool {
-        self.pending == 0
-    }
-
-    /// The next answer in order, once it is complete.
-    pub fn next_ready(&mut self) -> Option<Answer> {
-        let entry = self.open.first_entry()?;
-        entry.get().1.then(|| entry.remove().0)
+    /// All answers, in order.
+    pub fn answers(self) -> Vec<Answer> {
+        self.answers.into_values().collect()
     }
 }
 
@@ -162,28 +150,23 @@ mod tests {
     }
 
     #[test]
-    fn answers_come_in_order_however_they_end() {
+    fn answers_are_in_order_however_they_end() {
         let mut c = Collector::default();
         c.expect(3, 1);
         c.expect(5, 1);
-        for event in [token(5, 1), token(3, 2), done(5), token(9, 9)] {
+        for event in [token(5, 1), token(3, 2), done(5), token(9, 9), done(3)] {
             c.add(event);
         }
-        assert!(c.next_ready().is_none(), "3 is not complete");
-        assert!(!c.complete());
-        c.add(done(3));
-        assert!(c.complete());
-        let order: Vec<(u64, String)> =
-            std::iter::from_fn(|| c.next_ready()).map(|a| (a.id.request, a.text)).collect();
+        let order: Vec<(u64, String)> = c.answers().into_iter().map(|a| (a.id.request, a.text)).collect();
         assert_eq!(order, [(3, "2!".to_owned()), (5, "1!".to_owned())]);
     }
 
     #[test]
-    fn a_second_end_changes_nothing() {
+    fn an_answer_that_was_cut_off_is_there_as_far_as_it_came() {
         let mut c = Collector::default();
         c.expect(0, 1);
-        c.add(done(0));
-        c.add(done(0));
-        assert!(c.complete());
+        c.add(token(0, 7));
+        let answers = c.answers();
+        assert_eq!((answers[0].tokens.as_slice(), answers[0].finish), (&[7][..], Finish::Cancelled));
     }
 }

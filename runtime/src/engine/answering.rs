@@ -3,7 +3,7 @@
 //! Works on rows of logits; where they come from is not its business.
 
 use crate::request::{AnswerId, Event, Finish, Request, TokenLogprob};
-use crate::sample;
+use crate::sample::{self, Sampler};
 use crate::text::{TextStream, Tokenizer};
 use std::sync::Arc;
 use trtc_engine::manifest::Manifest;
@@ -20,11 +20,18 @@ pub(super) enum Next {
     },
 }
 
+/// Memory that all answers of an engine use in turn.
+#[derive(Default)]
+pub(super) struct Scratch {
+    draw: sample::Scratch,
+    row: Vec<f32>,
+}
+
 /// One answer in the making.
 pub(super) struct Answering {
     id: AnswerId,
     request: Arc<Request>,
-    seed: u64,
+    sampler: Sampler,
     /// Tokens so far.
     len: u32,
     /// Most tokens: what was asked for, or what there is room for.
@@ -39,16 +46,37 @@ pub(super) struct Answering {
 impl Answering {
     /// `most` is the room for tokens of the answer.
     pub fn new(
-        id: AnswerId, request: Arc<Request>, most: u32, manifest: &Manifest, tokenizer: Option<&Arc<Tokenizer>>,
+        id: AnswerId,
+        request: Arc<Request>,
+        most: u32,
+        manifest: &Manifest,
+        tokenizer: Option<&Arc<Tokenizer>>,
     ) -> Answering {
         let mut stops = request.stop_ids.clone();
         if !request.ignore_eos {
             stops.extend_from_slice(&manifest.model.eos);
         }
-        let seed = request.sampling.seed.unwrap_or(id.request).wrapping_add(u64::from(id.index));
+        let seed = request
+            .sampling
+            .seed
+            .unwrap_or(id.request)
+            .wrapping_add(u64::from(id.index));
+        let sampler = Sampler::new(request.sampling.clone(), seed, &request.prompt);
         let text = tokenizer.map(|t| TextStream::new(Arc::clone(t), request.stop.clone()));
-        let report = request.prompt_logprobs.filter(|_| id.index == 0).map(|_| Vec::new());
-        Answering { id, request, seed, len: 0, most, stops, text, report }
+        let report = request
+            .prompt_logprobs
+            .filter(|_| id.index == 0)
+            .map(|_| Vec::new());
+        Answering {
+            id,
+            request,
+            sampler,
+            len: 0,
+            most,
+            stops,
+            text,
+            report,
+        }
     }
 
     pub fn id(&self) -> AnswerId {
@@ -66,36 +94,58 @@ impl Answering {
         let report = self.report.as_mut()?;
         let wanted = self.request.prompt.len() - 1;
         // The row of a token tells of the next one.
-        for (row, &token) in rows.chunks_exact(vocab).zip(self.request.prompt.get(first + 1..).unwrap_or_default()) {
+        for (row, &token) in rows
+            .chunks_exact(vocab)
+            .zip(self.request.prompt.get(first + 1..).unwrap_or_default())
+        {
             report.push(sample::logprob(row, token, top));
         }
-        if report.len() < wanted { None } else { self.report.take() }
+        if report.len() < wanted {
+            None
+        } else {
+            self.report.take()
+        }
     }
 
-    /// Chooses the next token from its logits, which are changed on the way. `tokens` is prompt and answer so far.
-    pub fn next(&mut self, tokens: &[u32], logits: &mut [f32], events: &mut Vec<Event>) -> Next {
+    /// Chooses the next token from its logits, which are changed on the way.
+    pub fn next(&mut self, logits: &mut [f32], events: &mut Vec<Event>, scratch: &mut Scratch) -> Next {
         if self.most == 0 {
             events.push(self.end(Finish::Length));
             return Next::End { tokens: 0 };
         }
         let (request, id) = (Arc::clone(&self.request), self.id);
         // Stop tokens are not chosen before `min_tokens`.
-        let banned: &[u32] = if self.len < request.min_tokens { &self.stops } else { &[] };
-        // Choosing may change the row: what is reported is taken from the row as it was.
-        let plain = request.logprobs.map(|_| logits.to_vec());
-        let (prompt, answer) = tokens.split_at(request.prompt.len());
-        let token = sample::choose(logits, &request.sampling, self.seed, prompt, answer, banned);
+        let banned: &[u32] = if self.len < request.min_tokens {
+            &self.stops
+        } else {
+            &[]
+        };
+        if request.logprobs.is_some() {
+            // What is reported is of the row as it was.
+            scratch.row.clear();
+            scratch.row.extend_from_slice(logits);
+        }
+        let position = request.prompt.len() as u64 + u64::from(self.len);
+        let token = self.sampler.choose(logits, position, banned, &mut scratch.draw);
         if self.len >= request.min_tokens && self.stops.contains(&token) {
             events.push(self.end(Finish::Stop));
             return Next::End { tokens: 0 };
         }
         self.len += 1;
-        let logprob = plain.zip(request.logprobs).map(|(row, top)| sample::logprob(&row, token, top));
+        self.sampler.accept(token);
+        let logprob = request
+            .logprobs
+            .map(|top| sample::logprob(&scratch.row, token, top));
         let (text, stopped) = match &mut self.text {
             Some(stream) => stream.push(token, self.len >= request.min_tokens),
             None => (String::new(), false),
         };
-        events.push(Event::Token { id, token, text, logprob });
+        events.push(Event::Token {
+            id,
+            token,
+            text,
+            logprob,
+        });
         let finish = match stopped {
             true => Finish::Stop,
             false if self.len == self.most => Finish::Length,
@@ -108,6 +158,10 @@ impl Answering {
     /// The last event, with the text that was held back.
     pub fn end(&mut self, finish: Finish) -> Event {
         let text = self.text.as_mut().map(TextStream::finish).unwrap_or_default();
-        Event::Done { id: self.id, finish, text }
+        Event::Done {
+            id: self.id,
+            finish,
+            text,
+        }
     }
 }

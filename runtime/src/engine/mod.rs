@@ -18,7 +18,7 @@ use crate::metrics::{Stats, Step};
 use crate::request::{AnswerId, Event, Finish, Request, Sampling};
 use crate::sched::{NewSequence, Plan, Scheduler, SeqId};
 use crate::text::{ChatTemplate, Tokenizer};
-use answering::{Answering, Next};
+use answering::{Answering, Next, Scratch};
 use rustc_hash::FxHashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -44,6 +44,7 @@ pub struct Engine {
     backlog: Vec<Event>,
     tokenizer: Option<Arc<Tokenizer>>,
     template: Option<ChatTemplate>,
+    scratch: Scratch,
     stats: Stats,
 }
 
@@ -57,7 +58,11 @@ impl Engine {
     }
 
     /// Places an open engine file on a device of the caller's; [`LoadOptions::device`] is not looked at.
-    pub fn with_device(file: EngineFile, device: Box<dyn Device>, options: &LoadOptions) -> Result<Engine, Error> {
+    pub fn with_device(
+        file: EngineFile,
+        device: Box<dyn Device>,
+        options: &LoadOptions,
+    ) -> Result<Engine, Error> {
         let manifest = Arc::new(file.manifest().clone());
         let exec = Executor::new(device, &file, options.cache, options.threads()?)?;
         let pool = KvPool::new(exec.pages(), manifest.kv.page_tokens, options.prefix_cache);
@@ -72,6 +77,7 @@ impl Engine {
             backlog: Vec::new(),
             tokenizer,
             template,
+            scratch: Scratch::default(),
             stats: Stats::default(),
             manifest,
         })
@@ -95,7 +101,7 @@ impl Engine {
     /// Tokens of a text, as the model's prompts begin (with its BOS token where it has one).
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
         let none = || Error::user("the engine has no tokenizer").help("give token ids");
-        self.tokenizer.as_ref().ok_or_else(none)?.encode(text)
+        self.tokenizer.as_ref().ok_or_else(none)?.encode(text, true)
     }
 
     /// The chat template, if the engine has one.
@@ -162,9 +168,17 @@ impl Engine {
                     return Err(error);
                 }
             };
-            let id = AnswerId { request: number, index };
-            let answering =
-                Answering::new(id, Arc::clone(&request), max_len - prompt, &self.manifest, self.tokenizer.as_ref());
+            let id = AnswerId {
+                request: number,
+                index,
+            };
+            let answering = Answering::new(
+                id,
+                Arc::clone(&request),
+                max_len - prompt,
+                &self.manifest,
+                self.tokenizer.as_ref(),
+            );
             if self.answers.len() <= seq.index() {
                 self.answers.resize_with(seq.index() + 1, || None);
             }
@@ -181,7 +195,8 @@ impl Engine {
     /// Gives a request up: its answers end with the next step. False if it has ended already, or never was.
     pub fn cancel(&mut self, request: u64) -> bool {
         let mut live = self.take_request(request);
-        self.backlog.extend(live.iter_mut().map(|a| a.end(Finish::Cancelled)));
+        self.backlog
+            .extend(live.iter_mut().map(|a| a.end(Finish::Cancelled)));
         !live.is_empty()
     }
 
@@ -231,17 +246,27 @@ impl Engine {
         for chunk in &self.plan.chunks {
             let rows = &mut logits[at * vocab..(at + chunk.rows as usize) * vocab];
             at += chunk.rows as usize;
-            let Some(answering) = self.answers.get_mut(chunk.seq.index()).and_then(Option::as_mut) else { continue };
+            let Some(answering) = self.answers.get_mut(chunk.seq.index()).and_then(Option::as_mut) else {
+                continue;
+            };
             let first_row = (chunk.start + chunk.len - chunk.rows) as usize;
             if let Some(report) = answering.take_prompt(first_row, rows, vocab) {
                 for index in 0..answering.answers() {
-                    let id = AnswerId { index, ..answering.id() };
-                    events.push(Event::Prompt { id, logprobs: report.clone() });
+                    let id = AnswerId {
+                        index,
+                        ..answering.id()
+                    };
+                    events.push(Event::Prompt {
+                        id,
+                        logprobs: report.clone(),
+                    });
                 }
             }
-            let Some(seq) = self.sched.sequence(chunk.seq).filter(|s| s.complete()) else { continue };
+            if !self.sched.sequence(chunk.seq).is_some_and(|s| s.complete()) {
+                continue;
+            }
             let last = rows.len().saturating_sub(vocab);
-            match answering.next(seq.tokens(), &mut rows[last..], events) {
+            match answering.next(&mut rows[last..], events, &mut self.scratch) {
                 Next::Token(token) => {
                     self.sched.push(chunk.seq, token);
                     self.stats.answer_tokens += 1;
@@ -274,7 +299,9 @@ impl Engine {
 
 /// The tokenizer and the chat template of an engine file.
 fn load_text(file: &EngineFile) -> Result<(Option<Arc<Tokenizer>>, Option<ChatTemplate>), Error> {
-    let Some(text) = &file.manifest().text else { return Ok((None, None)) };
+    let Some(text) = &file.manifest().text else {
+        return Ok((None, None));
+    };
     let bos = file.manifest().model.bos.filter(|_| text.add_bos);
     let tokenizer = Tokenizer::new(file.tensor(&text.tokenizer)?, bos)?;
     let template = text

@@ -51,7 +51,10 @@ pub struct Plan {
 impl Plan {
     /// A plan with room for any step within the limits.
     pub fn new(limits: &Dims) -> Plan {
-        Plan { chunks: Vec::with_capacity(limits.max_batch as usize), ..Plan::default() }
+        Plan {
+            chunks: Vec::with_capacity(limits.max_batch as usize),
+            ..Plan::default()
+        }
     }
 
     /// True if every sequence computes one token and wants its logits.
@@ -83,7 +86,15 @@ impl Scheduler {
     /// A scheduler for these limits, each at least 1.
     pub fn new(limits: Dims, pool: KvPool) -> Scheduler {
         let running = Vec::with_capacity(limits.max_batch as usize);
-        Scheduler { limits, pool, seqs: Vec::new(), vacant: Vec::new(), waiting: Vec::new(), running, arrivals: 0 }
+        Scheduler {
+            limits,
+            pool,
+            seqs: Vec::new(),
+            vacant: Vec::new(),
+            waiting: Vec::new(),
+            running,
+            arrivals: 0,
+        }
     }
 
     /// The pool.
@@ -133,10 +144,15 @@ impl Scheduler {
             return Err(Error::user("the prompt is empty").help("give at least one token"));
         }
         if new.max_len < prompt || new.max_len > max {
-            return Err(Error::bug(format!("sequence of {prompt}..{} tokens, the limit is {max}", new.max_len)));
+            return Err(Error::bug(format!(
+                "sequence of {prompt}..{} tokens, the limit is {max}",
+                new.max_len
+            )));
         }
         self.check_fits(prompt, new.max_len)?;
-        let leader = new.leader.filter(|&l| self.sequence(l).is_some_and(|l| !l.prompt_computed()));
+        let leader = new
+            .leader
+            .filter(|&l| self.sequence(l).is_some_and(|l| !l.prompt_computed()));
         let id = match self.vacant.pop() {
             Some(index) => SeqId(index),
             None => {
@@ -192,7 +208,9 @@ impl Scheduler {
     /// or be removed before the next [`Scheduler::schedule`].
     pub fn commit(&mut self, plan: &Plan) {
         for chunk in &plan.chunks {
-            let Some(seq) = self.seqs[chunk.seq.index()].as_mut() else { continue };
+            let Some(seq) = self.seqs[chunk.seq.index()].as_mut() else {
+                continue;
+            };
             seq.advance(chunk, &mut self.pool);
             if seq.followers > 0 && seq.prompt_computed() {
                 self.release_followers(chunk.seq);
@@ -253,12 +271,20 @@ impl Scheduler {
                 // Tokens before `logits_from` want no logits and are not bounded by the rows left.
                 let first_row = start.max(seq.logits_from);
                 let rows_end = first_row.saturating_add(self.limits.max_logit_rows - plan.rows);
-                let len = seq.remaining().min(self.limits.max_step_tokens - plan.tokens).min(rows_end - start);
+                let len = seq
+                    .remaining()
+                    .min(self.limits.max_step_tokens - plan.tokens)
+                    .min(rows_end - start);
                 if len == 0 {
                     continue;
                 }
                 let rows = (start + len).saturating_sub(first_row);
-                plan.chunks.push(Chunk { seq: id, start, len, rows });
+                plan.chunks.push(Chunk {
+                    seq: id,
+                    start,
+                    len,
+                    rows,
+                });
                 plan.tokens += len;
                 plan.rows += rows;
             }
@@ -271,7 +297,11 @@ impl Scheduler {
         let mut taken = 0;
         for &r in &self.running {
             let seq = self.seq(r);
-            taken += if seq.rank() < rank { seq.remaining() } else { u32::from(seq.remaining() == 1) };
+            taken += if seq.rank() < rank {
+                seq.remaining()
+            } else {
+                u32::from(seq.remaining() == 1)
+            };
             if taken >= self.limits.max_step_tokens {
                 return false;
             }
@@ -287,7 +317,12 @@ impl Scheduler {
         }
         let seq = self.seq(id);
         let priority = seq.priority;
-        let lower = self.running.iter().rev().take_while(|&&r| self.seq(r).priority < priority).count();
+        let lower = self
+            .running
+            .iter()
+            .rev()
+            .take_while(|&&r| self.seq(r).priority < priority)
+            .count();
         if self.running.len() - lower >= self.limits.max_batch as usize {
             return false;
         }
@@ -318,16 +353,23 @@ impl Scheduler {
 
     /// Pages that must be available for a waiting sequence to start: those without content, and idle ones with it.
     fn pages_wanted(&self, seq: &Sequence) -> u32 {
-        let held = seq.cached_pages(&self.pool).filter(|&p| self.pool.refs(p) > 0).count() as u32;
+        let held = seq
+            .cached_pages(&self.pool)
+            .filter(|&p| self.pool.refs(p) > 0)
+            .count() as u32;
         self.pool.pages_for(seq.tokens.len() as u32) - held
     }
 
     /// Gives an admitted sequence all pages of its tokens, cached ones first.
     fn take_pages(&mut self, id: SeqId, plan: &mut Plan) {
-        let Some(seq) = self.seqs[id.index()].as_mut() else { return };
+        let Some(seq) = self.seqs[id.index()].as_mut() else {
+            return;
+        };
         let cached = seq.cached_pages(&self.pool).count();
         for i in 0..cached {
-            let Some(page) = seq.cached_page(i, &self.pool) else { break };
+            let Some(page) = seq.cached_page(i, &self.pool) else {
+                break;
+            };
             self.pool.retain(page);
             seq.pages.push(page);
         }
@@ -355,7 +397,9 @@ impl Scheduler {
     }
 
     fn release_pages(&mut self, id: SeqId) {
-        let Some(seq) = self.seqs[id.index()].as_mut() else { return };
+        let Some(seq) = self.seqs[id.index()].as_mut() else {
+            return;
+        };
         // Back to front: the end of a prefix is of use to fewer, and is given up first.
         for page in seq.pages.drain(..).rev() {
             self.pool.release(page);

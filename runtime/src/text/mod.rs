@@ -1,13 +1,19 @@
-//! Text: tokens from it, text from tokens as they come, chat templates.
+//! Text to tokens and back: the tokenizer, text that streams, stop strings, chat templates.
 //!
-//! Which tokenizer and template a model has is in its engine file; nothing of any model is known here.
+//! What a model's text handling needs comes from the engine file. Nothing here knows of requests or devices.
 
-mod stops;
+mod chat;
+mod decode;
+mod stop;
 mod stream;
-mod template;
+mod strftime;
 mod tokenizer;
 
-pub use stops::Stops;
+pub use chat::{ChatTemplate, Message};
+pub use decode::Detokenizer;
+pub use stop::StopMatcher;
 pub use stream::TextStream;
-pub use template::{ChatTemplate, Message};
 pub use tokenizer::Tokenizer;
+
+#[cfg(test)]
+mod tests;

@@ -1,115 +1,82 @@
-//! The tokenizer of an engine: a `tokenizer.json` and the rule for the BOS token.
+//! The tokenizer of an engine: a `tokenizer.json`, read by the `tokenizers` crate; decoding is `decode.rs`.
 
+use super::decode::{Detokenizer, Pieces};
 use crate::error::Error;
 
-/// Turns text into tokens and back.
+/// Tokens of a text, and text of tokens.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    pieces: Pieces,
+    /// The token that begins prompts, if they do begin with one.
     bos: Option<u32>,
 }
 
-impl Tokenizer {
-    /// Reads a `tokenizer.json`. `bos` is the token that prompts begin with, if the model wants one.
-    pub fn new(json: &[u8], bos: Option<u32>) -> Result<Tokenizer, Error> {
-        let inner = tokenizers::Tokenizer::from_bytes(json)
-            .map_err(|e| Error::user(format!("the engine's tokenizer cannot be read: {e}")).help("build the engine again"))?;
-        Ok(Tokenizer { inner, bos })
-    }
-
-    /// Tokens of a text. Special tokens written out in the text are taken as such. A BOS token comes first if the
-    /// model wants one and the text does not begin with it.
-    pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
-        let encoded = self
-            .inner
-            .encode_fast(text, false)
-            .map_err(|e| Error::user(format!("the text cannot be tokenised: {e}")))?;
-        let ids = encoded.get_ids();
-        let bos = self.bos.filter(|bos| ids.first() != Some(bos));
-        Ok(bos.into_iter().chain(ids.iter().copied()).collect())
-    }
-
-    /// Text of tokens; special ones have none. A cut character shows as U+FFFD.
-    pub fn decode(&self, tokens: &[u32]) -> Result<String, Error> {
-        self.inner.decode(tokens, true).map_err(|e| Error::bug(format!("tokens cannot be turned into text: {e}")))
-    }
-
-    /// A token as the vocabulary spells it, special ones too.
-    pub fn piece(&self, token: u32) -> Option<String> {
-        self.inner.id_to_token(token)
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer").field("vocab", &self.vocab()).field("bos", &self.bos).finish()
     }
 }
 
-#[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-
-    /// A byte-level vocabulary of the 256 bytes, one merge and an end token.
-    pub fn bytes() -> Tokenizer {
-        let alphabet: Vec<char> = {
-            let printable = |b: &u32| matches!(b, 33..=126 | 161..=172 | 174..=255);
-            let mut spare = 256..;
-            (0..256).map(|b| if printable(&b) { b } else { spare.next().unwrap() }).filter_map(char::from_u32).collect()
-        };
-        let mut vocab: serde_json::Map<String, serde_json::Value> =
-            alphabet.iter().enumerate().map(|(i, c)| (c.to_string(), i.into())).collect();
-        vocab.insert("ab".into(), 256.into());
-        let json = serde_json::json!({
-            "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
-            "added_tokens": [{ "id": 257, "content": "<end>", "special": true, "single_word": false, "lstrip": false,
-                               "rstrip": false, "normalized": false }],
-            "pre_tokenizer": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false },
-            "decoder": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false },
-            "model": { "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-                       "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
-                       "vocab": vocab, "merges": [["a", "b"]] }
-        });
-        Tokenizer::new(json.to_string().as_bytes(), None).unwrap()
+impl Tokenizer {
+    /// Reads a `tokenizer.json`. Truncation, padding and templates for special tokens that it may contain are not
+    /// used: `bos` says what prompts begin with.
+    pub fn new(json: &[u8], bos: Option<u32>) -> Result<Tokenizer, Error> {
+        let bad = |what: String| Error::user(format!("the tokenizer cannot be read: {what}"));
+        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(|e| bad(e.to_string()))?;
+        inner.with_truncation(None).map_err(|e| bad(e.to_string()))?;
+        inner.with_padding(None);
+        let pieces = Pieces::new(&inner)?;
+        Ok(Tokenizer { inner, pieces, bos })
     }
 
-    /// Words with a leading mark for the space before them, and bytes for what is not in the vocabulary.
-    pub fn pieces(bos: Option<u32>) -> Tokenizer {
-        let mut vocab = serde_json::Map::new();
-        for (i, piece) in ["<unk>", "<s>", "</s>", "▁a", "▁b", "a", "b", "▁"].iter().enumerate() {
-            vocab.insert((*piece).into(), i.into());
+    /// Tokens of a text. With `bos` they begin with the BOS token if this model's prompts do; give false for text
+    /// from a chat template, which writes its own. Special tokens that the text spells out are recognised, and a
+    /// BOS token among them is not doubled.
+    pub fn encode(&self, text: &str, bos: bool) -> Result<Vec<u32>, Error> {
+        let encoding = self.inner.encode_fast(text, false);
+        let encoding = encoding.map_err(|e| Error::user(format!("the text cannot be tokenized: {e}")))?;
+        let ids = encoding.get_ids();
+        let begin = self.bos.filter(|b| bos && ids.first() != Some(b));
+        Ok(begin.into_iter().chain(ids.iter().copied()).collect())
+    }
+
+    /// Text of tokens, special tokens left out. Bytes that are no UTF-8 become U+FFFD; unknown ids become nothing.
+    pub fn decode(&self, tokens: &[u32]) -> String {
+        let mut stream = Detokenizer::default();
+        let mut text = String::new();
+        for &token in tokens {
+            stream.push(self, token, &mut text);
         }
-        for b in 0..256 {
-            vocab.insert(format!("<0x{b:02X}>"), (8 + b).into());
-        }
-        let json = serde_json::json!({
-            "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
-            "added_tokens": [{ "id": 1, "content": "<s>", "special": true, "single_word": false, "lstrip": false,
-                               "rstrip": false, "normalized": false }],
-            "pre_tokenizer": { "type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": false },
-            "decoder": { "type": "Sequence", "decoders": [
-                { "type": "Replace", "pattern": { "String": "▁" }, "content": " " }, { "type": "ByteFallback" },
-                { "type": "Fuse" }, { "type": "Strip", "content": " ", "start": 1, "stop": 0 }] },
-            "model": { "type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
-                       "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
-                       "vocab": vocab, "merges": [["▁", "a"], ["▁", "b"]] }
-        });
-        Tokenizer::new(json.to_string().as_bytes(), bos).unwrap()
+        stream.finish(&mut text);
+        text
     }
 
-    #[test]
-    fn text_and_back() {
-        let t = bytes();
-        let ids = t.encode("ab é<end>").unwrap();
-        assert_eq!(ids, [256, 32, 0xc3, 0xa9, 257]);
-        assert_eq!(t.decode(&ids).unwrap(), "ab é");
-        assert_eq!(t.piece(257).as_deref(), Some("<end>"));
+    /// Ids are below this.
+    pub fn vocab(&self) -> u32 {
+        self.pieces.vocab()
     }
 
-    #[test]
-    fn bos_comes_once() {
-        let t = pieces(Some(1));
-        assert_eq!(t.encode("a b").unwrap(), [1, 3, 4]);
-        assert_eq!(t.encode("<s>a").unwrap()[0], 1);
-        assert_ne!(t.encode("<s>a").unwrap()[1], 1);
-        assert_eq!(t.decode(&[1, 3, 4]).unwrap(), "a b");
+    /// The id of a token by its spelling in the vocabulary: `<|im_end|>`.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
     }
 
-    #[test]
-    fn not_a_tokenizer() {
-        assert!(Tokenizer::new(b"{}", None).is_err());
+    /// A token's spelling in the vocabulary.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// True for tokens that are no text: begin and end of sequence, turns of a chat.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.inner.get_added_tokens_decoder().get(&id).is_some_and(|t| t.special)
+    }
+
+    #[cfg(test)]
+    pub(super) fn pieces_for_test(&self, id: u32) -> &[u8] {
+        self.pieces.get(id)
+    }
+
+    pub(super) fn pieces(&self) -> &Pieces {
+        &self.pieces
     }
 }

@@ -45,18 +45,28 @@ fn logit(state: u64, row: u64) -> f32 {
 
 /// Logits after each token, computed without cache, pages or steps.
 pub fn reference(tokens: &[u32]) -> Vec<Vec<f32>> {
-    let h: Vec<u64> = tokens.iter().enumerate().map(|(p, &t)| embed(table(t), p as u32)).collect();
+    let h: Vec<u64> = tokens
+        .iter()
+        .enumerate()
+        .map(|(p, &t)| embed(table(t), p as u32))
+        .collect();
     let layer = |h: &[u64]| -> Vec<u64> {
-        (0..h.len()).map(|p| attend(h[p], h[..=p].iter().map(|&x| (x, x ^ 5)))).collect()
+        (0..h.len())
+            .map(|p| attend(h[p], h[..=p].iter().map(|&x| (x, x ^ 5))))
+            .collect()
     };
     let h = layer(&layer(&h));
-    h.iter().map(|&s| (0..VOCAB).map(|t| logit(s, output(t))).collect()).collect()
+    h.iter()
+        .map(|&s| (0..VOCAB).map(|t| logit(s, output(t))).collect())
+        .collect()
 }
 
 /// The most likely token after `tokens`, and its logits.
 pub fn best(tokens: &[u32]) -> (u32, Vec<f32>) {
     let row = reference(tokens).pop().unwrap();
-    let best = (0..VOCAB).max_by(|&a, &b| row[a as usize].total_cmp(&row[b as usize])).unwrap();
+    let best = (0..VOCAB)
+        .max_by(|&a, &b| row[a as usize].total_cmp(&row[b as usize]))
+        .unwrap();
     (best, row)
 }
 
@@ -76,7 +86,12 @@ pub fn logprob(row: &[f32], token: u32) -> f64 {
 }
 
 pub fn dims() -> Dims {
-    Dims { max_batch: 4, max_seq_len: 64, max_step_tokens: 16, max_logit_rows: 8 }
+    Dims {
+        max_batch: 4,
+        max_seq_len: 64,
+        max_step_tokens: 16,
+        max_logit_rows: 8,
+    }
 }
 
 /// The manifest of the hash model: two layers of one head of two f32, which hold 64 bits.
@@ -95,23 +110,56 @@ pub fn manifest(dims: Dims, page_tokens: u32) -> Manifest {
     };
     let f32 = Dtype::F32;
     let kernels = vec![
-        kernel("embed", HostKernel::Embedding { width: 2, scale: 1.0, out: f32 }),
+        kernel(
+            "embed",
+            HostKernel::Embedding {
+                width: 2,
+                scale: 1.0,
+                out: f32,
+            },
+        ),
         kernel("append", HostKernel::KvAppend { x: f32 }),
-        kernel("attend", HostKernel::Attention { heads: 1, scale: 1.0, softcap: None, x: f32, out: f32 }),
+        kernel(
+            "attend",
+            HostKernel::Attention {
+                heads: 1,
+                scale: 1.0,
+                softcap: None,
+                x: f32,
+                out: f32,
+            },
+        ),
         kernel("rows", HostKernel::GatherRows { width: 2, x: f32 }),
         kernel(
             "output",
-            HostKernel::Linear { n: VOCAB, k: 2, rows: Count::Rows, bias: false, residual: None, x: f32, out: f32 },
+            HostKernel::Linear {
+                n: VOCAB,
+                k: 2,
+                rows: Count::Rows,
+                bias: false,
+                residual: None,
+                x: f32,
+                out: f32,
+            },
         ),
     ];
     let step = u64::from(dims.max_step_tokens) * 16;
     let logits = 5 * step;
     let launch = |kernel: u32, args: Vec<Arg>| Launch {
-        choices: vec![Choice { from: 1, to: dims.max_step_tokens, kernel }],
+        choices: vec![Choice {
+            from: 1,
+            to: dims.max_step_tokens,
+            kernel,
+        }],
         args,
         loc: String::new(),
     };
-    let (h0, h1, h2, r) = (Arg::Arena(0), Arg::Arena(step), Arg::Arena(2 * step), Arg::Arena(3 * step));
+    let (h0, h1, h2, r) = (
+        Arg::Arena(0),
+        Arg::Arena(step),
+        Arg::Arena(2 * step),
+        Arg::Arena(3 * step),
+    );
     let launches = vec![
         launch(0, vec![Arg::Tokens, Arg::Weight(0), h0]),
         launch(1, vec![h0, h0, Arg::Batch, Arg::Kv(0)]),
@@ -121,7 +169,11 @@ pub fn manifest(dims: Dims, page_tokens: u32) -> Manifest {
         launch(3, vec![h2, Arg::Rows, r]),
         launch(4, vec![r, Arg::Weight(1), Arg::Arena(logits)]),
     ];
-    let layer = KvLayer { heads: 1, head_dim: 2, window: None };
+    let layer = KvLayer {
+        heads: 1,
+        head_dim: 2,
+        window: None,
+    };
     Manifest {
         format: FORMAT,
         target: "host".into(),
@@ -140,7 +192,11 @@ pub fn manifest(dims: Dims, page_tokens: u32) -> Manifest {
         },
         dims,
         arena: logits + u64::from(dims.max_logit_rows) * u64::from(VOCAB) * 4,
-        kv: Kv { page_tokens, dtype: f32, layers: vec![layer, layer] },
+        kv: Kv {
+            page_tokens,
+            dtype: f32,
+            layers: vec![layer, layer],
+        },
         weights: vec![weight("table"), weight("output")],
         dummy_seed: None,
         kernels,
@@ -238,7 +294,10 @@ impl FakeDevice {
     }
 
     fn ints(&self, buffer: Buffer, n: usize) -> Vec<i32> {
-        self.bytes(buffer)[..4 * n].chunks(4).map(|b| i32::from_le_bytes(b.try_into().unwrap())).collect()
+        self.bytes(buffer)[..4 * n]
+            .chunks(4)
+            .map(|b| i32::from_le_bytes(b.try_into().unwrap()))
+            .collect()
     }
 
     fn get(&self, buffer: Buffer, at: usize) -> u64 {
@@ -246,7 +305,9 @@ impl FakeDevice {
     }
 
     fn set(&mut self, buffer: Buffer, at: usize, bytes: &[u8]) {
-        let Memory::Own(memory) = &mut self.memory[buffer.0 as usize] else { panic!("weights are read-only") };
+        let Memory::Own(memory) = &mut self.memory[buffer.0 as usize] else {
+            panic!("weights are read-only")
+        };
         memory[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
@@ -254,13 +315,18 @@ impl FakeDevice {
     fn slots(&self, bind: &Bindings, seq: usize, position: usize) -> (usize, usize) {
         let width = bind.table_width as usize;
         let table = self.ints(bind.block_table, (seq + 1) * width);
-        let (page, slot) = (table[seq * width + position / self.page_tokens], position % self.page_tokens);
+        let (page, slot) = (
+            table[seq * width + position / self.page_tokens],
+            position % self.page_tokens,
+        );
         let page = page as usize * 2 * self.page_tokens;
         (page + slot, page + self.page_tokens + slot)
     }
 
     fn execute(&mut self, kernel: &Kernel, args: &[Arg], bind: &Bindings, dims: StepDims) {
-        let Code::Host(host) = &kernel.code else { panic!("PTX") };
+        let Code::Host(host) = &kernel.code else {
+            panic!("PTX")
+        };
         let arena = |i: usize| match args[i] {
             Arg::Arena(offset) => offset as usize / 8,
             other => panic!("{other:?}"),
@@ -296,7 +362,10 @@ impl FakeDevice {
                 for s in 0..dims.seqs as usize {
                     for i in segments(s) {
                         let (k, v) = self.slots(bind, s, positions[i] as usize);
-                        let (x, y) = (self.get(bind.arena, arena(0) + i), self.get(bind.arena, arena(1) + i) ^ 5);
+                        let (x, y) = (
+                            self.get(bind.arena, arena(0) + i),
+                            self.get(bind.arena, arena(1) + i) ^ 5,
+                        );
                         self.set(kv(3), 8 * k, &x.to_le_bytes());
                         self.set(kv(3), 8 * v, &y.to_le_bytes());
                     }
@@ -330,7 +399,11 @@ impl FakeDevice {
                     let h = self.get(bind.arena, arena(0) + l);
                     for v in 0..*n as usize {
                         let x = logit(h, row(self, weight(1), v));
-                        self.set(bind.arena, 8 * arena(2) + 4 * (l * *n as usize + v), &x.to_le_bytes());
+                        self.set(
+                            bind.arena,
+                            8 * arena(2) + 4 * (l * *n as usize + v),
+                            &x.to_le_bytes(),
+                        );
                     }
                 }
             }
@@ -410,7 +483,10 @@ impl Device for FakeDevice {
             return Err(Error::unsupported("no graphs"));
         }
         self.log.lock().unwrap().records += 1;
-        let calls = calls.iter().map(|c| (c.kernel.1.clone(), c.args.to_vec())).collect();
+        let calls = calls
+            .iter()
+            .map(|c| (c.kernel.1.clone(), c.args.to_vec()))
+            .collect();
         self.graphs.push((calls, bind.clone(), dims));
         Ok(Graph(self.graphs.len() as u32 - 1))
     }

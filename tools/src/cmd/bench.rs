@@ -8,8 +8,7 @@ use crate::session::{Flow, Session};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::time::Instant;
-use trtc_runtime::request::Event;
-use trtc_runtime::{Request, Sampling};
+use trtc_runtime::{Event, Request, Sampling};
 
 /// Measure an engine's speed
 ///
@@ -164,7 +163,7 @@ impl Bench {
     /// Gigabytes a second of a plain read, where the device is the host.
     fn bandwidth(&self, common: &Common) -> Option<f64> {
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-        let threads = common.engine.threads.unwrap_or(cores);
+        let threads = common.engine.threads.map_or(cores, |n| n as u32);
         (self.session.manifest().target == "host").then(|| trtc_runtime::device::host::read_bandwidth(threads) / 1e9)
     }
 
@@ -189,7 +188,7 @@ impl Bench {
             .collect();
         let bar = Bar::new("tokens", u64::from(count) * u64::from(output));
         let start = Instant::now();
-        self.session.drive(&requests, |event| {
+        self.session.drive(requests, |event| {
             if let Event::Token { .. } = event {
                 bar.advance(1);
             }

@@ -1,12 +1,11 @@
 //! `trtc chat`: a conversation on a terminal or through a pipe.
 
-use crate::options::{EngineArgs, SamplingArgs, model_sampling};
+use crate::options::{EngineArgs, SamplingArgs};
 use crate::render::Failure;
 use crate::session::{Flow, Session};
 use crate::signal::Watch;
 use std::io::{BufRead, IsTerminal, Write};
-use trtc_runtime::Request;
-use trtc_runtime::request::{Event, Finish};
+use trtc_runtime::{Event, Finish, Request};
 
 /// Talk to a model
 ///
@@ -31,7 +30,7 @@ pub struct Args {
 /// Holds the conversation.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let mut session = Session::open(&args.engine)?;
-    let sampling = args.sampling.over(model_sampling(&session.manifest().generation))?;
+    let sampling = args.sampling.over(session.engine.default_sampling())?;
     sampling.check(session.manifest().model.vocab)?;
     let opening = || -> Vec<(&str, String)> { args.system.iter().map(|s| ("system", s.clone())).collect() };
     let mut history = opening();
@@ -71,7 +70,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         let request =
             Request { max_tokens: args.max_tokens, sampling: sampling.clone(), ..Request::new(prompt) };
         let watch = Watch::new();
-        let mut answers = session.drive(&[request], |event| {
+        let answers = session.drive(vec![request], |event| {
             if let Event::Token { text, .. } | Event::Done { text, .. } = event {
                 out.write_all(text.as_bytes())?;
                 out.flush()?;
@@ -79,7 +78,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             Ok(if watch.fired() { Flow::Stop } else { Flow::On })
         })?;
         drop(watch);
-        if let Some(answer) = answers.next_ready() {
+        for answer in answers.answers() {
             let end = match answer.finish {
                 Finish::Stop => "\n",
                 Finish::Length => " [cut: the limit of tokens]\n",

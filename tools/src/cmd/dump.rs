@@ -1,12 +1,11 @@
 //! `trtc dump`: the graph of a model after a phase, as text.
 
-use crate::graph::{self, GraphArgs};
+use crate::graph::{self, Form, GraphArgs};
 use crate::render::Failure;
 use std::io::Write;
 use std::path::PathBuf;
 use trtc_compiler::Phase;
-use trtc_ir::text::{self, PrintOptions};
-use trtc_ir::view;
+use trtc_ir::view::View;
 
 /// Print a model's graph after a phase
 ///
@@ -24,12 +23,8 @@ pub struct Args {
     phase: String,
     #[command(flatten)]
     graph: GraphArgs,
-    /// Print where in the model each op comes from
-    #[arg(long)]
-    locs: bool,
-    /// Print the form that mlir-opt --allow-unregistered-dialect reads
-    #[arg(long)]
-    generic: bool,
+    #[command(flatten)]
+    form: Form,
     /// Print a graph for Graphviz
     #[arg(long, conflicts_with_all = ["generic", "locs"])]
     dot: bool,
@@ -40,10 +35,6 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let phase = Phase::named(&args.phase).ok_or_else(|| Failure::bug(format!("no phase {}", args.phase)))?;
     let model = crate::env::model_path(&args.model);
     let module = trtc_compiler::module_after(&model, phase, &args.graph.options()?)?;
-    let text = if args.dot {
-        view::dot(&module)
-    } else {
-        text::print_with(&module, PrintOptions { locs: args.locs, generic: args.generic, ..PrintOptions::default() })
-    };
+    let text = if args.dot { View::new(&module.func).dot(&module.func) } else { args.form.print(&module) };
     Ok(std::io::stdout().lock().write_all(text.as_bytes())?)
 }

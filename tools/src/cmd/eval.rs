@@ -9,8 +9,7 @@ use crate::session::{Flow, Session};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use trtc_runtime::request::Event;
-use trtc_runtime::{Answer, Request, Sampling};
+use trtc_runtime::{Answer, Event, Request, Sampling};
 
 /// Measure an engine's quality
 ///
@@ -61,22 +60,16 @@ fn read(path: &Path) -> Result<String, Failure> {
     std::fs::read_to_string(path).map_err(|e| Failure::file("read", path, &e))
 }
 
-/// A request that computes log-probabilities of its prompt and as little else as can be.
+/// A request for log-probabilities of its prompt and nothing else.
 fn forced(prompt: Vec<u32>) -> Request {
-    Request {
-        max_tokens: 1,
-        sampling: Sampling::greedy(),
-        ignore_eos: true,
-        prompt_logprobs: Some(0),
-        ..Request::new(prompt)
-    }
+    Request { max_tokens: 0, prompt_logprobs: Some(0), ..Request::new(prompt) }
 }
 
 /// Perplexity of a text.
 fn text(args: &Args, file: &Path) -> Result<(), Failure> {
     let text = read(file)?;
     let mut session = Session::open(&args.engine)?;
-    let mut tokens = session.encode(&text)?;
+    let mut tokens = session.engine.encode(&text)?;
     // The window brings its own BOS.
     let bos = session.bos();
     if bos.is_some() && tokens.first() == bos.as_ref() {
@@ -87,8 +80,7 @@ fn text(args: &Args, file: &Path) -> Result<(), Failure> {
         return Err(Failure::user(format!("'{}' has {} tokens", file.display(), tokens.len()))
             .help("perplexity needs at least two"));
     }
-    // One place of the longest sequence is for the token that a request answers with.
-    let most = session.manifest().dims.max_seq_len.saturating_sub(1);
+    let most = session.manifest().dims.max_seq_len;
     let window = args.window.unwrap_or(most.min(2048));
     let stride = args.stride.unwrap_or((window / 2).max(1));
     if window > most {
@@ -104,7 +96,7 @@ fn text(args: &Args, file: &Path) -> Result<(), Failure> {
         .map(|w| forced(bos.iter().chain(&tokens[w.tokens.clone()]).copied().collect()))
         .collect();
     let bar = Bar::new("windows", requests.len() as u64);
-    let mut answers = session.drive(&requests, |event| {
+    let answers = session.drive(requests, |event| {
         if let Event::Done { .. } = event {
             bar.advance(1);
         }
@@ -112,8 +104,7 @@ fn text(args: &Args, file: &Path) -> Result<(), Failure> {
     })?;
     bar.finish();
     let mut sum = perplexity::Sum::default();
-    for w in &plan {
-        let answer = answers.next_ready().ok_or_else(|| Failure::bug("a window has no answer"))?;
+    for (w, answer) in plan.iter().zip(answers.answers()) {
         let logprobs: Vec<f32> = answer.prompt_logprobs.iter().map(|t| t.logprob).collect();
         sum.add(w, &logprobs, bos.is_some()).map_err(Failure::bug)?;
     }
@@ -196,7 +187,7 @@ fn golden(args: &Args, file: &Path) -> Result<(), Failure> {
         })
         .collect();
     let fed: Vec<Request> = golden.cases.iter().map(|case| forced(case.whole())).collect();
-    let (greedy, fed) = (session.answers(&greedy)?, session.answers(&fed)?);
+    let (greedy, fed) = (session.engine.answers(greedy)?, session.engine.answers(fed)?);
     if greedy.len() != golden.cases.len() || fed.len() != golden.cases.len() {
         return Err(Failure::bug("a case has no answer"));
     }
@@ -231,7 +222,7 @@ fn outcome(
     session: &Session,
 ) -> Result<Outcome, Failure> {
     let tokenizer = match &case.prompt {
-        Some(prompt) if session.engine.tokenizer().is_some() => Some(session.encode(prompt)? == case.prompt_ids),
+        Some(prompt) if session.has_text() => Some(session.engine.encode(prompt)? == case.prompt_ids),
         _ => None,
     };
     let equal = Greedy::compare(&greedy.tokens, case, bound.and_then(|t| t.gap));

@@ -1,12 +1,11 @@
 //! `trtc opt`: passes over a module in text form.
 
-use crate::graph;
+use crate::graph::{self, Form};
 use crate::render::Failure;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use trtc_compiler::pipeline;
-use trtc_ir::text::{self, PrintOptions};
-use trtc_ir::{DType, Target};
+use trtc_ir::{DType, Target, text};
 use trtc_passes::{KvOptions, Options, Pass, PassCx, Precision, Recipe, run_passes};
 
 /// Run passes over a module in text form
@@ -36,12 +35,8 @@ pub struct Args {
     /// Stop after this many passes that changed something: finds the one that went wrong
     #[arg(long, value_name = "N")]
     fuel: Option<usize>,
-    /// Print where in the model each op comes from
-    #[arg(long)]
-    locs: bool,
-    /// Print the form that mlir-opt --allow-unregistered-dialect reads
-    #[arg(long)]
-    generic: bool,
+    #[command(flatten)]
+    form: Form,
     /// List the passes
     #[arg(long, conflicts_with_all = ["file", "pass"])]
     list: bool,
@@ -70,11 +65,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         ..PassCx::new(target)
     };
     let (name, source) = read(args.file.as_deref().unwrap_or(Path::new("-")))?;
-    let mut module = text::parse(&name, &source)?;
+    let mut module = text::parse(&source, &name)?;
     let options = Options { spec: crate::env::spec(), fuel: args.fuel, ..Options::default() };
     run_passes(&mut module, &passes, &cx, options)?;
-    let print = PrintOptions { locs: args.locs, generic: args.generic, ..PrintOptions::default() };
-    Ok(out.write_all(text::print_with(&module, print).as_bytes())?)
+    Ok(out.write_all(args.form.print(&module).as_bytes())?)
 }
 
 fn find(name: &str) -> Result<&'static Pass, Failure> {

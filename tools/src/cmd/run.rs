@@ -2,11 +2,10 @@
 
 use crate::options::{EngineArgs, Ids, SamplingArgs};
 use crate::render::Failure;
-use crate::session::{Collector, Flow, Session};
+use crate::session::{Flow, Session};
 use serde_json::json;
 use std::io::Write;
-use trtc_runtime::request::{Event, TokenLogprob};
-use trtc_runtime::{Answer, Request, Sampling};
+use trtc_runtime::{Answer, Event, Request, Sampling, TokenLogprob};
 
 /// Answer prompts
 ///
@@ -82,9 +81,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         })
         .collect();
     let mut out = std::io::stdout().lock();
-    let has_text = session.engine.tokenizer().is_some();
-    let streams = !args.json && has_text && prompts.len() == 1 && args.n == 1;
-    let mut answers = session.drive(&requests, |event| {
+    let streams = !args.json && session.has_text() && prompts.len() == 1 && args.n == 1;
+    let answers = session.drive(requests, |event| {
         if let (true, Event::Token { text, .. } | Event::Done { text, .. }) = (streams, event) {
             out.write_all(text.as_bytes())?;
             out.flush()?;
@@ -94,7 +92,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     if streams {
         writeln!(out)?;
     }
-    print(args, &session, &prompts, streams, &mut answers, &mut out)
+    print(args, &session, &prompts, streams, answers.answers(), &mut out)
 }
 
 /// Token ids of every prompt.
@@ -104,7 +102,7 @@ fn prompts(args: &Args, session: &Session) -> Result<Vec<Vec<u32>>, Failure> {
     }
     let encode = |text: &String| match args.chat {
         true => session.chat_ids(&[("user", text)]),
-        false => session.encode(text),
+        false => Ok(session.engine.encode(text)?),
     };
     args.prompt.iter().map(encode).collect()
 }
@@ -115,10 +113,10 @@ fn print(
     session: &Session,
     prompts: &[Vec<u32>],
     streamed: bool,
-    answers: &mut Collector,
+    answers: Vec<Answer>,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    for (i, answer) in std::iter::from_fn(|| answers.next_ready()).enumerate() {
+    for (i, answer) in answers.into_iter().enumerate() {
         // Answers come in the order of the prompts, n of each.
         let prompt = i / args.n as usize;
         if args.json {
@@ -129,7 +127,7 @@ fn print(
             let of = if args.n > 1 { format!(", answer {}", answer.id.index + 1) } else { String::new() };
             writeln!(out, "{}== prompt {}{of}", if i > 0 { "\n" } else { "" }, prompt + 1)?;
         }
-        if session.engine.tokenizer().is_none() {
+        if !session.has_text() {
             let ids: Vec<String> = answer.tokens.iter().map(u32::to_string).collect();
             writeln!(out, "{}", ids.join(","))?;
         } else if !streamed {
@@ -175,9 +173,9 @@ fn object(args: &Args, prompt: &[u32], answer: &Answer) -> serde_json::Value {
 fn table(title: &str, list: &[TokenLogprob], session: &Session, out: &mut impl Write) -> Result<(), Failure> {
     writeln!(out, "{title:>8}  logprob  text")?;
     for t in list {
-        write!(out, "{:>8} {:>8.4}  {:?}", t.token, t.logprob, session.token_text(t.token))?;
+        write!(out, "{:>8} {:>8.4}  {:?}", t.token, t.logprob, session.piece(t.token))?;
         for (token, logprob) in &t.top {
-            write!(out, "  {token} {:?} {logprob:.4}", session.token_text(*token))?;
+            write!(out, "  {token} {:?} {logprob:.4}", session.piece(*token))?;
         }
         writeln!(out)?;
     }

@@ -156,11 +156,12 @@ unsafe fn sum_runs<const BF16: bool, const P: usize, const R: usize>(a: &Raw<'_>
         let mut value = a.values.wrapping_add(run.value * elem);
         let mut weight = a.weights.wrapping_add(run.weight);
         for _ in 0..run.count {
+            let mut v = [_mm512_setzero_ps(); P];
             for p in 0..P {
                 let at = value.wrapping_add(p * LANES * elem);
                 let mask = if p + 1 == P && !full { mask } else { 0xffff };
                 // SAFETY: within the values, beyond which the mask keeps the last panel from reading.
-                let v = unsafe {
+                v[p] = unsafe {
                     if BF16 {
                         let half = _mm256_maskz_loadu_epi16(mask, at.cast());
                         _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)))
@@ -168,10 +169,12 @@ unsafe fn sum_runs<const BF16: bool, const P: usize, const R: usize>(a: &Raw<'_>
                         _mm512_maskz_loadu_ps(mask, at.cast())
                     }
                 };
-                for r in 0..R {
-                    // SAFETY: within the weights.
-                    let w = unsafe { _mm512_set1_ps(*weight.add(r * LANES)) };
-                    acc[p][r] = _mm512_fmadd_ps(w, v, acc[p][r]);
+            }
+            for r in 0..R {
+                // SAFETY: within the weights.
+                let w = unsafe { _mm512_set1_ps(*weight.add(r * LANES)) };
+                for p in 0..P {
+                    acc[p][r] = _mm512_fmadd_ps(w, v[p], acc[p][r]);
                 }
             }
             value = value.wrapping_add(a.dim * elem);

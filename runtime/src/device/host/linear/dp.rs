@@ -108,7 +108,7 @@ pub unsafe fn tile(t: &Tile<'_>, panels: usize, tokens: usize, sums: &mut [f32])
     }
     let mut left = panels;
     while left > 0 {
-        let p = if left >= 4 && tokens <= 6 { 4 } else { left.min(2) };
+        let p = if left >= 4 && tokens <= 5 { 4 } else { left.min(2) };
         // SAFETY: the slices hold what `p` panels and `tokens` tokens touch, which was checked above.
         unsafe { kernel(t.kind, p, tokens)(&raw) };
         // Past the end only when nothing is left, and then not read.
@@ -185,8 +185,7 @@ fn shape<const KIND: u8>(panels: usize, tokens: usize) -> Kernel {
         (_, 2) => product::<KIND, 4, 2>,
         (_, 3) => product::<KIND, 4, 3>,
         (_, 4) => product::<KIND, 4, 4>,
-        (_, 5) => product::<KIND, 4, 5>,
-        (_, _) => product::<KIND, 4, 6>,
+        (_, _) => product::<KIND, 4, 5>,
     }
 }
 
@@ -268,14 +267,13 @@ unsafe fn add_pairs<const KIND: u8, const P: usize, const T: usize>(
                     words[p] = _mm512_loadu_si512(w.add(p * a.stride).cast());
                 }
                 for _ in 0..4 {
+                    let mut pairs = [as_bf16(table); P];
                     for p in 0..P {
                         // The index is the low 5 bits; the table's halves are equal, so bit 4 does not matter.
-                        let pair = as_bf16(_mm512_permutexvar_epi16(words[p], table));
-                        for t in 0..T {
-                            acc[p][t] = _mm512_dpbf16_ps(acc[p][t], pair, pair_of(x.add(t)));
-                        }
+                        pairs[p] = as_bf16(_mm512_permutexvar_epi16(words[p], table));
                         words[p] = _mm512_srli_epi16::<4>(words[p]);
                     }
+                    add_pair(&pairs, x, acc);
                     x = x.add(T);
                 }
                 w = w.add(64);
@@ -285,15 +283,32 @@ unsafe fn add_pairs<const KIND: u8, const P: usize, const T: usize>(
         let bytes = if KIND == I8 { 32 } else { 64 };
         let mut w = a.weights.add(from * bytes);
         for _ in 0..n {
+            let mut pairs = [as_bf16(_mm512_setzero_si512()); P];
             for p in 0..P {
                 let at = w.add(p * a.stride);
-                let pair = if KIND == I8 { widen_i8(at) } else { as_bf16(_mm512_loadu_si512(at.cast())) };
-                for t in 0..T {
-                    acc[p][t] = _mm512_dpbf16_ps(acc[p][t], pair, pair_of(x.add(t)));
-                }
+                pairs[p] = if KIND == I8 { widen_i8(at) } else { as_bf16(_mm512_loadu_si512(at.cast())) };
             }
+            add_pair(&pairs, x, acc);
             w = w.add(bytes);
             x = x.add(T);
+        }
+    }
+}
+
+/// Adds one pair of inputs. A token's inputs are used for all panels at once: one register for them is enough.
+#[inline(always)]
+unsafe fn add_pair<const P: usize, const T: usize>(
+    pairs: &[__m512bh; P],
+    x: *const u32,
+    acc: &mut [[__m512; T]; P],
+) {
+    for t in 0..T {
+        // SAFETY: the caller's word for x and the instructions.
+        unsafe {
+            let x = as_bf16(_mm512_set1_epi32(*x.add(t) as i32));
+            for p in 0..P {
+                acc[p][t] = _mm512_dpbf16_ps(acc[p][t], pairs[p], x);
+            }
         }
     }
 }
@@ -323,13 +338,6 @@ unsafe fn widen_i8(at: *const u8) -> __m512bh {
         let high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.add(16).cast())));
         _mm512_cvtne2ps_pbh(high, low)
     }
-}
-
-/// A pair of inputs in every lane.
-#[inline(always)]
-unsafe fn pair_of(x: *const u32) -> __m512bh {
-    // SAFETY: the caller's word for the pointer and the instruction.
-    unsafe { as_bf16(_mm512_set1_epi32(*x as i32)) }
 }
 
 #[inline(always)]

@@ -150,10 +150,14 @@ unsafe fn avx512<const P: usize, const T: usize>(a: &Raw) {
         }
         let (mut w, mut x) = (a.weights, a.x);
         for _ in 0..a.inputs {
+            let mut rows = [_mm512_setzero_ps(); P];
             for p in 0..P {
-                let rows = _mm512_loadu_ps(w.wrapping_add(p * a.stride));
-                for t in 0..T {
-                    acc[p][t] = _mm512_fmadd_ps(rows, _mm512_set1_ps(*x.add(t)), acc[p][t]);
+                rows[p] = _mm512_loadu_ps(w.wrapping_add(p * a.stride));
+            }
+            for t in 0..T {
+                let x = _mm512_set1_ps(*x.add(t));
+                for p in 0..P {
+                    acc[p][t] = _mm512_fmadd_ps(rows[p], x, acc[p][t]);
                 }
             }
             w = w.wrapping_add(LANES);
@@ -186,11 +190,17 @@ unsafe fn avx2<const P: usize, const T: usize>(a: &Raw) {
         }
         let (mut w, mut x) = (a.weights, a.x);
         for _ in 0..a.inputs {
+            let mut rows = [[_mm256_setzero_ps(); 2]; P];
             for p in 0..P {
                 for h in 0..2 {
-                    let rows = _mm256_loadu_ps(w.wrapping_add(p * a.stride + 8 * h));
-                    for t in 0..T {
-                        acc[p][t][h] = _mm256_fmadd_ps(rows, _mm256_set1_ps(*x.add(t)), acc[p][t][h]);
+                    rows[p][h] = _mm256_loadu_ps(w.wrapping_add(p * a.stride + 8 * h));
+                }
+            }
+            for t in 0..T {
+                let x = _mm256_set1_ps(*x.add(t));
+                for p in 0..P {
+                    for h in 0..2 {
+                        acc[p][t][h] = _mm256_fmadd_ps(rows[p][h], x, acc[p][t][h]);
                     }
                 }
             }
