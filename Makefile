@@ -43,11 +43,11 @@ bench: binary
 
 fmt:
 	cargo fmt --all
-	cargo fmt --manifest-path tests/fuzz/Cargo.toml
+	cargo fmt --all --manifest-path tests/fuzz/Cargo.toml
 
 lint: setup
 	cargo fmt --all --check
-	cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
+	cargo fmt --all --manifest-path tests/fuzz/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked -p trtc --no-default-features -- -D warnings
 	@if command -v cargo-deny >/dev/null; then cargo deny --all-features check bans licenses sources; \

@@ -15,11 +15,11 @@ flags="-Clink-arg=-fuse-ld=lld --cfg fuzzing -Cpasses=sancov-module"
 for option in level=4 inline-8bit-counters pc-table trace-compares; do
   flags="$flags -Cllvm-args=-sanitizer-coverage-$option"
 done
-RUSTFLAGS="$flags" cargo build --locked --release --target "$triple" --bins
-
-# seeds: valid files, so that mutation starts behind the first check.
+RUSTFLAGS="$flags" cargo build --locked --release --target "$triple" $(printf -- '--bin %s ' "$@")
 binaries="${CARGO_TARGET_DIR:-target}/$triple/release"
-"$binaries/seeds" seeds-generated
+
+# Valid files, so that mutation starts behind the first check.
+cargo run --locked --quiet -p trtc-fuzz-seeds -- seeds-generated
 
 one() {
   local target="$1" log="findings/$1.log"

@@ -127,9 +127,13 @@ fn graph(
         None => Recipe::default(),
     };
     let precision = resolved.precision;
+    let (act, residual) = match resolved.target.gpu {
+        Some(_) => (precision.activation, precision.residual),
+        None => (precision.host_activation, DType::F32),
+    };
     let import = ImportOptions {
-        act: precision.activation,
-        residual: precision.residual,
+        act,
+        residual,
         weight: if precision.activation == DType::F32 { DType::F32 } else { DType::Bf16 },
         kv: resolved.kv,
         max_seq_len: resolved.limits.max_seq_len,

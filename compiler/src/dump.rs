@@ -68,7 +68,7 @@ impl Dump {
         }
         let _ = writeln!(
             self.commands,
-            "trtc opt {} --pass {} {} --locs > {file}",
+            "trtc opt {} --pass {} {} > {file}",
             self.last, step.pass.name, self.flags
         );
         self.last = file;

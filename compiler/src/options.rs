@@ -70,6 +70,7 @@ impl BuildOptions {
         let precision = Precision::named(&self.precision)
             .ok_or_else(|| unknown("precision", &self.precision, Precision::names().split(", ").collect()))?;
         let kv = match self.kv_precision.as_deref() {
+            None if target.gpu.is_none() => precision.host_kv,
             None => precision.kv,
             Some("fp32") => DType::F32,
             Some("bf16") => DType::Bf16,

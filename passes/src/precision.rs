@@ -13,12 +13,18 @@ pub struct Precision {
     pub name: &'static str,
     /// One phrase for help texts.
     pub title: &'static str,
-    /// Element type of activations within a layer.
+    /// Element type of activations that linears read, on a GPU.
     pub activation: DType,
-    /// Element type of the stream that layers add to.
+    /// Likewise on the host. With bf16 weights it is f32: widening them is exact, and decoding waits for memory
+    /// anyway; quantised weights are multiplied in bf16, which holds their integers exactly.
+    pub host_activation: DType,
+    /// Element type of the other activations on a GPU: the residual stream, results of linears. The host has them in
+    /// f32 always, where that costs nothing.
     pub residual: DType,
-    /// Element type of the cache, unless `--kv-precision` says otherwise.
+    /// Element type of the cache on a GPU, unless `--kv-precision` says otherwise.
     pub kv: DType,
+    /// Likewise on the host.
+    pub host_kv: DType,
     /// Scheme of the weights of linears.
     pub linear: &'static WeightScheme,
     /// Scheme of tables: what `embedding` reads, and the linear that makes logits.
@@ -33,8 +39,10 @@ pub const PRECISIONS: &[Precision] = &[
         name: "fp32",
         title: "f32 weights and activations: the reference",
         activation: F32,
+        host_activation: F32,
         residual: F32,
         kv: F32,
+        host_kv: F32,
         linear: &FP32,
         table: &FP32,
     },
@@ -42,8 +50,10 @@ pub const PRECISIONS: &[Precision] = &[
         name: "bf16",
         title: "bf16 weights and activations",
         activation: Bf16,
+        host_activation: F32,
         residual: Bf16,
         kv: Bf16,
+        host_kv: F32,
         linear: &BF16,
         table: &BF16,
     },
@@ -51,8 +61,10 @@ pub const PRECISIONS: &[Precision] = &[
         name: "int8",
         title: "8-bit weights, a scale for each output channel; bf16 activations",
         activation: Bf16,
+        host_activation: Bf16,
         residual: Bf16,
         kv: Bf16,
+        host_kv: Bf16,
         linear: &INT8,
         table: &INT8,
     },
@@ -60,8 +72,10 @@ pub const PRECISIONS: &[Precision] = &[
         name: "int4",
         title: "4-bit weights, a scale and a zero for each group of inputs; 8-bit tables; bf16 activations",
         activation: Bf16,
+        host_activation: Bf16,
         residual: Bf16,
         kv: Bf16,
+        host_kv: Bf16,
         linear: &INT4,
         table: &INT8,
     },

@@ -1,1 +1,3 @@
-//! Placeholder.
+//! What tests over several crates share: the file tests' harness.
+
+pub mod filetest;

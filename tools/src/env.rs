@@ -23,7 +23,9 @@ pub fn spec() -> bool {
 /// `TRTC_MODELS`, or `~/.cache/trtc/models`: where a bare file name of a model is looked up.
 #[cfg(feature = "compiler")]
 fn models() -> Option<PathBuf> {
-    var("TRTC_MODELS").map(PathBuf::from).or_else(|| Some(Path::new(&var("HOME")?).join(".cache/trtc/models")))
+    var("TRTC_MODELS")
+        .map(PathBuf::from)
+        .or_else(|| Some(Path::new(&var("HOME")?).join(".cache/trtc/models")))
 }
 
 /// The path of a model: as given, or a bare name in the models folder if nothing lies at the name itself.

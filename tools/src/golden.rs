@@ -43,11 +43,12 @@ impl Case {
     /// What is wrong with the case's shape, if anything.
     pub fn malformed(&self) -> Option<&'static str> {
         let steps = self.greedy_ids.len();
-        if self.prompt_ids.is_empty() {
-            Some("it has no prompt")
+        if self.prompt_ids.is_empty() || steps == 0 {
+            Some("it has no prompt or no answer")
         } else if self.greedy_logprobs.len() != steps || self.top2_gap.len() != steps {
             Some("greedy_ids, greedy_logprobs and top2_gap differ in length")
-        } else if !self.prompt_logprobs.is_empty() && self.prompt_logprobs.len() + 1 != self.prompt_ids.len() {
+        } else if !self.prompt_logprobs.is_empty() && self.prompt_logprobs.len() + 1 != self.prompt_ids.len()
+        {
             Some("prompt_logprobs has not one entry for each token of the prompt but the first")
         } else {
             None
@@ -78,9 +79,9 @@ impl Case {
 /// What a precision is held to. Log-probabilities, natural logarithm.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tolerance {
-    /// Bound on the mean absolute difference.
+    /// Bound on the mean absolute difference over all cases.
     pub mean: f64,
-    /// Bound on the greatest absolute difference.
+    /// Bound on every absolute difference.
     pub max: f64,
     /// Greedy tokens must be equal while the reference's margin is at least this; `None` does not compare them.
     pub gap: Option<f32>,
@@ -88,14 +89,38 @@ pub struct Tolerance {
 
 /// The table: name of the precision, what it is held to. One that is not here is measured and reported only.
 const TOLERANCES: [(&str, Tolerance); 3] = [
-    ("fp32", Tolerance { mean: 0.0005, max: 0.005, gap: Some(0.001) }),
-    ("bf16", Tolerance { mean: 0.02, max: 0.15, gap: Some(0.1) }),
-    ("fp8", Tolerance { mean: 0.06, max: 0.5, gap: None }),
+    (
+        "fp32",
+        Tolerance {
+            mean: 0.0005,
+            max: 0.005,
+            gap: Some(0.001),
+        },
+    ),
+    (
+        "bf16",
+        Tolerance {
+            mean: 0.02,
+            max: 0.15,
+            gap: Some(0.1),
+        },
+    ),
+    (
+        "fp8",
+        Tolerance {
+            mean: 0.06,
+            max: 0.5,
+            gap: None,
+        },
+    ),
 ];
 
 /// The row of a precision.
 pub fn tolerance(precision: &str) -> Option<Tolerance> {
-    TOLERANCES.iter().find(|(name, _)| *name == precision).map(|(_, t)| *t)
+    TOLERANCES
+        .iter()
+        .find(|(name, _)| *name == precision)
+        .map(|(_, t)| *t)
 }
 
 /// Absolute differences, summed up.
@@ -120,7 +145,11 @@ impl Differences {
     }
 
     /// Pairs of two lists, as far as both go.
-    pub fn add_all<'a>(&mut self, got: impl IntoIterator<Item = &'a f32>, want: impl IntoIterator<Item = &'a f32>) {
+    pub fn add_all<'a>(
+        &mut self,
+        got: impl IntoIterator<Item = &'a f32>,
+        want: impl IntoIterator<Item = &'a f32>,
+    ) {
         got.into_iter().zip(want).for_each(|(g, w)| self.add(*g, *w));
     }
 
@@ -133,12 +162,11 @@ impl Differences {
 
     /// Mean, 0 for none.
     pub fn mean(&self) -> f64 {
-        if self.count == 0 { 0.0 } else { self.sum / self.count as f64 }
-    }
-
-    /// True if both bounds hold.
-    pub fn within(&self, t: &Tolerance) -> bool {
-        self.mean() <= t.mean && self.max <= t.max
+        if self.count == 0 {
+            0.0
+        } else {
+            self.sum / self.count as f64
+        }
     }
 }
 
@@ -154,7 +182,11 @@ pub struct Greedy {
 impl Greedy {
     /// Compares tokens; `gap` as in [`Tolerance::gap`].
     pub fn compare(got: &[u32], case: &Case, gap: Option<f32>) -> Greedy {
-        let equal = got.iter().zip(&case.greedy_ids).take_while(|(a, b)| a == b).count();
+        let equal = got
+            .iter()
+            .zip(&case.greedy_ids)
+            .take_while(|(a, b)| a == b)
+            .count();
         let required = match gap {
             Some(gap) => case.top2_gap.iter().take_while(|g| **g >= gap).count(),
             None => 0,
@@ -165,6 +197,98 @@ impl Greedy {
     /// True if every step that had to be equal was.
     pub fn holds(&self) -> bool {
         self.equal >= self.required
+    }
+}
+
+/// What one case came to.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Whether the prompt's text gave the reference's tokens; `None` where there is no tokenizer or no text.
+    pub tokenizer: Option<bool>,
+    /// Tokens that were generated.
+    pub greedy: Greedy,
+    /// Log-probabilities of tokens that were generated, while they were the reference's.
+    pub generated: Differences,
+    /// Log-probabilities of the reference's tokens, fed as a prompt.
+    pub fed: Differences,
+    /// Log-probabilities of the reference's best tokens after the prompt.
+    pub first: Differences,
+}
+
+impl Outcome {
+    /// What is outside the bounds, a phrase each.
+    pub fn faults(&self, bound: Option<&Tolerance>) -> Vec<String> {
+        let mut out = Vec::new();
+        if self.tokenizer == Some(false) {
+            out.push("the tokenizer gives other tokens for the prompt".to_owned());
+        }
+        if !self.greedy.holds() {
+            let Greedy { equal, required } = self.greedy;
+            out.push(format!(
+                "greedy token {} differs, the first {required} must not",
+                equal + 1
+            ));
+        }
+        let mut check = |what: &str, d: &Differences, most: f64| {
+            if d.max > most {
+                out.push(format!(
+                    "a log-probability of {what} differs by {:.5}, more than {most}",
+                    d.max
+                ));
+            }
+        };
+        if let Some(t) = bound {
+            check("tokens that are fed", &self.fed, t.max);
+            // Where greedy tokens are not compared, neither is what was generated.
+            if t.gap.is_some() {
+                check("tokens that are generated", &self.generated, t.max);
+                check("the best tokens after the prompt", &self.first, t.max);
+            }
+        }
+        out
+    }
+}
+
+/// All cases.
+#[derive(Clone, Debug)]
+pub struct Comparison {
+    /// One a case.
+    pub outcomes: Vec<Outcome>,
+    /// What they are held to; `None` measures only.
+    pub bound: Option<Tolerance>,
+}
+
+impl Comparison {
+    /// Differences of all cases: of tokens that were fed, and of those that were generated.
+    pub fn totals(&self) -> (Differences, Differences) {
+        let mut totals = (Differences::default(), Differences::default());
+        for o in &self.outcomes {
+            totals.0.merge(&o.fed);
+            totals.1.merge(&o.generated);
+        }
+        totals
+    }
+
+    /// Everything that is outside the bounds, a phrase each.
+    pub fn faults(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        for (i, o) in self.outcomes.iter().enumerate() {
+            out.extend(
+                o.faults(self.bound.as_ref())
+                    .into_iter()
+                    .map(|fault| format!("case {}: {fault}", i + 1)),
+            );
+        }
+        let Some(t) = &self.bound else { return out };
+        let (fed, generated) = self.totals();
+        let generated = t.gap.map(|_| ("generated", generated));
+        for (what, d) in [("fed", fed)].into_iter().chain(generated) {
+            if d.mean() > t.mean {
+                let mean = d.mean();
+                out.push(format!("log-probabilities of tokens that are {what} differ by {mean:.5} in the mean, more than {}", t.mean));
+            }
+        }
+        out
     }
 }
 
@@ -185,7 +309,13 @@ mod tests {
     #[test]
     fn tokens_after_a_close_step_may_differ() {
         let g = Greedy::compare(&[5, 9, 9], &case(), Some(0.1));
-        assert_eq!(g, Greedy { equal: 1, required: 1 });
+        assert_eq!(
+            g,
+            Greedy {
+                equal: 1,
+                required: 1
+            }
+        );
         assert!(g.holds());
         assert!(!Greedy::compare(&[4, 6, 7], &case(), Some(0.1)).holds());
         assert!(!Greedy::compare(&[5, 9, 7], &case(), Some(0.01)).holds());
@@ -202,27 +332,30 @@ mod tests {
     }
 
     #[test]
-    fn bounds_are_on_mean_and_maximum() {
-        let t = Tolerance { mean: 0.1, max: 0.3, gap: None };
+    fn mean_and_maximum_of_differences() {
         let mut d = Differences::default();
+        assert_eq!((d.mean(), d.max), (0.0, 0.0));
         d.add(1.0, 1.25);
-        assert!(!d.within(&t), "mean 0.25");
-        d.add_all(&[1.0, 1.0], &[1.0, 1.0]);
-        assert!(d.within(&t));
-        d.add(0.0, 0.5);
-        assert!(!d.within(&t), "max 0.5");
+        d.add_all(&[1.0, 2.0, 3.0], &[1.0, 1.5]);
+        assert_eq!((d.count, d.mean(), d.max), (3, 0.25, 0.5));
+        let mut all = d;
+        all.merge(&d);
+        assert_eq!((all.count, all.mean(), all.max), (6, 0.25, 0.5));
     }
 
     #[test]
-    fn nan_is_never_within() {
+    fn nan_is_infinitely_far() {
         let mut d = Differences::default();
         d.add(f32::NAN, 0.0);
-        assert!(!d.within(&Tolerance { mean: 1e9, max: 1e9, gap: None }));
+        assert_eq!((d.mean(), d.max), (f64::INFINITY, f64::INFINITY));
     }
 
     #[test]
     fn first_top_of_logits_is_log_softmax() {
-        let c = Case { last_prompt_logits: vec![0.0, 3f32.ln()], ..case() };
+        let c = Case {
+            last_prompt_logits: vec![0.0, 3f32.ln()],
+            ..case()
+        };
         let top = c.first_top();
         assert_eq!(top[0].0, 1);
         assert!((top[0].1 - 0.75f32.ln()).abs() < 1e-6);
@@ -232,8 +365,74 @@ mod tests {
     #[test]
     fn malformed_cases_are_named() {
         assert_eq!(case().malformed(), None);
-        assert!(Case { top2_gap: vec![], ..case() }.malformed().is_some());
-        assert!(Case { prompt_ids: vec![], ..case() }.malformed().is_some());
-        assert!(Case { prompt_logprobs: vec![1.0, 2.0], ..case() }.malformed().is_some());
+        assert!(
+            Case {
+                top2_gap: vec![],
+                ..case()
+            }
+            .malformed()
+            .is_some()
+        );
+        assert!(
+            Case {
+                prompt_ids: vec![],
+                ..case()
+            }
+            .malformed()
+            .is_some()
+        );
+        assert!(
+            Case {
+                prompt_logprobs: vec![1.0, 2.0],
+                ..case()
+            }
+            .malformed()
+            .is_some()
+        );
+    }
+
+    fn comparison(max: f32) -> Comparison {
+        let mut d = Differences::default();
+        d.add_all(&[0.0; 9], &[0.0; 9]);
+        d.add(0.0, max);
+        let none = Differences::default();
+        let greedy = Greedy {
+            equal: 3,
+            required: 3,
+        };
+        let outcome = Outcome {
+            tokenizer: None,
+            greedy,
+            generated: none,
+            fed: d,
+            first: none,
+        };
+        Comparison {
+            outcomes: vec![outcome],
+            bound: tolerance("bf16"),
+        }
+    }
+
+    #[test]
+    fn every_kind_of_fault_is_found() {
+        assert!(comparison(0.1).faults().is_empty());
+        // 0.16 is above the greatest difference, and 0.016 below the mean.
+        assert_eq!(comparison(0.16).faults().len(), 1);
+        assert_eq!(comparison(0.3).faults().len(), 2);
+        let with = |change: &dyn Fn(&mut Outcome)| {
+            let mut c = comparison(0.0);
+            change(&mut c.outcomes[0]);
+            c.faults().len()
+        };
+        let far = comparison(0.16).outcomes[0].fed;
+        assert_eq!(with(&|o| o.tokenizer = Some(false)), 1);
+        assert_eq!(with(&|o| o.greedy.equal = 2), 1);
+        assert_eq!(with(&|o| o.generated = far), 1);
+        assert_eq!(with(&|o| o.first = far), 1);
+        let measured = Comparison {
+            bound: None,
+            ..comparison(9.0)
+        };
+        assert!(measured.faults().is_empty());
     }
 }

@@ -41,7 +41,11 @@ enum Cell {
 }
 
 fn table(out: &mut String, caption: &str, heads: &[(&str, bool)], rows: impl IntoIterator<Item = Vec<Cell>>) {
-    let _ = write!(out, "<div class=wide tabindex=0><table><caption>{}</caption><thead><tr>", escape(caption));
+    let _ = write!(
+        out,
+        "<div class=wide tabindex=0><table><caption>{}</caption><thead><tr>",
+        escape(caption)
+    );
     for (head, number) in heads {
         let class = if *number { " class=n" } else { "" };
         let _ = write!(out, "<th scope=col{class}>{}</th>", escape(head));
@@ -77,8 +81,15 @@ pub fn page(m: &Manifest, bytes: u64, hash: &str) -> String {
          <a href=#launches>Launches</a> · <a href=#kernels>Kernels</a> · <a href=#weights>Weights</a></nav>\n"
     );
     out.push_str("<h2 id=summary>Summary</h2>\n");
-    let rows = summary(m, bytes, hash).into_iter().map(|(name, value)| vec![Cell::Text(name.to_owned()), Cell::Text(value)]);
-    table(&mut out, "Facts of the engine", &[("What", false), ("Value", false)], rows);
+    let rows = summary(m, bytes, hash)
+        .into_iter()
+        .map(|(name, value)| vec![Cell::Text(name.to_owned()), Cell::Text(value)]);
+    table(
+        &mut out,
+        "Facts of the engine",
+        &[("What", false), ("Value", false)],
+        rows,
+    );
 
     out.push_str("<h2 id=memory>Memory</h2>\n");
     let cache = facts::kv_per_token(m) * u64::from(m.dims.max_seq_len);
@@ -89,9 +100,18 @@ pub fn page(m: &Manifest, bytes: u64, hash: &str) -> String {
     ];
     let whole = parts.iter().map(|(_, n)| n).sum();
     let rows = parts.iter().map(|(name, n)| {
-        vec![Cell::Text((*name).to_owned()), Cell::Number(facts::human(*n)), Cell::Part(*n, whole)]
+        vec![
+            Cell::Text((*name).to_owned()),
+            Cell::Number(facts::human(*n)),
+            Cell::Part(*n, whole),
+        ]
     });
-    table(&mut out, "What a device holds", &[("What", false), ("Bytes", true), ("Part", false)], rows);
+    table(
+        &mut out,
+        "What a device holds",
+        &[("What", false), ("Bytes", true), ("Part", false)],
+        rows,
+    );
 
     out.push_str("<h2 id=launches>Launches</h2>\n");
     let rows = m.launches.iter().enumerate().map(|(i, l)| {
@@ -105,7 +125,11 @@ pub fn page(m: &Manifest, bytes: u64, hash: &str) -> String {
             Cell::Code(chosen.collect::<Vec<_>>().join(", ")),
         ]
     });
-    let heads = [("Number", true), ("From", false), ("Kernel by token count", false)];
+    let heads = [
+        ("Number", true),
+        ("From", false),
+        ("Kernel by token count", false),
+    ];
     table(&mut out, "One step, in order", &heads, rows);
 
     out.push_str("<h2 id=kernels>Kernels</h2>\n");
@@ -131,7 +155,12 @@ pub fn page(m: &Manifest, bytes: u64, hash: &str) -> String {
             Cell::Number(facts::human(facts::weight_bytes(w))),
         ]
     });
-    let heads = [("Name", false), ("Shape", true), ("Stored as", false), ("Bytes", true)];
+    let heads = [
+        ("Name", false),
+        ("Shape", true),
+        ("Stored as", false),
+        ("Bytes", true),
+    ];
     table(&mut out, "In the order of the manifest", &heads, rows);
     out.push_str("</main></body></html>\n");
     out
@@ -153,7 +182,12 @@ mod tests {
     #[test]
     fn tables_have_captions_and_scopes() {
         let mut out = String::new();
-        table(&mut out, "What", &[("Bytes", true)], [vec![Cell::Number("1".to_owned())], vec![Cell::Part(1, 4)]]);
+        table(
+            &mut out,
+            "What",
+            &[("Bytes", true)],
+            [vec![Cell::Number("1".to_owned())], vec![Cell::Part(1, 4)]],
+        );
         assert!(out.contains("<caption>What</caption>") && out.contains("<th scope=col class=n>Bytes</th>"));
         assert!(out.contains(">25 %</meter>"));
     }

@@ -39,7 +39,13 @@ pub struct Report {
 
 impl Failure {
     fn new(exit: Exit, message: impl Into<String>) -> Failure {
-        Failure::Reports(vec![Report { exit, message: message.into(), loc: None, notes: Vec::new(), help: None }])
+        Failure::Reports(vec![Report {
+            exit,
+            message: message.into(),
+            loc: None,
+            notes: Vec::new(),
+            help: None,
+        }])
     }
 
     /// The user's fault.
@@ -58,6 +64,16 @@ impl Failure {
             && let Some(last) = reports.last_mut()
         {
             last.help = Some(help.into());
+        }
+        self
+    }
+
+    /// Adds facts, one a line.
+    pub fn notes(mut self, notes: Vec<String>) -> Failure {
+        if let Failure::Reports(reports) = &mut self
+            && let Some(last) = reports.last_mut()
+        {
+            last.notes.extend(notes);
         }
         self
     }
@@ -124,7 +140,13 @@ impl From<trtc_ir::Diag> for Report {
             trtc_ir::Loc::Name(name) => Some(name.clone()),
             fused => Some(fused.to_string()),
         };
-        Report { exit, message: d.message, loc, notes: d.notes, help: d.help }
+        Report {
+            exit,
+            message: d.message,
+            loc,
+            notes: d.notes,
+            help: d.help,
+        }
     }
 }
 
@@ -145,7 +167,10 @@ impl From<Vec<trtc_ir::Diag>> for Failure {
 /// The report of a panic: always our own fault.
 pub fn panicked(info: &std::panic::PanicHookInfo<'_>) -> Report {
     let payload = info.payload();
-    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let text = payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
     Report {
         exit: Exit::Bug,
         message: text.unwrap_or("a panic without a message").to_owned(),
@@ -160,7 +185,11 @@ struct Paint(bool);
 
 impl Paint {
     fn code(&self, code: &str, text: &str) -> String {
-        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+        if self.0 {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
     }
 }
 
@@ -172,7 +201,11 @@ pub fn text(report: &Report, colours: bool) -> String {
         Exit::Unsupported => ("unsupported", "1;33"),
         Exit::Bug => ("internal error", "1;35"),
     };
-    let mut out = format!("{} {}\n", paint.code(colour, &format!("{kind}:")), paint.code("1", &report.message));
+    let mut out = format!(
+        "{} {}\n",
+        paint.code(colour, &format!("{kind}:")),
+        paint.code("1", &report.message)
+    );
     let mut line = |mark: &str, text: &str| {
         // Continuation lines stand under the first.
         let text = text.replace('\n', "\n        ");
@@ -186,7 +219,10 @@ pub fn text(report: &Report, colours: bool) -> String {
     }
     match (&report.help, report.exit) {
         (Some(help), _) => line("help:", help),
-        (None, Exit::Bug) => line("help:", "this is a fault in trtc: please report it with the command and this message"),
+        (None, Exit::Bug) => line(
+            "help:",
+            "this is a fault in trtc: please report it with the command and this message",
+        ),
         (None, _) => {}
     }
     out
@@ -227,7 +263,11 @@ mod tests {
 
     #[test]
     fn our_own_faults_ask_for_a_report() {
-        let bug = Report { exit: Exit::Bug, help: None, ..report() };
+        let bug = Report {
+            exit: Exit::Bug,
+            help: None,
+            ..report()
+        };
         assert!(text(&bug, false).starts_with("internal error: "));
         assert!(text(&bug, false).contains("please report it"));
     }

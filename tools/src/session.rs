@@ -31,7 +31,9 @@ impl Session {
             cache: args.kv_memory.map_or(CacheSize::Auto, CacheSize::Bytes),
             ..LoadOptions::default()
         };
-        Ok(Session { engine: Engine::load(&args.engine, options)? })
+        Ok(Session {
+            engine: Engine::load(&args.engine, options)?,
+        })
     }
 
     /// The engine's manifest.
@@ -56,13 +58,22 @@ impl Session {
             return Err(Failure::user("this engine has no chat template")
                 .help("give the prompt as it is: trtc run ENGINE -p TEXT"));
         };
-        let messages: Vec<Message> = turns.iter().map(|(role, words)| Message { role: (*role).to_owned(), content: (*words).to_owned() }).collect();
+        let messages: Vec<Message> = turns
+            .iter()
+            .map(|(role, words)| Message {
+                role: (*role).to_owned(),
+                content: (*words).to_owned(),
+            })
+            .collect();
         Ok(self.engine.encode(&template.render(&messages, true)?)?)
     }
 
     /// A token as the vocabulary spells it; empty without a tokenizer.
     pub fn piece(&self, token: u32) -> String {
-        self.engine.tokenizer().and_then(|t| t.token(token)).unwrap_or_default()
+        self.engine
+            .tokenizer()
+            .and_then(|t| t.token(token))
+            .unwrap_or_default()
     }
 
     /// Runs requests together, shows every event to `on`, and puts the events together. If one request is refused,
@@ -115,10 +126,14 @@ impl Collector {
 
     /// One event; one of an unknown answer is dropped.
     fn add(&mut self, event: Event) {
-        let Some(answer) = self.answers.get_mut(&event.id()) else { return };
+        let Some(answer) = self.answers.get_mut(&event.id()) else {
+            return;
+        };
         match event {
             Event::Prompt { logprobs, .. } => answer.prompt_logprobs = logprobs,
-            Event::Token { token, text, logprob, .. } => {
+            Event::Token {
+                token, text, logprob, ..
+            } => {
                 answer.tokens.push(token);
                 answer.text.push_str(&text);
                 answer.logprobs.extend(logprob);
@@ -142,11 +157,20 @@ mod tests {
 
     fn token(request: u64, token: u32) -> Event {
         let id = AnswerId { request, index: 0 };
-        Event::Token { id, token, text: token.to_string(), logprob: None }
+        Event::Token {
+            id,
+            token,
+            text: token.to_string(),
+            logprob: None,
+        }
     }
 
     fn done(request: u64) -> Event {
-        Event::Done { id: AnswerId { request, index: 0 }, finish: Finish::Length, text: "!".to_owned() }
+        Event::Done {
+            id: AnswerId { request, index: 0 },
+            finish: Finish::Length,
+            text: "!".to_owned(),
+        }
     }
 
     #[test]
@@ -167,6 +191,9 @@ mod tests {
         c.expect(0, 1);
         c.add(token(0, 7));
         let answers = c.answers();
-        assert_eq!((answers[0].tokens.as_slice(), answers[0].finish), (&[7][..], Finish::Cancelled));
+        assert_eq!(
+            (answers[0].tokens.as_slice(), answers[0].finish),
+            (&[7][..], Finish::Cancelled)
+        );
     }
 }

@@ -43,6 +43,12 @@ impl Projection {
     }
 }
 
+/// What reads a norm: linears want their own type of activations.
+enum Reader {
+    Linear,
+    Other,
+}
+
 /// A place in the model: where an op belongs, for its location and the names of its results.
 struct Place {
     /// `model.layers.0`.
@@ -150,7 +156,7 @@ impl Builder<'_> {
         let c = self.config;
         let (heads, kv_heads, dim) = (u64::from(c.heads), u64::from(c.kv_heads), u64::from(c.head_dim));
         let layer = c.layers[at.layer];
-        let n = self.norm(at, names::ATTN_NORM, "input_layernorm", "attn_norm", x);
+        let n = self.norm(at, names::ATTN_NORM, "input_layernorm", "attn_norm", x, Reader::Linear);
         let mut q = self.linear(
             at,
             Projection::new(names::Q, names::Q_BIAS, c.qkv_bias, "self_attn.q_proj"),
@@ -173,8 +179,8 @@ impl Builder<'_> {
             &[kv_heads, dim],
         );
         if c.qk_norm {
-            q = self.norm(at, names::Q_NORM, "self_attn.q_norm", "q_norm", q);
-            k = self.norm(at, names::K_NORM, "self_attn.k_norm", "k_norm", k);
+            q = self.norm(at, names::Q_NORM, "self_attn.q_norm", "q_norm", q, Reader::Other);
+            k = self.norm(at, names::K_NORM, "self_attn.k_norm", "k_norm", k, Reader::Other);
         }
         let freqs = self.rope_freqs(layer.rope);
         let q = self.rope(at, "q_rope", q, inputs.positions, freqs, &[heads, dim]);
@@ -214,6 +220,7 @@ impl Builder<'_> {
                 "post_attention_layernorm",
                 "attn_post_norm",
                 o,
+                Reader::Other,
             );
         }
         self.op(
@@ -233,7 +240,7 @@ impl Builder<'_> {
         } else {
             (names::MLP_NORM, "post_attention_layernorm")
         };
-        let n = self.norm(at, role, module, "mlp_norm", x);
+        let n = self.norm(at, role, module, "mlp_norm", x, Reader::Linear);
         let gate = self.linear(
             at,
             Projection::new(names::GATE, names::GATE_BIAS, c.mlp_bias, "mlp.gate_proj"),
@@ -264,6 +271,7 @@ impl Builder<'_> {
                 "post_feedforward_layernorm",
                 "mlp_post_norm",
                 down,
+                Reader::Other,
             );
         }
         self.op(
@@ -275,7 +283,7 @@ impl Builder<'_> {
     }
 
     /// A norm over the last dimension of `x`, whatever that is.
-    fn norm(&mut self, at: &Place, role: Role, module: &str, name: &str, x: ValueId) -> ValueId {
+    fn norm(&mut self, at: &Place, role: Role, module: &str, name: &str, x: ValueId, reader: Reader) -> ValueId {
         let inner = self.inner(x);
         let width = inner.last().copied().unwrap_or(1);
         let weight = self.vector(role, Some(at.layer), width);
@@ -283,7 +291,11 @@ impl Builder<'_> {
             x,
             norm: self.norm_weight(weight),
         };
-        self.op(norm, &at.value(name), self.rows(&inner), at.loc(module))
+        let ty = match reader {
+            Reader::Linear => self.rows(&inner),
+            Reader::Other => self.wide(&inner),
+        };
+        self.op(norm, &at.value(name), ty, at.loc(module))
     }
 
     /// `out` are the extents that the result's columns split into.
@@ -297,7 +309,7 @@ impl Builder<'_> {
             bias,
             residual: None,
         };
-        self.op(linear, &at.value(name), self.rows(out), at.loc(p.module))
+        self.op(linear, &at.value(name), self.wide(out), at.loc(p.module))
     }
 
     fn rope(
@@ -312,7 +324,7 @@ impl Builder<'_> {
         self.op(
             Rope { x, pos, freqs },
             &at.value(name),
-            self.rows(shape),
+            self.wide(shape),
             at.loc("self_attn.rotary_emb"),
         )
     }

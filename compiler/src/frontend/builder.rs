@@ -111,6 +111,11 @@ impl<'a> Builder<'a> {
         TensorType::rows(Sym::T, inner, self.options.act)
     }
 
+    /// `(T, inner...)` of the type of what no linear reads.
+    pub fn wide(&self, inner: &[u64]) -> TensorType {
+        TensorType::rows(Sym::T, inner, self.options.residual)
+    }
+
     /// All extents of a value but the first.
     pub fn inner(&self, value: ValueId) -> Vec<u64> {
         let ty = self.module.func.values[value].ty.tensor();

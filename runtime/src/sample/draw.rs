@@ -52,7 +52,10 @@ pub fn draw(row: &[f32], best: Candidate, sampling: &Sampling, u: f64, scratch: 
         candidates.extend(above(row, &w, sampling.min_p));
     } else {
         sums.clear();
-        sums.extend(row.chunks(RUN).map(|run| sum_weights(run, best.logit, sampling.temperature)));
+        sums.extend(
+            row.chunks(RUN)
+                .map(|run| sum_weights(run, best.logit, sampling.temperature)),
+        );
         return from_row(row, &w, u, sums).unwrap_or(best.token);
     }
     candidates.retain(|c| w(c.logit) >= sampling.min_p);
@@ -76,7 +79,10 @@ fn above(row: &[f32], w: &impl Fn(f32) -> f32, floor: f32) -> impl Iterator<Item
     let keep = move |(token, &x): (usize, &f32)| {
         let weight = w(x);
         // The sum turns -0 into 0, so that equal logits are equal in every order.
-        (weight >= floor && weight > 0.0).then_some(Candidate { logit: x + 0.0, token: token as u32 })
+        (weight >= floor && weight > 0.0).then_some(Candidate {
+            logit: x + 0.0,
+            token: token as u32,
+        })
     };
     row.iter().enumerate().filter_map(keep)
 }

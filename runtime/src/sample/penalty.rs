@@ -13,12 +13,16 @@ pub struct Counts {
 impl Counts {
     /// True if the parameters look at what was seen.
     pub fn wanted(sampling: &Sampling) -> bool {
-        sampling.repetition_penalty != 1.0 || sampling.presence_penalty != 0.0 || sampling.frequency_penalty != 0.0
+        sampling.repetition_penalty != 1.0
+            || sampling.presence_penalty != 0.0
+            || sampling.frequency_penalty != 0.0
     }
 
     /// The prompt's tokens, and no answer.
     pub fn new(prompt: &[u32]) -> Counts {
-        Counts { seen: prompt.iter().map(|&t| (t, 0)).collect() }
+        Counts {
+            seen: prompt.iter().map(|&t| (t, 0)).collect(),
+        }
     }
 
     /// One more token of the answer.
@@ -31,8 +35,14 @@ impl Counts {
     pub fn apply(&self, sampling: &Sampling, logits: &mut [f32]) {
         let repetition = sampling.repetition_penalty;
         for (&token, &times) in &self.seen {
-            let Some(x) = logits.get_mut(token as usize) else { continue };
-            *x = if *x > 0.0 { *x / repetition } else { *x * repetition };
+            let Some(x) = logits.get_mut(token as usize) else {
+                continue;
+            };
+            *x = if *x > 0.0 {
+                *x / repetition
+            } else {
+                *x * repetition
+            };
             if times > 0 {
                 *x -= sampling.presence_penalty + sampling.frequency_penalty * times as f32;
             }

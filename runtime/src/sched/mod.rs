@@ -10,63 +10,15 @@
 //!    pages of what is known of them. A sequence may push out running ones of strictly lower priority.
 //! 3. fill: one token for each sequence that decodes, then chunks of prompts, in rank.
 
+mod plan;
 mod sequence;
 
+pub use plan::{Chunk, Plan};
 pub use sequence::{NewSequence, SeqId, Sequence};
 
 use crate::error::Error;
 use crate::kv::KvPool;
 use trtc_engine::manifest::Dims;
-
-/// A run of one sequence's tokens in a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Chunk {
-    /// Whose.
-    pub seq: SeqId,
-    /// Position of the first token.
-    pub start: u32,
-    /// Tokens.
-    pub len: u32,
-    /// How many of the last tokens want logits.
-    pub rows: u32,
-}
-
-/// What a step computes. Reuse it: its memory is kept.
-#[derive(Clone, Debug, Default)]
-pub struct Plan {
-    /// One entry a sequence.
-    pub chunks: Vec<Chunk>,
-    /// Tokens in all.
-    pub tokens: u32,
-    /// Rows of logits in all.
-    pub rows: u32,
-    /// Sequences that lost their pages.
-    pub preempted: u32,
-    /// Tokens that were found in the cache.
-    pub reused: u32,
-    /// Highest priority among the preempted: nobody up to it starts in the same step.
-    barrier: Option<i32>,
-}
-
-impl Plan {
-    /// A plan with room for any step within the limits.
-    pub fn new(limits: &Dims) -> Plan {
-        Plan {
-            chunks: Vec::with_capacity(limits.max_batch as usize),
-            ..Plan::default()
-        }
-    }
-
-    /// True if every sequence computes one token and wants its logits.
-    pub fn decode_only(&self) -> bool {
-        self.chunks.iter().all(|c| c.len == 1 && c.rows == 1)
-    }
-
-    fn clear(&mut self) {
-        self.chunks.clear();
-        (self.tokens, self.rows, self.preempted, self.reused, self.barrier) = (0, 0, 0, 0, None);
-    }
-}
 
 /// Sequences, those that wait and those that run, and the pages they hold.
 #[derive(Debug)]

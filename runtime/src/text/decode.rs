@@ -34,13 +34,25 @@ struct Start {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "type")]
 enum Step {
-    Sequence { decoders: Vec<Step> },
+    Sequence {
+        decoders: Vec<Step>,
+    },
     ByteLevel,
     ByteFallback,
     Fuse,
-    Replace { pattern: Pattern, content: String },
-    Strip { content: char, start: usize, stop: usize },
-    Metaspace { replacement: char, prepend_scheme: String },
+    Replace {
+        pattern: Pattern,
+        content: String,
+    },
+    Strip {
+        content: char,
+        start: usize,
+        stop: usize,
+    },
+    Metaspace {
+        replacement: char,
+        prepend_scheme: String,
+    },
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -64,7 +76,8 @@ impl Pieces {
             None => start.spaced = true,
             Some(decoder) => {
                 let odd = |e: serde_json::Error| Error::unsupported(format!("the tokenizer's decoder: {e}"));
-                let step: Step = serde_json::from_value(serde_json::to_value(decoder).map_err(odd)?).map_err(odd)?;
+                let step: Step =
+                    serde_json::from_value(serde_json::to_value(decoder).map_err(odd)?).map_err(odd)?;
                 flatten(step, &mut steps);
             }
         }
@@ -73,7 +86,11 @@ impl Pieces {
         // Ids of a real vocabulary are dense; a table that is mostly holes is not one.
         let count = vocab.values().max().map_or(0, |&id| id as usize + 1);
         if count > 4 * vocab.len() + 65536 {
-            return Err(Error::user(format!("the tokenizer has {} tokens and an id {}", vocab.len(), count - 1)));
+            return Err(Error::user(format!(
+                "the tokenizer has {} tokens and an id {}",
+                vocab.len(),
+                count - 1
+            )));
         }
         let mut texts: Vec<Option<String>> = vec![None; count];
         for (text, id) in vocab {
@@ -86,13 +103,18 @@ impl Pieces {
             }
         }
         let table = byte_level_table();
-        let mut pieces = Pieces { start, ..Pieces::default() };
+        let mut pieces = Pieces {
+            start,
+            ..Pieces::default()
+        };
         for text in texts {
             if let Some(text) = text {
                 pieces.bytes.extend_from_slice(&through(&steps, text, &table));
             }
             let end = u32::try_from(pieces.bytes.len());
-            pieces.ends.push(end.map_err(|_| Error::user("the tokenizer's tokens have more than 4 GiB of text"))?);
+            pieces
+                .ends
+                .push(end.map_err(|_| Error::user("the tokenizer's tokens have more than 4 GiB of text"))?);
         }
         Ok(pieces)
     }
@@ -104,7 +126,10 @@ impl Pieces {
 
     pub fn get(&self, token: u32) -> &[u8] {
         let i = token as usize;
-        let from = i.checked_sub(1).and_then(|i| self.ends.get(i)).map_or(0, |&e| e as usize);
+        let from = i
+            .checked_sub(1)
+            .and_then(|i| self.ends.get(i))
+            .map_or(0, |&e| e as usize);
         self.ends.get(i).map_or(&[], |&to| &self.bytes[from..to as usize])
     }
 }
@@ -123,18 +148,35 @@ fn split(steps: Vec<Step>, start: &mut Start) -> Result<Vec<Step>, Error> {
     for step in steps {
         match step {
             Step::Fuse => fused = true,
-            Step::Strip { content, start: n, stop: 0 } if fused && start.strip.is_none() => {
+            Step::Strip {
+                content,
+                start: n,
+                stop: 0,
+            } if fused && start.strip.is_none() => {
                 start.strip = Some((content, n));
             }
-            Step::Metaspace { replacement, prepend_scheme } if !fused => {
+            Step::Metaspace {
+                replacement,
+                prepend_scheme,
+            } if !fused => {
                 start.spaceless = prepend_scheme != "never";
-                each.push(Step::Replace { pattern: Pattern::String(replacement.into()), content: " ".into() });
+                each.push(Step::Replace {
+                    pattern: Pattern::String(replacement.into()),
+                    content: " ".into(),
+                });
             }
-            Step::Replace { pattern: Pattern::Regex(regex), .. } => {
-                return Err(Error::unsupported(format!("the tokenizer's decoder replaces by pattern: {regex}")));
+            Step::Replace {
+                pattern: Pattern::Regex(regex),
+                ..
+            } => {
+                return Err(Error::unsupported(format!(
+                    "the tokenizer's decoder replaces by pattern: {regex}"
+                )));
             }
             step if fused => {
-                return Err(Error::unsupported(format!("the tokenizer's decoder works on the whole text: {step:?}")));
+                return Err(Error::unsupported(format!(
+                    "the tokenizer's decoder works on the whole text: {step:?}"
+                )));
             }
             step => each.push(step),
         }
@@ -153,13 +195,17 @@ fn through(steps: &[Step], token: String, table: &FxHashMap<char, u8>) -> Vec<u8
                 bytes.map_or(Piece::Text(text), Piece::Bytes)
             }
             Step::ByteFallback => {
-                let hex = text.strip_prefix("<0x").and_then(|t| t.strip_suffix('>')).filter(|h| h.len() == 2);
+                let hex = text
+                    .strip_prefix("<0x")
+                    .and_then(|t| t.strip_suffix('>'))
+                    .filter(|h| h.len() == 2);
                 let byte = hex.and_then(|h| u8::from_str_radix(h, 16).ok());
                 byte.map_or(Piece::Text(text), |b| Piece::Bytes(vec![b]))
             }
-            Step::Replace { pattern: Pattern::String(from), content } if !from.is_empty() => {
-                Piece::Text(text.replace(from, content))
-            }
+            Step::Replace {
+                pattern: Pattern::String(from),
+                content,
+            } if !from.is_empty() => Piece::Text(text.replace(from, content)),
             Step::Strip { content, start, stop } => {
                 let mut rest = text.as_str();
                 for _ in 0..*start {
@@ -184,7 +230,10 @@ fn through(steps: &[Step], token: String, table: &FxHashMap<char, u8>) -> Vec<u8
 /// from U+0100 on.
 fn byte_level_table() -> FxHashMap<char, u8> {
     let plain = |b: u8| matches!(b, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-    let mut table: FxHashMap<char, u8> = (0..=255u8).filter(|&b| plain(b)).map(|b| (char::from(b), b)).collect();
+    let mut table: FxHashMap<char, u8> = (0..=255u8)
+        .filter(|&b| plain(b))
+        .map(|b| (char::from(b), b))
+        .collect();
     let others = (0..=255u8).filter(|&b| !plain(b));
     table.extend((0x100u32..).filter_map(char::from_u32).zip(others));
     table
@@ -259,10 +308,16 @@ impl Detokenizer {
 
     /// Leaves out what the beginning of a text has too much; `out` from `begin` on is new.
     fn strip(&mut self, start: &Start, begin: usize, out: &mut String) {
-        let Some((content, most)) = start.strip.filter(|_| !self.inside) else { return };
+        let Some((content, most)) = start.strip.filter(|_| !self.inside) else {
+            return;
+        };
         let done = self.stripped.unwrap_or(0);
         let new = &out[begin..];
-        let count = new.chars().take(most - done.min(most)).take_while(|&c| c == content).count();
+        let count = new
+            .chars()
+            .take(most - done.min(most))
+            .take_while(|&c| c == content)
+            .count();
         let cut = count * content.len_utf8();
         self.inside = new.len() > cut || done + count == most;
         self.stripped = Some(done + count);

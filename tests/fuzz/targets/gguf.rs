@@ -7,9 +7,14 @@ use trtc_ir::Loc;
 
 fuzz_target!(|bytes: &[u8]| {
     let loc = Loc::name("fuzz.gguf");
-    let Ok(header) = parse_header(bytes, &loc) else { return };
+    let Ok(header) = parse_header(bytes, &loc) else {
+        return;
+    };
     for (name, tensor) in &header.tensors {
-        assert!(tensor.bytes.end <= bytes.len(), "tensor {name} lies outside the file");
+        assert!(
+            tensor.bytes.end <= bytes.len(),
+            "tensor {name} lies outside the file"
+        );
     }
     if let Ok(Some(vocabulary)) = Vocabulary::read(&header, bytes, &loc) {
         let _ = vocabulary.tokenizer();

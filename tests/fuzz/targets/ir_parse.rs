@@ -2,16 +2,23 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use trtc_ir::{text, verify};
+use trtc_ir::text::{PrintOptions, parse, print, print_generic};
+use trtc_ir::verify::verify;
 
 fuzz_target!(|bytes: &[u8]| {
-    let Ok(source) = std::str::from_utf8(bytes) else { return };
-    let Ok(module) = text::parse("fuzz.mlir", source) else { return };
-    let printed = text::print(&module);
-    let again = match text::parse("printed.mlir", &printed) {
-        Ok(again) => again,
-        Err(e) => panic!("does not read back: {e}\n{printed}"),
+    let Ok(source) = std::str::from_utf8(bytes) else {
+        return;
     };
-    assert_eq!(text::print(&again), printed);
-    assert_eq!(verify::verify(&module).is_ok(), verify::verify(&again).is_ok());
+    let Ok(module) = parse(source, "fuzz.mlir") else {
+        return;
+    };
+    let options = PrintOptions { locs: true };
+    let printed = print(&module, options);
+    let again = match parse(&printed, "printed.mlir") {
+        Ok(again) => again,
+        Err(found) => panic!("does not read back: {found:?}\n{printed}"),
+    };
+    assert_eq!(print(&again, options), printed);
+    assert_eq!(verify(&module).is_ok(), verify(&again).is_ok());
+    let _ = print_generic(&module);
 });

@@ -84,9 +84,14 @@ struct Common {
 /// Measures and prints.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let common = match &args.what {
-        What::Latency { common, .. } | What::Prefill { common, .. } | What::Throughput { common, .. } => common,
+        What::Latency { common, .. } | What::Prefill { common, .. } | What::Throughput { common, .. } => {
+            common
+        }
     };
-    let mut bench = Bench { session: Session::open(&common.engine)?, random: 0 };
+    let mut bench = Bench {
+        session: Session::open(&common.engine)?,
+        random: 0,
+    };
     let bandwidth = bench.bandwidth(common);
     let name = match &args.what {
         What::Latency { .. } => "latency",
@@ -94,13 +99,28 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         What::Throughput { .. } => "throughput",
     };
     let rows = match &args.what {
-        What::Latency { batch, input_len, output_len, repeat, .. } => {
-            bench.latency(batch, *input_len, *output_len, *repeat)?
-        }
-        What::Prefill { input_len, repeat, .. } => bench.prefill(input_len, *repeat)?,
-        What::Throughput { requests, input_len, output_len, .. } => {
+        What::Latency {
+            batch,
+            input_len,
+            output_len,
+            repeat,
+            ..
+        } => bench.latency(batch, *input_len, *output_len, *repeat)?,
+        What::Prefill {
+            input_len, repeat, ..
+        } => bench.prefill(input_len, *repeat)?,
+        What::Throughput {
+            requests,
+            input_len,
+            output_len,
+            ..
+        } => {
             let most = bench.session.manifest().dims.max_batch;
-            bench.throughput(requests.unwrap_or(most.saturating_mul(4)), *input_len, *output_len)?
+            bench.throughput(
+                requests.unwrap_or(most.saturating_mul(4)),
+                *input_len,
+                *output_len,
+            )?
         }
     };
     let m = bench.session.manifest();
@@ -119,8 +139,19 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         writeln!(out, "{object}")?;
         return Ok(());
     }
-    writeln!(out, "{} {}, {}, on {}", m.model.name, m.precision, name, bench.session.engine.device_name())?;
-    writeln!(out, "a step reads {} of weights", facts::human(facts::read_per_step(m)))?;
+    writeln!(
+        out,
+        "{} {}, {}, on {}",
+        m.model.name,
+        m.precision,
+        name,
+        bench.session.engine.device_name()
+    )?;
+    writeln!(
+        out,
+        "a step reads {} of weights",
+        facts::human(facts::read_per_step(m))
+    )?;
     if let Some(bandwidth) = bandwidth {
         writeln!(out, "read bandwidth of this run: {bandwidth:.1} GB/s")?;
     }
@@ -135,7 +166,11 @@ struct Row(Vec<(&'static str, f64, &'static str)>);
 
 impl Row {
     fn json(&self) -> Value {
-        self.0.iter().map(|(name, value, _)| ((*name).to_owned(), json!(value))).collect::<serde_json::Map<_, _>>().into()
+        self.0
+            .iter()
+            .map(|(name, value, _)| ((*name).to_owned(), json!(value)))
+            .collect::<serde_json::Map<_, _>>()
+            .into()
     }
 
     /// A bandwidth also stands as a part of what the machine reads.
@@ -164,7 +199,8 @@ impl Bench {
     fn bandwidth(&self, common: &Common) -> Option<f64> {
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
         let threads = common.engine.threads.map_or(cores, |n| n as u32);
-        (self.session.manifest().target == "host").then(|| trtc_runtime::device::host::read_bandwidth(threads) / 1e9)
+        (self.session.manifest().target == "host")
+            .then(|| trtc_runtime::device::host::read_bandwidth(threads) / 1e9)
     }
 
     /// A token id, by splitmix64.
@@ -199,11 +235,19 @@ impl Bench {
         Ok(seconds)
     }
 
-    fn latency(&mut self, batches: &[u32], input: u32, output: u32, repeat: u32) -> Result<Vec<Row>, Failure> {
+    fn latency(
+        &mut self,
+        batches: &[u32],
+        input: u32,
+        output: u32,
+        repeat: u32,
+    ) -> Result<Vec<Row>, Failure> {
         let most = self.session.manifest().dims.max_batch;
         if let Some(batch) = batches.iter().find(|b| **b > most) {
-            return Err(Failure::user(format!("--batch {batch} is more than the engine takes at once, {most}"))
-                .help("build it with a greater --max-batch"));
+            return Err(Failure::user(format!(
+                "--batch {batch} is more than the engine takes at once, {most}"
+            ))
+            .help("build it with a greater --max-batch"));
         }
         let mut rows = Vec::new();
         for &batch in batches {
@@ -234,7 +278,9 @@ impl Bench {
         let mut rows = Vec::new();
         for &input in lengths {
             self.time(1, input, 1)?;
-            let times = (0..repeat).map(|_| self.time(1, input, 1)).collect::<Result<_, _>>()?;
+            let times = (0..repeat)
+                .map(|_| self.time(1, input, 1))
+                .collect::<Result<_, _>>()?;
             let seconds = median(times);
             rows.push(Row(vec![
                 ("input_len", f64::from(input), ""),
@@ -256,7 +302,11 @@ impl Bench {
             ("output_len", f64::from(output), ""),
             ("seconds", seconds, "s"),
             ("output_tokens_per_s", made / seconds, "tok/s of answers"),
-            ("total_tokens_per_s", (made + read) / seconds, "tok/s with prompts"),
+            (
+                "total_tokens_per_s",
+                (made + read) / seconds,
+                "tok/s with prompts",
+            ),
         ])])
     }
 }
@@ -264,7 +314,10 @@ impl Bench {
 /// The middle one, or the lower of the two in the middle.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
-    values.get((values.len().max(1) - 1) / 2).copied().unwrap_or(f64::NAN)
+    values
+        .get((values.len().max(1) - 1) / 2)
+        .copied()
+        .unwrap_or(f64::NAN)
 }
 
 #[cfg(test)]
@@ -279,8 +332,15 @@ mod tests {
 
     #[test]
     fn a_row_says_what_part_of_the_bandwidth_is_used() {
-        let row = Row(vec![("batch", 8.0, ""), ("step_ms", 2.5, "ms a step"), ("weights_gb_s", 30.0, "GB/s")]);
-        assert_eq!(row.text(Some(60.0)), "batch 8, 2.500 ms a step, 30.0 GB/s (50 % of it)");
+        let row = Row(vec![
+            ("batch", 8.0, ""),
+            ("step_ms", 2.5, "ms a step"),
+            ("weights_gb_s", 30.0, "GB/s"),
+        ]);
+        assert_eq!(
+            row.text(Some(60.0)),
+            "batch 8, 2.500 ms a step, 30.0 GB/s (50 % of it)"
+        );
         assert_eq!(row.json()["step_ms"], 2.5);
     }
 }

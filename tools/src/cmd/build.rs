@@ -39,7 +39,9 @@ pub struct Args {
 
 /// `dummy:42`.
 fn dummy(text: &str) -> Result<u64, String> {
-    text.strip_prefix("dummy:").and_then(|s| s.parse().ok()).ok_or_else(|| "dummy and a seed, such as dummy:1".to_owned())
+    text.strip_prefix("dummy:")
+        .and_then(|s| s.parse().ok())
+        .ok_or_else(|| "dummy and a seed, such as dummy:1".to_owned())
 }
 
 /// Builds.
@@ -51,14 +53,28 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         ..args.graph.options()?
     };
     let model = crate::env::model_path(&args.model);
-    let mut shown = Shown { phase: None, bar: None };
+    let mut shown = Shown {
+        phase: None,
+        bar: None,
+    };
     let report = trtc_compiler::build(&model, &args.output, &options, &mut |p| shown.at(p))?;
     drop(shown);
     let mut out = std::io::stdout().lock();
     let seconds: f64 = report.timings.iter().map(|(_, s)| s).sum();
-    write!(out, "{}: {}, {} parameters", args.output.display(), human(report.bytes), grouped(report.parameters))?;
+    write!(
+        out,
+        "{}: {}, {} parameters",
+        args.output.display(),
+        human(report.bytes),
+        grouped(report.parameters)
+    )?;
     if report.phase == Phase::Pack {
-        write!(out, ", {} launches a step, {} of activations", report.launches, human(report.arena))?;
+        write!(
+            out,
+            ", {} launches a step, {} of activations",
+            report.launches,
+            human(report.arena)
+        )?;
     } else {
         write!(out, ", the module after {}", report.phase.name())?;
     }

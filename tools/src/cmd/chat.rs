@@ -12,8 +12,10 @@ use trtc_runtime::{Event, Finish, Request};
 /// Reads one message a line; history is kept, and what both said before is not computed again. Sampling options
 /// that are not given are those that the model comes with. Ctrl-C stops an answer, /reset begins anew, /exit ends.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  trtc chat model.engine\n  trtc chat model.engine --system 'Answer in one sentence.' \
-                        --temperature 0\n  echo 'What is 2 + 2?' | trtc chat model.engine")]
+#[command(
+    after_help = "Examples:\n  trtc chat model.engine\n  trtc chat model.engine --system 'Answer in one sentence.' \
+                        --temperature 0\n  echo 'What is 2 + 2?' | trtc chat model.engine"
+)]
 pub struct Args {
     #[command(flatten)]
     engine: EngineArgs,
@@ -59,16 +61,26 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             }
             text => history.push(("user", text.to_owned())),
         }
-        let messages: Vec<(&str, &str)> = history.iter().map(|(role, text)| (*role, text.as_str())).collect();
+        let messages: Vec<(&str, &str)> = history
+            .iter()
+            .map(|(role, text)| (*role, text.as_str()))
+            .collect();
         let prompt = session.chat_ids(&messages)?;
         let limit = session.manifest().dims.max_seq_len;
         if prompt.len() as u64 >= u64::from(limit) {
-            writeln!(out, "The conversation has {} tokens, the engine takes {limit}: /reset begins anew.", prompt.len())?;
+            writeln!(
+                out,
+                "The conversation has {} tokens, the engine takes {limit}: /reset begins anew.",
+                prompt.len()
+            )?;
             history.pop();
             continue;
         }
-        let request =
-            Request { max_tokens: args.max_tokens, sampling: sampling.clone(), ..Request::new(prompt) };
+        let request = Request {
+            max_tokens: args.max_tokens,
+            sampling: sampling.clone(),
+            ..Request::new(prompt)
+        };
         let watch = Watch::new();
         let answers = session.drive(vec![request], |event| {
             if let Event::Token { text, .. } | Event::Done { text, .. } = event {

@@ -6,8 +6,10 @@ use std::io::Write;
 
 /// Print a completion script for a shell
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  trtc completions bash > ~/.local/share/bash-completion/completions/trtc\n  \
-                        trtc completions fish > ~/.config/fish/completions/trtc.fish")]
+#[command(
+    after_help = "Examples:\n  trtc completions bash > ~/.local/share/bash-completion/completions/trtc\n  \
+                        trtc completions fish > ~/.config/fish/completions/trtc.fish"
+)]
 pub struct Args {
     /// The shell
     shell: clap_complete::Shell,

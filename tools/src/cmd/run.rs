@@ -124,8 +124,17 @@ fn print(
             continue;
         }
         if prompts.len() > 1 || args.n > 1 {
-            let of = if args.n > 1 { format!(", answer {}", answer.id.index + 1) } else { String::new() };
-            writeln!(out, "{}== prompt {}{of}", if i > 0 { "\n" } else { "" }, prompt + 1)?;
+            let of = if args.n > 1 {
+                format!(", answer {}", answer.id.index + 1)
+            } else {
+                String::new()
+            };
+            writeln!(
+                out,
+                "{}== prompt {}{of}",
+                if i > 0 { "\n" } else { "" },
+                prompt + 1
+            )?;
         }
         if !session.has_text() {
             let ids: Vec<String> = answer.tokens.iter().map(u32::to_string).collect();
@@ -146,7 +155,8 @@ fn print(
 /// One answer as JSON. Lists of the best tokens are there if any were asked for.
 fn object(args: &Args, prompt: &[u32], answer: &Answer) -> serde_json::Value {
     let chosen = |list: &[TokenLogprob]| -> Vec<f32> { list.iter().map(|t| t.logprob).collect() };
-    let best = |list: &[TokenLogprob]| -> Vec<Vec<(u32, f32)>> { list.iter().map(|t| t.top.clone()).collect() };
+    let best =
+        |list: &[TokenLogprob]| -> Vec<Vec<(u32, f32)>> { list.iter().map(|t| t.top.clone()).collect() };
     let mut object = json!({
         "prompt_ids": prompt,
         "token_ids": answer.tokens,
@@ -173,7 +183,13 @@ fn object(args: &Args, prompt: &[u32], answer: &Answer) -> serde_json::Value {
 fn table(title: &str, list: &[TokenLogprob], session: &Session, out: &mut impl Write) -> Result<(), Failure> {
     writeln!(out, "{title:>8}  logprob  text")?;
     for t in list {
-        write!(out, "{:>8} {:>8.4}  {:?}", t.token, t.logprob, session.piece(t.token))?;
+        write!(
+            out,
+            "{:>8} {:>8.4}  {:?}",
+            t.token,
+            t.logprob,
+            session.piece(t.token)
+        )?;
         for (token, logprob) in &t.top {
             write!(out, "  {token} {:?} {logprob:.4}", session.piece(*token))?;
         }

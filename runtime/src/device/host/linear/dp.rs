@@ -140,6 +140,12 @@ struct Raw {
 
 type Kernel = unsafe fn(&Raw);
 
+/// Bytes of a panel by which its weights are fetched before they are used, into the second-level cache: measured, the
+/// best of 512 to 4096.
+const fn ahead(kind: u8) -> usize {
+    if kind == BF16 { 2048 } else { 4096 }
+}
+
 const BF16: u8 = 0;
 const I8: u8 = 1;
 const I4: u8 = 2;
@@ -255,18 +261,33 @@ unsafe fn add_pairs<const KIND: u8, const P: usize, const T: usize>(
     n: usize,
     acc: &mut [[__m512; T]; P],
 ) {
-    // SAFETY: the caller's word for pointers and instructions.
+    // SAFETY: the caller's word for pointers and instructions; prefetches may go anywhere.
     unsafe {
+        let (pair_bytes, per_line) = match KIND {
+            I4 => (16, 4),
+            I8 => (32, 2),
+            _ => (64, 1),
+        };
+        let table = nibble_table();
         let mut x = a.x.add(from * T);
-        if KIND == I4 {
-            let table = nibble_table();
-            let mut w = a.weights.add(from * Kind::I4.pair_bytes());
-            for _ in 0..n / 4 {
+        let mut at = from * pair_bytes;
+        let end = a.pairs * pair_bytes;
+        for _ in 0..n / per_line {
+            if KIND != I4_WIDE {
+                // Beyond the end of these panels come the ones that this thread works on next.
+                let next = at + ahead(KIND);
+                let next = if next < end { next } else { next - end + P * a.stride };
+                for p in 0..P {
+                    _mm_prefetch::<_MM_HINT_T1>(a.weights.wrapping_add(next + p * a.stride).cast());
+                }
+            }
+            let line = a.weights.add(at);
+            if KIND == I4 {
                 let mut words = [_mm512_setzero_si512(); P];
                 for p in 0..P {
-                    words[p] = _mm512_loadu_si512(w.add(p * a.stride).cast());
+                    words[p] = _mm512_loadu_si512(line.add(p * a.stride).cast());
                 }
-                for _ in 0..4 {
+                for _ in 0..per_line {
                     let mut pairs = [as_bf16(table); P];
                     for p in 0..P {
                         // The index is the low 5 bits; the table's halves are equal, so bit 4 does not matter.
@@ -276,22 +297,31 @@ unsafe fn add_pairs<const KIND: u8, const P: usize, const T: usize>(
                     add_pair(&pairs, x, acc);
                     x = x.add(T);
                 }
-                w = w.add(64);
+            } else {
+                for i in 0..per_line {
+                    add_pair(&load_pairs::<KIND, P>(line.add(i * pair_bytes), a.stride), x, acc);
+                    x = x.add(T);
+                }
             }
-            return;
+            at += 64;
         }
-        let bytes = if KIND == I8 { 32 } else { 64 };
-        let mut w = a.weights.add(from * bytes);
-        for _ in 0..n {
-            let mut pairs = [as_bf16(_mm512_setzero_si512()); P];
-            for p in 0..P {
-                let at = w.add(p * a.stride);
-                pairs[p] = if KIND == I8 { widen_i8(at) } else { as_bf16(_mm512_loadu_si512(at.cast())) };
-            }
-            add_pair(&pairs, x, acc);
-            w = w.add(bytes);
-            x = x.add(T);
+        if KIND == I8 && n % per_line != 0 {
+            add_pair(&load_pairs::<KIND, P>(a.weights.add(at), a.stride), x, acc);
         }
+    }
+}
+
+/// One pair of inputs of each panel.
+#[inline(always)]
+unsafe fn load_pairs<const KIND: u8, const P: usize>(at: *const u8, stride: usize) -> [__m512bh; P] {
+    // SAFETY: the caller's word for pointers and instructions.
+    unsafe {
+        let mut pairs = [as_bf16(_mm512_setzero_si512()); P];
+        for p in 0..P {
+            let at = at.add(p * stride);
+            pairs[p] = if KIND == I8 { widen_i8(at) } else { as_bf16(_mm512_loadu_si512(at.cast())) };
+        }
+        pairs
     }
 }
 
@@ -329,14 +359,24 @@ unsafe fn nibble_table() -> __m512i {
     unsafe { _mm512_loadu_si512(TABLE.as_ptr().cast()) }
 }
 
-/// 32 signed bytes as bf16.
+/// 32 signed bytes as bf16: f32 of small integers have nothing in their low halves, so the high halves are exact.
 #[inline(always)]
 unsafe fn widen_i8(at: *const u8) -> __m512bh {
+    const HIGH_HALVES: [u16; 32] = {
+        let mut index = [0; 32];
+        let mut i = 0;
+        while i < 32 {
+            index[i] = 2 * i as u16 + 1;
+            i += 1;
+        }
+        index
+    };
     // SAFETY: the caller's word for 32 bytes and the instructions.
     unsafe {
         let low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast())));
         let high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.add(16).cast())));
-        _mm512_cvtne2ps_pbh(high, low)
+        let index = _mm512_loadu_si512(HIGH_HALVES.as_ptr().cast());
+        as_bf16(_mm512_permutex2var_epi16(_mm512_castps_si512(low), index, _mm512_castps_si512(high)))
     }
 }
 
