@@ -6,7 +6,11 @@ use trtc_codegen::select;
 use trtc_ir::{Diag, Module, Target};
 
 /// Generates the code of every kernel that was selected; nothing on the host, whose kernels are the runtime's own.
-pub(crate) fn generate(module: &Module, target: &'static Target, dump: &mut Dump) -> Result<Vec<Kernel>, Diag> {
+pub(crate) fn generate(
+    module: &Module,
+    target: &'static Target,
+    dump: &mut Dump,
+) -> Result<Vec<Kernel>, Diag> {
     if target.gpu.is_none() {
         return Ok(Vec::new());
     }

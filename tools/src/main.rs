@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 the user's fault, 2 unsupported, 3 our bug. Everything else is in `cmd/`.
 
 mod cmd;
+mod comparison;
 mod env;
 mod facts;
 mod golden;

@@ -156,7 +156,14 @@ impl Builder<'_> {
         let c = self.config;
         let (heads, kv_heads, dim) = (u64::from(c.heads), u64::from(c.kv_heads), u64::from(c.head_dim));
         let layer = c.layers[at.layer];
-        let n = self.norm(at, names::ATTN_NORM, "input_layernorm", "attn_norm", x, Reader::Linear);
+        let n = self.norm(
+            at,
+            names::ATTN_NORM,
+            "input_layernorm",
+            "attn_norm",
+            x,
+            Reader::Linear,
+        );
         let mut q = self.linear(
             at,
             Projection::new(names::Q, names::Q_BIAS, c.qkv_bias, "self_attn.q_proj"),
@@ -283,7 +290,15 @@ impl Builder<'_> {
     }
 
     /// A norm over the last dimension of `x`, whatever that is.
-    fn norm(&mut self, at: &Place, role: Role, module: &str, name: &str, x: ValueId, reader: Reader) -> ValueId {
+    fn norm(
+        &mut self,
+        at: &Place,
+        role: Role,
+        module: &str,
+        name: &str,
+        x: ValueId,
+        reader: Reader,
+    ) -> ValueId {
         let inner = self.inner(x);
         let width = inner.last().copied().unwrap_or(1);
         let weight = self.vector(role, Some(at.layer), width);

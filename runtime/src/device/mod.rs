@@ -115,7 +115,11 @@ pub trait Device: Send {
     fn download(&mut self, from: Buffer, offset: u64, into: &mut [u8]) -> Result<(), Error>;
 
     /// Prepares the kernels of an engine; `module` gives a container tensor's bytes.
-    fn load(&mut self, manifest: &Manifest, module: &dyn Fn(&str) -> Result<Vec<u8>, Error>) -> Result<(), Error>;
+    fn load(
+        &mut self,
+        manifest: &Manifest,
+        module: &dyn Fn(&str) -> Result<Vec<u8>, Error>,
+    ) -> Result<(), Error>;
 
     /// Executes one kernel.
     fn launch(&mut self, call: Call<'_>, bind: &Bindings, dims: StepDims) -> Result<(), Error>;

@@ -5,7 +5,7 @@
 
 mod device;
 
-pub use device::{FakeDevice, Log};
+pub use device::FakeDevice;
 use std::path::Path;
 use trtc_engine::manifest::*;
 use trtc_engine::{EngineFile, EngineWriter};

@@ -62,7 +62,11 @@ impl Directives {
             top &= comment || line.trim().is_empty();
             if let Some((before, wanted)) = line.split_once("// error:") {
                 // On a line of its own it means the next one.
-                let errs = if before.trim().is_empty() { number + 1 } else { number };
+                let errs = if before.trim().is_empty() {
+                    number + 1
+                } else {
+                    number
+                };
                 out.errors.push((errs, wanted.trim().to_owned()));
             } else if let (true, Some((word, rest))) = (top, directive(line)) {
                 out.set(word, rest).map_err(|e| format!("line {number}: {e}"))?;
@@ -85,7 +89,8 @@ impl Directives {
             "run" => {
                 let tolerance = rest.strip_prefix("interp tol=").and_then(|t| t.parse().ok());
                 let tolerance = tolerance.filter(|t: &f32| t.is_finite() && *t >= 0.0);
-                let tolerance = tolerance.ok_or_else(|| format!("run: must be 'interp tol=1e-5', found '{rest}'"))?;
+                let tolerance =
+                    tolerance.ok_or_else(|| format!("run: must be 'interp tol=1e-5', found '{rest}'"))?;
                 self.tolerance.replace(tolerance).is_some()
             }
             "print" => {
@@ -96,8 +101,16 @@ impl Directives {
                 };
                 std::mem::replace(&mut self.print, form) != Form::Short
             }
-            _ => return Err(format!("there is no directive '{word}'; there are test, target, run, print")),
+            _ => {
+                return Err(format!(
+                    "there is no directive '{word}'; there are test, target, run, print"
+                ));
+            }
         };
-        if again { Err(format!("'{word}:' is given twice")) } else { Ok(()) }
+        if again {
+            Err(format!("'{word}:' is given twice"))
+        } else {
+            Ok(())
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! `trtc eval`: perplexity over a text, or comparison with reference outputs.
 
-use crate::golden::{Case, Comparison, Differences, Golden, Greedy, Outcome, Tolerance, tolerance};
+use crate::comparison::{Comparison, Outcome};
+use crate::golden::{Case, Differences, Golden, Greedy, Tolerance, tolerance};
 use crate::options::EngineArgs;
 use crate::perplexity;
 use crate::progress::Bar;

@@ -72,7 +72,9 @@ pub fn parse_header(bytes: &[u8], loc: &Loc) -> Result<Header, Diag> {
         }
     };
     // A file may end before the padding does: then it has no data.
-    let start = (r.at() as u64).next_multiple_of(alignment).min(bytes.len() as u64);
+    let start = (r.at() as u64)
+        .next_multiple_of(alignment)
+        .min(bytes.len() as u64);
     let tensors = place(infos, start, alignment, bytes.len() as u64, loc)?;
     Ok(Header { meta, tensors })
 }

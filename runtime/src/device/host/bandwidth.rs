@@ -8,15 +8,22 @@ use std::time::Instant;
 /// Bytes that each thread reads: beyond any cache.
 const BYTES: usize = 256 << 20;
 
+/// Bytes that a thread reads at once.
+const CHUNK: usize = 1 << 20;
+
 /// Passes, of which the best counts.
 const PASSES: usize = 8;
 
 /// Bytes a second that `threads` threads read together in a plain loop over memory: the best of several passes.
 /// 0 if there is not enough memory, or not so many threads can be started.
 pub fn read_bandwidth(threads: u32) -> f64 {
-    let Ok(mut pool) = Pool::new(threads as usize) else { return 0.0 };
+    let Ok(mut pool) = Pool::new(threads as usize) else {
+        return 0.0;
+    };
     let total = BYTES * pool.threads();
-    let Some(mut memory) = Owned::zeroed(total) else { return 0.0 };
+    let Some(mut memory) = Owned::zeroed(total) else {
+        return 0.0;
+    };
     // Pages that were never written may share one page of zeros.
     let all = memory.bytes_mut();
     all.fill(1);
@@ -24,8 +31,8 @@ pub fn read_bandwidth(threads: u32) -> f64 {
     let mut best = 0f64;
     for _ in 0..PASSES {
         let start = Instant::now();
-        let done = pool.run(&|thread| {
-            std::hint::black_box(read(isa, &all[thread * BYTES..(thread + 1) * BYTES]));
+        let done = pool.split(total / CHUNK, 1, &|_, range| {
+            std::hint::black_box(read(isa, &all[range.start * CHUNK..range.end * CHUNK]));
         });
         if done.is_ok() {
             best = best.max(total as f64 / start.elapsed().as_secs_f64());

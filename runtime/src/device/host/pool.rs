@@ -7,29 +7,34 @@ use std::any::Any;
 use std::cell::UnsafeCell;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-/// Pauses before an idle thread sleeps: about a fifth of a millisecond, longer than the gap between two launches.
-const SPINS: u32 = 10_000;
+/// Most threads: what the count of those that have joined can hold, with room to spare.
+const MOST: usize = 1 << 12;
+
+/// Pauses before an idle thread sleeps: some 50 microseconds, longer than the gap between two launches of a step.
+const SPINS: u32 = 3000;
 
 /// Pauses before the owner, waiting for the others, lets other processes run.
-const OWNER_SPINS: u32 = 20_000;
+const OWNER_SPINS: u32 = 3000;
 
 /// Keeps a value on cache lines of its own.
 #[repr(align(128))]
 struct Padded<T>(T);
 
-/// A job with its lifetime erased; it is used only while [`Pool::run`] waits.
+/// A job with its lifetime erased; it is used only while [`Pool::split`] waits.
 type Job = *const (dyn Fn(usize) + Sync);
 
+/// In [`Shared::state`]: set while a job may be joined. Below it is the number of threads that have joined and not
+/// finished, above it the number of the job.
+const OPEN: u64 = 1 << 16;
+
 struct Shared {
-    /// Counts jobs; a change starts one.
-    epoch: Padded<AtomicU32>,
-    /// Threads that have not finished the job.
-    pending: Padded<AtomicUsize>,
-    /// The job, written while `pending` is 0.
+    /// Number of the job, whether it may be joined, and who has.
+    state: Padded<AtomicU64>,
+    /// The job, written while nobody has joined and nobody may.
     job: UnsafeCell<Option<Job>>,
     /// Asks the threads to end.
     stop: AtomicBool,
@@ -37,12 +42,12 @@ struct Shared {
     panic: Mutex<Option<String>>,
     /// Which threads sleep.
     sleeping: Vec<Padded<AtomicBool>>,
-    /// For each thread, the owner first, the next item of its share in [`Pool::split`].
+    /// For each thread, the owner first, the next item of its share.
     cursors: Vec<Padded<AtomicUsize>>,
 }
 
-// SAFETY: `job` is written only by the owner while no thread reads it: threads read it after they have seen a new
-// epoch and before they lower `pending`, and the owner writes it when `pending` is 0.
+// SAFETY: `job` is written only by the owner while the job is closed and nobody has joined; threads read it only
+// between joining an open job and leaving it.
 unsafe impl Sync for Shared {}
 // SAFETY: the job pointer refers to a `Sync` closure.
 unsafe impl Send for Shared {}
@@ -56,17 +61,19 @@ pub struct Pool {
 impl Pool {
     /// A pool in which `threads` threads work, the caller's included.
     pub fn new(threads: usize) -> Result<Pool, Error> {
-        let others = threads.max(1) - 1;
+        let others = threads.clamp(1, MOST) - 1;
         let shared = Arc::new(Shared {
-            epoch: Padded(AtomicU32::new(0)),
-            pending: Padded(AtomicUsize::new(0)),
+            state: Padded(AtomicU64::new(0)),
             job: UnsafeCell::new(None),
             stop: AtomicBool::new(false),
             panic: Mutex::new(None),
             sleeping: (0..others).map(|_| Padded(AtomicBool::new(false))).collect(),
             cursors: (0..=others).map(|_| Padded(AtomicUsize::new(0))).collect(),
         });
-        let mut pool = Pool { shared, workers: Vec::with_capacity(others) };
+        let mut pool = Pool {
+            shared,
+            workers: Vec::with_capacity(others),
+        };
         for index in 0..others {
             let shared = Arc::clone(&pool.shared);
             let worker = std::thread::Builder::new()
@@ -86,35 +93,9 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Calls `job` with each thread's index, at once, and waits for all. A panic becomes an error.
-    pub fn run(&mut self, job: &(dyn Fn(usize) + Sync)) -> Result<(), Error> {
-        if self.workers.is_empty() {
-            return catch_unwind(AssertUnwindSafe(|| job(0))).map_err(|p| panicked(&text(&*p)));
-        }
-        let shared = &*self.shared;
-        // SAFETY: only the lifetime changes; this function does not return before every thread is done with it.
-        let erased = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), Job>(job) };
-        // SAFETY: `pending` is 0, so no thread reads it (see `Shared`).
-        unsafe { *shared.job.get() = Some(erased) };
-        shared.pending.0.store(self.workers.len(), Ordering::Relaxed);
-        shared.epoch.0.fetch_add(1, Ordering::SeqCst);
-        self.wake();
-        let own = catch_unwind(AssertUnwindSafe(|| job(0)));
-        let mut spins = 0u32;
-        while shared.pending.0.load(Ordering::Acquire) != 0 {
-            spins += 1;
-            if spins < OWNER_SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
-        }
-        let theirs = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match (own, theirs) {
-            (Ok(()), None) => Ok(()),
-            (Err(p), _) => Err(panicked(&text(&*p))),
-            (Ok(()), Some(message)) => Err(panicked(&message)),
-        }
-    }
-
-    /// Calls `job(thread, items)` for runs of at most `grain` of `0..items`. Each thread takes its own contiguous
-    /// share from the front, then what is left of the others'. Few items are done on the caller's thread.
+    /// Calls `job(thread, items)` for runs of at most `grain` of `0..items`, and waits until all are done. Each
+    /// thread takes its own contiguous share from the front, then what is left of the others'; nobody waits for a
+    /// thread that comes too late to find any. Few items are done on the caller's thread. A panic becomes an error.
     pub fn split(
         &mut self,
         items: usize,
@@ -124,7 +105,9 @@ impl Pool {
         let (grain, threads) = (grain.max(1), self.threads());
         if items <= grain || threads == 1 {
             return catch_unwind(AssertUnwindSafe(|| {
-                (0..items).step_by(grain).for_each(|i| job(0, i..(i + grain).min(items)));
+                (0..items)
+                    .step_by(grain)
+                    .for_each(|i| job(0, i..(i + grain).min(items)));
             }))
             .map_err(|p| panicked(&text(&*p)));
         }
@@ -132,12 +115,12 @@ impl Pool {
         for (t, cursor) in self.shared.cursors.iter().enumerate() {
             cursor.0.store(share(t), Ordering::Relaxed);
         }
-        let shared = Arc::clone(&self.shared);
+        let cursors = &self.shared.cursors;
         self.run(&|thread| {
             for t in (thread..threads).chain(0..thread) {
                 let end = share(t + 1);
                 loop {
-                    let from = shared.cursors[t].0.fetch_add(grain, Ordering::Relaxed);
+                    let from = cursors[t].0.fetch_add(grain, Ordering::Relaxed);
                     if from >= end {
                         break;
                     }
@@ -145,6 +128,36 @@ impl Pool {
                 }
             }
         })
+    }
+
+    /// Calls `job` with the owner's index, and with those of the threads that join before the owner is done.
+    fn run(&self, job: &(dyn Fn(usize) + Sync)) -> Result<(), Error> {
+        let shared = &*self.shared;
+        // SAFETY: only the lifetime changes; this function does not return before every thread is done with it.
+        let erased = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), Job>(job) };
+        // SAFETY: the job before is closed and everybody has left it (see `Shared`).
+        unsafe { *shared.job.get() = Some(erased) };
+        let number = shared.state.0.load(Ordering::Relaxed) / (2 * OPEN) + 1;
+        shared.state.0.store(number * 2 * OPEN | OPEN, Ordering::SeqCst);
+        self.wake();
+        let own = catch_unwind(AssertUnwindSafe(|| job(0)));
+        let mut joined = shared.state.0.fetch_and(!OPEN, Ordering::AcqRel) % OPEN;
+        let mut spins = 0u32;
+        while joined != 0 {
+            spins += 1;
+            if spins < OWNER_SPINS {
+                std::hint::spin_loop()
+            } else {
+                std::thread::yield_now()
+            }
+            joined = shared.state.0.load(Ordering::Acquire) % OPEN;
+        }
+        let theirs = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match (own, theirs) {
+            (Ok(()), None) => Ok(()),
+            (Err(p), _) => Err(panicked(&text(&*p))),
+            (Ok(()), Some(message)) => Err(panicked(&message)),
+        }
     }
 
     /// Wakes the threads that sleep.
@@ -160,7 +173,8 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        self.shared.epoch.0.fetch_add(1, Ordering::SeqCst);
+        // A new number without an open job: whoever waits for a change looks around.
+        self.shared.state.0.fetch_add(2 * OPEN, Ordering::SeqCst);
         self.wake();
         for worker in self.workers.drain(..) {
             // A worker catches the panics of jobs, so there is nothing to report.
@@ -171,38 +185,48 @@ impl Drop for Pool {
 
 /// A thread's life.
 fn work(shared: &Shared, index: usize) {
+    // The number of the last job seen.
     let mut seen = 0;
-    loop {
-        let mut spins = 0u32;
-        loop {
-            if shared.epoch.0.load(Ordering::Acquire) != seen {
-                seen = seen.wrapping_add(1);
-                break;
-            }
+    let mut spins = 0u32;
+    while !shared.stop.load(Ordering::Relaxed) {
+        let state = shared.state.0.load(Ordering::Acquire);
+        if state / (2 * OPEN) == seen {
             spins += 1;
             if spins < SPINS {
                 std::hint::spin_loop();
                 continue;
             }
-            // The owner raises the epoch before it reads `sleeping`, so one of the two sees the other.
+            // The owner changes the state before it reads `sleeping`, so one of the two sees the other.
             shared.sleeping[index].0.store(true, Ordering::SeqCst);
-            if shared.epoch.0.load(Ordering::SeqCst) == seen {
+            if shared.state.0.load(Ordering::SeqCst) / (2 * OPEN) == seen {
                 std::thread::park();
             }
             shared.sleeping[index].0.store(false, Ordering::SeqCst);
+            continue;
         }
-        if shared.stop.load(Ordering::SeqCst) {
-            return;
+        spins = 0;
+        if state & OPEN == 0 {
+            seen = state / (2 * OPEN);
+            continue;
         }
-        // SAFETY: the epoch has changed, so the owner has written the job and waits for `pending`.
+        if shared
+            .state
+            .0
+            .compare_exchange(state, state + 1, Ordering::AcqRel, Ordering::Relaxed)
+            .is_err()
+        {
+            continue;
+        }
+        seen = state / (2 * OPEN);
+        // SAFETY: this thread has joined an open job, so the owner has written it and waits.
         if let Some(job) = unsafe { *shared.job.get() } {
-            // SAFETY: the closure lives until the owner has seen `pending` at 0.
+            // SAFETY: the closure lives until everybody has left the job.
             let job = unsafe { &*job };
             if let Err(p) = catch_unwind(AssertUnwindSafe(|| job(index + 1))) {
                 *shared.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(text(&*p));
             }
         }
-        shared.pending.0.fetch_sub(1, Ordering::Release);
+        shared.state.0.fetch_sub(1, Ordering::Release);
     }
 }
 
@@ -213,7 +237,8 @@ fn panicked(message: &str) -> Error {
 /// The message of a panic.
 fn text(payload: &(dyn Any + Send)) -> String {
     let word = payload.downcast_ref::<&str>().map(|s| (*s).to_owned());
-    word.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+    word.or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
 }
 
 /// Physical cores that this process may use.
@@ -268,7 +293,10 @@ mod tests {
                         });
                     })
                     .unwrap();
-                    assert!(seen.iter().all(|n| n.load(Ordering::Relaxed) == 1), "{threads} {items} {grain}");
+                    assert!(
+                        seen.iter().all(|n| n.load(Ordering::Relaxed) == 1),
+                        "{threads} {items} {grain}"
+                    );
                 }
             }
         }
@@ -276,30 +304,41 @@ mod tests {
 
     #[test]
     fn a_panic_is_an_error_and_the_pool_goes_on() {
-        let mut pool = Pool::new(3).unwrap();
-        for bad in 0..3 {
-            let err = pool.run(&|t| assert!(t != bad, "thread {t} fails")).unwrap_err();
-            assert!(err.message.contains(&format!("thread {bad} fails")), "{}", err.message);
-            let n = AtomicUsize::new(0);
-            pool.run(&|_| {
-                n.fetch_add(1, Ordering::Relaxed);
-            })
-            .unwrap();
-            assert_eq!(n.load(Ordering::Relaxed), 3);
+        for threads in [1, 3] {
+            let mut pool = Pool::new(threads).unwrap();
+            for bad in [0, 17, 99] {
+                let err = pool
+                    .split(100, 1, &|_, r| assert!(r.start != bad, "item {bad} fails"))
+                    .unwrap_err();
+                assert!(
+                    err.message.contains(&format!("item {bad} fails")),
+                    "{}",
+                    err.message
+                );
+                let n = AtomicUsize::new(0);
+                let count = |_, r: Range<usize>| {
+                    n.fetch_add(r.len(), Ordering::Relaxed);
+                };
+                pool.split(100, 1, &count).unwrap();
+                assert_eq!(n.load(Ordering::Relaxed), 100);
+            }
         }
     }
 
     #[test]
-    fn sleeping_threads_wake() {
-        let mut pool = Pool::new(2).unwrap();
+    fn all_threads_take_part_even_after_a_sleep() {
+        let mut pool = Pool::new(3).unwrap();
         for _ in 0..3 {
             std::thread::sleep(std::time::Duration::from_millis(20));
-            let n = AtomicUsize::new(0);
-            pool.run(&|_| {
-                n.fetch_add(1, Ordering::Relaxed);
-            })
-            .unwrap();
-            assert_eq!(n.load(Ordering::Relaxed), 2);
+            let seen = [const { AtomicUsize::new(0) }; 3];
+            // Items end when every thread has come, so a thread that never wakes is a test that never ends.
+            let come = |t: usize, _| {
+                seen[t].fetch_add(1, Ordering::SeqCst);
+                while seen.iter().any(|s| s.load(Ordering::SeqCst) == 0) {
+                    std::thread::yield_now();
+                }
+            };
+            pool.split(3, 1, &come).unwrap();
         }
     }
 

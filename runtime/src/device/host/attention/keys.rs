@@ -57,7 +57,9 @@ fn turn_body<const FMA: bool, K: Elem>(
     for (r, place) in places.iter().enumerate() {
         let column = block.iter_mut().skip(r).step_by(LANES).take(dim);
         match place {
-            Some(at) => column.zip(&pages[*at..at + dim]).for_each(|(o, k)| *o = k.get().to_bits()),
+            Some(at) => column
+                .zip(&pages[*at..at + dim])
+                .for_each(|(o, k)| *o = k.get().to_bits()),
             None => column.for_each(|o| *o = 0),
         }
     }

@@ -119,7 +119,11 @@ impl Job<'_> {
     fn tiles(&self, rows: usize) -> Tiles {
         let most = fma::max_tokens(self.isa);
         #[cfg(target_arch = "x86_64")]
-        let most = if self.dot == Dot::Bf16 { most.min(dp::MAX_TOKENS) } else { most };
+        let most = if self.dot == Dot::Bf16 {
+            most.min(dp::MAX_TOKENS)
+        } else {
+            most
+        };
         Tiles::new(rows, most)
     }
 
@@ -147,7 +151,9 @@ pub fn attention(cx: &mut Cx<'_>, a: Attention<'_>) -> Result<(), Error> {
     let (cache, heads) = (a.cache, a.heads);
     let dot = match (a.q, a.pages) {
         #[cfg(target_arch = "x86_64")]
-        (Floats::Bf16(_), Floats::Bf16(_)) if isa == Isa::Avx512Bf16 && cache.head_dim.is_multiple_of(2) => Dot::Bf16,
+        (Floats::Bf16(_), Floats::Bf16(_)) if isa == Isa::Avx512Bf16 && cache.head_dim.is_multiple_of(2) => {
+            Dot::Bf16
+        }
         _ => Dot::F32,
     };
     let job = Job {
@@ -176,13 +182,21 @@ pub fn attention(cx: &mut Cx<'_>, a: Attention<'_>) -> Result<(), Error> {
         for from in segment.tokens.clone().step_by(step) {
             let tokens = from..(from + step).min(segment.tokens.end);
             let position = segment.start + (from - segment.tokens.start);
-            let unit = |head| Unit { request, head, tokens: tokens.clone(), position };
+            let unit = |head| Unit {
+                request,
+                head,
+                tokens: tokens.clone(),
+                position,
+            };
             units.extend((0..cache.heads).map(unit));
         }
     }
     let units = &*units;
     let whole = |items: usize| if work < ALONE { items } else { 1 };
-    let partial: usize = units.iter().map(|u| job.segments(u).len() * job.part_len(job.rows(u))).sum();
+    let partial: usize = units
+        .iter()
+        .map(|u| job.segments(u).len() * job.part_len(job.rows(u)))
+        .sum();
     let cut = units.len() < 4 * pool.threads()
         && units.iter().any(|u| job.segments(u).len() > 1)
         && partial <= MOST_PARTIAL;
@@ -190,7 +204,9 @@ pub fn attention(cx: &mut Cx<'_>, a: Attention<'_>) -> Result<(), Error> {
     if !cut {
         return pool.split(units.len(), whole(units.len()), &|thread, range| {
             // SAFETY: each thread has an index of its own.
-            let [local] = (unsafe { locals.part(thread..thread + 1) }) else { return };
+            let [local] = (unsafe { locals.part(thread..thread + 1) }) else {
+                return;
+            };
             for unit in &units[range] {
                 job.unit(unit, local, &out);
             }
@@ -208,7 +224,9 @@ pub fn attention(cx: &mut Cx<'_>, a: Attention<'_>) -> Result<(), Error> {
     let shards = Shards::new(&mut *parts);
     pool.split(tasks.len(), whole(tasks.len()), &|thread, range| {
         // SAFETY: each thread has an index of its own.
-        let [local] = (unsafe { locals.part(thread..thread + 1) }) else { return };
+        let [local] = (unsafe { locals.part(thread..thread + 1) }) else {
+            return;
+        };
         for task in &tasks[range] {
             let unit = &units[task.unit];
             // SAFETY: tasks have places of their own.
@@ -218,7 +236,9 @@ pub fn attention(cx: &mut Cx<'_>, a: Attention<'_>) -> Result<(), Error> {
         }
     })?;
     let mut next = tasks.iter().peekable();
-    let Some(local) = scratch.local.first_mut() else { return Ok(()) };
+    let Some(local) = scratch.local.first_mut() else {
+        return Ok(());
+    };
     for (i, unit) in units.iter().enumerate() {
         let rows = job.rows(unit);
         let sum = local.out.f32(job.part_len(rows));

@@ -37,7 +37,8 @@ impl Job<'_> {
                     (Dot::Bf16, Floats::Bf16(q)) => {
                         let out = &mut local.x.u32(rows * dim / 2)[from * dim / 2..];
                         for (pair, out) in q[at..at + dim].chunks_exact(2).zip(out.chunks_mut(count)) {
-                            out[row - from] = u32::from(pair[0].to_bits()) | u32::from(pair[1].to_bits()) << 16;
+                            out[row - from] =
+                                u32::from(pair[0].to_bits()) | u32::from(pair[1].to_bits()) << 16;
                         }
                     }
                     (_, q) => {
@@ -64,7 +65,8 @@ impl Job<'_> {
     /// First element of the key (`which` 0) or value (1) at a position.
     fn place(&self, unit: &Unit, which: usize, position: usize) -> usize {
         let page = self.batch.page(unit.request, position, self.cache.page_tokens);
-        self.cache.at(page, which, unit.head, position % self.cache.page_tokens)
+        self.cache
+            .at(page, which, unit.head, position % self.cache.page_tokens)
     }
 
     /// The result of one segment: `[greatest score | sum of probabilities | weighted values]` of the rows, the
@@ -92,7 +94,15 @@ impl Job<'_> {
             let width = self.panels() * LANES;
             self.runs(unit, segment, seen, count, &mut local.runs);
             let sums = &mut sums[from * width..(from + count) * width];
-            values::weigh(self.isa, self.pages, self.cache.head_dim, &local.runs, scores, count, sums);
+            values::weigh(
+                self.isa,
+                self.pages,
+                self.cache.head_dim,
+                &local.runs,
+                scores,
+                count,
+                sums,
+            );
         }
     }
 
@@ -110,14 +120,19 @@ impl Job<'_> {
             for (p, places) in places.iter_mut().enumerate() {
                 for (r, place) in places.iter_mut().enumerate() {
                     let at = (first + p) * LANES + r;
-                    *place = all.contains(&at).then(|| self.place(unit, 0, segment * SEGMENT + at));
+                    *place = all
+                        .contains(&at)
+                        .then(|| self.place(unit, 0, segment * SEGMENT + at));
                 }
             }
             let places = &places[..last - first];
             // Elements of f32 or pairs of bf16 of a panel's key block.
             let words = if self.dot == Dot::F32 { dim } else { dim / 2 };
             let stride = words * LANES;
-            for (places, block) in places.iter().zip(local.block.u32(PANELS * stride).chunks_exact_mut(stride)) {
+            for (places, block) in places
+                .iter()
+                .zip(local.block.u32(PANELS * stride).chunks_exact_mut(stride))
+            {
                 keys::turn(self.isa, self.pages, self.dot, dim, places, block);
             }
             for (from, count) in (0..tiles.count()).map(|i| tiles.get(i)) {
@@ -166,7 +181,11 @@ impl Job<'_> {
             let page_end = at + self.cache.page_tokens - position % self.cache.page_tokens;
             let end = page_end.min((at / LANES + 1) * LANES).min(seen.end);
             let weight = at / LANES * rows * LANES + at % LANES;
-            runs.push(Run { value: self.place(unit, 1, position), weight, count: end - at });
+            runs.push(Run {
+                value: self.place(unit, 1, position),
+                weight,
+                count: end - at,
+            });
             at = end;
         }
     }
@@ -174,5 +193,9 @@ impl Job<'_> {
 
 /// The panels of 16 that hold a range of positions.
 fn panels_of(seen: &Range<usize>) -> Range<usize> {
-    if seen.is_empty() { 0..0 } else { seen.start / LANES..seen.end.div_ceil(LANES) }
+    if seen.is_empty() {
+        0..0
+    } else {
+        seen.start / LANES..seen.end.div_ceil(LANES)
+    }
 }

@@ -26,10 +26,17 @@ per_isa! {
 }
 
 #[inline(always)]
-fn softmax_body<const FMA: bool>(scores: &mut [f32], row: &Row, scale: f32, softcap: Option<f32>) -> (f32, f32) {
+fn softmax_body<const FMA: bool>(
+    scores: &mut [f32],
+    row: &Row,
+    scale: f32,
+    softcap: Option<f32>,
+) -> (f32, f32) {
     let mut greatest = [f32::NEG_INFINITY; LANES];
     for panel in row.panels.clone() {
-        let Some(x) = lanes(scores, row, panel) else { continue };
+        let Some(x) = lanes(scores, row, panel) else {
+            continue;
+        };
         for v in x.iter_mut() {
             *v *= scale;
         }
@@ -41,19 +48,31 @@ fn softmax_body<const FMA: bool>(scores: &mut [f32], row: &Row, scale: f32, soft
         if row.seen.start > panel * LANES || row.seen.end < (panel + 1) * LANES {
             for (i, v) in x.iter_mut().enumerate() {
                 let at = panel * LANES + i;
-                *v = if at >= row.seen.start && at < row.seen.end { *v } else { f32::NEG_INFINITY };
+                *v = if at >= row.seen.start && at < row.seen.end {
+                    *v
+                } else {
+                    f32::NEG_INFINITY
+                };
             }
         }
         for (m, v) in greatest.iter_mut().zip(x) {
             *m = if *v > *m { *v } else { *m };
         }
     }
-    let greatest = greatest.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+    let greatest = greatest
+        .iter()
+        .fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
     // Where nothing is seen every score is minus infinity, and so is every difference from 0.
-    let base = if greatest == f32::NEG_INFINITY { 0.0 } else { greatest };
+    let base = if greatest == f32::NEG_INFINITY {
+        0.0
+    } else {
+        greatest
+    };
     let mut sums = [0f32; LANES];
     for panel in row.panels.clone() {
-        let Some(x) = lanes(scores, row, panel) else { continue };
+        let Some(x) = lanes(scores, row, panel) else {
+            continue;
+        };
         for (s, v) in sums.iter_mut().zip(x) {
             *v = exp::<FMA>(*v - base);
             *s += *v;

@@ -76,9 +76,13 @@ fn weigh_body<const FMA: bool, V: Elem>(
                     let weight = weights[run.weight + row * LANES + i];
                     let value = &pages[run.value + i * dim + elem..][..count];
                     if let Some(value) = value.first_chunk::<LANES>() {
-                        acc.iter_mut().zip(value).for_each(|(a, v)| *a = fma::<FMA>(weight, v.get(), *a));
+                        acc.iter_mut()
+                            .zip(value)
+                            .for_each(|(a, v)| *a = fma::<FMA>(weight, v.get(), *a));
                     } else {
-                        acc.iter_mut().zip(value).for_each(|(a, v)| *a = fma::<FMA>(weight, v.get(), *a));
+                        acc.iter_mut()
+                            .zip(value)
+                            .for_each(|(a, v)| *a = fma::<FMA>(weight, v.get(), *a));
                     }
                 }
             }
@@ -149,7 +153,11 @@ fn kernel<const BF16: bool>(panels: usize, rows: usize) -> Kernel {
 unsafe fn sum_runs<const BF16: bool, const P: usize, const R: usize>(a: &Raw<'_>) {
     use std::arch::x86_64::*;
     let mut acc = [[_mm512_setzero_ps(); R]; P];
-    let elem = if BF16 { size_of::<half::bf16>() } else { size_of::<f32>() };
+    let elem = if BF16 {
+        size_of::<half::bf16>()
+    } else {
+        size_of::<f32>()
+    };
     let full = a.last >= LANES;
     let mask = (0xffff_u32 >> (LANES - a.last.min(LANES))) as __mmask16;
     for run in a.runs {

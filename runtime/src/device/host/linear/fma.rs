@@ -82,7 +82,11 @@ fn kernel(isa: Isa, left: usize, tokens: usize) -> (usize, Kernel) {
             };
         }
         Isa::Avx512 | Isa::Avx512Bf16 => {
-            return if left == 1 { (1, many!(avx512, 1, tokens)) } else { (2, many!(avx512, 2, tokens)) };
+            return if left == 1 {
+                (1, many!(avx512, 1, tokens))
+            } else {
+                (2, many!(avx512, 2, tokens))
+            };
         }
         Isa::Avx2 if tokens <= 1 && left >= 4 => return (4, avx2::<4, 1>),
         Isa::Avx2 if tokens <= 3 && left >= 2 => {

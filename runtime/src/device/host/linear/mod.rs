@@ -105,13 +105,26 @@ pub fn linear(cx: &mut Cx<'_>, job: Linear<'_>) -> Result<(), Error> {
     if job.rows == 0 || job.n == 0 {
         return Ok(());
     }
-    let scale = if let Source::I8 { scale, .. } = job.weight { Some(scale) } else { None };
-    let epilogue = Epilogue { n: job.n, scale, bias: job.bias, residual: job.residual };
+    let scale = if let Source::I8 { scale, .. } = job.weight {
+        Some(scale)
+    } else {
+        None
+    };
+    let epilogue = Epilogue {
+        n: job.n,
+        scale,
+        bias: job.bias,
+        residual: job.residual,
+    };
     let out = match job.out {
         FloatsMut::F32(out) => Out::F32(Shards::new(out)),
         FloatsMut::Bf16(out) => Out::Bf16(Shards::new(out)),
     };
-    let shape = Shape { rows: job.rows, n: job.n, k: job.k };
+    let shape = Shape {
+        rows: job.rows,
+        n: job.n,
+        k: job.k,
+    };
     #[cfg(target_arch = "x86_64")]
     if cx.isa == Isa::Avx512Bf16
         && let Floats::Bf16(x) = job.x
@@ -158,14 +171,28 @@ fn in_f32(
         }
     };
     let panels = n.div_ceil(LANES);
-    let plain = if let Source::F32(w) = *weight { Some(w) } else { None };
+    let plain = if let Source::F32(w) = *weight {
+        Some(w)
+    } else {
+        None
+    };
     // f32 panels of few tokens are read through once; otherwise a block serves all tokens before the next.
-    let block = if plain.is_some() && tiles.count() == 1 { k } else { F32_BLOCK.min(k) };
-    let grain = if plain.is_some() && tiles.count() == 1 { GRAIN } else { PANELS };
+    let block = if plain.is_some() && tiles.count() == 1 {
+        k
+    } else {
+        F32_BLOCK.min(k)
+    };
+    let grain = if plain.is_some() && tiles.count() == 1 {
+        GRAIN
+    } else {
+        PANELS
+    };
     let locals = Shards::new(&mut scratch.local);
     pool.split(panels, grain, &|thread, range| {
         // SAFETY: each thread has an index of its own.
-        let [local] = (unsafe { locals.part(thread..thread + 1) }) else { return };
+        let [local] = (unsafe { locals.part(thread..thread + 1) }) else {
+            return;
+        };
         let count = range.len();
         let sums = local.sums.f32(count * rows * LANES);
         for from in (0..k).step_by(block) {
@@ -183,12 +210,23 @@ fn in_f32(
             };
             for (token, tokens) in (0..tiles.count()).map(|i| tiles.get(i)) {
                 let x = &packed[token * k + from * tokens..][..inputs * tokens];
-                let tile = fma::Tile { weights, stride, x, inputs, fresh: from == 0 };
+                let tile = fma::Tile {
+                    weights,
+                    stride,
+                    x,
+                    inputs,
+                    fresh: from == 0,
+                };
                 fma::tile(isa, &tile, count, tokens, &mut sums[token * count * LANES..]);
             }
         }
         for (token, tokens) in (0..tiles.count()).map(|i| tiles.get(i)) {
-            let place = Place { panel: range.start, panels: count, token, tokens };
+            let place = Place {
+                panel: range.start,
+                panels: count,
+                token,
+                tokens,
+            };
             finish(isa, &sums[token * count * LANES..], place, epilogue, out);
         }
     })

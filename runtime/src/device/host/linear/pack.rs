@@ -16,7 +16,10 @@ pub struct Tiles {
 impl Tiles {
     /// Cuts `tokens` into tiles of at most `most`.
     pub fn new(tokens: usize, most: usize) -> Tiles {
-        Tiles { tokens, count: tokens.div_ceil(most).max(1) }
+        Tiles {
+            tokens,
+            count: tokens.div_ceil(most).max(1),
+        }
     }
 
     /// Number of tiles.
@@ -27,7 +30,10 @@ impl Tiles {
     /// First token and number of tokens of a tile.
     pub fn get(self, tile: usize) -> (usize, usize) {
         let (small, larger) = (self.tokens / self.count, self.tokens % self.count);
-        (tile * small + tile.min(larger), small + usize::from(tile < larger))
+        (
+            tile * small + tile.min(larger),
+            small + usize::from(tile < larger),
+        )
     }
 }
 
@@ -104,8 +110,19 @@ mod tests {
         let x: Vec<bf16> = (0..10).map(|i| bf16::from_f32(i as f32 + 1.0)).collect();
         let mut out = [u32::MAX; 8];
         pack_pairs(&x, 5, 4, &mut out);
-        let get = |w: u32| (bf16::from_bits(w as u16).to_f32(), bf16::from_bits((w >> 16) as u16).to_f32());
-        assert_eq!(out.map(get)[..4], [(1.0, 2.0), (6.0, 7.0), (3.0, 4.0), (8.0, 9.0)]);
-        assert_eq!(out.map(get)[4..], [(5.0, 0.0), (10.0, 0.0), (0.0, 0.0), (0.0, 0.0)]);
+        let get = |w: u32| {
+            (
+                bf16::from_bits(w as u16).to_f32(),
+                bf16::from_bits((w >> 16) as u16).to_f32(),
+            )
+        };
+        assert_eq!(
+            out.map(get)[..4],
+            [(1.0, 2.0), (6.0, 7.0), (3.0, 4.0), (8.0, 9.0)]
+        );
+        assert_eq!(
+            out.map(get)[4..],
+            [(5.0, 0.0), (10.0, 0.0), (0.0, 0.0), (0.0, 0.0)]
+        );
     }
 }

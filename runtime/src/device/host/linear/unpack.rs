@@ -48,7 +48,12 @@ fn unpack_body<const FMA: bool>(
                 }
             }
         }
-        Source::I4 { q, scale, zero, group } => {
+        Source::I4 {
+            q,
+            scale,
+            zero,
+            group,
+        } => {
             let (chunks, groups) = (k.div_ceil(8), k.div_ceil(group));
             for (i, out) in out.chunks_exact_mut(LANES).enumerate() {
                 let at = from + i;
@@ -89,7 +94,13 @@ per_isa! {
 }
 
 #[inline(always)]
-fn gather_body<const FMA: bool, O: Elem>(source: &Source<'_>, k: usize, row: usize, scale: f32, out: &mut [O]) {
+fn gather_body<const FMA: bool, O: Elem>(
+    source: &Source<'_>,
+    k: usize,
+    row: usize,
+    scale: f32,
+    out: &mut [O],
+) {
     let (panel, r) = (row / LANES, row % LANES);
     let pairs = k.div_ceil(2);
     match *source {
@@ -97,18 +108,29 @@ fn gather_body<const FMA: bool, O: Elem>(source: &Source<'_>, k: usize, row: usi
         Source::RowsBf16(w) => whole_row(&w[row * k..][..k], scale, out),
         Source::F32(w) => {
             let w = &w[panel * k * LANES..];
-            out.iter_mut().enumerate().for_each(|(i, o)| *o = O::put(scale * w[i * LANES + r]));
+            out.iter_mut()
+                .enumerate()
+                .for_each(|(i, o)| *o = O::put(scale * w[i * LANES + r]));
         }
         Source::Bf16(w) => {
             let w: &[bf16] = &w[panel * 2 * pairs * LANES..];
-            pair_row(out, |at| O::put(scale * w[at + 2 * r].get()), |at| O::put(scale * w[at + 2 * r + 1].get()));
+            pair_row(
+                out,
+                |at| O::put(scale * w[at + 2 * r].get()),
+                |at| O::put(scale * w[at + 2 * r + 1].get()),
+            );
         }
         Source::I8 { q, scale: channel } => {
             let (w, c) = (&q[panel * 2 * pairs * LANES..], channel[row]);
             let value = |q: u8| O::put(scale * (f32::from(q as i8) * c));
             pair_row(out, |at| value(w[at + 2 * r]), |at| value(w[at + 2 * r + 1]));
         }
-        Source::I4 { q, scale: scales, zero, group } => {
+        Source::I4 {
+            q,
+            scale: scales,
+            zero,
+            group,
+        } => {
             let words = &q[panel * k.div_ceil(8) * 64..];
             let groups = k.div_ceil(group);
             for (g, out) in out.chunks_mut(group).enumerate() {
@@ -128,7 +150,9 @@ fn gather_body<const FMA: bool, O: Elem>(source: &Source<'_>, k: usize, row: usi
 
 #[inline(always)]
 fn whole_row<W: Elem, O: Elem>(row: &[W], scale: f32, out: &mut [O]) {
-    out.iter_mut().zip(row).for_each(|(o, v)| *o = O::put(scale * v.get()));
+    out.iter_mut()
+        .zip(row)
+        .for_each(|(o, v)| *o = O::put(scale * v.get()));
 }
 
 /// Fills a row from functions of the pair's first element: for the even input, for the odd one.

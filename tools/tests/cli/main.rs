@@ -1,0 +1,12 @@
+//! The command line as scripts see it: exit codes, messages, outputs, and what bad input does.
+//!
+//! Numbers are checked in `golden.rs`; here a small checkpoint with random weights stands for every model.
+#![cfg(feature = "compiler")]
+
+mod building;
+mod checkpoints;
+mod engines;
+mod measurements;
+mod requests;
+mod support;
+mod usage;
