@@ -89,6 +89,10 @@ impl Session {
         for (number, answers) in stream.ids().zip(counts) {
             collector.expect(number, answers);
         }
+        #[expect(
+            clippy::while_let_on_iterator,
+            reason = "the stream is used again in the loop"
+        )]
         while let Some(event) = stream.next() {
             let event = event?;
             let flow = on(&event)?;

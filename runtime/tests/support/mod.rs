@@ -6,6 +6,8 @@
 mod device;
 
 pub use device::FakeDevice;
+#[allow(unused_imports, reason = "not every test that shares this file reads the log")]
+pub use device::Log;
 use std::path::Path;
 use trtc_engine::manifest::*;
 use trtc_engine::{EngineFile, EngineWriter};

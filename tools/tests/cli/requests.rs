@@ -128,7 +128,7 @@ fn stop_tokens_and_biases_are_honoured() {
         .as_array()
         .unwrap()
         .iter()
-        .position(|t| t.to_string() == third)
+        .position(|t| *t == third)
         .unwrap();
     let stopped = run(&["--max-tokens", "6", "--ignore-eos", "--stop-id", &third]);
     assert_eq!(stopped["finish_reason"], "stop");

@@ -138,7 +138,7 @@ impl Pool {
         // SAFETY: the job before is closed and everybody has left it (see `Shared`).
         unsafe { *shared.job.get() = Some(erased) };
         let number = shared.state.0.load(Ordering::Relaxed) / (2 * OPEN) + 1;
-        shared.state.0.store(number * 2 * OPEN | OPEN, Ordering::SeqCst);
+        shared.state.0.store((number * 2 * OPEN) | OPEN, Ordering::SeqCst);
         self.wake();
         let own = catch_unwind(AssertUnwindSafe(|| job(0)));
         let mut joined = shared.state.0.fetch_and(!OPEN, Ordering::AcqRel) % OPEN;
