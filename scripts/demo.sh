@@ -9,7 +9,7 @@ engine="$out/smollm2.engine"
 ptx="$out/sm_90"
 
 say() { printf '\n== %s\n' "$*"; }
-show() { printf '$ %s\n' "$*"; "$@"; }
+show() { printf '$'; printf ' %q' "$@"; printf '\n'; "$@"; }
 
 say "Build an engine for this machine's CPU"
 show "$trtc" build "$model" -o "$engine" --target host --precision bf16

@@ -59,9 +59,16 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         for (name, value) in summary(m, file.len(), file.hash()) {
             writeln!(out, "{name:<16} {value}")?;
         }
-        writeln!(out, "\n{:<40} {:>8}  code", "kernel", "launches")?;
+        let width = m.kernels.iter().map(|k| k.name.len()).max().unwrap_or(0);
+        writeln!(out, "\n{:<width$}  launches  code", "kernel")?;
         for (i, k) in m.kernels.iter().enumerate() {
-            writeln!(out, "{:<40} {:>8}  {}", k.name, launches(m, i).count(), code(k))?;
+            writeln!(
+                out,
+                "{:<width$}  {:>8}  {}",
+                k.name,
+                launches(m, i).count(),
+                code(k)
+            )?;
         }
         if args.verify {
             writeln!(out, "\nThe file is what its hash says.")?;
@@ -124,11 +131,7 @@ pub fn summary(m: &Manifest, bytes: u64, hash: &str) -> Vec<(&'static str, Strin
         ("built from", m.provenance.source.clone()),
         (
             "built with",
-            format!(
-                "trtc {} {}",
-                m.provenance.compiler,
-                m.provenance.options.join(" ")
-            ),
+            format!("{} {}", m.provenance.compiler, m.provenance.options.join(" ")),
         ),
         ("file", format!("{}, hash {hash}", human(bytes))),
     ]

@@ -123,14 +123,14 @@ fn stop_tokens_and_biases_are_honoured() {
         json(&trtc(&[&["run", engine(), "--prompt-ids", "1", "--json"], flags].concat()).ok())
     };
     let plain = run(&["--max-tokens", "6", "--ignore-eos"]);
-    let third = plain["token_ids"][2].to_string();
+    let third = &plain["token_ids"][2];
     let first = plain["token_ids"]
         .as_array()
         .unwrap()
         .iter()
-        .position(|t| *t == third)
+        .position(|t| t == third)
         .unwrap();
-    let stopped = run(&["--max-tokens", "6", "--ignore-eos", "--stop-id", &third]);
+    let stopped = run(&["--max-tokens", "6", "--ignore-eos", "--stop-id", &third.to_string()]);
     assert_eq!(stopped["finish_reason"], "stop");
     assert_eq!(stopped["token_ids"].as_array().map(Vec::len), Some(first));
     let forced = run(&["--max-tokens", "3", "--ignore-eos", "--logit-bias", "7=100"]);

@@ -128,8 +128,9 @@ fn types_follow_the_options() {
             .to_string()
     };
     assert_eq!(ty("x"), "tensor<Tx128xf32>");
-    assert_eq!(ty("l0_q"), "tensor<Tx4x64xbf16>");
-    assert_eq!(ty("l0_k"), "tensor<Tx2x64xbf16>");
+    assert_eq!(ty("l0_attn_norm"), "tensor<Tx128xbf16>");
+    assert_eq!(ty("l0_q"), "tensor<Tx4x64xf32>");
+    assert_eq!(ty("l0_k"), "tensor<Tx2x64xf32>");
     assert_eq!(ty("l0_attn"), "tensor<Tx256xbf16>");
     assert_eq!(ty("l0_h"), "tensor<Tx128xf32>");
     assert_eq!(ty("kv1"), "!llm.kv<layer 1, 2 heads, 64, bf16>");

@@ -86,33 +86,51 @@ pub fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
+/// Below it `e^x` counts as 0.
+const LOW: f32 = -87.0;
+
 /// `e^x` within 1e-7 of the value, relative. Below -87 it is 0, NaN stays NaN.
-///
-/// `x = n ln 2 + r`, `|r| <= ln 2 / 2`; `e^r = 1 + r + r^2 q(r)`, q of degree 4 with the least greatest relative
-/// error (3e-9); `2^n` is added to the exponent.
 #[inline(always)]
 pub fn exp<const FMA: bool>(x: f32) -> f32 {
-    const LOW: f32 = -87.0;
     const HIGH: f32 = 88.722_83; // 128 ln 2
+    let c = if LOW > x { LOW } else { x };
+    let c = if HIGH < c { HIGH } else { c };
+    let (y, shifted) = exp_parts::<FMA>(c);
+    // 2^n is added to the exponent, which also reaches n = 128.
+    let y = f32::from_bits(y.to_bits().wrapping_add(shifted.to_bits() << 23));
+    let y = if x < LOW { 0.0 } else { y };
+    let y = if x >= HIGH { f32::INFINITY } else { y };
+    if x.is_nan() { x } else { y }
+}
+
+/// `x = n ln 2 + r`, `|r| <= ln 2 / 2`: gives `e^r`, and a float with n in its low bits.
+///
+/// `e^r = 1 + r + r^2 q(r)`, q of degree 4 with the least greatest relative error (3e-9).
+#[inline(always)]
+fn exp_parts<const FMA: bool>(x: f32) -> (f32, f32) {
     // 1.5 * 2^23: a sum with it has the rounded integer in its low bits.
     const MAGIC: f32 = 12_582_912.0;
     // ln 2 in two parts; the first has 9 significant bits, so its product with n is exact.
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    let c = if LOW > x { LOW } else { x };
-    let c = if HIGH < c { HIGH } else { c };
-    let shifted = fma::<FMA>(c, std::f32::consts::LOG2_E, MAGIC);
+    let shifted = fma::<FMA>(x, std::f32::consts::LOG2_E, MAGIC);
     let n = shifted - MAGIC;
-    let r = fma::<FMA>(n, -LN2_LOW, fma::<FMA>(n, -LN2_HIGH, c));
+    let r = fma::<FMA>(n, -LN2_LOW, fma::<FMA>(n, -LN2_HIGH, x));
     let q = fma::<FMA>(1.381_454e-3, r, 8.368_745e-3);
     let q = fma::<FMA>(q, r, 4.166_839e-2);
     let q = fma::<FMA>(q, r, 1.666_652e-1);
     let q = fma::<FMA>(q, r, 4.999_999_3e-1);
-    let y = fma::<FMA>(q, r * r, r) + 1.0;
-    let y = f32::from_bits(y.to_bits().wrapping_add(shifted.to_bits() << 23));
-    let y = if x < LOW { 0.0 } else { y };
-    let y = if x >= HIGH { f32::INFINITY } else { y };
-    if x.is_nan() { x } else { y }
+    (fma::<FMA>(q, r * r, r) + 1.0, shifted)
+}
+
+/// `e^x` for x up to 0, as [`exp`] but with less to look after.
+#[inline(always)]
+pub fn exp_of_negative<const FMA: bool>(x: f32) -> f32 {
+    let c = if LOW > x { LOW } else { x };
+    let (y, shifted) = exp_parts::<FMA>(c);
+    // A product, so that NaN stays NaN.
+    let y = y * f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
+    if x < LOW { 0.0 } else { y }
 }
 
 /// `x / (1 + e^-x)`.
@@ -177,6 +195,10 @@ mod tests {
                 let want = f64::from(x).exp();
                 worst = worst.max(((f64::from(y) - want) / want).abs());
             }
+            if x <= 0.0 {
+                assert_eq!(exp::<true>(x), exp_of_negative::<true>(x), "{x}");
+                assert_eq!(exp::<false>(x), exp_of_negative::<false>(x), "{x}");
+            }
             x += 0.000_731;
         }
         assert!(worst < 1.5e-7, "relative error {worst:e}");
@@ -185,7 +207,8 @@ mod tests {
         assert_eq!(exp::<true>(-200.0), 0.0);
         assert_eq!(exp::<true>(f32::INFINITY), f32::INFINITY);
         assert_eq!(exp::<true>(100.0), f32::INFINITY);
-        assert!(exp::<true>(f32::NAN).is_nan());
+        assert!(exp::<true>(f32::NAN).is_nan() && exp_of_negative::<true>(f32::NAN).is_nan());
+        assert_eq!(exp_of_negative::<true>(f32::NEG_INFINITY), 0.0);
     }
 
     #[test]

@@ -72,6 +72,8 @@ pub struct Local {
     pub out: Aligned,
     /// Attention's result of one segment.
     pub part: Aligned,
+    /// Places of keys.
+    pub places: Vec<usize>,
     /// Places of values.
     pub runs: Vec<Run>,
 }

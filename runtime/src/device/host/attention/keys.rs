@@ -5,79 +5,76 @@ use crate::device::host::elem::{Elem, Floats};
 use crate::device::host::isa::{Isa, per_isa};
 use crate::device::host::linear::LANES;
 
-/// Writes `[word][position]`: words of two bf16 for bf16 dot products, of one f32 otherwise. Keys without a place
-/// become 0.
+/// Writes `[word][position]`: words of two bf16 for bf16 dot products, of one f32 otherwise. The keys at `places` go
+/// to lanes from `first` on; other lanes become 0.
 pub fn turn(
     isa: Isa,
     pages: Floats<'_>,
     dot: Dot,
     dim: usize,
-    places: &[Option<usize>; LANES],
+    first: usize,
+    places: &[usize],
     block: &mut [u32],
 ) {
+    assert!(first + places.len() <= LANES);
     #[cfg(target_arch = "x86_64")]
-    if isa >= Isa::Avx512 {
-        let (base, elem, words) = match pages {
-            Floats::F32(x) => (x.as_ptr().cast::<u8>(), size_of::<f32>(), dim),
-            Floats::Bf16(x) => (x.as_ptr().cast::<u8>(), size_of::<half::bf16>(), dim / 2),
+    if isa >= Isa::Avx512 && (matches!(pages, Floats::F32(_)) || dot != Dot::F32) {
+        let (base, len, elem) = match pages {
+            Floats::F32(x) => (x.as_ptr().cast::<u8>(), x.len(), size_of::<f32>()),
+            Floats::Bf16(x) => (x.as_ptr().cast::<u8>(), x.len(), size_of::<half::bf16>()),
         };
-        let len = match pages {
-            Floats::F32(x) => x.len(),
-            Floats::Bf16(x) => x.len(),
-        };
-        let as_is = matches!(pages, Floats::F32(_)) || dot == Dot::Bf16;
-        if as_is {
-            assert!(places.iter().flatten().all(|p| p + dim <= len) && block.len() >= words * LANES);
-            let rows = places.map(|p| p.map(|p| base.wrapping_add(p * elem).cast::<u32>()));
-            // SAFETY: the device admits only an instruction set that the processor has; every row holds `words`
-            // words, the block 16 of each.
-            unsafe { turn_words(&rows, words, block.as_mut_ptr()) };
-            return;
+        let words = dim * elem / size_of::<u32>();
+        assert!(places.iter().all(|p| p + dim <= len) && block.len() >= words * LANES);
+        let mut rows = [std::ptr::null(); LANES];
+        for (row, place) in rows[first..].iter_mut().zip(places) {
+            *row = base.wrapping_add(place * elem).cast();
         }
+        // SAFETY: the device admits only an instruction set that the processor has; every row that is not null
+        // holds `words` words, the block 16 of each.
+        unsafe { turn_words(&rows, words, block.as_mut_ptr()) };
+        return;
     }
     let _ = dot;
     match pages {
-        Floats::F32(x) => turn_f32(isa, x, dim, places, block),
-        Floats::Bf16(x) => turn_f32(isa, x, dim, places, block),
+        Floats::F32(x) => turn_f32(isa, x, dim, first, places, block),
+        Floats::Bf16(x) => turn_f32(isa, x, dim, first, places, block),
     }
 }
 
 per_isa! {
     /// Widens and turns.
-    fn turn_f32<K: Elem>(pages: &[K], dim: usize, places: &[Option<usize>; LANES], block: &mut [u32]) = turn_body
+    fn turn_f32<K: Elem>(pages: &[K], dim: usize, first: usize, places: &[usize], block: &mut [u32]) = turn_body
 }
 
 #[inline(always)]
 fn turn_body<const FMA: bool, K: Elem>(
     pages: &[K],
     dim: usize,
-    places: &[Option<usize>; LANES],
+    first: usize,
+    places: &[usize],
     block: &mut [u32],
 ) {
-    for (r, place) in places.iter().enumerate() {
-        let column = block.iter_mut().skip(r).step_by(LANES).take(dim);
-        match place {
-            Some(at) => column
-                .zip(&pages[*at..at + dim])
-                .for_each(|(o, k)| *o = k.get().to_bits()),
-            None => column.for_each(|o| *o = 0),
-        }
+    block[..dim * LANES].fill(0);
+    for (lane, place) in (first..).zip(places) {
+        let column = block.iter_mut().skip(lane).step_by(LANES);
+        column.zip(&pages[*place..place + dim]).for_each(|(o, k)| *o = k.get().to_bits());
     }
 }
 
-/// Turns 16 rows of `words` words; absent rows are 0.
+/// Turns 16 rows of `words` words; rows that are null are 0.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn turn_words(rows: &[Option<*const u32>; LANES], words: usize, out: *mut u32) {
+unsafe fn turn_words(rows: &[*const u32; LANES], words: usize, out: *mut u32) {
     use std::arch::x86_64::*;
     for from in (0..words).step_by(LANES) {
         let n = LANES.min(words - from);
         let mask = (0xffff_u32 >> (LANES - n)) as __mmask16;
         let mut r = [_mm512_setzero_si512(); LANES];
         for (r, row) in r.iter_mut().zip(rows) {
-            if let Some(row) = row {
-                // SAFETY: the row holds the words that the mask keeps.
-                *r = unsafe { _mm512_maskz_loadu_epi32(mask, row.add(from).cast()) };
+            // SAFETY: a row that is not null holds the words that the mask keeps.
+            unsafe {
+                let mask = if row.is_null() { 0 } else { mask };
+                *r = _mm512_maskz_loadu_epi32(mask, row.wrapping_add(from).cast());
             }
         }
         // 4 x 4 words within 128-bit lanes ...

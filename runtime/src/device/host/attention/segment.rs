@@ -1,6 +1,7 @@
 //! One segment of positions for one unit of queries: scores, softmax, weighted values.
 
 use super::{Dot, Job, SEGMENT, Unit, keys, softmax, values};
+use crate::device::host::batch::Geometry;
 use crate::device::host::elem::{Elem, Floats, typed};
 use crate::device::host::linear::{LANES, fma};
 use crate::device::host::scratch::Local;
@@ -10,7 +11,7 @@ use std::ops::Range;
 use crate::device::host::{linear::dp, scratch::bytes};
 
 /// Panels of 16 keys that are turned at once.
-const PANELS: usize = 2;
+const PANELS: usize = 4;
 
 /// Values that lie one after the other, and their weights.
 #[derive(Clone, Copy, Debug)]
@@ -26,29 +27,43 @@ pub struct Run {
 impl Job<'_> {
     /// Packs the query rows of a unit for the kernels: `[tile][element or pair][row]`.
     pub(super) fn pack_q(&self, unit: &Unit, local: &mut Local) {
+        match (self.dot, self.q) {
+            #[cfg(target_arch = "x86_64")]
+            (Dot::Bf16, Floats::Bf16(q)) => {
+                let words = self.cache.head_dim / 2;
+                self.pack_rows(unit, q, local.x.u32(self.rows(unit) * words), words, |q, out| {
+                    for (pair, out) in q.chunks_exact(2).zip(out) {
+                        *out = u32::from(pair[0].to_bits()) | u32::from(pair[1].to_bits()) << 16;
+                    }
+                });
+            }
+            (_, q) => {
+                let dim = self.cache.head_dim;
+                let out = local.x.f32(self.rows(unit) * dim);
+                typed!(q = q => self.pack_rows(unit, q, out, dim, |q, out| {
+                    q.iter().zip(out).for_each(|(v, out)| *out = v.get());
+                }));
+            }
+        }
+    }
+
+    /// Calls `pack(row of q, its places)` for every row, `words` places each.
+    fn pack_rows<Q, W>(
+        &self,
+        unit: &Unit,
+        q: &[Q],
+        out: &mut [W],
+        words: usize,
+        pack: impl Fn(&[Q], std::iter::StepBy<std::slice::IterMut<'_, W>>),
+    ) {
         let (rows, dim) = (self.rows(unit), self.cache.head_dim);
         let tiles = self.tiles(rows);
         for (from, count) in (0..tiles.count()).map(|i| tiles.get(i)) {
+            let tile = &mut out[from * words..(from + count) * words];
             for row in from..from + count {
                 let head = unit.head * self.group + row % self.group;
                 let at = ((unit.tokens.start + row / self.group) * self.heads + head) * dim;
-                match (self.dot, self.q) {
-                    #[cfg(target_arch = "x86_64")]
-                    (Dot::Bf16, Floats::Bf16(q)) => {
-                        let out = &mut local.x.u32(rows * dim / 2)[from * dim / 2..];
-                        for (pair, out) in q[at..at + dim].chunks_exact(2).zip(out.chunks_mut(count)) {
-                            out[row - from] =
-                                u32::from(pair[0].to_bits()) | u32::from(pair[1].to_bits()) << 16;
-                        }
-                    }
-                    (_, q) => {
-                        let out = &mut local.x.f32(rows * dim)[from * dim..];
-                        typed!(q = q => {
-                            let row_of_q = q[at..at + dim].iter();
-                            row_of_q.zip(out.chunks_mut(count)).for_each(|(v, out)| out[row - from] = v.get());
-                        });
-                    }
-                }
+                pack(&q[at..at + dim], tile[row - from..].iter_mut().step_by(count));
             }
         }
     }
@@ -62,17 +77,26 @@ impl Job<'_> {
         from.min(to)..to
     }
 
-    /// First element of the key (`which` 0) or value (1) at a position.
-    fn place(&self, unit: &Unit, which: usize, position: usize) -> usize {
-        let page = self.batch.page(unit.request, position, self.cache.page_tokens);
-        self.cache
-            .at(page, which, unit.head, position % self.cache.page_tokens)
+    /// First elements of the keys at positions of a segment.
+    fn places(&self, unit: &Unit, segment: usize, seen: Range<usize>, places: &mut Vec<usize>) {
+        let Geometry { page_tokens, head_dim, .. } = self.cache;
+        places.clear();
+        let mut position = segment * SEGMENT + seen.start;
+        while places.len() < seen.len() {
+            let slot = position % page_tokens;
+            let count = (page_tokens - slot).min(seen.len() - places.len());
+            let page = self.batch.page(unit.request, position, page_tokens);
+            let first = self.cache.at(page, 0, unit.head, slot);
+            places.extend((0..count).map(|i| first + i * head_dim));
+            position += count;
+        }
     }
 
     /// The result of one segment: `[greatest score | sum of probabilities | weighted values]` of the rows, the
     /// values as `[tile][panel][row][16]`. The queries have been packed.
     pub(super) fn segment(&self, unit: &Unit, segment: usize, local: &mut Local, part: &mut [f32]) {
         let rows = self.rows(unit);
+        let all = self.seen(unit, segment, 0..rows);
         self.scores(unit, segment, local);
         let tiles = self.tiles(rows);
         let scores = local.sums.f32(rows * SEGMENT);
@@ -92,7 +116,7 @@ impl Job<'_> {
                     softmax::softmax(self.isa, scores, &place, self.scale, self.softcap);
             }
             let width = self.panels() * LANES;
-            self.runs(unit, segment, seen, count, &mut local.runs);
+            self.runs(&local.places, all.start, seen, count, &mut local.runs);
             let sums = &mut sums[from * width..(from + count) * width];
             values::weigh(
                 self.isa,
@@ -113,27 +137,20 @@ impl Job<'_> {
         let tiles = self.tiles(rows);
         let all = self.seen(unit, segment, 0..rows);
         let panels = panels_of(&all);
+        self.places(unit, segment, all.clone(), &mut local.places);
         let scores = local.sums.f32(rows * SEGMENT);
+        // Elements of f32 or pairs of bf16 of a panel's key block.
+        let words = if self.dot == Dot::F32 { dim } else { dim / 2 };
+        let stride = words * LANES;
         for first in panels.clone().step_by(PANELS) {
             let last = (first + PANELS).min(panels.end);
-            let mut places = [[None; LANES]; PANELS];
-            for (p, places) in places.iter_mut().enumerate() {
-                for (r, place) in places.iter_mut().enumerate() {
-                    let at = (first + p) * LANES + r;
-                    *place = all
-                        .contains(&at)
-                        .then(|| self.place(unit, 0, segment * SEGMENT + at));
-                }
-            }
-            let places = &places[..last - first];
-            // Elements of f32 or pairs of bf16 of a panel's key block.
-            let words = if self.dot == Dot::F32 { dim } else { dim / 2 };
-            let stride = words * LANES;
-            for (places, block) in places
-                .iter()
-                .zip(local.block.u32(PANELS * stride).chunks_exact_mut(stride))
-            {
-                keys::turn(self.isa, self.pages, self.dot, dim, places, block);
+            let blocks = local.block.u32(PANELS * stride).chunks_exact_mut(stride);
+            for (panel, block) in (first..last).zip(blocks) {
+                let base = panel * LANES;
+                let lanes = all.start.max(base) - base..all.end.min(base + LANES) - base;
+                let from = base + lanes.start - all.start;
+                let places = &local.places[from..from + lanes.len()];
+                keys::turn(self.isa, self.pages, self.dot, dim, lanes.start, places, block);
             }
             for (from, count) in (0..tiles.count()).map(|i| tiles.get(i)) {
                 let own = panels_of(&self.seen(unit, segment, from..from + count));
@@ -172,21 +189,21 @@ impl Job<'_> {
         }
     }
 
-    /// The values that a tile of `rows` rows sees, as runs that cross neither a page nor a panel of scores.
-    fn runs(&self, unit: &Unit, segment: usize, seen: Range<usize>, rows: usize, runs: &mut Vec<Run>) {
+    /// The values that a tile of `rows` rows sees, `keys` being the keys' places from `first` on: runs that cross
+    /// neither a page nor a panel of scores.
+    fn runs(&self, keys: &[usize], first: usize, seen: Range<usize>, rows: usize, runs: &mut Vec<Run>) {
+        let dim = self.cache.head_dim;
+        let to_value = self.cache.heads * self.cache.page_tokens * dim;
         runs.clear();
         let mut at = seen.start;
         while at < seen.end {
-            let position = segment * SEGMENT + at;
-            let page_end = at + self.cache.page_tokens - position % self.cache.page_tokens;
-            let end = page_end.min((at / LANES + 1) * LANES).min(seen.end);
+            let key = keys[at - first];
+            let most = ((at / LANES + 1) * LANES).min(seen.end);
+            let next = keys[at - first..].iter().zip(0..);
+            let count = next.take_while(|&(k, i)| at + i < most && *k == key + i * dim).count();
             let weight = at / LANES * rows * LANES + at % LANES;
-            runs.push(Run {
-                value: self.place(unit, 1, position),
-                weight,
-                count: end - at,
-            });
-            at = end;
+            runs.push(Run { value: key + to_value, weight, count });
+            at += count;
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Where a row sees nothing its greatest score is minus infinity, and merging it changes nothing.
 
-use crate::device::host::elem::{exp, fma, tanh};
+use crate::device::host::elem::{exp_of_negative, fma, tanh};
 use crate::device::host::isa::per_isa;
 use crate::device::host::linear::LANES;
 use std::ops::Range;
@@ -74,7 +74,7 @@ fn softmax_body<const FMA: bool>(
             continue;
         };
         for (s, v) in sums.iter_mut().zip(x) {
-            *v = exp::<FMA>(*v - base);
+            *v = exp_of_negative::<FMA>(*v - base);
             *s += *v;
         }
     }
@@ -124,7 +124,7 @@ fn merge_body<const FMA: bool>(
             continue;
         }
         let greatest = if new > m { new } else { m };
-        let (old_factor, new_factor) = (exp::<FMA>(m - greatest), exp::<FMA>(new - greatest));
+        let (old_factor, new_factor) = (exp_of_negative::<FMA>(m - greatest), exp_of_negative::<FMA>(new - greatest));
         state[from + row] = greatest;
         let sum = &mut state[rows + from + row];
         *sum = fma::<FMA>(*sum, old_factor, part_state[rows + from + row] * new_factor);

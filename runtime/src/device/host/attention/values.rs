@@ -25,14 +25,19 @@ pub fn weigh(
         assert!(rows > 0 && sums.len() >= dim.div_ceil(LANES) * rows * LANES);
         let mut panel = 0;
         while panel * LANES < dim {
-            let left = dim.div_ceil(LANES) - panel;
-            let count = if left >= 4 && rows <= 6 { 4 } else { left.min(2) };
             let elem = panel * LANES;
+            // Panels are done together if they are full.
+            let count = match (dim - elem) / LANES {
+                0 | 1 => 1,
+                2 | 3 => 2,
+                _ if rows <= 5 => 4,
+                _ => 2,
+            };
             let raw = Raw {
                 runs,
                 values: typed!(x = pages => x.as_ptr().wrapping_add(elem).cast()),
                 dim,
-                last: dim - (elem + (count - 1) * LANES),
+                width: LANES.min(dim - elem),
                 weights: weights.as_ptr(),
                 sums: sums[elem * rows..].as_mut_ptr(),
             };
@@ -102,8 +107,8 @@ struct Raw<'a> {
     values: *const u8,
     /// Elements from one value to the next.
     dim: usize,
-    /// Elements of the last panel.
-    last: usize,
+    /// Elements of a panel: 16, or less of a single one.
+    width: usize,
     weights: *const f32,
     sums: *mut f32,
 }
@@ -142,8 +147,7 @@ fn kernel<const BF16: bool>(panels: usize, rows: usize) -> Kernel {
         (_, 2) => sum_runs::<BF16, 4, 2>,
         (_, 3) => sum_runs::<BF16, 4, 3>,
         (_, 4) => sum_runs::<BF16, 4, 4>,
-        (_, 5) => sum_runs::<BF16, 4, 5>,
-        (_, _) => sum_runs::<BF16, 4, 6>,
+        (_, _) => sum_runs::<BF16, 4, 5>,
     }
 }
 
@@ -153,30 +157,34 @@ fn kernel<const BF16: bool>(panels: usize, rows: usize) -> Kernel {
 unsafe fn sum_runs<const BF16: bool, const P: usize, const R: usize>(a: &Raw<'_>) {
     use std::arch::x86_64::*;
     let mut acc = [[_mm512_setzero_ps(); R]; P];
-    let elem = if BF16 {
-        size_of::<half::bf16>()
-    } else {
-        size_of::<f32>()
-    };
-    let full = a.last >= LANES;
-    let mask = (0xffff_u32 >> (LANES - a.last.min(LANES))) as __mmask16;
+    let elem = if BF16 { size_of::<half::bf16>() } else { size_of::<f32>() };
+    let mask = (0xffff_u32 >> (LANES - a.width)) as __mmask16;
+    // The low and the high 16 of 32 bf16, each to the upper half of an f32.
+    let low: [u16; 32] = std::array::from_fn(|i| i as u16 / 2);
+    let high: [u16; 32] = std::array::from_fn(|i| 16 + i as u16 / 2);
+    // SAFETY: both have 64 bytes.
+    let (low, high) = unsafe { (_mm512_loadu_si512(low.as_ptr().cast()), _mm512_loadu_si512(high.as_ptr().cast())) };
     for run in a.runs {
         let mut value = a.values.wrapping_add(run.value * elem);
         let mut weight = a.weights.wrapping_add(run.weight);
         for _ in 0..run.count {
             let mut v = [_mm512_setzero_ps(); P];
-            for p in 0..P {
-                let at = value.wrapping_add(p * LANES * elem);
-                let mask = if p + 1 == P && !full { mask } else { 0xffff };
-                // SAFETY: within the values, beyond which the mask keeps the last panel from reading.
-                v[p] = unsafe {
-                    if BF16 {
-                        let half = _mm256_maskz_loadu_epi16(mask, at.cast());
-                        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)))
-                    } else {
-                        _mm512_maskz_loadu_ps(mask, at.cast())
+            // SAFETY: P full panels, or the part of a single one that the mask keeps.
+            unsafe {
+                if !BF16 {
+                    for p in 0..P {
+                        v[p] = _mm512_maskz_loadu_ps(mask, value.wrapping_add(p * LANES * elem).cast());
                     }
-                };
+                } else if P == 1 {
+                    let half = _mm256_maskz_loadu_epi16(mask, value.cast());
+                    v[0] = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)));
+                } else {
+                    for p in 0..P / 2 {
+                        let both = _mm512_loadu_si512(value.wrapping_add(p * 64).cast());
+                        let upper = |index| _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaa_aaaa, index, both));
+                        (v[2 * p], v[2 * p + 1]) = (upper(low), upper(high));
+                    }
+                }
             }
             for r in 0..R {
                 // SAFETY: within the weights.
