@@ -130,7 +130,13 @@ fn stop_tokens_and_biases_are_honoured() {
         .iter()
         .position(|t| t == third)
         .unwrap();
-    let stopped = run(&["--max-tokens", "6", "--ignore-eos", "--stop-id", &third.to_string()]);
+    let stopped = run(&[
+        "--max-tokens",
+        "6",
+        "--ignore-eos",
+        "--stop-id",
+        &third.to_string(),
+    ]);
     assert_eq!(stopped["finish_reason"], "stop");
     assert_eq!(stopped["token_ids"].as_array().map(Vec::len), Some(first));
     let forced = run(&["--max-tokens", "3", "--ignore-eos", "--logit-bias", "7=100"]);

@@ -57,7 +57,9 @@ fn turn_body<const FMA: bool, K: Elem>(
     block[..dim * LANES].fill(0);
     for (lane, place) in (first..).zip(places) {
         let column = block.iter_mut().skip(lane).step_by(LANES);
-        column.zip(&pages[*place..place + dim]).for_each(|(o, k)| *o = k.get().to_bits());
+        column
+            .zip(&pages[*place..place + dim])
+            .for_each(|(o, k)| *o = k.get().to_bits());
     }
 }
 

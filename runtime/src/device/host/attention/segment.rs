@@ -79,7 +79,11 @@ impl Job<'_> {
 
     /// First elements of the keys at positions of a segment.
     fn places(&self, unit: &Unit, segment: usize, seen: Range<usize>, places: &mut Vec<usize>) {
-        let Geometry { page_tokens, head_dim, .. } = self.cache;
+        let Geometry {
+            page_tokens,
+            head_dim,
+            ..
+        } = self.cache;
         places.clear();
         let mut position = segment * SEGMENT + seen.start;
         while places.len() < seen.len() {
@@ -200,9 +204,15 @@ impl Job<'_> {
             let key = keys[at - first];
             let most = ((at / LANES + 1) * LANES).min(seen.end);
             let next = keys[at - first..].iter().zip(0..);
-            let count = next.take_while(|&(k, i)| at + i < most && *k == key + i * dim).count();
+            let count = next
+                .take_while(|&(k, i)| at + i < most && *k == key + i * dim)
+                .count();
             let weight = at / LANES * rows * LANES + at % LANES;
-            runs.push(Run { value: key + to_value, weight, count });
+            runs.push(Run {
+                value: key + to_value,
+                weight,
+                count,
+            });
             at += count;
         }
     }

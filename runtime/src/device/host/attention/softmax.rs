@@ -124,7 +124,10 @@ fn merge_body<const FMA: bool>(
             continue;
         }
         let greatest = if new > m { new } else { m };
-        let (old_factor, new_factor) = (exp_of_negative::<FMA>(m - greatest), exp_of_negative::<FMA>(new - greatest));
+        let (old_factor, new_factor) = (
+            exp_of_negative::<FMA>(m - greatest),
+            exp_of_negative::<FMA>(new - greatest),
+        );
         state[from + row] = greatest;
         let sum = &mut state[rows + from + row];
         *sum = fma::<FMA>(*sum, old_factor, part_state[rows + from + row] * new_factor);
