@@ -72,13 +72,7 @@ pub fn arguments(op: &Op, results: &[ValueId]) -> Vec<Arg> {
         Op::AddRmsNorm(op) => (vec![Value(op.x), Value(op.residual), weight_of(&op.norm)], 2),
         Op::Linear(op) => {
             let optional = op.bias.map(Weight).into_iter().chain(op.residual.map(Value));
-            (
-                vec![Value(op.x), Weight(op.weight)]
-                    .into_iter()
-                    .chain(optional)
-                    .collect(),
-                1,
-            )
+            (vec![Value(op.x), Weight(op.weight)].into_iter().chain(optional).collect(), 1)
         }
         Op::Slice(op) => (vec![Value(op.x)], 1),
         Op::Add(op) => (vec![Value(op.lhs), Value(op.rhs)], 1),
@@ -127,13 +121,10 @@ pub fn emit(module: &Module, target: &Target, options: EmitOptions) -> Result<Ve
         work();
     });
     let lost = |name: &str| Diag::bug(&Loc::name(name), format!("kernel {name} was not compiled"));
-    let taken = results
-        .into_iter()
-        .zip(&wanted)
-        .map(|(slot, (name, _))| match slot.into_inner() {
-            Ok(Some(made)) => made,
-            _ => Err(lost(name)),
-        });
+    let taken = results.into_iter().zip(&wanted).map(|(slot, (name, _))| match slot.into_inner() {
+        Ok(Some(made)) => made,
+        _ => Err(lost(name)),
+    });
     taken.collect()
 }
 
@@ -150,9 +141,7 @@ fn wanted(module: &Module) -> Result<BTreeMap<String, Recipe>, Diag> {
         let ranges = recipes(module, data).map_err(bug)?;
         if ranges.len() != data.kernels.len() {
             let (n, m) = (data.kernels.len(), ranges.len());
-            return Err(bug(format!(
-                "{n} kernels were selected where {m} exist: run select again"
-            )));
+            return Err(bug(format!("{n} kernels were selected where {m} exist: run select again")));
         }
         for (choice, ranged) in data.kernels.iter().zip(ranges) {
             let other = wanted.insert(choice.kernel.clone(), ranged.recipe);
@@ -161,10 +150,7 @@ fn wanted(module: &Module) -> Result<BTreeMap<String, Recipe>, Diag> {
             }
             let other = entries.insert(entry_point(&choice.kernel), choice.kernel.clone());
             if other.is_some_and(|o| o != choice.kernel) {
-                return Err(bug(format!(
-                    "two kernels have the entry point of {}",
-                    choice.kernel
-                )));
+                return Err(bug(format!("two kernels have the entry point of {}", choice.kernel)));
             }
         }
     }
@@ -173,9 +159,7 @@ fn wanted(module: &Module) -> Result<BTreeMap<String, Recipe>, Diag> {
 
 /// A kernel's name as a PTX identifier.
 fn entry_point(name: &str) -> String {
-    name.chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
-        .collect()
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
 }
 
 /// Compiles one kernel for a chip.
@@ -185,32 +169,13 @@ pub fn compile(mlir: &Mlir, name: &str, recipe: &Recipe, gpu: &Gpu, opt: OptLeve
     recipe.build(&b);
     let built = b.finish()?;
     let ptx = to_ptx(mlir, &built, opt)?;
-    let Built {
-        entry,
-        mlir,
-        arch,
-        dynamic_shared,
-        ..
-    } = built;
-    Ok(Kernel {
-        name: name.to_owned(),
-        entry,
-        mlir,
-        ptx,
-        arch,
-        grid,
-        block,
-        shared: dynamic_shared,
-        args,
-    })
+    let Built { entry, mlir, arch, dynamic_shared, .. } = built;
+    Ok(Kernel { name: name.to_owned(), entry, mlir, ptx, arch, grid, block, shared: dynamic_shared, args })
 }
 
 /// PTX of a finished kernel; its header is what the target's row says.
 pub fn to_ptx(mlir: &Mlir, built: &Built, opt: OptLevel) -> Result<String, Diag> {
-    let target = PtxTarget {
-        arch: built.arch,
-        ptx: built.ptx,
-    };
+    let target = PtxTarget { arch: built.arch, ptx: built.ptx };
     let ptx = mlir.to_ptx(&built.entry, &built.mlir, target, opt)?;
     let version = format!(".version {}.{}", built.ptx / 10, built.ptx % 10);
     for wanted in [version, format!(".target {}", built.arch)] {

@@ -35,16 +35,9 @@ impl Ptxas {
 
     /// Looks in the folders of `path` (the value of `PATH`), then in `home/.cache/trtc/ptxas`.
     pub fn search(path: Option<&OsStr>, home: Option<&Path>) -> Option<Ptxas> {
-        let folders = path
-            .map(|p| std::env::split_paths(p).collect::<Vec<_>>())
-            .unwrap_or_default();
+        let folders = path.map(|p| std::env::split_paths(p).collect::<Vec<_>>()).unwrap_or_default();
         let own = home.map(|h| h.join(".cache/trtc/ptxas"));
-        folders
-            .into_iter()
-            .chain(own)
-            .map(|f| f.join("ptxas"))
-            .find(|f| f.is_file())
-            .map(Ptxas::at)
+        folders.into_iter().chain(own).map(|f| f.join("ptxas")).find(|f| f.is_file()).map(Ptxas::at)
     }
 
     /// Where it is.
@@ -64,26 +57,16 @@ impl Ptxas {
         };
         std::fs::write(&input, ptx).map_err(|e| io("write", &input, e))?;
         let mut command = Command::new(&self.path);
-        command
-            .args(["-v", "-warn-spills", "-arch", arch, "-o"])
-            .arg(&output)
-            .arg(&input);
+        command.args(["-v", "-warn-spills", "-arch", arch, "-o"]).arg(&output).arg(&input);
         let shown = shown(&command);
         let ran = command.output().map_err(|e| {
             Diag::user(&loc, format!("cannot run {}: {e}", self.path.display()))
                 .help("install the PyPI package nvidia-cuda-nvcc, or name another ptxas")
         })?;
-        let log = format!(
-            "{}{}",
-            String::from_utf8_lossy(&ran.stdout),
-            String::from_utf8_lossy(&ran.stderr)
-        );
+        let log = format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
         let fail = |what: String| {
             let diag = Diag::bug(&loc, format!("kernel {name} for {arch}: {what}"));
-            let diag = log
-                .lines()
-                .take(40)
-                .fold(diag, |d, line| d.note(line.trim().to_owned()));
+            let diag = log.lines().take(40).fold(diag, |d, line| d.note(line.trim().to_owned()));
             diag.help(format!("the input was kept; run: {shown}"))
         };
         if !ran.status.success() {
@@ -100,12 +83,7 @@ impl Ptxas {
         for file in [&input, &output] {
             std::fs::remove_file(file).map_err(|e| io("remove", file, e))?;
         }
-        Ok(Assembled {
-            cubin,
-            registers: report.registers,
-            shared: report.shared,
-            stack: report.stack,
-        })
+        Ok(Assembled { cubin, registers: report.registers, shared: report.shared, stack: report.stack })
     }
 }
 
@@ -114,14 +92,8 @@ fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let quoted = words.map(|w| {
         let w = w.to_string_lossy();
-        let plain = w
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "/._-+=".contains(c));
-        if plain {
-            w.into_owned()
-        } else {
-            format!("'{}'", w.replace('\'', r"'\''"))
-        }
+        let plain = w.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+=".contains(c));
+        if plain { w.into_owned() } else { format!("'{}'", w.replace('\'', r"'\''")) }
     });
     quoted.collect::<Vec<_>>().join(" ")
 }
@@ -175,12 +147,7 @@ ptxas info    : Used 40 registers, used 1 barriers, 8 bytes cumulative stack siz
 
     #[test]
     fn reads_resources() {
-        let report = Report {
-            registers: 40,
-            shared: 1024,
-            stack: 8,
-            spills: 16,
-        };
+        let report = Report { registers: 40, shared: 1024, stack: 8, spills: 16 };
         assert_eq!(parse(LOG), Some(report));
         assert_eq!(parse("ptxas info    : 0 bytes gmem\n"), None);
     }
@@ -217,42 +184,24 @@ ptxas info    : Used 40 registers, used 1 barriers, 8 bytes cumulative stack siz
             ("ptxas fatal   : syntax error\n", 255, "ptxas failed"),
             ("nothing\n", 0, "no resources"),
         ] {
-            let e = stand_in(folder.path(), log, code)
-                .assemble("k", "text", "sm_80", folder.path())
-                .unwrap_err();
+            let e =
+                stand_in(folder.path(), log, code).assemble("k", "text", "sm_80", folder.path()).unwrap_err();
             assert!(e.message.contains(wanted), "{e}");
             assert!(e.notes.iter().any(|n| log.contains(n)), "{e}");
             assert!(e.help.unwrap().ends_with(&input.display().to_string()));
             assert_eq!(std::fs::read_to_string(&input).unwrap(), "text");
         }
-        let good = LOG
-            .replace("4 bytes spill", "0 bytes spill")
-            .replace("12 bytes spill", "0 bytes spill");
-        let made = stand_in(folder.path(), &good, 0)
-            .assemble("k", "text", "sm_80", folder.path())
-            .unwrap();
-        assert_eq!(
-            made,
-            Assembled {
-                cubin: b"cubin".to_vec(),
-                registers: 40,
-                shared: 1024,
-                stack: 8
-            }
-        );
+        let good = LOG.replace("4 bytes spill", "0 bytes spill").replace("12 bytes spill", "0 bytes spill");
+        let made = stand_in(folder.path(), &good, 0).assemble("k", "text", "sm_80", folder.path()).unwrap();
+        assert_eq!(made, Assembled { cubin: b"cubin".to_vec(), registers: 40, shared: 1024, stack: 8 });
         assert!(!input.exists());
     }
 
     #[test]
     fn a_missing_assembler_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
-        let e = Ptxas::at("/nowhere/ptxas")
-            .assemble("k", "", "sm_80", folder.path())
-            .unwrap_err();
+        let e = Ptxas::at("/nowhere/ptxas").assemble("k", "", "sm_80", folder.path()).unwrap_err();
         assert!(e.message.starts_with("cannot run /nowhere/ptxas"), "{e}");
-        assert_eq!(
-            Ptxas::search(Some(OsStr::new("/nowhere")), Some(folder.path())),
-            None
-        );
+        assert_eq!(Ptxas::search(Some(OsStr::new("/nowhere")), Some(folder.path())), None);
     }
 }

@@ -32,13 +32,7 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
     let t = Types { module };
     let max = module.max_dim(Sym::T).ok_or("the module has no bound on T")?;
     let weight_dtype = |norm: &RmsNormWeight| plain(t.weight(norm.weight).elem, "a norm's weight");
-    let always = |recipe: Recipe| {
-        Ok(vec![Ranged {
-            to: max,
-            suffix: "",
-            recipe,
-        }])
-    };
+    let always = |recipe: Recipe| Ok(vec![Ranged { to: max, suffix: "", recipe }]);
     let found: Result<Vec<Ranged>, String> = match &data.op {
         Op::RmsNorm(op) => {
             let x = t.tensor(op.x)?;
@@ -78,20 +72,14 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
             let kv = t.kv(op.kv)?;
             width(t.tensor(op.qkv)?)?;
             let head_norm = |norm: &RmsNormWeight| {
-                Ok::<_, String>(HeadNorm {
-                    weight: weight_dtype(norm)?,
-                    eps: norm.eps,
-                    offset: norm.offset,
-                })
+                Ok::<_, String>(HeadNorm { weight: weight_dtype(norm)?, eps: norm.eps, offset: norm.offset })
             };
             always(Recipe::from(RopeKvAppend {
                 heads: op.heads,
                 kv_heads: kv.heads,
                 head_dim: kv.head_dim,
                 dim: 2 * extent(t.weight(op.freqs), 0)?,
-                page_tokens: kv
-                    .page
-                    .ok_or("the cache has no page size yet: run kv-layout first")?,
+                page_tokens: kv.page.ok_or("the cache has no page size yet: run kv-layout first")?,
                 q_norm: op.q_norm.as_ref().map(head_norm).transpose()?,
                 k_norm: op.k_norm.as_ref().map(head_norm).transpose()?,
                 x: plain(t.tensor(op.qkv)?.elem, "qkv")?,
@@ -155,11 +143,7 @@ fn matmul_ranges(module: &Module, matmul: Matmul, max: u64) -> Vec<Ranged> {
         let limit = u64::from(tiling.bm);
         let last = most_rows <= limit || tiling == MANY;
         let to = if last { max } else { limit };
-        ranges.push(Ranged {
-            to,
-            suffix,
-            recipe: Recipe::from(Matmul { tiling, ..matmul }),
-        });
+        ranges.push(Ranged { to, suffix, recipe: Recipe::from(Matmul { tiling, ..matmul }) });
         if last {
             break;
         }

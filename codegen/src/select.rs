@@ -48,11 +48,7 @@ impl Selection {
         let message = format!("target {} has no kernel for: {}", target.name, names.join(", "));
         let diag = Diag::unsupported(&first.loc, message);
         let diag = kinds.into_iter().fold(diag, |diag, (m, n)| {
-            let more = if n > 1 {
-                format!(" ({n} ops)")
-            } else {
-                String::new()
-            };
+            let more = if n > 1 { format!(" ({n} ops)") } else { String::new() };
             diag.note(format!("llm.{} at {}: {}{more}", m.op, m.loc, m.why))
         });
         Some(diag.help("build for --target host, which serves every op"))
@@ -73,11 +69,7 @@ pub fn select(module: &mut Module, target: &Target) -> Result<Selection, Diag> {
         let kernels = match choices(module, data, target, max).map_err(bug)? {
             Ok(kernels) => kernels,
             Err(why) => {
-                selection.missing.push(Missing {
-                    op: data.op.name(),
-                    loc: data.loc.clone(),
-                    why,
-                });
+                selection.missing.push(Missing { op: data.op.name(), loc: data.loc.clone(), why });
                 Vec::new()
             }
         };
@@ -105,25 +97,13 @@ fn choices(
 ) -> Result<Result<Vec<KernelChoice>, String>, String> {
     let name = format!("{}.{}", target.name, signature(module, data)?);
     if target.gpu.is_none() {
-        return Ok(Ok(vec![KernelChoice {
-            from: 1,
-            to: max,
-            kernel: name,
-        }]));
+        return Ok(Ok(vec![KernelChoice { from: 1, to: max, kernel: name }]));
     }
     Ok(recipes(module, data).map(|ranges| {
         let mut from = 1;
         let choice = |r: crate::recipes::Ranged| {
-            let kernel = if r.suffix.is_empty() {
-                name.clone()
-            } else {
-                format!("{name}.{}", r.suffix)
-            };
-            let choice = KernelChoice {
-                from,
-                to: r.to,
-                kernel,
-            };
+            let kernel = if r.suffix.is_empty() { name.clone() } else { format!("{name}.{}", r.suffix) };
+            let choice = KernelChoice { from, to: r.to, kernel };
             from = r.to + 1;
             choice
         };
@@ -135,19 +115,11 @@ fn choices(
 fn packings(module: &Module, target: &Target) -> BTreeMap<trtc_ir::WeightId, Packing> {
     let mut packings: BTreeMap<_, _> = module.weights.ids().map(|id| (id, Packing::Rows)).collect();
     if target.gpu.is_none() {
-        let quantised = module
-            .weights
-            .iter()
-            .filter(|(_, w)| w.ty.elem.plain().is_none())
-            .map(|(id, _)| id);
-        let matrices = module
-            .func
-            .order
-            .iter()
-            .filter_map(|&id| match &module.func.ops[id].op {
-                Op::Linear(op) => Some(op.weight),
-                _ => None,
-            });
+        let quantised = module.weights.iter().filter(|(_, w)| w.ty.elem.plain().is_none()).map(|(id, _)| id);
+        let matrices = module.func.order.iter().filter_map(|&id| match &module.func.ops[id].op {
+            Op::Linear(op) => Some(op.weight),
+            _ => None,
+        });
         packings.extend(quantised.chain(matrices).map(|id| (id, Packing::Panel16)));
     }
     packings

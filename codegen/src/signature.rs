@@ -18,19 +18,13 @@ impl<'a> Types<'a> {
     /// Type of a value that has to be a tensor.
     pub fn tensor(self, value: ValueId) -> Result<&'a TensorType, String> {
         let value = &self.module.func.values[value];
-        value
-            .ty
-            .tensor()
-            .ok_or_else(|| format!("%{} is {}, not a tensor", value.name, value.ty))
+        value.ty.tensor().ok_or_else(|| format!("%{} is {}, not a tensor", value.name, value.ty))
     }
 
     /// Type of a value that has to be a cache.
     pub fn kv(self, value: ValueId) -> Result<&'a KvType, String> {
         let value = &self.module.func.values[value];
-        value
-            .ty
-            .kv()
-            .ok_or_else(|| format!("%{} is {}, not a cache", value.name, value.ty))
+        value.ty.kv().ok_or_else(|| format!("%{} is {}, not a cache", value.name, value.ty))
     }
 
     /// Type of a weight.
@@ -40,19 +34,15 @@ impl<'a> Types<'a> {
 
     /// The `index`-th result of an op, a tensor.
     pub fn result(self, op: &OpData, index: usize) -> Result<&'a TensorType, String> {
-        let id = op
-            .results
-            .get(index)
-            .ok_or_else(|| format!("llm.{} has no result {index}", op.op.name()))?;
+        let id =
+            op.results.get(index).ok_or_else(|| format!("llm.{} has no result {index}", op.op.name()))?;
         self.tensor(*id)
     }
 }
 
 /// Product of all extents but the first.
 pub fn width(ty: &TensorType) -> Result<u32, String> {
-    let width = ty
-        .width()
-        .ok_or_else(|| format!("{ty} has more than one symbolic extent"))?;
+    let width = ty.width().ok_or_else(|| format!("{ty} has more than one symbolic extent"))?;
     narrow(width, ty)
 }
 
@@ -74,9 +64,7 @@ pub fn extent(ty: &TensorType, index: usize) -> Result<u32, String> {
 }
 
 fn narrow(n: u64, ty: &TensorType) -> Result<u32, String> {
-    i32::try_from(n)
-        .map(|n| n as u32)
-        .map_err(|_| format!("{n} elements in a row of {ty} are too many"))
+    i32::try_from(n).map(|n| n as u32).map_err(|_| format!("{n} elements in a row of {ty} are too many"))
 }
 
 /// What counts the rows of a tensor.
@@ -99,11 +87,7 @@ impl Name {
 
     /// `key` and a number, omitted where it is the default.
     fn unless(self, key: &str, value: f32, default: f32) -> Name {
-        if value == default {
-            self
-        } else {
-            self.with(format_args!("{key}{value:e}"))
-        }
+        if value == default { self } else { self.with(format_args!("{key}{value:e}")) }
     }
 
     fn elem(self, key: &str, elem: Elem) -> Name {
@@ -131,9 +115,7 @@ impl Name {
     }
 
     fn norm(self, key: &str, types: Types<'_>, norm: &RmsNormWeight) -> Name {
-        let name = self
-            .with(format_args!("{key}eps{:e}", norm.eps))
-            .unless("off", norm.offset, 0.0);
+        let name = self.with(format_args!("{key}eps{:e}", norm.eps)).unless("off", norm.offset, 0.0);
         name.elem(&format!("{key}w"), types.weight(norm.weight).elem)
     }
 
@@ -160,36 +142,26 @@ pub fn signature(module: &Module, data: &OpData) -> Result<String, String> {
     let name = match &data.op {
         Op::Embedding(op) => {
             let (table, y) = (t.weight(op.table), t.result(data, 0)?);
-            let name = name
-                .with(format_args!("w{}", width(y)?))
-                .unless("scale", op.scale, 1.0);
+            let name = name.with(format_args!("w{}", width(y)?)).unless("scale", op.scale, 1.0);
             name.elem("w", table.elem).elem("out", y.elem)
         }
         Op::RmsNorm(op) => {
             let (x, y) = (t.tensor(op.x)?, t.result(data, 0)?);
             let (last, per_row) = rows_of_last(x)?;
-            let name = name
-                .with(format_args!("w{last}"))
-                .with(format_args!("per{per_row}"))
-                .rows(x)?;
+            let name = name.with(format_args!("w{last}")).with(format_args!("per{per_row}")).rows(x)?;
             name.norm("", t, &op.norm).elem("x", x.elem).elem("out", y.elem)
         }
         Op::AddRmsNorm(op) => {
             let (x, r) = (t.tensor(op.x)?, t.tensor(op.residual)?);
             let (h, y) = (t.result(data, 0)?, t.result(data, 1)?);
             let (last, per_row) = rows_of_last(x)?;
-            let name = name
-                .with(format_args!("w{last}"))
-                .with(format_args!("per{per_row}"))
-                .rows(x)?;
+            let name = name.with(format_args!("w{last}")).with(format_args!("per{per_row}")).rows(x)?;
             let name = name.norm("", t, &op.norm).elem("x", x.elem).elem("res", r.elem);
             name.elem("h", h.elem).elem("out", y.elem)
         }
         Op::Linear(op) => {
             let (x, w, y) = (t.tensor(op.x)?, t.weight(op.weight), t.result(data, 0)?);
-            let name = name
-                .with(format_args!("n{}", extent(w, 0)?))
-                .with(format_args!("k{}", extent(w, 1)?));
+            let name = name.with(format_args!("n{}", extent(w, 0)?)).with(format_args!("k{}", extent(w, 1)?));
             let mut name = name.rows(x)?.elem("x", x.elem).elem("w", w.elem);
             if let Some(bias) = op.bias {
                 name = name.elem("bias", t.weight(bias).elem);
@@ -201,13 +173,8 @@ pub fn signature(module: &Module, data: &OpData) -> Result<String, String> {
         }
         Op::Slice(op) => {
             let (x, y) = (t.tensor(op.x)?, t.result(data, 0)?);
-            let name = name
-                .with(format_args!("of{}", width(x)?))
-                .with(format_args!("at{}", op.start));
-            name.with(format_args!("w{}", width(y)?))
-                .rows(x)?
-                .elem("x", x.elem)
-                .elem("out", y.elem)
+            let name = name.with(format_args!("of{}", width(x)?)).with(format_args!("at{}", op.start));
+            name.with(format_args!("w{}", width(y)?)).rows(x)?.elem("x", x.elem).elem("out", y.elem)
         }
         Op::Add(op) => {
             let (l, r, y) = (t.tensor(op.lhs)?, t.tensor(op.rhs)?, t.result(data, 0)?);
@@ -239,10 +206,8 @@ pub fn signature(module: &Module, data: &OpData) -> Result<String, String> {
         Op::Attention(op) => {
             let (q, y, kv) = (t.tensor(op.q)?, t.result(data, 0)?, t.kv(op.kv)?);
             let (_, heads) = rows_of_last(q)?;
-            let mut name = name
-                .with(format_args!("h{heads}"))
-                .cache(kv)
-                .with(format_args!("scale{:e}", op.scale));
+            let mut name =
+                name.with(format_args!("h{heads}")).cache(kv).with(format_args!("scale{:e}", op.scale));
             if let Some(cap) = op.softcap {
                 name = name.with(format_args!("cap{cap:e}"));
             }
@@ -253,27 +218,17 @@ pub fn signature(module: &Module, data: &OpData) -> Result<String, String> {
         }
         Op::GatedAct(op) => {
             let (gate, up, y) = (t.tensor(op.gate)?, t.tensor(op.up)?, t.result(data, 0)?);
-            let name = name
-                .with(act(op.act))
-                .with(format_args!("w{}", width(y)?))
-                .rows(y)?;
-            name.elem("gate", gate.elem)
-                .elem("up", up.elem)
-                .elem("out", y.elem)
+            let name = name.with(act(op.act)).with(format_args!("w{}", width(y)?)).rows(y)?;
+            name.elem("gate", gate.elem).elem("up", up.elem).elem("out", y.elem)
         }
         Op::GatedActPacked(op) => {
             let (x, y) = (t.tensor(op.x)?, t.result(data, 0)?);
-            let name = name
-                .with(act(op.act))
-                .with(format_args!("w{}", width(y)?))
-                .rows(y)?;
+            let name = name.with(act(op.act)).with(format_args!("w{}", width(y)?)).rows(y)?;
             name.elem("x", x.elem).elem("out", y.elem)
         }
         Op::GatherRows(op) => {
             let (x, y) = (t.tensor(op.x)?, t.result(data, 0)?);
-            name.with(format_args!("w{}", width(x)?))
-                .elem("x", x.elem)
-                .elem("out", y.elem)
+            name.with(format_args!("w{}", width(x)?)).elem("x", x.elem).elem("out", y.elem)
         }
     };
     Ok(name.0)

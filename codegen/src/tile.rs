@@ -63,30 +63,17 @@ mod tests {
     use std::collections::HashSet;
 
     const TILES: [Tile; 4] = [
-        Tile {
-            rows: 64,
-            row_bytes: 32,
-        },
-        Tile {
-            rows: 64,
-            row_bytes: 64,
-        },
-        Tile {
-            rows: 64,
-            row_bytes: 128,
-        },
-        Tile {
-            rows: 64,
-            row_bytes: 256,
-        },
+        Tile { rows: 64, row_bytes: 32 },
+        Tile { rows: 64, row_bytes: 64 },
+        Tile { rows: 64, row_bytes: 128 },
+        Tile { rows: 64, row_bytes: 256 },
     ];
 
     #[test]
     fn every_chunk_has_its_own_place() {
         for t in TILES {
-            let places: HashSet<u32> = (0..t.rows)
-                .flat_map(|r| (0..t.chunks()).map(move |c| t.offset_of(r, c)))
-                .collect();
+            let places: HashSet<u32> =
+                (0..t.rows).flat_map(|r| (0..t.chunks()).map(move |c| t.offset_of(r, c))).collect();
             assert_eq!(places.len() as u32, t.rows * t.chunks());
             assert!(places.iter().all(|p| p % CHUNK == 0 && *p < t.bytes()));
         }
@@ -98,9 +85,8 @@ mod tests {
             for first in (0..t.rows).step_by(8) {
                 for c in 0..t.chunks() {
                     // 32 banks of 4 bytes: 8 groups of one chunk.
-                    let banks: HashSet<u32> = (first..first + 8)
-                        .map(|r| t.offset_of(r, c) / CHUNK % 8)
-                        .collect();
+                    let banks: HashSet<u32> =
+                        (first..first + 8).map(|r| t.offset_of(r, c) / CHUNK % 8).collect();
                     assert_eq!(banks.len(), 8, "{t:?} row {first} chunk {c}");
                 }
             }

@@ -62,15 +62,7 @@ pub fn module_after(model: &Path, phase: Phase, options: &BuildOptions) -> Resul
     let mut dump = Dump::new(None, &options.target, &options.precision)?;
     let checkpoint = frontend::open(model)?;
     let resolved = options.resolve(checkpoint.config.context)?;
-    graph(
-        model,
-        &checkpoint,
-        &resolved,
-        options,
-        phase,
-        &mut |_| (),
-        &mut dump,
-    )
+    graph(model, &checkpoint, &resolved, options, phase, &mut |_| (), &mut dump)
 }
 
 fn stages(
@@ -91,12 +83,7 @@ fn stages(
         phase: last,
         bytes: 0,
         parameters: checkpoint.config.parameters(),
-        launches: module
-            .func
-            .order
-            .iter()
-            .filter(|&&o| !module.func.ops[o].kernels.is_empty())
-            .count(),
+        launches: module.func.order.iter().filter(|&&o| !module.func.ops[o].kernels.is_empty()).count(),
         arena: module.arena.unwrap_or(0),
         timings: Vec::new(),
     };
@@ -105,11 +92,7 @@ fn stages(
         report.bytes = engine::write_text(out, &text)?;
         return Ok(report);
     }
-    progress(Progress {
-        phase: Phase::Codegen,
-        done: 0,
-        total: 0,
-    });
+    progress(Progress { phase: Phase::Codegen, done: 0, total: 0 });
     let start = Instant::now();
     let kernels = gpu::generate(&module, resolved.target, dump)?;
     dump.time("codegen", start.elapsed().as_secs_f64());
@@ -120,20 +103,9 @@ fn stages(
     }
     gpu::complete(&module, resolved.target, &kernels)?;
     let start = Instant::now();
-    report.bytes = engine::pack(
-        &module,
-        &checkpoint,
-        &resolved,
-        options,
-        out,
-        &mut |done, total| {
-            progress(Progress {
-                phase: Phase::Pack,
-                done,
-                total,
-            });
-        },
-    )?;
+    report.bytes = engine::pack(&module, &checkpoint, &resolved, options, out, &mut |done, total| {
+        progress(Progress { phase: Phase::Pack, done, total });
+    })?;
     dump.time("pack", start.elapsed().as_secs_f64());
     Ok(report)
 }
@@ -148,11 +120,7 @@ fn graph(
     progress: &mut dyn FnMut(Progress),
     dump: &mut Dump,
 ) -> Result<Module, Diag> {
-    progress(Progress {
-        phase: Phase::Import,
-        done: 0,
-        total: 0,
-    });
+    progress(Progress { phase: Phase::Import, done: 0, total: 0 });
     let start = Instant::now();
     let recipe = match &options.recipe {
         Some(text) => Recipe::parse("--recipe", text)?,
@@ -166,11 +134,7 @@ fn graph(
     let import = ImportOptions {
         act,
         residual,
-        weight: if precision.activation == DType::F32 {
-            DType::F32
-        } else {
-            DType::Bf16
-        },
+        weight: if precision.activation == DType::F32 { DType::F32 } else { DType::Bf16 },
         kv: resolved.kv,
         max_seq_len: resolved.limits.max_seq_len,
         max_step_tokens: resolved.limits.max_step_tokens,
@@ -179,21 +143,15 @@ fn graph(
     let mut module = frontend::import(checkpoint, &import)?;
     trtc_ir::verify::verify(&module).map_err(first)?;
     if dump.wanted() {
-        let command = format!(
-            "trtc dump {} --phase import --precision {} --locs",
-            model.display(),
-            precision.name
-        );
+        let command =
+            format!("trtc dump {} --phase import --precision {} --locs", model.display(), precision.name);
         let text = text::print(&module, PrintOptions { locs: true });
         dump.import(&text, &command, start.elapsed().as_secs_f64());
     }
     let cx = PassCx {
         target: resolved.target,
         precision: Some(precision),
-        kv: KvOptions {
-            page_tokens: None,
-            dtype: Some(resolved.kv),
-        },
+        kv: KvOptions { page_tokens: None, dtype: Some(resolved.kv) },
         recipe: &recipe,
         limits: Some(resolved.limits),
     };
@@ -203,11 +161,7 @@ fn graph(
         if passes.is_empty() {
             continue;
         }
-        progress(Progress {
-            phase,
-            done: 0,
-            total: 0,
-        });
+        progress(Progress { phase, done: 0, total: 0 });
         let report = if dump.wanted() {
             let mut observe = |step: &trtc_passes::Step<'_>| dump.step(step);
             let run = Options {
@@ -218,11 +172,7 @@ fn graph(
             };
             run_passes(&mut module, &passes, &cx, run)?
         } else {
-            let run = Options {
-                spec: options.spec,
-                first_index: index,
-                ..Options::default()
-            };
+            let run = Options { spec: options.spec, first_index: index, ..Options::default() };
             run_passes(&mut module, &passes, &cx, run)?
         };
         for timing in &report.timings {

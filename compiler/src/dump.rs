@@ -81,11 +81,8 @@ impl Dump {
 
     /// Writes what is known at the end; reports the first failure of all.
     pub(crate) fn finish(mut self) -> Result<Vec<(String, f64)>, Diag> {
-        let rows: Vec<serde_json::Value> = self
-            .timings
-            .iter()
-            .map(|(step, s)| serde_json::json!({ "step": step, "seconds": s }))
-            .collect();
+        let rows: Vec<serde_json::Value> =
+            self.timings.iter().map(|(step, s)| serde_json::json!({ "step": step, "seconds": s })).collect();
         self.file("timings.json", &format!("{:#}\n", serde_json::Value::from(rows)));
         let commands = format!("# Each line repeats one step in this folder.\n{}", self.commands);
         self.file("commands.sh", &commands);
@@ -94,9 +91,6 @@ impl Dump {
 }
 
 fn cannot(path: &Path, e: &std::io::Error) -> Diag {
-    Diag::user(
-        &Loc::name(path.display().to_string()),
-        format!("cannot be written: {e}"),
-    )
-    .help("give another --dump-dir, or make room")
+    Diag::user(&Loc::name(path.display().to_string()), format!("cannot be written: {e}"))
+        .help("give another --dump-dir, or make room")
 }

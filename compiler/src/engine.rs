@@ -26,24 +26,14 @@ pub(crate) fn pack(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<u64, Diag> {
     let manifest = manifest(module, checkpoint, resolved, options)?;
-    let tokenizer = checkpoint
-        .tokenizer
-        .as_ref()
-        .map_or(&[][..], |t| t.json.as_bytes());
-    let extras: Vec<(&str, u64)> = manifest
-        .text
-        .iter()
-        .map(|_| (TOKENIZER, tokenizer.len() as u64))
-        .collect();
+    let tokenizer = checkpoint.tokenizer.as_ref().map_or(&[][..], |t| t.json.as_bytes());
+    let extras: Vec<(&str, u64)> =
+        manifest.text.iter().map(|_| (TOKENIZER, tokenizer.len() as u64)).collect();
     let mut writer = EngineWriter::create(out, &manifest, &extras).map_err(diag)?;
     let total = writer.total_bytes();
     let mut done = 0;
-    let index: BTreeMap<&str, usize> = manifest
-        .weights
-        .iter()
-        .enumerate()
-        .map(|(i, w)| (w.name.as_str(), i))
-        .collect();
+    let index: BTreeMap<&str, usize> =
+        manifest.weights.iter().enumerate().map(|(i, w)| (w.name.as_str(), i)).collect();
     // Scales and zeros of weights whose payload is written and whose own turn is still to come.
     let mut sides: BTreeMap<String, Side> = BTreeMap::new();
     while let Some(name) = writer.next_tensor().map(|t| t.name.clone()) {
@@ -58,13 +48,8 @@ pub(crate) fn pack(
                     done += bytes;
                     progress(done, total);
                 };
-                made = Some(pack::payload(
-                    weight,
-                    &manifest.weights[i],
-                    &checkpoint.weights,
-                    sink,
-                    &mut told,
-                )?);
+                made =
+                    Some(pack::payload(weight, &manifest.weights[i], &checkpoint.weights, sink, &mut told)?);
                 return Ok(());
             }
             let side = |suffix: Part| {
@@ -84,10 +69,9 @@ pub(crate) fn pack(
         });
         written.map_err(|e| match e {
             PackError::Checkpoint(d) => d,
-            PackError::Io(e) => Diag::user(
-                &Loc::name(out.display().to_string()),
-                format!("cannot be written: {e}"),
-            ),
+            PackError::Io(e) => {
+                Diag::user(&Loc::name(out.display().to_string()), format!("cannot be written: {e}"))
+            }
             PackError::Engine(e) => diag(e),
         })?;
         if let Some(side) = made {
@@ -112,9 +96,7 @@ fn manifest(
     let small = |n: u64| {
         u32::try_from(n).map_err(|_| Diag::bug(&Loc::Unknown, format!("{n} is too large for a limit")))
     };
-    let arena = module
-        .arena
-        .ok_or_else(|| Diag::bug(&Loc::Unknown, "no arena was planned"))?;
+    let arena = module.arena.ok_or_else(|| Diag::bug(&Loc::Unknown, "no arena was planned"))?;
     Ok(Manifest {
         format: eng::FORMAT,
         target: resolved.target.name.to_owned(),
@@ -183,10 +165,7 @@ pub(crate) fn write_text(out: &Path, text: &str) -> Result<u64, Diag> {
     written.map_err(|e| {
         // The part may not exist; the first error is the one to report.
         let _ = std::fs::remove_file(&part);
-        Diag::user(
-            &Loc::name(out.display().to_string()),
-            format!("cannot be written: {e}"),
-        )
+        Diag::user(&Loc::name(out.display().to_string()), format!("cannot be written: {e}"))
     })?;
     Ok(text.len() as u64)
 }

@@ -47,54 +47,28 @@ pub(crate) fn lower_host(module: &Module) -> Result<Lowered, Diag> {
                         &trtc_ir::extract::extract_op(module, id),
                         trtc_ir::text::PrintOptions::default(),
                     );
-                    kernels.push(eng::Kernel {
-                        name: choice.kernel.clone(),
-                        code: code.clone(),
-                        contract,
-                    });
+                    kernels.push(eng::Kernel { name: choice.kernel.clone(), code: code.clone(), contract });
                     by_name.insert(choice.kernel.clone(), kernels.len() as u32 - 1);
                     kernels.len() as u32 - 1
                 }
             };
-            choices.push(Choice {
-                from: cx.count(choice.from)?,
-                to: cx.count(choice.to)?,
-                kernel,
-            });
+            choices.push(Choice { from: cx.count(choice.from)?, to: cx.count(choice.to)?, kernel });
         }
         if choices.is_empty() {
-            return Err(Diag::bug(
-                &data.loc,
-                format!("no kernel was selected for llm.{}", data.op.name()),
-            ));
+            return Err(Diag::bug(&data.loc, format!("no kernel was selected for llm.{}", data.op.name())));
         }
-        launches.push(Launch {
-            choices,
-            args,
-            loc: data.loc.to_string(),
-        });
+        launches.push(Launch { choices, args, loc: data.loc.to_string() });
     }
     let logits = match module.func.results.as_slice() {
         [one] => cx.offset(*one)?,
         more => {
-            return Err(cx.bug(format!(
-                "the step function returns {} values, expected the logits",
-                more.len()
-            )));
+            return Err(
+                cx.bug(format!("the step function returns {} values, expected the logits", more.len()))
+            );
         }
     };
-    let weights = module
-        .weights
-        .ids()
-        .map(|w| cx.weight(w))
-        .collect::<Result<_, _>>()?;
-    Ok(Lowered {
-        weights,
-        kernels,
-        launches,
-        kv: cx.kv()?,
-        logits,
-    })
+    let weights = module.weights.ids().map(|w| cx.weight(w)).collect::<Result<_, _>>()?;
+    Ok(Lowered { weights, kernels, launches, kv: cx.kv()?, logits })
 }
 
 struct Cx<'a> {
@@ -121,9 +95,7 @@ impl Cx<'_> {
     /// Elements of a row: all dimensions but the first.
     fn width(&self, v: ValueId) -> Result<u32, Diag> {
         let ty = self.tensor(v)?;
-        let width = ty
-            .width()
-            .ok_or_else(|| self.bug(format!("{ty} has an inner symbolic dimension")))?;
+        let width = ty.width().ok_or_else(|| self.bug(format!("{ty} has an inner symbolic dimension")))?;
         self.count(width)
     }
 
@@ -138,10 +110,7 @@ impl Cx<'_> {
         match self.tensor(v)?.dims.first() {
             Some(Dim::Sym(Sym::T)) => Ok(Count::Tokens),
             Some(Dim::Sym(Sym::L)) => Ok(Count::Rows),
-            _ => Err(self.bug(format!(
-                "%{} has no symbolic rows",
-                self.module.func.values[v].name
-            ))),
+            _ => Err(self.bug(format!("%{} has no symbolic rows", self.module.func.values[v].name))),
         }
     }
 
@@ -157,9 +126,7 @@ impl Cx<'_> {
 
     fn offset(&self, v: ValueId) -> Result<u64, Diag> {
         let value = &self.module.func.values[v];
-        value
-            .offset
-            .ok_or_else(|| self.bug(format!("%{} has no place in the arena", value.name)))
+        value.offset.ok_or_else(|| self.bug(format!("%{} has no place in the arena", value.name)))
     }
 
     /// The argument that a value becomes.
@@ -175,11 +142,8 @@ impl Cx<'_> {
                 (trtc_ir::Def::Param(_), "rows") => Ok(Arg::Rows),
                 (trtc_ir::Def::Param(_), name) => {
                     let known = "tokens, positions, rows";
-                    Err(Diag::user(
-                        &Loc::Unknown,
-                        format!("the step function has a parameter %{name}"),
-                    )
-                    .help(format!("the runtime binds {known}, a batch and caches")))
+                    Err(Diag::user(&Loc::Unknown, format!("the step function has a parameter %{name}"))
+                        .help(format!("the runtime binds {known}, a batch and caches")))
                 }
             },
         }
@@ -191,10 +155,7 @@ impl Cx<'_> {
             emit::Arg::Value(v) => self.arg(v),
             emit::Arg::Weight(w) => Ok(Arg::Weight(w.0)),
         };
-        emit::arguments(&data.op, &data.results)
-            .into_iter()
-            .map(one)
-            .collect()
+        emit::arguments(&data.op, &data.results).into_iter().map(one).collect()
     }
 
     /// The host function of an op, with its constants.
@@ -211,18 +172,13 @@ impl Cx<'_> {
             && self.module.func.values[out].ty.tensor().is_some()
             && self.rows(out)? != Count::Tokens
         {
-            let message = format!(
-                "the host device has no llm.{} over rows of logits",
-                data.op.name()
-            );
+            let message = format!("the host device has no llm.{} over rows of logits", data.op.name());
             return Err(Diag::unsupported(&data.loc, message));
         }
         Ok(match &data.op {
-            Op::Embedding(op) => HostKernel::Embedding {
-                width: self.width(out)?,
-                scale: op.scale,
-                out: self.dtype(out)?,
-            },
+            Op::Embedding(op) => {
+                HostKernel::Embedding { width: self.width(out)?, scale: op.scale, out: self.dtype(out)? }
+            }
             Op::RmsNorm(op) => {
                 let width = self.last_dim(out)?;
                 HostKernel::RmsNorm {
@@ -296,10 +252,7 @@ impl Cx<'_> {
             }
             Op::GatedAct(op) => self.gated_act(op.act, false, op.gate, out)?,
             Op::GatedActPacked(op) => self.gated_act(op.act, true, op.x, out)?,
-            Op::GatherRows(_) => HostKernel::GatherRows {
-                width: self.width(out)?,
-                x: self.dtype(out)?,
-            },
+            Op::GatherRows(_) => HostKernel::GatherRows { width: self.width(out)?, x: self.dtype(out)? },
         })
     }
 
@@ -327,9 +280,7 @@ impl Cx<'_> {
 
     fn weight(&self, id: WeightId) -> Result<eng::Weight, Diag> {
         let w = &self.module.weights[id];
-        let shape =
-            w.ty.shape()
-                .ok_or_else(|| self.bug(format!("@{} has a symbolic dimension", w.name)))?;
+        let shape = w.ty.shape().ok_or_else(|| self.bug(format!("@{} has a symbolic dimension", w.name)))?;
         let encoding = match w.ty.elem {
             Elem::Plain(DType::F32) => eng::Encoding::F32,
             Elem::Plain(DType::Bf16) => eng::Encoding::Bf16,
@@ -346,13 +297,7 @@ impl Cx<'_> {
             None => return Err(self.bug(format!("no packing was selected for @{}", w.name))),
         };
         let computed = matches!(w.source, Source::Rope(_));
-        Ok(eng::Weight {
-            name: w.name.clone(),
-            shape,
-            encoding,
-            layout,
-            computed,
-        })
+        Ok(eng::Weight { name: w.name.clone(), shape, encoding, layout, computed })
     }
 
     fn kv(&self) -> Result<eng::Kv, Diag> {
@@ -362,44 +307,26 @@ impl Cx<'_> {
             let Some(kv) = self.module.func.values[param].ty.kv() else {
                 continue;
             };
-            let page = kv
-                .page
-                .ok_or_else(|| self.bug(format!("layer {} has no page size", kv.layer)))?;
+            let page = kv.page.ok_or_else(|| self.bug(format!("layer {} has no page size", kv.layer)))?;
             let dtype = plain(Elem::Plain(kv.dtype)).ok_or_else(|| {
-                Diag::unsupported(
-                    &Loc::Unknown,
-                    format!("the host device has no {} cache", kv.dtype),
-                )
+                Diag::unsupported(&Loc::Unknown, format!("the host device has no {} cache", kv.dtype))
             })?;
             if *shared.get_or_insert((page, dtype)) != (page, dtype) {
                 return Err(self.bug("layers differ in page size or type of their cache"));
             }
-            layers.insert(
-                kv.layer,
-                eng::KvLayer {
-                    heads: kv.heads,
-                    head_dim: kv.head_dim,
-                    window: kv.window,
-                },
-            );
+            layers
+                .insert(kv.layer, eng::KvLayer { heads: kv.heads, head_dim: kv.head_dim, window: kv.window });
         }
         if !layers.keys().copied().eq(0..layers.len() as u32) {
             return Err(self.bug("the caches' layers are not numbered from 0"));
         }
         let (page_tokens, dtype) = shared.ok_or_else(|| self.bug("the step function has no cache"))?;
-        Ok(eng::Kv {
-            page_tokens,
-            dtype,
-            layers: layers.into_values().collect(),
-        })
+        Ok(eng::Kv { page_tokens, dtype, layers: layers.into_values().collect() })
     }
 }
 
 fn unstorable(name: &str, ty: &TensorType) -> Diag {
-    Diag::unsupported(
-        &Loc::name(name),
-        format!("the engine format cannot store @{name} as {ty}"),
-    )
+    Diag::unsupported(&Loc::name(name), format!("the engine format cannot store @{name} as {ty}"))
 }
 
 fn plain(elem: Elem) -> Option<eng::Dtype> {

@@ -67,13 +67,8 @@ impl BuildOptions {
         };
         let target = Target::named(&self.target)
             .ok_or_else(|| unknown("target", &self.target, TARGETS.iter().map(|t| t.name).collect()))?;
-        let precision = Precision::named(&self.precision).ok_or_else(|| {
-            unknown(
-                "precision",
-                &self.precision,
-                Precision::names().split(", ").collect(),
-            )
-        })?;
+        let precision = Precision::named(&self.precision)
+            .ok_or_else(|| unknown("precision", &self.precision, Precision::names().split(", ").collect()))?;
         let kv = match self.kv_precision.as_deref() {
             None if target.gpu.is_none() => precision.host_kv,
             None => precision.kv,
@@ -104,36 +99,20 @@ impl BuildOptions {
         }
         // Logits of a whole batch, and enough rows to make log-probabilities of prompts worth a step.
         let max_logit_rows = max_batch.max(64).min(max_step_tokens);
-        let limits = trtc_passes::Limits {
-            max_batch,
-            max_seq_len,
-            max_step_tokens,
-            max_logit_rows,
-        };
-        Ok(Resolved {
-            target,
-            precision,
-            kv,
-            limits,
-        })
+        let limits = trtc_passes::Limits { max_batch, max_seq_len, max_step_tokens, max_logit_rows };
+        Ok(Resolved { target, precision, kv, limits })
     }
 
     /// The options that shaped an engine, in their command-line form, for its provenance.
     pub(crate) fn provenance(&self) -> Vec<String> {
-        let mut out = vec![
-            format!("--target {}", self.target),
-            format!("--precision {}", self.precision),
-        ];
+        let mut out = vec![format!("--target {}", self.target), format!("--precision {}", self.precision)];
         let mut add = |flag: &str, value: Option<String>| out.extend(value.map(|v| format!("{flag} {v}")));
         add("--kv-precision", self.kv_precision.clone());
         add("--weights", self.dummy_seed.map(|s| format!("dummy:{s}")));
         add("--max-batch", self.max_batch.map(|n| n.to_string()));
         add("--max-seq-len", self.max_seq_len.map(|n| n.to_string()));
         add("--max-step-tokens", self.max_step_tokens.map(|n| n.to_string()));
-        add(
-            "--recipe",
-            self.recipe.as_ref().map(|r| format!("{:?}", r.trim())),
-        );
+        add("--recipe", self.recipe.as_ref().map(|r| format!("{:?}", r.trim())));
         out
     }
 }

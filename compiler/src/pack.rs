@@ -65,9 +65,7 @@ pub(crate) fn payload(
         Elem::Quant(scheme) => Some(scheme),
     };
     // Whole panels, so that batches join without gaps; Rows has no panels, and any number does.
-    let per_batch = (BATCH_BYTES / (4 * rows.width.max(1)))
-        .max(1)
-        .next_multiple_of(PANEL as u64);
+    let per_batch = (BATCH_BYTES / (4 * rows.width.max(1))).max(1).next_multiple_of(PANEL as u64);
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get()) as u64;
     let mut side = Side::default();
     let mut first = 0;
@@ -87,8 +85,7 @@ pub(crate) fn payload(
             workers
                 .into_iter()
                 .map(|w| {
-                    w.join()
-                        .unwrap_or_else(|_| Err(Diag::bug(&Loc::Unknown, "a packing thread panicked")))
+                    w.join().unwrap_or_else(|_| Err(Diag::bug(&Loc::Unknown, "a packing thread panicked")))
                 })
                 .collect()
         });
@@ -117,10 +114,7 @@ struct Rows<'a> {
 impl<'a> Rows<'a> {
     fn of(weight: &'a Weight, checkpoint: &'a CheckpointWeights) -> Result<Rows<'a>, Diag> {
         let loc = Loc::name(weight.name.as_str());
-        let shape = weight
-            .ty
-            .shape()
-            .ok_or_else(|| Diag::bug(&loc, "a weight has a symbolic dimension"))?;
+        let shape = weight.ty.shape().ok_or_else(|| Diag::bug(&loc, "a weight has a symbolic dimension"))?;
         // A vector is one row for packing, though the checkpoint counts its elements as rows of width 1.
         let (count, width) = match shape.as_slice() {
             [n] => (1, *n),
@@ -132,10 +126,7 @@ impl<'a> Rows<'a> {
             let mut at = 0;
             for tensor in tensors {
                 let (rows, _) = checkpoint.extent(&tensor.name).ok_or_else(|| {
-                    Diag::user(
-                        &checkpoint.loc(&tensor.name),
-                        format!("tensor {:?} is missing", tensor.name),
-                    )
+                    Diag::user(&checkpoint.loc(&tensor.name), format!("tensor {:?} is missing", tensor.name))
                 })?;
                 sources.push((at..at + rows, tensor));
                 at += rows;
@@ -146,13 +137,7 @@ impl<'a> Rows<'a> {
                 return Err(Diag::user(&loc, message));
             }
         }
-        Ok(Rows {
-            weight,
-            checkpoint,
-            sources,
-            count,
-            width,
-        })
+        Ok(Rows { weight, checkpoint, sources, count, width })
     }
 
     /// Rows of the weight as f32, `(rows, width)`.
@@ -165,18 +150,14 @@ impl<'a> Rows<'a> {
             Source::Tensors(_) => {}
         }
         // In a vector the checkpoint's rows are the elements.
-        let (rows, width) = if self.weight.ty.dims.len() == 1 {
-            (0..self.width, 1)
-        } else {
-            (rows, self.width)
-        };
+        let (rows, width) =
+            if self.weight.ty.dims.len() == 1 { (0..self.width, 1) } else { (rows, self.width) };
         for (range, tensor) in &self.sources {
             let (from, to) = (rows.start.max(range.start), rows.end.min(range.end));
             if from < to {
                 let into =
                     &mut out[((from - rows.start) * width) as usize..((to - rows.start) * width) as usize];
-                self.checkpoint
-                    .read_rows(tensor, from - range.start..to - range.start, into)?;
+                self.checkpoint.read_rows(tensor, from - range.start..to - range.start, into)?;
             }
         }
         Ok(())
@@ -208,11 +189,8 @@ impl<'a> Rows<'a> {
                     self.pack_quantised(&panel, scheme, encoding, &mut part)
                 }
                 (None, eng::Layout::Rows, encoding) => {
-                    let dtype = if encoding == eng::Encoding::Bf16 {
-                        eng::Dtype::Bf16
-                    } else {
-                        eng::Dtype::F32
-                    };
+                    let dtype =
+                        if encoding == eng::Encoding::Bf16 { eng::Dtype::Bf16 } else { eng::Dtype::F32 };
                     layout::pack_rows(values, dtype, &mut part.payload);
                     Ok(())
                 }
@@ -247,14 +225,8 @@ impl<'a> Rows<'a> {
         let mut zeros = vec![0i8; rows * per_row];
         for (r, row) in panel.iter().enumerate() {
             let (elements, groups) = (r * width..(r + 1) * width, r * per_row..(r + 1) * per_row);
-            quantize_row(
-                row,
-                scheme,
-                &mut quants[elements],
-                &mut scales[groups.clone()],
-                &mut zeros[groups],
-            )
-            .map_err(|e| e.to_string())?;
+            quantize_row(row, scheme, &mut quants[elements], &mut scales[groups.clone()], &mut zeros[groups])
+                .map_err(|e| e.to_string())?;
         }
         let quants = quants.chunks_exact(width);
         match encoding {
@@ -262,17 +234,13 @@ impl<'a> Rows<'a> {
                 // The definition rounds scales to bf16, so this loses nothing.
                 let scales: Vec<bf16> = scales.iter().map(|s| bf16::from_f32(*s)).collect();
                 let groups = scales.chunks_exact(per_row).zip(zeros.chunks_exact(per_row));
-                let rows: Vec<I4Row<'_>> = quants
-                    .zip(groups)
-                    .map(|(q, (scale, zero))| I4Row { q, scale, zero })
-                    .collect();
+                let rows: Vec<I4Row<'_>> =
+                    quants.zip(groups).map(|(q, (scale, zero))| I4Row { q, scale, zero }).collect();
                 layout::pack_panel_i4(&rows, group, part).map_err(|e| e.to_string())
             }
             _ => {
-                let rows: Vec<I8Row<'_>> = quants
-                    .zip(&scales)
-                    .map(|(q, scale)| I8Row { q, scale: *scale })
-                    .collect();
+                let rows: Vec<I8Row<'_>> =
+                    quants.zip(&scales).map(|(q, scale)| I8Row { q, scale: *scale }).collect();
                 layout::pack_panel_i8(&rows, part).map_err(|e| e.to_string())
             }
         }

@@ -25,39 +25,15 @@ pub enum Phase {
 
 /// Name and sentence of each phase, in order.
 const TABLE: [(Phase, &str, &str); 9] = [
-    (
-        Phase::Import,
-        "import",
-        "Read the checkpoint's configuration and build the graph.",
-    ),
-    (
-        Phase::Canonicalize,
-        "canonicalize",
-        "Fold, merge equal ops, drop dead ones.",
-    ),
+    (Phase::Import, "import", "Read the checkpoint's configuration and build the graph."),
+    (Phase::Canonicalize, "canonicalize", "Fold, merge equal ops, drop dead ones."),
     (Phase::Quantize, "quantize", "Decide how each weight is stored."),
     (Phase::Fuse, "fuse", "Merge ops that one kernel can compute."),
-    (
-        Phase::KvLayout,
-        "kv-layout",
-        "Decide element type and page size of the KV cache.",
-    ),
-    (
-        Phase::Select,
-        "select",
-        "Choose a kernel for each op and range of token counts.",
-    ),
-    (
-        Phase::Plan,
-        "plan",
-        "Give every activation its place in one arena.",
-    ),
+    (Phase::KvLayout, "kv-layout", "Decide element type and page size of the KV cache."),
+    (Phase::Select, "select", "Choose a kernel for each op and range of token counts."),
+    (Phase::Plan, "plan", "Give every activation its place in one arena."),
     (Phase::Codegen, "codegen", "Generate the kernels' code."),
-    (
-        Phase::Pack,
-        "pack",
-        "Write weights, kernels and manifest into the engine file.",
-    ),
+    (Phase::Pack, "pack", "Write weights, kernels and manifest into the engine file."),
 ];
 
 impl Phase {

@@ -41,11 +41,7 @@ fn select(module: &mut Module, cx: &PassCx<'_>) -> Result<Changed, Diag> {
 
 /// The pass called `name`: one of the registry, or `select`.
 pub fn find(name: &str) -> Option<&'static Pass> {
-    if name == SELECT.name {
-        Some(&SELECT)
-    } else {
-        registry::find(name)
-    }
+    if name == SELECT.name { Some(&SELECT) } else { registry::find(name) }
 }
 
 /// Every pass that [`find`] knows.
@@ -55,10 +51,7 @@ pub fn all() -> impl Iterator<Item = &'static Pass> {
 
 /// The passes of a phase, in order.
 pub(crate) fn passes_of(phase: Phase) -> Result<Vec<&'static Pass>, Diag> {
-    let names = PIPELINE
-        .iter()
-        .filter(|(p, _)| *p == phase)
-        .flat_map(|(_, names)| names.iter());
+    let names = PIPELINE.iter().filter(|(p, _)| *p == phase).flat_map(|(_, names)| names.iter());
     names
         .map(|name| {
             find(name).ok_or_else(|| Diag::bug(&Loc::Unknown, format!("the pipeline names no pass '{name}'")))

@@ -6,9 +6,7 @@ use trtc_engine::EngineFile;
 use trtc_ir::Fault;
 
 fn tiny(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/golden/tiny")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/tiny").join(name)
 }
 
 fn options(precision: &str) -> BuildOptions {
@@ -34,43 +32,27 @@ fn engines_of_every_architecture_and_precision_open_and_are_reproducible() {
             build(&tiny(arch), &b, &options(precision), &mut |_| ()).unwrap();
             let bytes = std::fs::read(&a).unwrap();
             assert_eq!(bytes.len() as u64, report.bytes);
-            assert!(
-                bytes == std::fs::read(&b).unwrap(),
-                "{arch} {precision} differs from build to build"
-            );
+            assert!(bytes == std::fs::read(&b).unwrap(), "{arch} {precision} differs from build to build");
             let engine = EngineFile::open(&a).unwrap_or_else(|e| panic!("{arch} {precision}: {e}"));
             assert_eq!(engine.manifest().precision, precision);
             assert_eq!(engine.manifest().launches.len(), report.launches);
         }
     }
-    assert_eq!(
-        std::fs::read_dir(dir.path()).unwrap().count(),
-        2,
-        "no part is left behind"
-    );
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "no part is left behind");
 }
 
 #[test]
 fn dummy_weights_are_not_written_but_computed_tables_are() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("dummy.engine");
-    let dummy = BuildOptions {
-        dummy_seed: Some(7),
-        ..options("bf16")
-    };
+    let dummy = BuildOptions { dummy_seed: Some(7), ..options("bf16") };
     build(&tiny("llama").join("config.json"), &out, &dummy, &mut |_| ()).unwrap();
     let engine = EngineFile::open(&out).unwrap();
     assert_eq!(engine.manifest().dummy_seed, Some(7));
     assert!(engine.manifest().weights.iter().any(|w| w.computed));
     assert!(std::fs::metadata(&out).unwrap().len() < 100_000);
     // The same configuration without the option cannot be built.
-    let error = build(
-        &tiny("llama").join("config.json"),
-        &out,
-        &options("bf16"),
-        &mut |_| (),
-    )
-    .unwrap_err();
+    let error = build(&tiny("llama").join("config.json"), &out, &options("bf16"), &mut |_| ()).unwrap_err();
     assert_eq!(error.fault, Fault::User);
 }
 
@@ -78,23 +60,14 @@ fn dummy_weights_are_not_written_but_computed_tables_are() {
 fn a_gpu_target_writes_its_kernels_and_ends_unsupported() {
     let dir = tempfile::tempdir().unwrap();
     let (out, dump) = (dir.path().join("x.engine"), dir.path().join("dump"));
-    let gpu = BuildOptions {
-        target: "sm_90".to_owned(),
-        dump_dir: Some(dump.clone()),
-        ..options("bf16")
-    };
+    let gpu = BuildOptions { target: "sm_90".to_owned(), dump_dir: Some(dump.clone()), ..options("bf16") };
     let error = build(&tiny("llama"), &out, &gpu, &mut |_| ()).unwrap_err();
     assert_eq!(error.fault, Fault::Unsupported, "{error}");
     assert!(error.message.contains("attention"), "{error}");
     assert!(!out.exists());
     let kernels = std::fs::read_dir(dump.join("kernels")).unwrap().count();
     assert!(kernels >= 8, "{kernels} files of kernels");
-    for file in [
-        "00-import.mlir",
-        "01-canonicalize.mlir",
-        "commands.sh",
-        "timings.json",
-    ] {
+    for file in ["00-import.mlir", "01-canonicalize.mlir", "commands.sh", "timings.json"] {
         assert!(dump.join(file).exists(), "{file}");
     }
 }
@@ -104,10 +77,7 @@ fn a_build_can_stop_after_any_phase() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("module.mlir");
     for phase in Phase::all().filter(|p| *p < Phase::Pack) {
-        let stop = BuildOptions {
-            compile_to: Some(phase),
-            ..options("int4")
-        };
+        let stop = BuildOptions { compile_to: Some(phase), ..options("int4") };
         let report = build(&tiny("qwen3"), &out, &stop, &mut |_| ())
             .unwrap_or_else(|d| panic!("{}: {d}", phase.name()));
         assert_eq!(report.phase, phase);
@@ -120,35 +90,11 @@ fn a_build_can_stop_after_any_phase() {
 fn wrong_names_list_the_right_ones() {
     let out = Path::new("/nonexistent/x.engine");
     for (options, wanted) in [
-        (
-            BuildOptions {
-                target: "sm_75".to_owned(),
-                ..options("bf16")
-            },
-            "sm_90",
-        ),
+        (BuildOptions { target: "sm_75".to_owned(), ..options("bf16") }, "sm_90"),
         (options("fp3"), "int4"),
-        (
-            BuildOptions {
-                kv_precision: Some("int3".to_owned()),
-                ..options("bf16")
-            },
-            "bf16",
-        ),
-        (
-            BuildOptions {
-                max_batch: Some(0),
-                ..options("bf16")
-            },
-            "1 to",
-        ),
-        (
-            BuildOptions {
-                max_seq_len: Some(100_000),
-                ..options("bf16")
-            },
-            "512",
-        ),
+        (BuildOptions { kv_precision: Some("int3".to_owned()), ..options("bf16") }, "bf16"),
+        (BuildOptions { max_batch: Some(0), ..options("bf16") }, "1 to"),
+        (BuildOptions { max_seq_len: Some(100_000), ..options("bf16") }, "512"),
     ] {
         let error = build(&tiny("llama"), out, &options, &mut |_| ()).unwrap_err();
         assert_eq!(error.fault, Fault::User);

@@ -34,13 +34,7 @@ pub struct Diag {
 impl Diag {
     /// A finding at `loc`.
     pub fn new(fault: Fault, loc: &Loc, message: impl Into<String>) -> Diag {
-        Diag {
-            fault,
-            loc: loc.clone(),
-            message: message.into(),
-            help: None,
-            notes: Vec::new(),
-        }
+        Diag { fault, loc: loc.clone(), message: message.into(), help: None, notes: Vec::new() }
     }
 
     /// The user's fault.

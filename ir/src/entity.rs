@@ -60,10 +60,7 @@ pub struct Arena<I, T> {
 
 impl<I, T> Default for Arena<I, T> {
     fn default() -> Self {
-        Arena {
-            items: Vec::new(),
-            id: PhantomData,
-        }
+        Arena { items: Vec::new(), id: PhantomData }
     }
 }
 

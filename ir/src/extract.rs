@@ -13,11 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// serve have contracts that are equal and print equally. Symbolic dimensions keep their bounds, and the target
 /// stays. An id that is not in the module gives a module without ops.
 pub fn extract_op(module: &Module, op: OpId) -> Module {
-    let mut out = Module {
-        name: "contract".into(),
-        target: module.target.clone(),
-        ..Module::default()
-    };
+    let mut out = Module { name: "contract".into(), target: module.target.clone(), ..Module::default() };
     let Some(data) = module.func.ops.get(op) else {
         return out;
     };
@@ -47,16 +43,11 @@ pub fn extract_op(module: &Module, op: OpId) -> Module {
             let name = format!("w{}", weights.len());
             let source = match &weight.source {
                 Source::Rope(freqs) => Source::Rope(*freqs),
-                Source::Tensors(_) => Source::Tensors(vec![TensorRef {
-                    name: name.clone(),
-                    interleaved_heads: None,
-                }]),
+                Source::Tensors(_) => {
+                    Source::Tensors(vec![TensorRef { name: name.clone(), interleaved_heads: None }])
+                }
             };
-            let id = out.weights.push(Weight {
-                name,
-                source,
-                ..weight.clone()
-            });
+            let id = out.weights.push(Weight { name, source, ..weight.clone() });
             weights.insert(w, id);
         }
     }
@@ -81,17 +72,8 @@ pub fn extract_op(module: &Module, op: OpId) -> Module {
         .values
         .iter()
         .filter_map(|(_, v)| v.ty.tensor())
-        .flat_map(|t| {
-            t.dims
-                .iter()
-                .filter_map(|d| if let Dim::Sym(s) = d { Some(*s) } else { None })
-        })
+        .flat_map(|t| t.dims.iter().filter_map(|d| if let Dim::Sym(s) = d { Some(*s) } else { None }))
         .collect();
-    out.dims = module
-        .dims
-        .iter()
-        .filter(|(s, ..)| used.contains(s))
-        .copied()
-        .collect();
+    out.dims = module.dims.iter().filter(|(s, ..)| used.contains(s)).copied().collect();
     out
 }

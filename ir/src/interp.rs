@@ -110,9 +110,7 @@ pub struct EvalCx<'a> {
 
 impl<'a> EvalCx<'a> {
     fn data(&self, value: ValueId) -> Result<&'a Data, String> {
-        self.values
-            .get(&value)
-            .ok_or_else(|| format!("{value:?} has not been computed"))
+        self.values.get(&value).ok_or_else(|| format!("{value:?} has not been computed"))
     }
 
     /// A float tensor.
@@ -133,10 +131,7 @@ impl<'a> EvalCx<'a> {
 
     /// A cache and its type.
     pub fn kv(&self, value: ValueId) -> Result<(&'a KvState, &'a KvType), String> {
-        match (
-            self.data(value)?,
-            self.module.func.values.get(value).map(|v| &v.ty),
-        ) {
+        match (self.data(value)?, self.module.func.values.get(value).map(|v| &v.ty)) {
             (Data::Kv(state), Some(Type::Kv(ty))) => Ok((state, ty)),
             (other, _) => Err(format!("expected a cache, found {}", other.kind())),
         }
@@ -146,10 +141,9 @@ impl<'a> EvalCx<'a> {
     pub fn batch(&self, value: ValueId, tokens: usize) -> Result<&'a Batch, String> {
         match self.data(value)? {
             Data::Batch(b) if b.tokens() == tokens => Ok(b),
-            Data::Batch(b) => Err(format!(
-                "the batch has {} tokens but the tensor {tokens} rows",
-                b.tokens()
-            )),
+            Data::Batch(b) => {
+                Err(format!("the batch has {} tokens but the tensor {tokens} rows", b.tokens()))
+            }
             other => Err(format!("expected a batch, found {}", other.kind())),
         }
     }
@@ -159,17 +153,12 @@ impl<'a> EvalCx<'a> {
         let Some(w) = self.module.weights.get(weight) else {
             return Err(format!("there is no weight {weight:?}"));
         };
-        let tensor = self
-            .weights
-            .load(self.module, weight)
-            .map_err(|e| format!("weight @{}: {e}", w.name))?;
+        let tensor =
+            self.weights.load(self.module, weight).map_err(|e| format!("weight @{}: {e}", w.name))?;
         let wanted: Option<Vec<u64>> = w.ty.shape();
         let found: Vec<u64> = tensor.dims.iter().map(|&d| d as u64).collect();
         if wanted.as_ref() != Some(&found) || tensor.data.len() != tensor.dims.iter().product::<usize>() {
-            return Err(format!(
-                "weight @{} is {} but its values have the shape {found:?}",
-                w.name, w.ty
-            ));
+            return Err(format!("weight @{} is {} but its values have the shape {found:?}", w.name, w.ty));
         }
         Ok(tensor)
     }
@@ -177,18 +166,14 @@ impl<'a> EvalCx<'a> {
     /// Type of the `i`-th result.
     pub fn result_type(&self, i: usize) -> Result<&'a Type, String> {
         let value = self.results.get(i).and_then(|&v| self.module.func.values.get(v));
-        value
-            .map(|v| &v.ty)
-            .ok_or_else(|| format!("there is no result {i}"))
+        value.map(|v| &v.ty).ok_or_else(|| format!("there is no result {i}"))
     }
 
     /// The `i`-th result from its elements: rounds them to the declared type and gives them the declared shape.
     pub fn finish(&self, i: usize, rows: usize, mut data: Vec<f32>) -> Result<Data, String> {
         let ty = self.result_type(i)?;
         let Some((t, dtype)) = ty.tensor().and_then(|t| Some((t, t.elem.plain()?))) else {
-            return Err(format!(
-                "result {i} must be a tensor of plain elements, found {ty}"
-            ));
+            return Err(format!("result {i} must be a tensor of plain elements, found {ty}"));
         };
         let mut dims = vec![rows];
         for d in t.dims.get(1..).unwrap_or_default() {
@@ -230,48 +215,30 @@ impl Data {
 pub fn run(module: &Module, weights: &dyn Weights, inputs: &[Data]) -> Result<Vec<Data>, Diag> {
     if let Err(found) = verify::verify(module) {
         let more = found.len() - 1;
-        let first = found
-            .into_iter()
-            .next()
-            .unwrap_or_else(|| Diag::bug(&Loc::Unknown, "the module is invalid"));
-        return Err(if more > 0 {
-            first.note(format!("{more} more errors were found"))
-        } else {
-            first
-        });
+        let first =
+            found.into_iter().next().unwrap_or_else(|| Diag::bug(&Loc::Unknown, "the module is invalid"));
+        return Err(if more > 0 { first.note(format!("{more} more errors were found")) } else { first });
     }
     let func = &module.func;
     let mut values = bind(module, inputs).map_err(|e| Diag::user(&Loc::name(func.name.as_str()), e))?;
     let last_use: BTreeMap<ValueId, usize> = view::liveness(func).iter().map(|i| (i.value, i.to)).collect();
     for (at, &id) in func.order.iter().enumerate() {
         let data = &func.ops[id];
-        let mut cx = EvalCx {
-            module,
-            values: &values,
-            weights,
-            results: &data.results,
-        };
+        let mut cx = EvalCx { module, values: &values, weights, results: &data.results };
         let made = data
             .op
             .eval(&mut cx)
             .map_err(|e| Diag::user(&data.loc, format!("llm.{}: {e}", data.op.name())))?;
         if made.len() != data.results.len() {
-            let message = format!(
-                "llm.{} made {} of {} results",
-                data.op.name(),
-                made.len(),
-                data.results.len()
-            );
+            let message =
+                format!("llm.{} made {} of {} results", data.op.name(), made.len(), data.results.len());
             return Err(Diag::bug(&data.loc, message));
         }
         values.extend(data.results.iter().copied().zip(made));
         values.retain(|v, _| last_use.get(v).is_some_and(|&last| last > at));
     }
     let result = |v: &ValueId| {
-        values
-            .get(v)
-            .cloned()
-            .ok_or_else(|| Diag::bug(&Loc::Unknown, format!("{v:?} was not computed")))
+        values.get(v).cloned().ok_or_else(|| Diag::bug(&Loc::Unknown, format!("{v:?} was not computed")))
     };
     func.results.iter().map(result).collect()
 }
@@ -299,18 +266,11 @@ fn bind(module: &Module, inputs: &[Data]) -> Result<BTreeMap<ValueId, Data>, Str
                     return Err(wrong(input.kind().into()));
                 };
                 if x.data.len() != x.dims.iter().product::<usize>() {
-                    return Err(wrong(format!(
-                        "{} elements in the shape {:?}",
-                        x.data.len(),
-                        x.dims
-                    )));
+                    return Err(wrong(format!("{} elements in the shape {:?}", x.data.len(), x.dims)));
                 }
                 bind_dims(module, t, &x.dims, &mut syms).map_err(wrong)?;
                 let data = x.data.iter().map(|&x| round(x, dtype)).collect();
-                Data::Float(Tensor {
-                    dims: x.dims.clone(),
-                    data,
-                })
+                Data::Float(Tensor { dims: x.dims.clone(), data })
             }
             (Type::Tensor(t), Data::Int(v)) if t.elem.plain().is_some_and(|d| !d.is_float()) => {
                 bind_dims(module, t, &[v.len()], &mut syms).map_err(wrong)?;
@@ -318,12 +278,7 @@ fn bind(module: &Module, inputs: &[Data]) -> Result<BTreeMap<ValueId, Data>, Str
             }
             (Type::Kv(t), Data::Kv(state)) => {
                 let width = t.heads as usize * t.head_dim as usize;
-                if state
-                    .seqs
-                    .values()
-                    .flatten()
-                    .any(|(k, v)| k.len() != width || v.len() != width)
-                {
+                if state.seqs.values().flatten().any(|(k, v)| k.len() != width || v.len() != width) {
                     return Err(wrong(format!("a cache whose rows are not of {width} elements")));
                 }
                 input.clone()

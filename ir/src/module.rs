@@ -192,10 +192,7 @@ impl Packing {
 impl Module {
     /// The weight that is called `name`.
     pub fn weight_named(&self, name: &str) -> Option<WeightId> {
-        self.weights
-            .iter()
-            .find(|(_, w)| w.name == name)
-            .map(|(id, _)| id)
+        self.weights.iter().find(|(_, w)| w.name == name).map(|(id, _)| id)
     }
 
     /// Greatest value of a symbolic dimension.
@@ -217,34 +214,19 @@ impl Func {
     fn new_value(&mut self, name: &str, ty: Type, def: Def) -> ValueId {
         let taken = |n: &str| self.values.iter().any(|(_, v)| v.name == n);
         let name = if taken(name) {
-            let stem = name
-                .trim_end_matches(|c: char| c.is_ascii_digit())
-                .trim_end_matches('_');
+            let stem = name.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('_');
             // The arena's length is greater than any number given before, so the first try is nearly always free.
             let numbered = (self.values.len()..).map(|n| format!("{stem}_{n}"));
-            numbered
-                .into_iter()
-                .find(|n| !taken(n))
-                .unwrap_or_else(|| name.to_owned())
+            numbered.into_iter().find(|n| !taken(n)).unwrap_or_else(|| name.to_owned())
         } else {
             name.to_owned()
         };
-        self.values.push(Value {
-            name,
-            ty,
-            def,
-            offset: None,
-        })
+        self.values.push(Value { name, ty, def, offset: None })
     }
 
     /// Makes an op with results of the given names and types, without placing it in the order.
     pub fn new_op(&mut self, op: Op, results: &[(&str, Type)], loc: Loc) -> OpId {
-        let id = self.ops.push(OpData {
-            op,
-            results: Vec::new(),
-            loc,
-            kernels: Vec::new(),
-        });
+        let id = self.ops.push(OpData { op, results: Vec::new(), loc, kernels: Vec::new() });
         let made = results
             .iter()
             .enumerate()
@@ -271,10 +253,8 @@ impl Func {
 
     /// How many operands and function results read `value`.
     pub fn use_count(&self, value: ValueId) -> usize {
-        let in_ops = self
-            .order
-            .iter()
-            .map(|&o| self.ops[o].op.operands().iter().filter(|&&v| v == value).count());
+        let in_ops =
+            self.order.iter().map(|&o| self.ops[o].op.operands().iter().filter(|&&v| v == value).count());
         in_ops.sum::<usize>() + self.results.iter().filter(|&&v| v == value).count()
     }
 

@@ -18,41 +18,13 @@ struct Mini {
 }
 
 /// OCP FP8 E4M3: no infinities, NaN is `S.1111.111`.
-const E4M3: Mini = Mini {
-    exp: 4,
-    man: 3,
-    bias: 7,
-    signed: true,
-    top: 0x7e,
-    nan: 0x7f,
-};
+const E4M3: Mini = Mini { exp: 4, man: 3, bias: 7, signed: true, top: 0x7e, nan: 0x7f };
 /// OCP FP8 E5M2: as IEEE, infinity is `S.11111.00`.
-const E5M2: Mini = Mini {
-    exp: 5,
-    man: 2,
-    bias: 15,
-    signed: true,
-    top: 0x7b,
-    nan: 0x7f,
-};
+const E5M2: Mini = Mini { exp: 5, man: 2, bias: 15, signed: true, top: 0x7b, nan: 0x7f };
 /// OCP MX FP4 E2M1: every code is finite, so NaN becomes the largest value, as the hardware's conversions do.
-const E2M1: Mini = Mini {
-    exp: 2,
-    man: 1,
-    bias: 1,
-    signed: true,
-    top: 0x7,
-    nan: 0x7,
-};
+const E2M1: Mini = Mini { exp: 2, man: 1, bias: 1, signed: true, top: 0x7, nan: 0x7 };
 /// OCP MX scale: `2^(code - 127)`, `0xff` is NaN.
-const E8M0: Mini = Mini {
-    exp: 8,
-    man: 0,
-    bias: 127,
-    signed: false,
-    top: 0xfe,
-    nan: 0xff,
-};
+const E8M0: Mini = Mini { exp: 8, man: 0, bias: 127, signed: false, top: 0xfe, nan: 0xff };
 
 fn mini(dtype: DType) -> Option<&'static Mini> {
     match dtype {
@@ -80,11 +52,7 @@ impl Mini {
     }
 
     fn sign_bit(&self) -> u8 {
-        if self.signed {
-            1 << (self.exp + self.man)
-        } else {
-            0
-        }
+        if self.signed { 1 << (self.exp + self.man) } else { 0 }
     }
 
     fn decode(&self, code: u8) -> f32 {
@@ -126,11 +94,7 @@ impl Mini {
             let (below, above) = (f64::from(self.magnitude(low)), f64::from(self.magnitude(low + 1)));
             let (down, up) = (f64::from(magnitude) - below, above - f64::from(magnitude));
             // A tie goes to the even code. Below the least value of an unsigned type `down` is negative.
-            if up < down || (up == down && low % 2 == 1) {
-                low + 1
-            } else {
-                low
-            }
+            if up < down || (up == down && low % 2 == 1) { low + 1 } else { low }
         };
         if negative { code | self.sign_bit() } else { code }
     }
@@ -172,11 +136,7 @@ pub fn round(x: f32, dtype: DType) -> f32 {
 
 /// Rounds to an integer, ties to even, within bounds; NaN becomes 0.
 pub(crate) fn integer(x: f32, min: f32, max: f32) -> f32 {
-    if x.is_nan() {
-        0.0
-    } else {
-        x.round_ties_even().clamp(min, max) + 0.0
-    }
+    if x.is_nan() { 0.0 } else { x.round_ties_even().clamp(min, max) + 0.0 }
 }
 
 #[cfg(test)]
@@ -216,13 +176,8 @@ mod tests {
             (0x7e, 448.0),
             (0xb8, -1.0),
         ];
-        let e5m2 = [
-            (0x01, 2f32.powi(-16)),
-            (0x3c, 1.0),
-            (0x7b, 57344.0),
-            (0xfb, -57344.0),
-            (0x7c, f32::INFINITY),
-        ];
+        let e5m2 =
+            [(0x01, 2f32.powi(-16)), (0x3c, 1.0), (0x7b, 57344.0), (0xfb, -57344.0), (0x7c, f32::INFINITY)];
         let e2m1 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
         for (code, x) in e4m3 {
             assert_eq!(value(code, DType::F8E4M3), x);
@@ -237,11 +192,7 @@ mod tests {
         assert_eq!(value(0, DType::F8E8M0), 2f32.powi(-127));
         assert_eq!(value(127, DType::F8E8M0), 1.0);
         assert_eq!(value(254, DType::F8E8M0), DType::F8E8M0.max());
-        for (code, dtype) in [
-            (0x7f, DType::F8E4M3),
-            (0x7d, DType::F8E5M2),
-            (0xff, DType::F8E8M0),
-        ] {
+        for (code, dtype) in [(0x7f, DType::F8E4M3), (0x7d, DType::F8E5M2), (0xff, DType::F8E8M0)] {
             assert!(value(code, dtype).is_nan());
         }
     }
@@ -255,16 +206,8 @@ mod tests {
                 let middle = ((f64::from(low) + f64::from(high)) / 2.0) as f32;
                 let even = if code % 2 == 0 { low } else { high };
                 assert_eq!(round(middle, dtype), even, "{dtype} {code}");
-                assert_eq!(
-                    round(f32::from_bits(middle.to_bits() - 1), dtype),
-                    low,
-                    "{dtype} {code}"
-                );
-                assert_eq!(
-                    round(f32::from_bits(middle.to_bits() + 1), dtype),
-                    high,
-                    "{dtype} {code}"
-                );
+                assert_eq!(round(f32::from_bits(middle.to_bits() - 1), dtype), low, "{dtype} {code}");
+                assert_eq!(round(f32::from_bits(middle.to_bits() + 1), dtype), high, "{dtype} {code}");
             }
         }
     }
@@ -290,14 +233,7 @@ mod tests {
 
     #[test]
     fn nan_and_signed_zero() {
-        for dtype in [
-            DType::F32,
-            DType::F16,
-            DType::Bf16,
-            DType::F8E4M3,
-            DType::F8E5M2,
-            DType::F8E8M0,
-        ] {
+        for dtype in [DType::F32, DType::F16, DType::Bf16, DType::F8E4M3, DType::F8E5M2, DType::F8E8M0] {
             assert!(round(f32::NAN, dtype).is_nan(), "{dtype}");
         }
         assert_eq!(round(f32::NAN, DType::F4E2M1), 6.0);

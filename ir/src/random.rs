@@ -26,17 +26,14 @@ impl Random {
     /// The sequence of a seed and a name.
     pub fn named(seed: u64, name: &str) -> Random {
         // FNV-1a, then one step to spread it.
-        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| {
-            (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
-        });
+        let hash = name
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
         Random(Random(seed ^ hash).next())
     }
 
     /// The next 64 random bits.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "an endless sequence needs no Option"
-    )]
+    #[expect(clippy::should_implement_trait, reason = "an endless sequence needs no Option")]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -70,11 +67,7 @@ pub struct RandomWeights {
 impl RandomWeights {
     /// The weights of a seed. Rows of stacked weights are shared equally among their tensors.
     pub fn new(seed: u64) -> RandomWeights {
-        RandomWeights {
-            seed,
-            rows: BTreeMap::new(),
-            cache: RefCell::default(),
-        }
+        RandomWeights { seed, rows: BTreeMap::new(), cache: RefCell::default() }
     }
 
     /// Remembers how many rows each checkpoint tensor has, from the weights that consist of one tensor.
@@ -108,11 +101,7 @@ impl RandomWeights {
             Elem::Plain(DType::F32) => {}
             Elem::Plain(dtype) => data.iter_mut().for_each(|x| *x = round(*x, dtype)),
             Elem::Quant(scheme) => {
-                let (n, k) = if dims.len() > 1 {
-                    (dims[0], width)
-                } else {
-                    (1, data.len())
-                };
+                let (n, k) = if dims.len() > 1 { (dims[0], width) } else { (1, data.len()) };
                 let stored = quantize(&data, n, k, scheme).map_err(|e| e.to_string())?;
                 data = dequantize(&stored, n, k, scheme).map_err(|e| e.to_string())?;
             }
@@ -133,10 +122,7 @@ impl RandomWeights {
             Some(rest) if unknown > 0 && rest.is_multiple_of(unknown) => {
                 Ok(known.into_iter().map(|r| r.unwrap_or(rest / unknown)).collect())
             }
-            _ => Err(format!(
-                "{total} rows cannot be shared among its {} tensors",
-                parts.len()
-            )),
+            _ => Err(format!("{total} rows cannot be shared among its {} tensors", parts.len())),
         }
     }
 
@@ -148,11 +134,7 @@ impl RandomWeights {
         matrix: bool,
         out: &mut Vec<f32>,
     ) -> Result<(), String> {
-        let bound = if matrix {
-            (3.0 / width.max(1) as f32).sqrt()
-        } else {
-            1.0
-        };
+        let bound = if matrix { (3.0 / width.max(1) as f32).sqrt() } else { 1.0 };
         for row in 0..rows {
             let stored = part
                 .stored_row(row, rows)
@@ -176,9 +158,7 @@ impl Weights for RandomWeights {
             return Ok(tensor.clone());
         }
         let tensor = Rc::new(self.values(weight)?);
-        self.cache
-            .borrow_mut()
-            .insert(weight.name.clone(), (weight.clone(), tensor.clone()));
+        self.cache.borrow_mut().insert(weight.name.clone(), (weight.clone(), tensor.clone()));
         Ok(tensor)
     }
 }

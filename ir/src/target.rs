@@ -62,16 +62,8 @@ use MatrixUnit::{MmaSync, Tcgen05, Wgmma};
 
 /// The table: one row a target.
 pub const TARGETS: &[Target] = &[
-    Target {
-        name: "host",
-        title: "this machine's CPU (SIMD, threads)",
-        gpu: None,
-    },
-    Target {
-        name: "sm_80",
-        title: "A100",
-        gpu: Some(AMPERE),
-    },
+    Target { name: "host", title: "this machine's CPU (SIMD, threads)", gpu: None },
+    Target { name: "sm_80", title: "A100", gpu: Some(AMPERE) },
     Target {
         name: "sm_86",
         title: "A10, A40, RTX 30",
@@ -97,26 +89,12 @@ pub const TARGETS: &[Target] = &[
             ..AMPERE
         }),
     },
-    Target {
-        name: "sm_90",
-        title: "H100, H200",
-        gpu: Some(HOPPER),
-    },
-    Target {
-        name: "sm_100",
-        title: "B200",
-        gpu: Some(BLACKWELL),
-    },
+    Target { name: "sm_90", title: "H100, H200", gpu: Some(HOPPER) },
+    Target { name: "sm_100", title: "B200", gpu: Some(BLACKWELL) },
     Target {
         name: "sm_103",
         title: "B300",
-        gpu: Some(Gpu {
-            capability: (10, 3),
-            arch: "sm_103a",
-            base_arch: "sm_103",
-            ptx: 88,
-            ..BLACKWELL
-        }),
+        gpu: Some(Gpu { capability: (10, 3), arch: "sm_103a", base_arch: "sm_103", ptx: 88, ..BLACKWELL }),
     },
     Target {
         name: "sm_120",
@@ -182,8 +160,6 @@ impl Target {
 
     /// The row of a GPU of this compute capability.
     pub fn of_capability(major: u32, minor: u32) -> Option<&'static Target> {
-        TARGETS
-            .iter()
-            .find(|t| t.gpu.as_ref().is_some_and(|g| g.capability == (major, minor)))
+        TARGETS.iter().find(|t| t.gpu.as_ref().is_some_and(|g| g.capability == (major, minor)))
     }
 }

@@ -93,20 +93,14 @@ pub struct TensorType {
 impl TensorType {
     /// A tensor of known extents.
     pub fn fixed(dims: &[u64], elem: impl Into<Elem>) -> TensorType {
-        TensorType {
-            dims: dims.iter().map(|&d| Dim::Const(d)).collect(),
-            elem: elem.into(),
-        }
+        TensorType { dims: dims.iter().map(|&d| Dim::Const(d)).collect(), elem: elem.into() }
     }
 
     /// A tensor whose outermost extent is symbolic: `(sym, dims...)`.
     pub fn rows(sym: Sym, dims: &[u64], elem: impl Into<Elem>) -> TensorType {
         let mut all = vec![Dim::Sym(sym)];
         all.extend(dims.iter().map(|&d| Dim::Const(d)));
-        TensorType {
-            dims: all,
-            elem: elem.into(),
-        }
+        TensorType { dims: all, elem: elem.into() }
     }
 
     /// Product of all extents but the first; `None` if one of them is symbolic.
@@ -119,10 +113,7 @@ impl TensorType {
 
     /// The extents, if all are known.
     pub fn shape(&self) -> Option<Vec<u64>> {
-        self.dims
-            .iter()
-            .map(|d| if let Dim::Const(c) = d { Some(*c) } else { None })
-            .collect()
+        self.dims.iter().map(|d| if let Dim::Const(c) = d { Some(*c) } else { None }).collect()
     }
 }
 
@@ -155,11 +146,7 @@ pub struct KvType {
 
 impl fmt::Display for KvType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "!llm.kv<layer {}, {} heads, {}, {}",
-            self.layer, self.heads, self.head_dim, self.dtype
-        )?;
+        write!(f, "!llm.kv<layer {}, {} heads, {}, {}", self.layer, self.heads, self.head_dim, self.dtype)?;
         if let Some(w) = self.window {
             write!(f, ", window {w}")?;
         }

@@ -32,11 +32,7 @@ impl View {
     pub fn new(func: &Func) -> View {
         let mut graph = DiGraph::new();
         let mut nodes = BTreeMap::new();
-        let all = func
-            .params
-            .iter()
-            .map(|&p| Node::Param(p))
-            .chain(func.order.iter().map(|&o| Node::Op(o)));
+        let all = func.params.iter().map(|&p| Node::Param(p)).chain(func.order.iter().map(|&o| Node::Op(o)));
         for node in all {
             nodes.entry(node).or_insert_with(|| graph.add_node(node));
         }
@@ -64,11 +60,8 @@ impl View {
             .node_indices()
             .map(|n| (n, self.graph.edges_directed(n, petgraph::Incoming).count()))
             .collect();
-        let mut ready: BinaryHeap<Reverse<NodeIndex>> = waiting
-            .iter()
-            .filter(|(_, n)| **n == 0)
-            .map(|(n, _)| Reverse(*n))
-            .collect();
+        let mut ready: BinaryHeap<Reverse<NodeIndex>> =
+            waiting.iter().filter(|(_, n)| **n == 0).map(|(n, _)| Reverse(*n)).collect();
         let mut order = Vec::new();
         let mut done = 0;
         while let Some(Reverse(node)) = ready.pop() {
@@ -95,10 +88,7 @@ impl View {
         for node in self.graph.node_indices() {
             let label = match self.graph[node] {
                 Node::Param(v) => format!("%{}", name(v)),
-                Node::Op(op) => func
-                    .ops
-                    .get(op)
-                    .map_or("?".into(), |o| format!("llm.{}", o.op.name())),
+                Node::Op(op) => func.ops.get(op).map_or("?".into(), |o| format!("llm.{}", o.op.name())),
             };
             let _ = writeln!(out, "  n{} [label={label:?}];", node.index());
         }
@@ -150,10 +140,6 @@ pub fn liveness(func: &Func) -> Vec<Interval> {
     let params = func.params.iter().map(|&p| (p, 0));
     params
         .chain(made)
-        .map(|(value, from)| Interval {
-            value,
-            from,
-            to: *last.get(&value).unwrap_or(&from),
-        })
+        .map(|(value, from)| Interval { value, from, to: *last.get(&value).unwrap_or(&from) })
         .collect()
 }

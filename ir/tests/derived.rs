@@ -32,20 +32,11 @@ fn module() -> Module {
 #[test]
 fn liveness_is_from_the_maker_to_the_last_reader() {
     let m = module();
-    let intervals: Vec<_> = liveness(&m.func)
-        .iter()
-        .map(|i| (m.func.values[i.value].name.clone(), i.from, i.to))
-        .collect();
-    let wanted = [
-        ("x", 0, 1),
-        ("rows", 0, 4),
-        ("a", 0, 1),
-        ("b", 1, 3),
-        ("c", 2, 3),
-        ("d", 3, 4),
-        ("e", 4, 5),
-    ]
-    .map(|(n, f, t)| (n.to_owned(), f, t));
+    let intervals: Vec<_> =
+        liveness(&m.func).iter().map(|i| (m.func.values[i.value].name.clone(), i.from, i.to)).collect();
+    let wanted =
+        [("x", 0, 1), ("rows", 0, 4), ("a", 0, 1), ("b", 1, 3), ("c", 2, 3), ("d", 3, 4), ("e", 4, 5)]
+            .map(|(n, f, t)| (n.to_owned(), f, t));
     assert_eq!(intervals, wanted);
 }
 
@@ -91,15 +82,9 @@ fn ops_that_one_kernel_serves_have_one_contract() {
         verify(&contract(i)).unwrap_or_else(|d| panic!("{}", d[0]));
     }
     // It runs: an op's contract is its meaning.
-    let x = Data::Float(Tensor {
-        dims: vec![1, 4],
-        data: vec![1.0; 4],
-    });
+    let x = Data::Float(Tensor { dims: vec![1, 4], data: vec![1.0; 4] });
     let inputs = [x.clone(), x];
-    assert_eq!(
-        run(&contract(1), &RandomWeights::new(1), &inputs).unwrap().len(),
-        1
-    );
+    assert_eq!(run(&contract(1), &RandomWeights::new(1), &inputs).unwrap().len(), 1);
 }
 
 fn load(weights: &RandomWeights, m: &Module, name: &str) -> Rc<Tensor> {
@@ -110,10 +95,7 @@ fn load(weights: &RandomWeights, m: &Module, name: &str) -> Rc<Tensor> {
 #[test]
 fn the_generator_is_pinned() {
     let mut random = trtc_ir::random::Random::new(0);
-    assert_eq!(
-        [random.next(), random.next()],
-        [0xe220_a839_7b1d_cdaf, 0x6e78_9e6a_a1b9_65f4]
-    );
+    assert_eq!([random.next(), random.next()], [0xe220_a839_7b1d_cdaf, 0x6e78_9e6a_a1b9_65f4]);
     assert!((0..1000).all(|_| random.below(3) < 3 && (-1.0..1.0).contains(&random.signed())));
 }
 
@@ -145,28 +127,16 @@ fn random_weights_follow_from_seed_and_tensor_names() {
     .unwrap();
     let weights = RandomWeights::new(7).learn(&before);
     let (q, k) = (load(&weights, &before, "q"), load(&weights, &before, "k"));
-    assert_eq!(
-        load(&weights, &after, "qk").data,
-        [q.data.clone(), k.data.clone()].concat()
-    );
+    assert_eq!(load(&weights, &after, "qk").data, [q.data.clone(), k.data.clone()].concat());
     let turned = load(&weights, &after, "turned");
     assert_eq!(turned.data[8..16], q.data[16..24]);
     assert_eq!(turned.data[24..32], q.data[8..16]);
     let small = load(&weights, &after, "small");
-    let error = small
-        .data
-        .iter()
-        .zip(&q.data)
-        .map(|(a, b)| (a - b).abs())
-        .fold(0.0, f32::max);
+    let error = small.data.iter().zip(&q.data).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(error > 0.0 && error < 1.0 / 127.0, "{error}");
 
     assert_eq!(load(&weights, &before, "f").data, [1.0, 0.01]);
-    assert!(
-        q.data
-            .iter()
-            .all(|&x| trtc_ir::interp::round(x, DType::Bf16) == x && x.abs() < 0.62)
-    );
+    assert!(q.data.iter().all(|&x| trtc_ir::interp::round(x, DType::Bf16) == x && x.abs() < 0.62));
     let variance = q.data.iter().map(|x| x * x).sum::<f32>() / 48.0;
     assert!((0.04..0.3).contains(&variance), "{variance}");
     assert_eq!(load(&RandomWeights::new(7), &before, "q").data, q.data);

@@ -38,17 +38,12 @@ fn eval(
 }
 
 fn floats(dims: &[usize], data: &[f32]) -> Data {
-    Data::Float(Tensor {
-        dims: dims.to_vec(),
-        data: data.to_vec(),
-    })
+    Data::Float(Tensor { dims: dims.to_vec(), data: data.to_vec() })
 }
 
 #[track_caller]
 fn assert_close(found: &Data, dims: &[usize], wanted: &[f32]) {
-    let Data::Float(t) = found else {
-        panic!("not floats: {found:?}")
-    };
+    let Data::Float(t) = found else { panic!("not floats: {found:?}") };
     assert_eq!(t.dims, dims);
     let near = |a: f32, b: f32| (a - b).abs() <= 1e-5 * b.abs().max(1.0);
     assert!(
@@ -59,10 +54,7 @@ fn assert_close(found: &Data, dims: &[usize], wanted: &[f32]) {
 }
 
 fn batch(segments: &[(usize, usize, usize)]) -> Data {
-    let segments = segments
-        .iter()
-        .map(|&(seq, start, len)| Segment { seq, start, len })
-        .collect();
+    let segments = segments.iter().map(|&(seq, start, len)| Segment { seq, start, len }).collect();
     Data::Batch(Rc::new(Batch { segments }))
 }
 
@@ -79,10 +71,7 @@ fn embedding() {
     assert_close(&y[0], &[2, 2], &[10., 12., 2., 4.]);
     for token in [3, -1] {
         let error = eval(&weights, "%t: tensor<Txi32>", body, &[Data::Int(vec![token])]).unwrap_err();
-        assert!(
-            error.contains("llm.embedding") && error.contains(&format!("token {token}")),
-            "{error}"
-        );
+        assert!(error.contains("llm.embedding") && error.contains(&format!("token {token}")), "{error}");
         assert!(error.contains("\"t\":"), "the place is missing: {error}");
     }
 }
@@ -92,48 +81,24 @@ fn rms_norm() {
     // Mean of squares of (3, 4) is 12.5; with eps 3.5 the root is 4.
     let weights: [(_, _, &[f32]); 1] = [("w", "tensor<2xf32>", &[1., 3.])];
     let body = "%y = llm.rms_norm %x, @w {eps = 3.5, offset = 1.0} : tensor<Tx2xf32>\n llm.return %y";
-    let y = eval(
-        &weights,
-        "%x: tensor<Tx2xf32>",
-        body,
-        &[floats(&[1, 2], &[3., 4.])],
-    )
-    .unwrap();
+    let y = eval(&weights, "%x: tensor<Tx2xf32>", body, &[floats(&[1, 2], &[3., 4.])]).unwrap();
     assert_close(&y[0], &[1, 2], &[3. / 4. * 2., 4. / 4. * 4.]);
     // The last of three dimensions.
     let body = "%y = llm.rms_norm %x, @w {eps = 3.5} : tensor<Tx2x2xf32>\n llm.return %y";
-    let y = eval(
-        &weights,
-        "%x: tensor<Tx2x2xf32>",
-        body,
-        &[floats(&[1, 2, 2], &[3., 4., -4., 3.])],
-    )
-    .unwrap();
+    let y = eval(&weights, "%x: tensor<Tx2x2xf32>", body, &[floats(&[1, 2, 2], &[3., 4., -4., 3.])]).unwrap();
     assert_close(&y[0], &[1, 2, 2], &[0.75, 3., -1., 2.25]);
 }
 
 #[test]
 fn linear_with_bias_and_residual() {
     let weights: [(_, _, &[f32]); 2] = [
-        (
-            "w",
-            "tensor<4x3xf32>",
-            &[1., 0., 0., 0., 1., 0., 0., 0., 1., 1., 1., 1.],
-        ),
+        ("w", "tensor<4x3xf32>", &[1., 0., 0., 0., 1., 0., 0., 0., 1., 1., 1., 1.]),
         ("b", "tensor<4xf32>", &[0.5; 4]),
     ];
     let body = "%y = llm.linear %x, %r, @w {bias = @b} : tensor<Tx2x2xf32>\n llm.return %y";
-    let inputs = [
-        floats(&[2, 3], &[1., 2., 3., -1., 0., 1.]),
-        floats(&[2, 4], &[10., 10., 10., 10., 0., 0., 0., 0.]),
-    ];
-    let y = eval(
-        &weights,
-        "%x: tensor<Tx3xf32>, %r: tensor<Tx4xf32>",
-        body,
-        &inputs,
-    )
-    .unwrap();
+    let inputs =
+        [floats(&[2, 3], &[1., 2., 3., -1., 0., 1.]), floats(&[2, 4], &[10., 10., 10., 10., 0., 0., 0., 0.])];
+    let y = eval(&weights, "%x: tensor<Tx3xf32>, %r: tensor<Tx4xf32>", body, &inputs).unwrap();
     assert_close(&y[0], &[2, 2, 2], &[11.5, 12.5, 13.5, 16.5, -0.5, 0.5, 1.5, 0.5]);
 }
 
@@ -143,13 +108,7 @@ fn linear_rounds_once() {
     let weights: [(_, _, &[f32]); 1] = [("w", "tensor<1x2xf32>", &[256., 1.])];
     let body = "%y = llm.linear %x, %r, @w : tensor<Tx1xbf16>\n llm.return %y";
     let inputs = [floats(&[1, 2], &[1., 1.]), floats(&[1, 1], &[1.])];
-    let y = eval(
-        &weights,
-        "%x: tensor<Tx2xf32>, %r: tensor<Tx1xf32>",
-        body,
-        &inputs,
-    )
-    .unwrap();
+    let y = eval(&weights, "%x: tensor<Tx2xf32>, %r: tensor<Tx1xf32>", body, &inputs).unwrap();
     assert_close(&y[0], &[1, 1], &[258.]);
 }
 
@@ -163,20 +122,10 @@ fn add_slice_and_gather() {
     let a = floats(&[2, 4], &[1., 2., 3., 4., 5., 6., 7., 8.]);
     // 1.001 is rounded to bf16 on the way in.
     let b = floats(&[2, 4], &[1.001, 0., 0., 0., 0., 0., 0., 0.]);
-    let y = eval(
-        &[],
-        params,
-        body,
-        &[a.clone(), b.clone(), Data::Int(vec![1, 0, 1])],
-    )
-    .unwrap();
+    let y = eval(&[], params, body, &[a.clone(), b.clone(), Data::Int(vec![1, 0, 1])]).unwrap();
     assert_close(&y[0], &[2, 4], &[2., 2., 3., 4., 5., 6., 7., 8.]);
     assert_close(&y[1], &[3, 2], &[6., 7., 2., 3., 6., 7.]);
-    assert!(
-        eval(&[], params, body, &[a, b, Data::Int(vec![2])])
-            .unwrap_err()
-            .contains("row 2")
-    );
+    assert!(eval(&[], params, body, &[a, b, Data::Int(vec![2])]).unwrap_err().contains("row 2"));
 }
 
 #[test]
@@ -192,11 +141,7 @@ fn gated_activations() {
         assert_close(&y[0], &[1, 3], &wanted);
         let body = format!("%y = llm.gated_act_packed %x {{act = {act}}} : tensor<Tx3xf32>\n llm.return %y");
         let both = floats(&[1, 6], &[x[0], x[1], x[2], 2., 3., 10.]);
-        assert_close(
-            &eval(&[], "%x: tensor<Tx6xf32>", &body, &[both]).unwrap()[0],
-            &[1, 3],
-            &wanted,
-        );
+        assert_close(&eval(&[], "%x: tensor<Tx6xf32>", &body, &[both]).unwrap()[0], &[1, 3], &wanted);
     }
 }
 
@@ -204,10 +149,7 @@ fn gated_activations() {
 fn add_rms_norm_is_add_then_rms_norm() {
     let weights: [(_, _, &[f32]); 1] = [("w", "tensor<2xf32>", &[1., 3.])];
     let params = "%x: tensor<Tx2xbf16>, %r: tensor<Tx2xbf16>";
-    let inputs = [
-        floats(&[2, 2], &[1., 2., 300., -7.]),
-        floats(&[2, 2], &[2., 2., 1., 0.3]),
-    ];
+    let inputs = [floats(&[2, 2], &[1., 2., 300., -7.]), floats(&[2, 2], &[2., 2., 1., 0.3])];
     let fused = "%h, %n = llm.add_rms_norm %x, %r, @w {eps = 3.5} : tensor<Tx2xbf16>, tensor<Tx2xf32>
         llm.return %h, %n";
     let apart = "%h = llm.add %x, %r : tensor<Tx2xbf16>
@@ -226,22 +168,10 @@ fn rope_turns_the_first_elements_and_passes_the_rest() {
     let half_pi = std::f32::consts::FRAC_PI_2;
     let weights: [(_, _, &[f32]); 1] = [("f", "tensor<1xf32>", &[half_pi])];
     let body = "%y = llm.rope %x, %p, @f : tensor<Tx2x3xf32>\n llm.return %y";
-    let inputs = [
-        floats(&[2, 2, 3], &[1., 2., 3., 4., 5., 6., 1., 2., 3., 4., 5., 6.]),
-        Data::Int(vec![0, 1]),
-    ];
-    let y = eval(
-        &weights,
-        "%x: tensor<Tx2x3xf32>, %p: tensor<Txi32>",
-        body,
-        &inputs,
-    )
-    .unwrap();
-    assert_close(
-        &y[0],
-        &[2, 2, 3],
-        &[1., 2., 3., 4., 5., 6., -2., 1., 3., -5., 4., 6.],
-    );
+    let inputs =
+        [floats(&[2, 2, 3], &[1., 2., 3., 4., 5., 6., 1., 2., 3., 4., 5., 6.]), Data::Int(vec![0, 1])];
+    let y = eval(&weights, "%x: tensor<Tx2x3xf32>, %p: tensor<Txi32>", body, &inputs).unwrap();
+    assert_close(&y[0], &[2, 2, 3], &[1., 2., 3., 4., 5., 6., -2., 1., 3., -5., 4., 6.]);
 }
 
 const ATTENTION: &str = "%kv1 = llm.kv_append %kv, %k, %v, %b : !llm.kv<layer 0, 1 heads, 2, f32WINDOW>
@@ -293,18 +223,9 @@ fn attention_is_causal_grouped_and_continues_from_the_cache() {
     assert_close(&step[0], &[3, 4], &later);
 
     // A position that does not follow what the cache holds.
-    let gap = [
-        step[1].clone(),
-        batch(&[(7, 5, 1)]),
-        first[2].clone(),
-        first[3].clone(),
-        first[4].clone(),
-    ];
+    let gap = [step[1].clone(), batch(&[(7, 5, 1)]), first[2].clone(), first[3].clone(), first[4].clone()];
     let error = attention("", "", &gap).unwrap_err();
-    assert!(
-        error.contains("position 5") && error.contains("holds 3 tokens"),
-        "{error}"
-    );
+    assert!(error.contains("position 5") && error.contains("holds 3 tokens"), "{error}");
 }
 
 #[test]
@@ -316,23 +237,13 @@ fn attention_window_and_softcap() {
     let y = attention(", window 2", "", &inputs).unwrap();
     assert_close(&y[0], &[3, 4], &[8., 0., 8., 0., 4., 4., 4., 4., 2., 6., 2., 6.]);
 
-    let inputs = [
-        empty_cache(),
-        batch(&[(0, 0, 3)]),
-        floats(&[3, 2, 2], &[30.; 12]),
-        k,
-        v,
-    ];
+    let inputs = [empty_cache(), batch(&[(0, 0, 3)]), floats(&[3, 2, 2], &[30.; 12]), k, v];
     let y = attention("", ", softcap = 0.5", &inputs).unwrap();
     // Scores 30, 30, 0 become 0.5 tanh(60), the same, and 0.
     let (a, b) = (0.5f32.exp(), 1.0);
     let last = (8. * a + 4. * b) / (2. * a + b);
     let Data::Float(t) = &y[0] else { panic!() };
-    assert!(
-        (t.data[8] - last).abs() < 1e-5 && (t.data[9] - last).abs() < 1e-5,
-        "{:?}",
-        t.data
-    );
+    assert!((t.data[8] - last).abs() < 1e-5 && (t.data[9] - last).abs() < 1e-5, "{:?}", t.data);
 }
 
 #[test]
@@ -340,12 +251,8 @@ fn kv_append_rounds_to_the_cache() {
     let body =
         "%kv1 = llm.kv_append %kv, %k, %v, %b : !llm.kv<layer 0, 1 heads, 2, f8E4M3FN>\n llm.return %kv1";
     let params = "%kv: !llm.kv<layer 0, 1 heads, 2, f8E4M3FN>, %b: !llm.batch, %k: tensor<Tx2xf32>, %v: tensor<Tx2xf32>";
-    let inputs = [
-        empty_cache(),
-        batch(&[(0, 0, 1)]),
-        floats(&[1, 2], &[1.05, 1000.]),
-        floats(&[1, 2], &[17., -17.]),
-    ];
+    let inputs =
+        [empty_cache(), batch(&[(0, 0, 1)]), floats(&[1, 2], &[1.05, 1000.]), floats(&[1, 2], &[17., -17.])];
     let y = eval(&[], params, body, &inputs).unwrap();
     let Data::Kv(kv) = &y[0] else { panic!() };
     assert_eq!(kv.seqs[&0], [(vec![1., 448.], vec![16., -16.])]);
@@ -375,12 +282,7 @@ fn rope_kv_append_is_its_parts() {
         %kv1 = llm.kv_append %kv, %k2, %v0, %b : !llm.kv<layer 0, 1 heads, 4, f32>
         llm.return %q2, %kv1";
     let x: Vec<f32> = (0..32).map(|i| ((i * 7) % 11) as f32 - 5.0).collect();
-    let inputs = [
-        floats(&[2, 16], &x),
-        Data::Int(vec![0, 3]),
-        empty_cache(),
-        batch(&[(0, 0, 1), (1, 0, 1)]),
-    ];
+    let inputs = [floats(&[2, 16], &x), Data::Int(vec![0, 3]), empty_cache(), batch(&[(0, 0, 1), (1, 0, 1)])];
     let y = eval(&weights, params, fused, &inputs).unwrap();
     assert_eq!(y, eval(&weights, params, apart, &inputs).unwrap());
     let Data::Kv(kv) = &y[1] else { panic!() };
@@ -388,11 +290,7 @@ fn rope_kv_append_is_its_parts() {
     // By hand: the first token is at position 0, so q is the norm alone.
     let Data::Float(q) = &y[0] else { panic!() };
     let mean = x[..4].iter().map(|v| v * v).sum::<f32>() / 4.0;
-    assert!(
-        (q.data[1] - x[1] / mean.sqrt() * 3.0).abs() < 1e-4,
-        "{:?}",
-        q.data
-    );
+    assert!((q.data[1] - x[1] / mean.sqrt() * 3.0).abs() < 1e-4, "{:?}", q.data);
 }
 
 #[test]

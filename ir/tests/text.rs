@@ -39,17 +39,10 @@ fn places(source: &str) -> Vec<(u32, u32, String)> {
 #[test]
 fn what_is_printed_is_what_was_written() {
     let module = parse(LAYER, "f.mlir").unwrap_or_else(|d| panic!("{}", d[0]));
-    assert_eq!(
-        print(&module, PrintOptions::default()),
-        LAYER.replace("0x4000", "16384")
-    );
+    assert_eq!(print(&module, PrintOptions::default()), LAYER.replace("0x4000", "16384"));
     assert_eq!(
         module.func.ops[module.func.order[1]].loc,
-        Loc::File {
-            path: "f.mlir".into(),
-            line: 7,
-            col: 5
-        }
+        Loc::File { path: "f.mlir".into(), line: 7, col: 5 }
     );
 }
 
@@ -81,11 +74,7 @@ fn the_ops_documentation_parses() {
     let mut seen = std::collections::BTreeSet::new();
     for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/ops")).unwrap() {
         let source = std::fs::read_to_string(entry.unwrap().path()).unwrap();
-        let Some(example) = source
-            .split("//! ```")
-            .nth(1)
-            .and_then(|s| s.strip_prefix("mlir\n"))
-        else {
+        let Some(example) = source.split("//! ```").nth(1).and_then(|s| s.strip_prefix("mlir\n")) else {
             continue;
         };
         let mut statements: Vec<String> = Vec::new();
@@ -97,27 +86,16 @@ fn the_ops_documentation_parses() {
         }
         // Each example op alone in a function; every value and weight that it only reads is declared.
         for statement in statements {
-            let made: Vec<_> = statement
-                .split('=')
-                .next()
-                .unwrap()
-                .split(',')
-                .map(str::trim)
-                .collect();
+            let made: Vec<_> = statement.split('=').next().unwrap().split(',').map(str::trim).collect();
             let words = |sigil: char| {
                 let names = statement.split(|c: char| !(c.is_alphanumeric() || "_.%@".contains(c)));
                 let names = names.filter(|w| w.starts_with(sigil)).map(str::to_owned);
                 names.collect::<std::collections::BTreeSet<_>>()
             };
-            let params: Vec<_> = words('%')
-                .into_iter()
-                .filter(|v| !made.contains(&v.as_str()))
-                .collect();
+            let params: Vec<_> = words('%').into_iter().filter(|v| !made.contains(&v.as_str())).collect();
             let params: Vec<_> = params.iter().map(|p| format!("{p}: !llm.batch")).collect();
-            let weights: String = words('@')
-                .iter()
-                .map(|w| format!("llm.weight {w} : tensor<1xf32> from [\"w\"]\n"))
-                .collect();
+            let weights: String =
+                words('@').iter().map(|w| format!("llm.weight {w} : tensor<1xf32> from [\"w\"]\n")).collect();
             let module = format!(
                 "llm.module @m {{\n{weights} llm.func @f({}) {{\n{statement}\n llm.return\n}}\n}}",
                 params.join(", ")
@@ -126,11 +104,7 @@ fn the_ops_documentation_parses() {
             seen.insert(module.func.ops[module.func.order[0]].op.name());
         }
     }
-    assert_eq!(
-        seen.len(),
-        Op::NAMES.len(),
-        "ops without an example: only {seen:?} have one"
-    );
+    assert_eq!(seen.len(), Op::NAMES.len(), "ops without an example: only {seen:?} have one");
 }
 
 #[test]
@@ -155,17 +129,7 @@ fn errors_have_places_and_one_mistake_is_reported_once() {
 "#;
     let found = places(source);
     let at: Vec<_> = found.iter().map(|(line, col, _)| (*line, *col)).collect();
-    let wanted = [
-        (3, 28),
-        (5, 10),
-        (8, 22),
-        (10, 5),
-        (10, 43),
-        (11, 5),
-        (13, 10),
-        (14, 54),
-        (14, 10),
-    ];
+    let wanted = [(3, 28), (5, 10), (8, 22), (10, 5), (10, 43), (11, 5), (13, 10), (14, 54), (14, 10)];
     assert_eq!(at, wanted, "{found:#?}");
     assert!(found[1].2.contains("llm.frobnicate"));
     let help = errors(source)[1].help.clone().unwrap();
@@ -180,14 +144,8 @@ fn what_is_not_a_module() {
         ("", "'llm.module'"),
         ("llm.module @m {", "'}' at the end"),
         ("llm.module @m {\n}", "no llm.func"),
-        (
-            "llm.module @m {\n llm.func @f() {\n llm.return\n }\n}\nx",
-            "the end of the file, found 'x'",
-        ),
-        (
-            "llm.module @m {\n llm.func @f() {\n }\n}",
-            "ends without llm.return",
-        ),
+        ("llm.module @m {\n llm.func @f() {\n llm.return\n }\n}\nx", "the end of the file, found 'x'"),
+        ("llm.module @m {\n llm.func @f() {\n }\n}", "ends without llm.return"),
         (
             "llm.module @m {\n llm.func @f() {\n llm.return\n }\n llm.func @g() {\n llm.return\n }\n}",
             "one function",
@@ -196,28 +154,16 @@ fn what_is_not_a_module() {
         ("llm.module @\"m\n\" {", "not closed on its line"),
         ("llm.module @\"\\q\" {", "no such escape"),
         ("llm.module @m ; {", "';' has no meaning"),
-        (
-            "llm.module @m dims(T in 1..99999999999999999999) {",
-            "bounds such as 1..512",
-        ),
+        ("llm.module @m dims(T in 1..99999999999999999999) {", "bounds such as 1..512"),
     ] {
         let found = places(source);
         assert!(found[0].2.contains(part), "{source:?}: {found:?}");
     }
-    let deep = format!(
-        "llm.module @m {{\n llm.weight @w : {}f32>",
-        "tensor<1x".repeat(100_000)
-    );
+    let deep = format!("llm.module @m {{\n llm.weight @w : {}f32>", "tensor<1x".repeat(100_000));
     assert!(!errors(&deep).is_empty());
-    let wide = format!(
-        "llm.module @m {{\n llm.weight @w : tensor<{}f32> from [\"w\"]",
-        "1x".repeat(100_000)
-    );
+    let wide = format!("llm.module @m {{\n llm.weight @w : tensor<{}f32> from [\"w\"]", "1x".repeat(100_000));
     assert!(places(&wide)[0].2.contains("at most 16 dimensions"));
-    assert!(
-        errors(&"%".repeat(1 << 16)).len() <= 101,
-        "errors are not limited"
-    );
+    assert!(errors(&"%".repeat(1 << 16)).len() <= 101, "errors are not limited");
 }
 
 /// Where MLIR's own tools are installed, they read the generic form. Elsewhere only its shape is checked.
@@ -235,21 +181,14 @@ fn mlir_opt_accepts(text: &str) -> Result<(), String> {
     // A tool that stops early closes the pipe; its own message says more.
     let _ = child.stdin.take().unwrap().write_all(text.as_bytes());
     let out = child.wait_with_output().unwrap();
-    if out.status.success() {
-        Ok(())
-    } else {
-        Err(String::from_utf8_lossy(&out.stderr).into_owned())
-    }
+    if out.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&out.stderr).into_owned()) }
 }
 
 #[test]
 fn the_generic_form_is_read_by_mlir() {
     let module = parse(LAYER, "f.mlir").unwrap();
     let text = print_generic(&module);
-    assert!(
-        text.contains("%q:2 = \"llm.rope_kv_append\"(%qkv, %pos, %kv0, %batch)"),
-        "{text}"
-    );
+    assert!(text.contains("%q:2 = \"llm.rope_kv_append\"(%qkv, %pos, %kv0, %batch)"), "{text}");
     mlir_opt_accepts(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
     for seed in 0..12 {
         let text = print_generic(&Gen::new(seed).module());

@@ -29,12 +29,7 @@ llm.module @m target("host") dims(T in 1..8, L in 1..4) arena(512) {
 }
 
 fn found(module: &Module) -> Vec<String> {
-    verify(module)
-        .err()
-        .unwrap_or_default()
-        .into_iter()
-        .map(|d| d.message)
-        .collect()
+    verify(module).err().unwrap_or_default().into_iter().map(|d| d.message).collect()
 }
 
 fn op(m: &mut Module, i: usize) -> &mut OpData {
@@ -68,36 +63,15 @@ const CASES: &[Case] = &[
     // Ids.
     (|m| m.func.order.push(OpId(99)), "the order has op99"),
     (|m| m.func.order.push(m.func.order[3]), "is in the order twice"),
-    (
-        |m| {
-            op(m, 2).op = Add {
-                lhs: ValueId(0),
-                rhs: ValueId(99),
-            }
-            .into()
-        },
-        "llm.add reads v99",
-    ),
-    (
-        |m| *op(m, 1).op.weights_mut()[0] = WeightId(9),
-        "llm.linear reads w9",
-    ),
-    (
-        |m| op(m, 0).results[0] = ValueId(77),
-        "result 0 of llm.rms_norm is v77",
-    ),
+    (|m| op(m, 2).op = Add { lhs: ValueId(0), rhs: ValueId(99) }.into(), "llm.add reads v99"),
+    (|m| *op(m, 1).op.weights_mut()[0] = WeightId(9), "llm.linear reads w9"),
+    (|m| op(m, 0).results[0] = ValueId(77), "result 0 of llm.rms_norm is v77"),
     (|m| m.func.params[0] = ValueId(66), "parameter 0 is v66"),
     (|m| m.func.results[0] = ValueId(55), "function result 0 is v55"),
     (|m| value(m, "x").def = Def::Param(3), "parameter 0, %x, says"),
-    (
-        |m| value(m, "n").def = Def::Op(OpId(2), 0),
-        "%n is result 0 of llm.rms_norm",
-    ),
+    (|m| value(m, "n").def = Def::Op(OpId(2), 0), "%n is result 0 of llm.rms_norm"),
     // Names.
-    (
-        |m| value(m, "n").name = "x".into(),
-        "%x is the name of two values",
-    ),
+    (|m| value(m, "n").name = "x".into(), "%x is the name of two values"),
     (|m| value(m, "n").name.clear(), "has no name"),
     (|m| weight(m, "w").name = "norm".into(), "two weights @norm"),
     // Header.
@@ -111,41 +85,19 @@ const CASES: &[Case] = &[
         |m| weight(m, "norm").ty = TensorType::rows(Sym::T, &[4], DType::F32),
         "@norm: tensor<Tx4xf32> has a symbolic",
     ),
-    (
-        |m| weight(m, "norm").ty = TensorType::fixed(&[0], DType::F32),
-        "none of 0",
-    ),
-    (
-        |m| weight(m, "norm").ty = TensorType::fixed(&[1 << 40, 1 << 40], DType::F32),
-        "too large",
-    ),
-    (
-        |m| weight(m, "w").ty.elem = Elem::Quant(Scheme::int4(0)),
-        "has empty blocks",
-    ),
-    (
-        |m| weight(m, "w").source = Source::Tensors(vec![]),
-        "@w: it has no source",
-    ),
-    (
-        |m| weight(m, "rope").ty = TensorType::fixed(&[3], DType::F32),
-        "is not the table of 4",
-    ),
+    (|m| weight(m, "norm").ty = TensorType::fixed(&[0], DType::F32), "none of 0"),
+    (|m| weight(m, "norm").ty = TensorType::fixed(&[1 << 40, 1 << 40], DType::F32), "too large"),
+    (|m| weight(m, "w").ty.elem = Elem::Quant(Scheme::int4(0)), "has empty blocks"),
+    (|m| weight(m, "w").source = Source::Tensors(vec![]), "@w: it has no source"),
+    (|m| weight(m, "rope").ty = TensorType::fixed(&[3], DType::F32), "is not the table of 4"),
     (
         |m| {
             let scaling = RopeScaling::Linear { factor: 0.0 };
-            weight(m, "rope").source = Source::Rope(RopeFreqs {
-                dim: 4,
-                theta: 1e4,
-                scaling,
-            });
+            weight(m, "rope").source = Source::Rope(RopeFreqs { dim: 4, theta: 1e4, scaling });
         },
         "must be positive and finite, found 0",
     ),
-    (
-        |m| weight(m, "norm").packing = Some(Packing::Panel16),
-        "packed in panels but is not a matrix",
-    ),
+    (|m| weight(m, "norm").packing = Some(Packing::Panel16), "packed in panels but is not a matrix"),
     // Values.
     (
         |m| {
@@ -155,26 +107,14 @@ const CASES: &[Case] = &[
     ),
     (
         |m| {
-            value(m, "x").ty = TensorType {
-                dims: vec![Dim::Const(4), Dim::Sym(Sym::T)],
-                elem: DType::F32.into(),
-            }
-            .into()
+            value(m, "x").ty =
+                TensorType { dims: vec![Dim::Const(4), Dim::Sym(Sym::T)], elem: DType::F32.into() }.into()
         },
         "not outermost",
     ),
-    (
-        |m| value(m, "x").ty = tensor(&[8, 0], DType::F32),
-        "has an extent of 0",
-    ),
-    (
-        |m| value(m, "x").ty = tensor(&[8, 4], Elem::Quant(Scheme::INT8)),
-        "which only weights are",
-    ),
-    (
-        |m| value(m, "x").ty = tensor(&[u64::MAX, u64::MAX], DType::F32),
-        "is too large",
-    ),
+    (|m| value(m, "x").ty = tensor(&[8, 0], DType::F32), "has an extent of 0"),
+    (|m| value(m, "x").ty = tensor(&[8, 4], Elem::Quant(Scheme::INT8)), "which only weights are"),
+    (|m| value(m, "x").ty = tensor(&[u64::MAX, u64::MAX], DType::F32), "is too large"),
     (
         |m| {
             value(m, "kv").ty = Type::Kv(KvType {
@@ -209,10 +149,7 @@ const CASES: &[Case] = &[
         "%kv_b is a second cache of layer 0",
     ),
     // SSA.
-    (
-        |m| m.func.order.swap(0, 1),
-        "llm.linear reads %n, which is not defined before it",
-    ),
+    (|m| m.func.order.swap(0, 1), "llm.linear reads %n, which is not defined before it"),
     (
         |m| {
             m.func.order.pop();
@@ -231,10 +168,7 @@ const CASES: &[Case] = &[
         "llm.rms_norm: expected 1 result(s), found 0",
     ),
     // Kernels.
-    (
-        |m| op(m, 0).kernels[1].from = 6,
-        "not adjacent: 1..4 is followed by 6..8",
-    ),
+    (|m| op(m, 0).kernels[1].from = 6, "not adjacent: 1..4 is followed by 6..8"),
     (|m| op(m, 0).kernels[0].to = 0, "for the range 1..0"),
     (
         |m| {
@@ -243,29 +177,14 @@ const CASES: &[Case] = &[
         "cover 1..4 but T is in 1..8",
     ),
     // Arena.
-    (
-        |m| value(m, "n").offset = None,
-        "%n has no offset though the arena is planned",
-    ),
+    (|m| value(m, "n").offset = None, "%n has no offset though the arena is planned"),
     (|m| m.arena = None, "%n has an offset but there is no arena"),
-    (
-        |m| value(m, "batch").offset = Some(0),
-        "%batch has an offset but is !llm.batch",
-    ),
-    (
-        |m| m.arena = Some(300),
-        "%g has 64 bytes at 0x100, beyond the arena of 300",
-    ),
+    (|m| value(m, "batch").offset = Some(0), "%batch has an offset but is !llm.batch"),
+    (|m| m.arena = Some(300), "%g has 64 bytes at 0x100, beyond the arena of 300"),
     (|m| value(m, "g").offset = Some(u64::MAX), "beyond the arena"),
-    (
-        |m| value(m, "y").offset = Some(0x7f),
-        "%n and %y overlap in the arena",
-    ),
+    (|m| value(m, "y").offset = Some(0x7f), "%n and %y overlap in the arena"),
     // Locations.
-    (
-        |m| op(m, 0).loc = Loc::Fused(vec![Loc::Fused(vec![])]),
-        "has a fused location inside",
-    ),
+    (|m| op(m, 0).loc = Loc::Fused(vec![Loc::Fused(vec![])]), "has a fused location inside"),
 ];
 
 #[test]
@@ -274,10 +193,7 @@ fn each_check_finds_what_it_is_for() {
         let mut module = planned();
         breakage(&mut module);
         let found = found(&module);
-        assert!(
-            found.iter().any(|m| m.contains(part)),
-            "case {i}: {part:?} is not in {found:#?}"
-        );
+        assert!(found.iter().any(|m| m.contains(part)), "case {i}: {part:?} is not in {found:#?}");
         // A broken module prints too.
         assert!(text::print(&module, PrintOptions { locs: true }).ends_with("}\n"));
         assert!(!text::print_generic(&module).is_empty());
@@ -287,127 +203,49 @@ fn each_check_finds_what_it_is_for() {
 #[test]
 fn each_op_refuses_what_does_not_fit() {
     let cases = [
-        (
-            "%y = llm.add %x, %tok : tensor<Tx4xf32>",
-            "elements of rhs must be plain floats",
-        ),
-        (
-            "%y = llm.add %x, %b : tensor<Tx4xf32>",
-            "rhs must be a tensor, found !llm.batch",
-        ),
-        (
-            "%y = llm.add %x, %wide : tensor<Tx4xf32>",
-            "must have the same dimensions",
-        ),
-        (
-            "%y = llm.add %x, %x : tensor<Lx4xf32>",
-            "must have the same dimensions",
-        ),
+        ("%y = llm.add %x, %tok : tensor<Tx4xf32>", "elements of rhs must be plain floats"),
+        ("%y = llm.add %x, %b : tensor<Tx4xf32>", "rhs must be a tensor, found !llm.batch"),
+        ("%y = llm.add %x, %wide : tensor<Tx4xf32>", "must have the same dimensions"),
+        ("%y = llm.add %x, %x : tensor<Lx4xf32>", "must have the same dimensions"),
         (
             "%y = llm.linear %wide, @w : tensor<Tx4xf32>",
             "x is tensor<Tx8xf32>, but weight @w (tensor<4x4xf32>)",
         ),
-        (
-            "%y = llm.linear %x, @w : tensor<Tx5xf32>",
-            "the result is tensor<Tx5xf32>, but weight @w",
-        ),
-        (
-            "%y = llm.linear %x, @n : tensor<Tx4xf32>",
-            "weight @n must be a matrix",
-        ),
-        (
-            "%y = llm.linear %x, @w {bias = @n2} : tensor<Tx4xf32>",
-            "bias @n2 has 2 elements",
-        ),
-        (
-            "%y = llm.linear %x, %wide, @w : tensor<Tx4xf32>",
-            "the residual is tensor<Tx8xf32>",
-        ),
-        (
-            "%y = llm.linear %x, @w : tensor<Lx4xf32>",
-            "the same number of rows",
-        ),
+        ("%y = llm.linear %x, @w : tensor<Tx5xf32>", "the result is tensor<Tx5xf32>, but weight @w"),
+        ("%y = llm.linear %x, @n : tensor<Tx4xf32>", "weight @n must be a matrix"),
+        ("%y = llm.linear %x, @w {bias = @n2} : tensor<Tx4xf32>", "bias @n2 has 2 elements"),
+        ("%y = llm.linear %x, %wide, @w : tensor<Tx4xf32>", "the residual is tensor<Tx8xf32>"),
+        ("%y = llm.linear %x, @w : tensor<Lx4xf32>", "the same number of rows"),
         (
             "%y = llm.rms_norm %x, @n2 {eps = 1e-5} : tensor<Tx4xf32>",
             "weight @n2 is tensor<2xf32> but x has rows of 4",
         ),
-        (
-            "%y = llm.rms_norm %x, @n {eps = -1} : tensor<Tx4xf32>",
-            "eps must be finite and not negative",
-        ),
-        (
-            "%y = llm.embedding %x, @w : tensor<Tx4xf32>",
-            "tokens must be a vector of i32",
-        ),
+        ("%y = llm.rms_norm %x, @n {eps = -1} : tensor<Tx4xf32>", "eps must be finite and not negative"),
+        ("%y = llm.embedding %x, @w : tensor<Tx4xf32>", "tokens must be a vector of i32"),
         ("%y = llm.embedding %tok, @w : tensor<Tx5xf32>", "needs 4 columns"),
-        (
-            "%y = llm.embedding %rows, @w : tensor<Tx4xf32>",
-            "there are L tokens",
-        ),
-        (
-            "%y = llm.slice %x {start = 3} : tensor<Tx2xf32>",
-            "2 columns from 3 on",
-        ),
-        (
-            "%y = llm.slice %x {start = 9223372036854775807} : tensor<Tx2xf32>",
-            "do not lie in x",
-        ),
-        (
-            "%y = llm.slice %x {start = 0} : tensor<Tx2xbf16>",
-            "the same element type",
-        ),
-        (
-            "%y = llm.gather_rows %x, %rows : tensor<Lx5xf32>",
-            "L rows of it cannot be",
-        ),
-        (
-            "%y = llm.gated_act_packed %x {act = silu} : tensor<Tx4xf32>",
-            "but half of x needs 2 columns",
-        ),
-        (
-            "%y = llm.rope %x, %tok, @n2 : tensor<Tx4xf32>",
-            "x must be (tokens, heads, head_dim)",
-        ),
-        (
-            "%y = llm.rope %q, %tok, @n : tensor<Tx2x4xf32>",
-            "rotates more than a head's 4",
-        ),
-        (
-            "%y = llm.rope %q, %rows, @n2 : tensor<Tx2x4xf32>",
-            "there are L positions",
-        ),
-        (
-            "%y = llm.attention %q, %kv, %x {scale = 1} : tensor<Tx8xf32>",
-            "the batch must be an !llm.batch",
-        ),
-        (
-            "%y = llm.attention %q, %b, %b {scale = 1} : tensor<Tx8xf32>",
-            "the cache must be an llm.kv",
-        ),
+        ("%y = llm.embedding %rows, @w : tensor<Tx4xf32>", "there are L tokens"),
+        ("%y = llm.slice %x {start = 3} : tensor<Tx2xf32>", "2 columns from 3 on"),
+        ("%y = llm.slice %x {start = 9223372036854775807} : tensor<Tx2xf32>", "do not lie in x"),
+        ("%y = llm.slice %x {start = 0} : tensor<Tx2xbf16>", "the same element type"),
+        ("%y = llm.gather_rows %x, %rows : tensor<Lx5xf32>", "L rows of it cannot be"),
+        ("%y = llm.gated_act_packed %x {act = silu} : tensor<Tx4xf32>", "but half of x needs 2 columns"),
+        ("%y = llm.rope %x, %tok, @n2 : tensor<Tx4xf32>", "x must be (tokens, heads, head_dim)"),
+        ("%y = llm.rope %q, %tok, @n : tensor<Tx2x4xf32>", "rotates more than a head's 4"),
+        ("%y = llm.rope %q, %rows, @n2 : tensor<Tx2x4xf32>", "there are L positions"),
+        ("%y = llm.attention %q, %kv, %x {scale = 1} : tensor<Tx8xf32>", "the batch must be an !llm.batch"),
+        ("%y = llm.attention %q, %b, %b {scale = 1} : tensor<Tx8xf32>", "the cache must be an llm.kv"),
         (
             "%y = llm.attention %q3, %kv, %b {scale = 1} : tensor<Tx12xf32>",
             "not a multiple of those of the cache",
         ),
-        (
-            "%y = llm.attention %q, %kv, %b {scale = 1} : tensor<Tx9xf32>",
-            "or be flattened",
-        ),
+        ("%y = llm.attention %q, %kv, %b {scale = 1} : tensor<Tx9xf32>", "or be flattened"),
         (
             "%y = llm.attention %q, %kv, %b {scale = 1, softcap = 0} : tensor<Tx8xf32>",
             "'softcap' must be positive",
         ),
-        (
-            "%y = llm.attention %ql, %kv, %b {scale = 1} : tensor<Lx8xf32>",
-            "one row for each token",
-        ),
-        (
-            "%y = llm.kv_append %kv, %x, %x, %b : !llm.kv<layer 0, 2 heads, 4, f32>",
-            "needs 8 columns",
-        ),
-        (
-            "%y = llm.kv_append %kv, %wide, %wide, %b : !llm.kv<layer 1, 2 heads, 4, f32>",
-            "but the cache is",
-        ),
+        ("%y = llm.attention %ql, %kv, %b {scale = 1} : tensor<Lx8xf32>", "one row for each token"),
+        ("%y = llm.kv_append %kv, %x, %x, %b : !llm.kv<layer 0, 2 heads, 4, f32>", "needs 8 columns"),
+        ("%y = llm.kv_append %kv, %wide, %wide, %b : !llm.kv<layer 1, 2 heads, 4, f32>", "but the cache is"),
         (
             "%q1, %y = llm.rope_kv_append %wide, %tok, %kv, %b, @n2 {heads = 3} : tensor<Tx3x4xf32>, !llm.kv<layer 0, 2 heads, 4, f32>",
             "not a multiple",
@@ -433,14 +271,8 @@ fn each_op_refuses_what_does_not_fit() {
         );
         let module = text::parse(&source, "t").unwrap_or_else(|d| panic!("{}", d[0]));
         let found = verify(&module).err().unwrap_or_default();
-        assert!(
-            found.iter().any(|d| d.message.contains(part)),
-            "{op}: {part:?} is not in {found:#?}"
-        );
-        assert!(
-            found.iter().all(|d| matches!(d.loc, Loc::File { line: 8, .. })),
-            "{op}: {found:#?}"
-        );
+        assert!(found.iter().any(|d| d.message.contains(part)), "{op}: {part:?} is not in {found:#?}");
+        assert!(found.iter().all(|d| matches!(d.loc, Loc::File { line: 8, .. })), "{op}: {found:#?}");
     }
 }
 

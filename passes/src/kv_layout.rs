@@ -32,11 +32,7 @@ const GPU_PAGE: u32 = 64;
 
 fn run(module: &mut Module, cx: &PassCx<'_>) -> Result<Changed, Diag> {
     let here = Loc::name(&module.name);
-    let page = cx.kv.page_tokens.unwrap_or(if cx.target.gpu.is_some() {
-        GPU_PAGE
-    } else {
-        HOST_PAGE
-    });
+    let page = cx.kv.page_tokens.unwrap_or(if cx.target.gpu.is_some() { GPU_PAGE } else { HOST_PAGE });
     if !page.is_power_of_two() {
         return Err(Diag::user(&here, format!("a cache page of {page} tokens"))
             .help("choose a power of two: 16, 32, 64 and 128 are usual"));

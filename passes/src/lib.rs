@@ -86,13 +86,7 @@ pub struct PassCx<'a> {
 impl PassCx<'static> {
     /// Defaults for a target: no precision, an empty recipe, the module's own limits.
     pub fn new(target: &'static Target) -> PassCx<'static> {
-        PassCx {
-            target,
-            precision: None,
-            kv: KvOptions::default(),
-            recipe: Recipe::NONE,
-            limits: None,
-        }
+        PassCx { target, precision: None, kv: KvOptions::default(), recipe: Recipe::NONE, limits: None }
     }
 }
 
@@ -112,9 +106,6 @@ pub struct Limits {
 impl Limits {
     /// The limits as bounds of symbolic dimensions, for [`Module::dims`].
     pub fn dims(&self) -> Vec<(Sym, u64, u64)> {
-        vec![
-            (Sym::T, 1, self.max_step_tokens),
-            (Sym::L, 1, self.max_logit_rows),
-        ]
+        vec![(Sym::T, 1, self.max_step_tokens), (Sym::L, 1, self.max_logit_rows)]
     }
 }

@@ -42,10 +42,7 @@ impl Step<'_> {
     /// The change as a unified diff; empty if there is none.
     pub fn diff(&self) -> String {
         let diff = similar::TextDiff::from_lines(self.before, self.after);
-        let headers = (
-            format!("before {}", self.pass.name),
-            format!("after {}", self.pass.name),
-        );
+        let headers = (format!("before {}", self.pass.name), format!("after {}", self.pass.name));
         diff.unified_diff().header(&headers.0, &headers.1).to_string()
     }
 }
@@ -83,40 +80,26 @@ pub fn run_passes(
     verify::verify(module).map_err(|found| first_of(found, module))?;
     let shown = options.observe.is_some();
     let mut before = if shown { dump(module) } else { String::new() };
-    let mut spec = if options.spec {
-        full_text(module)
-    } else {
-        String::new()
-    };
-    let mut report = Report {
-        timings: Vec::new(),
-        fuel: options.fuel,
-    };
+    let mut spec = if options.spec { full_text(module) } else { String::new() };
+    let mut report = Report { timings: Vec::new(), fuel: options.fuel };
     for (i, pass) in passes.iter().copied().enumerate() {
         if report.fuel == Some(0) {
             break;
         }
         let here = Loc::name(&module.name);
         if let Some(missing) = pass.requires.iter().find(|p| !p.holds(module)) {
-            return Err(
-                Diag::user(&here, format!("{} needs a module that is {missing:?}", pass.name))
-                    .help(missing.remedy()),
-            );
+            return Err(Diag::user(&here, format!("{} needs a module that is {missing:?}", pass.name))
+                .help(missing.remedy()));
         }
         let start = Instant::now();
-        let changed = (pass.run)(module, cx)
-            .map_err(|d| d.note(format!("in pass {}", pass.name)))?
-            .yes();
+        let changed = (pass.run)(module, cx).map_err(|d| d.note(format!("in pass {}", pass.name)))?.yes();
         let seconds = start.elapsed().as_secs_f64();
         if changed {
             verify::verify(module).map_err(|found| broke(pass, &found))?;
             report.fuel = report.fuel.map(|f| f - 1);
         }
         if let Some(lost) = pass.ensures.iter().find(|p: &&Property| !p.holds(module)) {
-            return Err(Diag::bug(
-                &here,
-                format!("{} ran, and the module is not {lost:?}", pass.name),
-            ));
+            return Err(Diag::bug(&here, format!("{} ran, and the module is not {lost:?}", pass.name)));
         }
         if options.spec {
             spec = hold_to_spec(module, pass, changed, &spec)?;
@@ -124,21 +107,10 @@ pub fn run_passes(
         if let Some(observe) = options.observe.as_deref_mut() {
             let after = if changed { dump(module) } else { before.clone() };
             let index = options.first_index + i;
-            observe(&Step {
-                index,
-                pass,
-                before: &before,
-                after: &after,
-                changed,
-                seconds,
-            });
+            observe(&Step { index, pass, before: &before, after: &after, changed, seconds });
             before = after;
         }
-        report.timings.push(Timing {
-            pass: pass.name,
-            changed,
-            seconds,
-        });
+        report.timings.push(Timing { pass: pass.name, changed, seconds });
     }
     Ok(report)
 }
@@ -146,9 +118,7 @@ pub fn run_passes(
 /// The first finding about the module that came in, with the others as notes.
 fn first_of(found: Vec<Diag>, module: &Module) -> Diag {
     let mut all = found.into_iter();
-    let first = all
-        .next()
-        .unwrap_or_else(|| Diag::bug(&Loc::name(&module.name), "the module is invalid"));
+    let first = all.next().unwrap_or_else(|| Diag::bug(&Loc::name(&module.name), "the module is invalid"));
     all.fold(first, |first, d| first.note(d.message))
 }
 
@@ -157,16 +127,8 @@ fn broke(pass: &Pass, found: &[Diag]) -> Diag {
     let Some((first, more)) = found.split_first() else {
         return Diag::bug(&Loc::Unknown, format!("{} broke the module", pass.name));
     };
-    let mut diag = Diag::bug(
-        &first.loc,
-        format!("{} broke the module: {}", pass.name, first.message),
-    );
-    diag.notes = first
-        .notes
-        .iter()
-        .chain(more.iter().map(|d| &d.message))
-        .cloned()
-        .collect();
+    let mut diag = Diag::bug(&first.loc, format!("{} broke the module: {}", pass.name, first.message));
+    diag.notes = first.notes.iter().chain(more.iter().map(|d| &d.message)).cloned().collect();
     diag
 }
 
@@ -185,26 +147,17 @@ fn hold_to_spec(module: &Module, pass: &Pass, changed: bool, before: &str) -> Re
     let here = Loc::name(&module.name);
     let after = full_text(module);
     if !changed && before != after {
-        return Err(Diag::bug(
-            &here,
-            format!("{} says it changed nothing, and did", pass.name),
-        ));
+        return Err(Diag::bug(&here, format!("{} says it changed nothing, and did", pass.name)));
     }
     let read = text::parse(&after, "printed module").map_err(|found| {
-        let diag = Diag::bug(
-            &here,
-            format!("the module after {} does not read back", pass.name),
-        );
+        let diag = Diag::bug(&here, format!("the module after {} does not read back", pass.name));
         found.iter().fold(diag, |diag, d| diag.note(d.to_string()))
     })?;
     let again = full_text(&read);
     if again != after {
         let diff = similar::TextDiff::from_lines(&after, &again);
-        return Err(Diag::bug(
-            &here,
-            format!("the module after {} reads back as another", pass.name),
-        )
-        .note(diff.unified_diff().context_radius(0).to_string()));
+        return Err(Diag::bug(&here, format!("the module after {} reads back as another", pass.name))
+            .note(diff.unified_diff().context_radius(0).to_string()));
     }
     Ok(after)
 }

@@ -47,10 +47,7 @@ fn run(module: &mut Module, cx: &PassCx<'_>) -> Result<Changed, Diag> {
             if bound.is_some_and(|b| b != max) {
                 return Err(Diag::bug(
                     &Loc::name(&module.name),
-                    format!(
-                        "the module bounds {sym} by {}, the limits by {max}",
-                        bound.unwrap_or(0)
-                    ),
+                    format!("the module bounds {sym} by {}, the limits by {max}", bound.unwrap_or(0)),
                 ));
             }
         }
@@ -58,11 +55,8 @@ fn run(module: &mut Module, cx: &PassCx<'_>) -> Result<Changed, Diag> {
     let live = liveness(module)?;
     let intervals: Vec<Interval> = live.iter().map(|&(_, i)| i).collect();
     let (offsets, arena) = place(&intervals).ok_or_else(|| {
-        Diag::user(
-            &Loc::name(&module.name),
-            "the activations exceed the address space",
-        )
-        .help("lower --max-step-tokens")
+        Diag::user(&Loc::name(&module.name), "the activations exceed the address space")
+            .help("lower --max-step-tokens")
     })?;
 
     let mut changed = module.arena != Some(arena);
@@ -91,14 +85,7 @@ pub fn liveness(module: &Module) -> Result<Vec<(ValueId, Interval)>, Diag> {
                     format!("%{} has no size: {what}", func.values[i.value].name),
                 )
             })?;
-            live.push((
-                i.value,
-                Interval {
-                    from: i.from,
-                    to: i.to,
-                    bytes,
-                },
-            ));
+            live.push((i.value, Interval { from: i.from, to: i.to, bytes }));
         }
     }
     Ok(live)
@@ -106,24 +93,17 @@ pub fn liveness(module: &Module) -> Result<Vec<(ValueId, Interval)>, Diag> {
 
 /// Bytes of a tensor at the greatest symbolic dimensions, rounded up to [`ALIGN`].
 fn greatest_bytes(module: &Module, ty: &TensorType) -> Result<u64, String> {
-    let bound = |sym: Sym| {
-        module
-            .max_dim(sym)
-            .ok_or_else(|| format!("{sym} is not bounded in the module's header"))
-    };
+    let bound =
+        |sym: Sym| module.max_dim(sym).ok_or_else(|| format!("{sym} is not bounded in the module's header"));
     let mut bits = u64::from(ty.elem.bits());
     for dim in &ty.dims {
         let extent = match *dim {
             Dim::Const(n) => n,
             Dim::Sym(sym) => bound(sym)?,
         };
-        bits = bits
-            .checked_mul(extent)
-            .ok_or_else(|| format!("{ty} exceeds 64 bits"))?;
+        bits = bits.checked_mul(extent).ok_or_else(|| format!("{ty} exceeds 64 bits"))?;
     }
-    bits.div_ceil(8)
-        .checked_next_multiple_of(ALIGN)
-        .ok_or_else(|| format!("{ty} exceeds 64 bits"))
+    bits.div_ceil(8).checked_next_multiple_of(ALIGN).ok_or_else(|| format!("{ty} exceeds 64 bits"))
 }
 
 /// Offsets such that no two intervals that meet overlap, and the bytes of the arena; `None` if that exceeds 64
@@ -160,35 +140,19 @@ mod tests {
     use proptest::prelude::*;
 
     fn interval(from: usize, to: usize, units: u64) -> Interval {
-        Interval {
-            from,
-            to,
-            bytes: units * ALIGN,
-        }
+        Interval { from, to, bytes: units * ALIGN }
     }
 
     #[test]
     fn gaps_are_reused_and_the_tightest_is_taken() {
         // Two values that die leave gaps of 8 and 6 below ones that live on; the last fits both.
-        let all = [
-            interval(0, 1, 8),
-            interval(0, 9, 7),
-            interval(0, 1, 6),
-            interval(0, 9, 5),
-            interval(2, 3, 4),
-        ];
+        let all =
+            [interval(0, 1, 8), interval(0, 9, 7), interval(0, 1, 6), interval(0, 9, 5), interval(2, 3, 4)];
         let (offsets, arena) = place(&all).expect("fits");
-        assert_eq!(
-            offsets.iter().map(|o| o / ALIGN).collect::<Vec<_>>(),
-            [0, 8, 15, 21, 15]
-        );
+        assert_eq!(offsets.iter().map(|o| o / ALIGN).collect::<Vec<_>>(), [0, 8, 15, 21, 15]);
         assert_eq!(arena, 26 * ALIGN);
         assert_eq!(place(&[]), Some((vec![], 0)));
-        let huge = Interval {
-            from: 0,
-            to: 0,
-            bytes: u64::MAX - 255,
-        };
+        let huge = Interval { from: 0, to: 0, bytes: u64::MAX - 255 };
         assert_eq!(place(&[huge, huge]), None);
     }
 

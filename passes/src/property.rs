@@ -40,10 +40,7 @@ impl Property {
                 let placed =
                     |v| !matches!(func.values[v].ty, Type::Tensor(_)) || func.values[v].offset.is_some();
                 module.arena.is_some()
-                    && func
-                        .order
-                        .iter()
-                        .all(|&o| func.ops[o].results.iter().all(|&v| placed(v)))
+                    && func.order.iter().all(|&o| func.ops[o].results.iter().all(|&v| placed(v)))
             }
         }
     }

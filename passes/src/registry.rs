@@ -36,21 +36,9 @@ mod tests {
     #[test]
     fn names_are_unique_kebab_case_and_summaries_are_phrases() {
         for (i, pass) in all().enumerate() {
-            assert!(
-                pass.name.chars().all(|c| c.is_ascii_lowercase() || c == '-'),
-                "{}",
-                pass.name
-            );
-            assert!(
-                PASSES[..i].iter().all(|p| p.name != pass.name),
-                "{} is there twice",
-                pass.name
-            );
-            assert!(
-                !pass.summary.is_empty() && !pass.summary.ends_with('.'),
-                "{}",
-                pass.name
-            );
+            assert!(pass.name.chars().all(|c| c.is_ascii_lowercase() || c == '-'), "{}", pass.name);
+            assert!(PASSES[..i].iter().all(|p| p.name != pass.name), "{} is there twice", pass.name);
+            assert!(!pass.summary.is_empty() && !pass.summary.ends_with('.'), "{}", pass.name);
             assert_eq!(find(pass.name).map(|p| p.summary), Some(pass.summary));
         }
         assert!(find("no-such-pass").is_none());

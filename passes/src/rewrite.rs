@@ -36,20 +36,10 @@ impl<'m> Rewriter<'m> {
         for &id in &module.func.order {
             live[id.index()] = true;
             let op = &module.func.ops[id].op;
-            op.operands()
-                .into_iter()
-                .for_each(|v| readers[v.index()].push(id));
-            op.weights()
-                .into_iter()
-                .for_each(|w| weight_reads[w.index()] += 1);
+            op.operands().into_iter().for_each(|v| readers[v.index()].push(id));
+            op.weights().into_iter().for_each(|w| weight_reads[w.index()] += 1);
         }
-        Rewriter {
-            module,
-            readers,
-            weight_reads,
-            live,
-            changed: false,
-        }
+        Rewriter { module, readers, weight_reads, live, changed: false }
     }
 
     /// The module as it is now.
@@ -126,12 +116,7 @@ impl<'m> Rewriter<'m> {
 
     /// Where an op is in the order.
     pub fn position(&self, id: OpId) -> usize {
-        self.module
-            .func
-            .order
-            .iter()
-            .position(|&o| o == id)
-            .unwrap_or(usize::MAX)
+        self.module.func.order.iter().position(|&o| o == id).unwrap_or(usize::MAX)
     }
 
     /// Where a value is made; a parameter is made before everything else.
@@ -149,57 +134,34 @@ impl<'m> Rewriter<'m> {
     pub fn free_weight_name(&self, name: &str) -> String {
         let free = |n: &String| self.module.weight_named(n).is_none();
         let numbered = (2..).map(|i| format!("{name}_{i}"));
-        std::iter::once(name.to_owned())
-            .chain(numbered)
-            .find(free)
-            .unwrap_or_else(|| name.to_owned())
+        std::iter::once(name.to_owned()).chain(numbered).find(free).unwrap_or_else(|| name.to_owned())
     }
 
     /// Puts a new op before `at`; a value it takes loses its former maker, which the caller erases.
     pub fn insert_before(&mut self, at: OpId, op: Op, results: &[Res<'_>], loc: Loc) -> OpId {
         let fresh: Vec<(&str, Type)> = results
             .iter()
-            .filter_map(|r| {
-                if let Res::New(n, t) = r {
-                    Some((*n, t.clone()))
-                } else {
-                    None
-                }
-            })
+            .filter_map(|r| if let Res::New(n, t) = r { Some((*n, t.clone())) } else { None })
             .collect();
         let func = &mut self.module.func;
         let id = func.new_op(op, &fresh, loc);
         let mut made = std::mem::take(&mut func.ops[id].results).into_iter();
         let all: Vec<ValueId> = results
             .iter()
-            .filter_map(|r| {
-                if let Res::Take(v) = r {
-                    Some(*v)
-                } else {
-                    made.next()
-                }
-            })
+            .filter_map(|r| if let Res::Take(v) = r { Some(*v) } else { made.next() })
             .collect();
         for (i, &v) in all.iter().enumerate() {
             func.values[v].def = Def::Op(id, i as u32);
         }
-        let place = func
-            .order
-            .iter()
-            .position(|&o| o == at)
-            .unwrap_or(func.order.len());
+        let place = func.order.iter().position(|&o| o == at).unwrap_or(func.order.len());
         func.order.insert(place, id);
         let data: &mut OpData = &mut func.ops[id];
         data.results = all;
         let (operands, weights) = (data.op.operands(), data.op.weights());
         self.live.push(true);
         self.readers.resize(self.module.func.values.len(), Vec::new());
-        operands
-            .into_iter()
-            .for_each(|v| self.readers[v.index()].push(id));
-        weights
-            .into_iter()
-            .for_each(|w| self.weight_reads[w.index()] += 1);
+        operands.into_iter().for_each(|v| self.readers[v.index()].push(id));
+        weights.into_iter().for_each(|w| self.weight_reads[w.index()] += 1);
         self.changed = true;
         id
     }
@@ -207,12 +169,8 @@ impl<'m> Rewriter<'m> {
     /// Puts another op in the place of one, with the same results.
     pub fn replace_op(&mut self, id: OpId, op: Op) {
         self.forget_reads(id);
-        op.operands()
-            .into_iter()
-            .for_each(|v| self.readers[v.index()].push(id));
-        op.weights()
-            .into_iter()
-            .for_each(|w| self.weight_reads[w.index()] += 1);
+        op.operands().into_iter().for_each(|v| self.readers[v.index()].push(id));
+        op.weights().into_iter().for_each(|w| self.weight_reads[w.index()] += 1);
         self.module.func.ops[id].op = op;
         self.changed = true;
     }
@@ -257,9 +215,7 @@ impl<'m> Rewriter<'m> {
     /// True if no op reads a result of the op and the function returns none.
     pub fn is_unread(&self, id: OpId) -> bool {
         let results = &self.module.func.ops[id].results;
-        results
-            .iter()
-            .all(|&v| self.readers(v).is_empty() && !self.is_returned(v))
+        results.iter().all(|&v| self.readers(v).is_empty() && !self.is_returned(v))
     }
 
     fn forget_reads(&mut self, id: OpId) {
@@ -271,9 +227,7 @@ impl<'m> Rewriter<'m> {
                 list.swap_remove(i);
             }
         }
-        weights
-            .into_iter()
-            .for_each(|w| self.weight_reads[w.index()] -= 1);
+        weights.into_iter().for_each(|w| self.weight_reads[w.index()] -= 1);
     }
 
     /// Ends the editing; if anything was edited, weights are put into the order of their first use, and those
@@ -291,13 +245,7 @@ pub fn tidy_weights(module: &mut Module) -> Changed {
     let mut seen = HashSet::new();
     let mut used: Vec<WeightId> = Vec::new();
     for &id in &module.func.order {
-        used.extend(
-            module.func.ops[id]
-                .op
-                .weights()
-                .into_iter()
-                .filter(|w| seen.insert(*w)),
-        );
+        used.extend(module.func.ops[id].op.weights().into_iter().filter(|w| seen.insert(*w)));
     }
     if used.iter().map(|w| w.index()).eq(0..module.weights.len()) {
         return Changed::No;

@@ -22,26 +22,10 @@ const FUSE: [&str; 8] = [
 ];
 
 fn run(module: &mut Module, names: &[&str]) -> Vec<bool> {
-    let passes: Vec<&Pass> = names
-        .iter()
-        .map(|n| registry::find(n).expect("registered"))
-        .collect();
+    let passes: Vec<&Pass> = names.iter().map(|n| registry::find(n).expect("registered")).collect();
     let cx = PassCx::new(&TARGETS[0]);
-    let report = run_passes(
-        module,
-        &passes,
-        &cx,
-        Options {
-            spec: true,
-            ..Options::default()
-        },
-    );
-    report
-        .unwrap_or_else(|d| panic!("{names:?}: {d}"))
-        .timings
-        .iter()
-        .map(|t| t.changed)
-        .collect()
+    let report = run_passes(module, &passes, &cx, Options { spec: true, ..Options::default() });
+    report.unwrap_or_else(|d| panic!("{names:?}: {d}")).timings.iter().map(|t| t.changed).collect()
 }
 
 fn ran(mut module: Module, names: &[&str]) -> Module {
@@ -63,20 +47,10 @@ fn every_pass_keeps_the_logits_of_every_model() {
         let mut module = before.clone();
         for pass in FUSE {
             run(&mut module, &[pass]);
-            assert_close(
-                &format!("{name} after {pass}"),
-                &expected,
-                &logits(&module, &weights),
-                1e-5,
-            );
+            assert_close(&format!("{name} after {pass}"), &expected, &logits(&module, &weights), 1e-5);
             // Each pass alone, too.
             let alone = ran(before.clone(), &[pass]);
-            assert_close(
-                &format!("{name} after {pass} alone"),
-                &expected,
-                &logits(&alone, &weights),
-                1e-5,
-            );
+            assert_close(&format!("{name} after {pass} alone"), &expected, &logits(&alone, &weights), 1e-5);
         }
     }
 }
@@ -96,10 +70,7 @@ fn merging_keeps_quantised_weights() {
     for precision in ["int8", "int4"] {
         for (name, shape) in SHAPES {
             let mut before = model(name, shape, DType::F32);
-            let cx = PassCx {
-                precision: Precision::named(precision),
-                ..PassCx::new(&TARGETS[0])
-            };
+            let cx = PassCx { precision: Precision::named(precision), ..PassCx::new(&TARGETS[0]) };
             run_passes(&mut before, &[&quantize::PASS], &cx, Options::default()).expect("quantizes");
             let weights = RandomWeights::new(1).learn(&before);
             let after = ran(before.clone(), &FUSE);
@@ -170,44 +141,20 @@ fn a_gemma_layer_adds_and_norms_in_one_op() {
 fn merged_weights_stack_their_tensors_and_keep_order_of_use() {
     let module = ran(model("qwen2", QWEN2, DType::Bf16), &["fuse-qkv", "fuse-gate-up"]);
     let tensors = |name: &str| {
-        let id = module
-            .weight_named(name)
-            .unwrap_or_else(|| panic!("no weight {name}"));
+        let id = module.weight_named(name).unwrap_or_else(|| panic!("no weight {name}"));
         match &module.weights[id].source {
             Source::Tensors(parts) => parts.iter().map(|p| p.name.clone()).collect::<Vec<_>>(),
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(
-        tensors("l0.attn.qkv"),
-        ["ckpt.l0.attn.q", "ckpt.l0.attn.k", "ckpt.l0.attn.v"]
-    );
+    assert_eq!(tensors("l0.attn.qkv"), ["ckpt.l0.attn.q", "ckpt.l0.attn.k", "ckpt.l0.attn.v"]);
     assert_eq!(
         tensors("l1.attn.qkv.bias"),
-        [
-            "ckpt.l1.attn.q.bias",
-            "ckpt.l1.attn.k.bias",
-            "ckpt.l1.attn.v.bias"
-        ]
+        ["ckpt.l1.attn.q.bias", "ckpt.l1.attn.k.bias", "ckpt.l1.attn.v.bias"]
     );
     assert_eq!(tensors("l1.mlp.gate_up"), ["ckpt.l1.mlp.gate", "ckpt.l1.mlp.up"]);
-    let names: Vec<&str> = module
-        .weights
-        .iter()
-        .map(|(_, w)| w.name.as_str())
-        .take(6)
-        .collect();
-    assert_eq!(
-        names,
-        [
-            "embed",
-            "l0.attn.norm",
-            "l0.attn.qkv",
-            "l0.attn.qkv.bias",
-            "rope",
-            "l0.attn.o"
-        ]
-    );
+    let names: Vec<&str> = module.weights.iter().map(|(_, w)| w.name.as_str()).take(6).collect();
+    assert_eq!(names, ["embed", "l0.attn.norm", "l0.attn.qkv", "l0.attn.qkv.bias", "rope", "l0.attn.o"]);
     let qkv = module.weight_named("l0.attn.qkv").expect("merged");
     assert_eq!(module.weights[qkv].ty.to_string(), "tensor<64x32xbf16>");
 }
@@ -216,35 +163,24 @@ fn merged_weights_stack_their_tensors_and_keep_order_of_use() {
 fn locations_survive_fusion() {
     let module = ran(model("llama", LLAMA, DType::Bf16), &FUSE);
     let loc = |op: &str| {
-        let id = module
-            .func
-            .order
-            .iter()
-            .find(|&&o| module.func.ops[o].op.name() == op)
-            .expect("there is one");
+        let id =
+            module.func.order.iter().find(|&&o| module.func.ops[o].op.name() == op).expect("there is one");
         module.func.ops[*id].loc.to_string()
     };
     assert_eq!(
         loc("rope_kv_append"),
         "fused[\"l0.attn.q\", \"l0.attn.k\", \"l0.attn.v\", \"l0.attn.rope\", \"l0.attn.kv\"]"
     );
-    assert_eq!(
-        loc("gated_act_packed"),
-        "fused[\"l0.mlp.gate\", \"l0.mlp.up\", \"l0.mlp.act\"]"
-    );
+    assert_eq!(loc("gated_act_packed"), "fused[\"l0.mlp.gate\", \"l0.mlp.up\", \"l0.mlp.act\"]");
 }
 
 /// The only linear that reads the weight.
 fn linear_of(module: &mut Module, weight: &str) -> (trtc_ir::OpId, Linear) {
     let w = module.weight_named(weight).expect("weight");
-    let found = module
-        .func
-        .order
-        .iter()
-        .find_map(|&o| match &module.func.ops[o].op {
-            Op::Linear(l) if l.weight == w => Some((o, l.clone())),
-            _ => None,
-        });
+    let found = module.func.order.iter().find_map(|&o| match &module.func.ops[o].op {
+        Op::Linear(l) if l.weight == w => Some((o, l.clone())),
+        _ => None,
+    });
     found.expect("a linear reads it")
 }
 
@@ -267,16 +203,10 @@ fn what_is_shared_or_unlike_is_not_merged() {
 
     // A bias on one of three.
     let mut lame = model("llama", LLAMA, DType::F32);
-    let bias = lame
-        .weight_named("l0.attn.norm")
-        .expect("32 elements, as q has outputs");
+    let bias = lame.weight_named("l0.attn.norm").expect("32 elements, as q has outputs");
     for layer in ["l0", "l1"] {
         let (id, linear) = linear_of(&mut lame, &format!("{layer}.attn.q"));
-        lame.func.ops[id].op = Linear {
-            bias: Some(bias),
-            ..linear
-        }
-        .into();
+        lame.func.ops[id].op = Linear { bias: Some(bias), ..linear }.into();
     }
     assert_eq!(run(&mut lame, &["fuse-qkv"]), [false]);
 
@@ -304,13 +234,8 @@ fn a_linear_that_others_read_keeps_its_sum() {
 #[test]
 fn a_rotated_key_that_others_read_is_not_fused() {
     let mut module = ran(model("llama", LLAMA, DType::F32), &["fuse-qkv"]);
-    let rope: Vec<_> = module
-        .func
-        .order
-        .iter()
-        .copied()
-        .filter(|&o| module.func.ops[o].op.name() == "rope")
-        .collect();
+    let rope: Vec<_> =
+        module.func.order.iter().copied().filter(|&o| module.func.ops[o].op.name() == "rope").collect();
     assert_eq!(rope.len(), 4);
     for key in [rope[1], rope[3]] {
         let made = module.func.ops[key].results[0];
@@ -332,53 +257,26 @@ fn canonicalize_folds_slices_merges_equal_ops_and_drops_the_dead() {
     // already, and one that nobody reads; the values that the rest reads go through them.
     let at = ops(&module).iter().position(|&n| n == "slice").expect("a slice");
     let slice = module.func.order[at + 1];
-    let Op::Slice(k) = module.func.ops[slice].op.clone() else {
-        panic!("not a slice")
-    };
+    let Op::Slice(k) = module.func.ops[slice].op.clone() else { panic!("not a slice") };
     let wide = TensorType::rows(Sym::T, &[4 * HEAD_DIM], DType::F32).into();
-    let outer = module.func.new_op(
-        Slice { x: k.x, start: 32 }.into(),
-        &[("outer", wide)],
-        Loc::Unknown,
-    );
+    let outer = module.func.new_op(Slice { x: k.x, start: 32 }.into(), &[("outer", wide)], Loc::Unknown);
     let inner_x = module.func.ops[outer].results[0];
     let all = module.func.values[k.x].ty.clone();
-    let whole = module
-        .func
-        .new_op(Slice { x: k.x, start: 0 }.into(), &[("whole", all)], Loc::Unknown);
+    let whole = module.func.new_op(Slice { x: k.x, start: 0 }.into(), &[("whole", all)], Loc::Unknown);
     let dead_ty = TensorType::rows(Sym::T, &[3], DType::F32).into();
     let whole_x = module.func.ops[whole].results[0];
-    let dead = module.func.new_op(
-        Slice { x: whole_x, start: 1 }.into(),
-        &[("dead", dead_ty)],
-        Loc::Unknown,
-    );
+    let dead = module.func.new_op(Slice { x: whole_x, start: 1 }.into(), &[("dead", dead_ty)], Loc::Unknown);
     let k_ty = module.func.values[module.func.ops[slice].results[0]].ty.clone();
-    let again = module
-        .func
-        .new_op(k.clone().into(), &[("again", k_ty)], Loc::Unknown);
+    let again = module.func.new_op(k.clone().into(), &[("again", k_ty)], Loc::Unknown);
     module.func.ops[slice].op = Slice { x: inner_x, start: 0 }.into();
     for (i, id) in [outer, whole, dead, again].into_iter().enumerate() {
         module.func.order.insert(at + i, id);
     }
     let old = module.func.ops[slice].results[0];
-    let rope = module
-        .func
-        .order
-        .iter()
-        .copied()
-        .find(|&o| module.func.ops[o].op.operands().contains(&old));
+    let rope = module.func.order.iter().copied().find(|&o| module.func.ops[o].op.operands().contains(&old));
     let rope = rope.expect("a reader");
     let new = module.func.ops[again].results[0];
-    assert_eq!(
-        module.func.ops[rope]
-            .op
-            .operands_mut()
-            .into_iter()
-            .filter(|v| **v == old)
-            .count(),
-        1
-    );
+    assert_eq!(module.func.ops[rope].op.operands_mut().into_iter().filter(|v| **v == old).count(), 1);
     // One reader of the copy beside the reader of the original.
     let extra = module.func.values[new].ty.clone();
     let sum = trtc_ir::ops::Add { lhs: old, rhs: new };
@@ -392,8 +290,6 @@ fn canonicalize_folds_slices_merges_equal_ops_and_drops_the_dead() {
     // What is left over the original is the sum, which the function returns.
     assert_eq!(ops(&module).len(), count + 1);
     assert_close("canonicalize", &expected, &logits(&module, &weights), 0.0);
-    let Op::Add(add) = &module.func.ops[sum].op else {
-        panic!("not a sum")
-    };
+    let Op::Add(add) = &module.func.ops[sum].op else { panic!("not a sum") };
     assert_eq!(add.lhs, add.rhs);
 }

@@ -15,44 +15,24 @@ fn host() -> PassCx<'static> {
 }
 
 fn run(module: &mut Module, cx: &PassCx<'_>, names: &[&str]) -> Result<bool, Diag> {
-    let passes: Vec<&Pass> = names
-        .iter()
-        .map(|n| registry::find(n).expect("registered"))
-        .collect();
-    let report = run_passes(
-        module,
-        &passes,
-        cx,
-        Options {
-            spec: true,
-            ..Options::default()
-        },
-    )?;
+    let passes: Vec<&Pass> = names.iter().map(|n| registry::find(n).expect("registered")).collect();
+    let report = run_passes(module, &passes, cx, Options { spec: true, ..Options::default() })?;
     Ok(report.timings.iter().any(|t| t.changed))
 }
 
 fn types(module: &Module) -> HashMap<String, String> {
-    module
-        .weights
-        .iter()
-        .map(|(_, w)| (w.name.clone(), w.ty.elem.to_string()))
-        .collect()
+    module.weights.iter().map(|(_, w)| (w.name.clone(), w.ty.elem.to_string())).collect()
 }
 
 #[test]
 fn each_precision_sets_its_types() {
     let int8 = Scheme::INT8.to_string();
-    for (precision, linear, table) in [
-        ("fp32", "f32", "f32"),
-        ("bf16", "bf16", "bf16"),
-        ("int8", int8.as_str(), int8.as_str()),
-    ] {
+    for (precision, linear, table) in
+        [("fp32", "f32", "f32"), ("bf16", "bf16", "bf16"), ("int8", int8.as_str(), int8.as_str())]
+    {
         for (name, shape) in SHAPES {
             let mut module = model(name, shape, DType::Bf16);
-            let cx = PassCx {
-                precision: Precision::named(precision),
-                ..host()
-            };
+            let cx = PassCx { precision: Precision::named(precision), ..host() };
             assert!(run(&mut module, &cx, &["quantize"]).expect("quantizes"));
             assert_eq!(module.precision.as_deref(), Some(precision));
             let types = types(&module);
@@ -65,10 +45,7 @@ fn each_precision_sets_its_types() {
                 assert_eq!(ty, expected, "{name} {precision} {weight}");
             }
             assert_eq!(types.contains_key("lm_head"), !shape.tied);
-            assert!(
-                !run(&mut module, &cx, &["quantize"]).expect("again"),
-                "quantize is idempotent"
-            );
+            assert!(!run(&mut module, &cx, &["quantize"]).expect("again"), "quantize is idempotent");
         }
     }
 }
@@ -76,10 +53,7 @@ fn each_precision_sets_its_types() {
 #[test]
 fn int4_takes_the_largest_group_and_falls_back() {
     let mut module = model("llama", LLAMA, DType::Bf16);
-    let cx = PassCx {
-        precision: Precision::named("int4"),
-        ..host()
-    };
+    let cx = PassCx { precision: Precision::named("int4"), ..host() };
     run(&mut module, &cx, &["quantize"]).expect("quantizes");
     let types = types(&module);
     // 32 inputs make one group; 48 inputs have no group.
@@ -94,11 +68,7 @@ fn a_recipe_overrides_and_is_checked_against_the_model() {
     let quantized = |text: &str| {
         let mut module = model("llama", LLAMA, DType::Bf16);
         let recipe = Recipe::parse("recipe.txt", text).expect("reads");
-        let cx = PassCx {
-            precision: Precision::named("int4"),
-            recipe: &recipe,
-            ..host()
-        };
+        let cx = PassCx { precision: Precision::named("int4"), recipe: &recipe, ..host() };
         run(&mut module, &cx, &["quantize"]).map(|_| types(&module))
     };
     let types = quantized("l0.* = int8\nl0.attn.v = bf16\nlm_head = fp32\n").expect("quantizes");
@@ -117,10 +87,7 @@ fn a_recipe_overrides_and_is_checked_against_the_model() {
     let error = quantized("*.norm = int8").expect_err("norms are not matrices");
     assert!(error.to_string().contains("fits no matrix"), "{error}");
     let error = quantized("*.down = int4").expect_err("48 inputs");
-    assert!(
-        error.to_string().contains("l0.mlp.down cannot be stored as int4"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("l0.mlp.down cannot be stored as int4"), "{error}");
 }
 
 #[test]
@@ -128,24 +95,13 @@ fn weights_that_come_quantised_stay() {
     let mut module = model("qwen3", QWEN3, DType::Bf16);
     let q = module.weight_named("l0.attn.q").expect("weight");
     module.weights[q].ty.elem = trtc_ir::Elem::Quant(Scheme::int4(32));
-    let cx = PassCx {
-        precision: Precision::named("bf16"),
-        ..host()
-    };
+    let cx = PassCx { precision: Precision::named("bf16"), ..host() };
     run(&mut module.clone(), &cx, &["quantize"]).expect("quantizes");
     let mut kept = module.clone();
     run(&mut kept, &cx, &["quantize"]).expect("quantizes");
     assert_eq!(types(&kept)["l0.attn.q"], Scheme::int4(32).to_string());
     let recipe = Recipe::parse("r", "*.q = int8").expect("reads");
-    let error = run(
-        &mut module,
-        &PassCx {
-            recipe: &recipe,
-            ..cx
-        },
-        &["quantize"],
-    )
-    .expect_err("refused");
+    let error = run(&mut module, &PassCx { recipe: &recipe, ..cx }, &["quantize"]).expect_err("refused");
     assert!(error.to_string().contains("already quantised"), "{error}");
 }
 
@@ -165,13 +121,11 @@ fn caches_get_pages_and_types() {
             .func
             .values
             .iter()
-            .filter_map(|(_, v)| {
-                if let Type::Kv(k) = &v.ty {
-                    Some((k.page, k.dtype, k.window))
-                } else {
-                    None
-                }
-            })
+            .filter_map(
+                |(_, v)| {
+                    if let Type::Kv(k) = &v.ty { Some((k.page, k.dtype, k.window)) } else { None }
+                },
+            )
             .collect();
         assert_eq!(found.len(), 4, "two parameters, two results");
         found
@@ -179,39 +133,20 @@ fn caches_get_pages_and_types() {
     assert!(kv(&host()).iter().all(|k| (k.0, k.1) == (Some(32), DType::Bf16)));
     let gpu = PassCx::new(Target::named("sm_90").expect("a row"));
     assert!(kv(&gpu).iter().all(|k| k.0 == Some(64)));
-    let fp32 = PassCx {
-        precision: Precision::named("fp32"),
-        ..host()
-    };
+    let fp32 = PassCx { precision: Precision::named("fp32"), ..host() };
     assert!(kv(&fp32).iter().all(|k| k.1 == DType::F32));
-    let options = KvOptions {
-        page_tokens: Some(16),
-        dtype: Some(DType::Bf16),
-    };
+    let options = KvOptions { page_tokens: Some(16), dtype: Some(DType::Bf16) };
     let found = kv(&PassCx { kv: options, ..fp32 });
     assert!(found.iter().all(|k| (k.0, k.1) == (Some(16), DType::Bf16)));
     assert_eq!(found[0].2, Some(3), "the window stays");
 
     for kv in [
-        KvOptions {
-            page_tokens: Some(0),
-            dtype: None,
-        },
-        KvOptions {
-            page_tokens: Some(24),
-            dtype: None,
-        },
-        KvOptions {
-            page_tokens: None,
-            dtype: Some(DType::I8),
-        },
+        KvOptions { page_tokens: Some(0), dtype: None },
+        KvOptions { page_tokens: Some(24), dtype: None },
+        KvOptions { page_tokens: None, dtype: Some(DType::I8) },
     ] {
-        run(
-            &mut model("llama", LLAMA, DType::Bf16),
-            &PassCx { kv, ..host() },
-            &["kv-layout"],
-        )
-        .expect_err("refused");
+        run(&mut model("llama", LLAMA, DType::Bf16), &PassCx { kv, ..host() }, &["kv-layout"])
+            .expect_err("refused");
     }
 }
 
@@ -221,22 +156,11 @@ fn selected(shape: common::Shape) -> Module {
     run(
         &mut module,
         &host(),
-        &[
-            "fuse-qkv",
-            "fuse-gate-up",
-            "fuse-gated-act",
-            "fuse-rope-kv",
-            "fuse-epilogue",
-            "kv-layout",
-        ],
+        &["fuse-qkv", "fuse-gate-up", "fuse-gated-act", "fuse-rope-kv", "fuse-epilogue", "kv-layout"],
     )
     .expect("runs");
     for id in module.func.order.clone() {
-        module.func.ops[id].kernels = vec![KernelChoice {
-            from: 1,
-            to: 64,
-            kernel: "k".into(),
-        }];
+        module.func.ops[id].kernels = vec![KernelChoice { from: 1, to: 64, kernel: "k".into() }];
     }
     module
 }
@@ -266,40 +190,16 @@ fn live_values_have_places_of_their_own() {
         // The residual, the norm of it and the widest tensor are live at once; all values together are far more.
         let total: u64 = live.iter().map(|(_, i)| i.bytes).sum();
         assert!(arena * 2 < total, "{name}: {arena} of {total}");
-        assert!(
-            !run(&mut module, &host(), &["plan-memory"]).expect("again"),
-            "the plan is stable"
-        );
+        assert!(!run(&mut module, &host(), &["plan-memory"]).expect("again"), "the plan is stable");
     }
 }
 
 #[test]
 fn plans_are_checked_against_the_limits() {
-    let limits = |max_step_tokens| {
-        Some(Limits {
-            max_batch: 8,
-            max_seq_len: 128,
-            max_step_tokens,
-            max_logit_rows: 8,
-        })
-    };
-    run(
-        &mut selected(LLAMA),
-        &PassCx {
-            limits: limits(64),
-            ..host()
-        },
-        &["plan-memory"],
-    )
-    .expect("plans");
-    let error = run(
-        &mut selected(LLAMA),
-        &PassCx {
-            limits: limits(65),
-            ..host()
-        },
-        &["plan-memory"],
-    );
+    let limits =
+        |max_step_tokens| Some(Limits { max_batch: 8, max_seq_len: 128, max_step_tokens, max_logit_rows: 8 });
+    run(&mut selected(LLAMA), &PassCx { limits: limits(64), ..host() }, &["plan-memory"]).expect("plans");
+    let error = run(&mut selected(LLAMA), &PassCx { limits: limits(65), ..host() }, &["plan-memory"]);
     assert_eq!(error.expect_err("refused").fault, Fault::Bug);
     let mut unbounded = selected(LLAMA);
     unbounded.dims.clear();
@@ -314,34 +214,19 @@ fn the_manager_checks_requirements_and_promises() {
     let error = run(&mut model("llama", LLAMA, DType::Bf16), &host(), &["plan-memory"]).expect_err("refused");
     assert!(error.to_string().contains("kv-layout"), "{error}");
 
-    let pass = |name, ensures, run| Pass {
-        name,
-        summary: "test",
-        requires: &[],
-        ensures,
-        run,
-    };
+    let pass = |name, ensures, run| Pass { name, summary: "test", requires: &[], ensures, run };
     let manage = |pass: &Pass| {
-        let options = Options {
-            spec: true,
-            ..Options::default()
-        };
+        let options = Options { spec: true, ..Options::default() };
         run_passes(&mut model("llama", LLAMA, DType::Bf16), &[pass], &host(), options).expect_err("refused")
     };
     let liar = pass("liar", &[], |m, _| {
         m.precision = Some("bf16".into());
         Ok(Changed::No)
     });
-    assert!(
-        manage(&liar).to_string().contains("liar says it changed nothing"),
-        "{}",
-        manage(&liar)
-    );
+    assert!(manage(&liar).to_string().contains("liar says it changed nothing"), "{}", manage(&liar));
     let idle = pass("idle", &[Property::Planned], |_, _| Ok(Changed::No));
     assert!(
-        manage(&idle)
-            .to_string()
-            .contains("idle ran, and the module is not Planned"),
+        manage(&idle).to_string().contains("idle ran, and the module is not Planned"),
         "{}",
         manage(&idle)
     );
@@ -365,12 +250,8 @@ fn the_manager_shows_steps_and_stops_when_the_fuel_is_spent() {
         .to_vec();
     let mut seen: Vec<(usize, &str, bool, String)> = Vec::new();
     let mut observe = |s: &trtc_passes::Step<'_>| seen.push((s.index, s.pass.name, s.changed, s.diff()));
-    let options = Options {
-        fuel: Some(2),
-        first_index: 7,
-        observe: Some(&mut observe),
-        ..Options::default()
-    };
+    let options =
+        Options { fuel: Some(2), first_index: 7, observe: Some(&mut observe), ..Options::default() };
     let report = run_passes(&mut module, &passes, &host(), options).expect("runs");
     assert_eq!(report.fuel, Some(0));
     assert_eq!(
@@ -379,20 +260,9 @@ fn the_manager_shows_steps_and_stops_when_the_fuel_is_spent() {
     );
     assert!(report.timings.iter().all(|t| t.seconds >= 0.0));
     let names: Vec<_> = seen.iter().map(|s| (s.0, s.1, s.2)).collect();
-    assert_eq!(
-        names,
-        [
-            (7, "canonicalize", false),
-            (8, "fuse-qkv", true),
-            (9, "fuse-gate-up", true)
-        ]
-    );
+    assert_eq!(names, [(7, "canonicalize", false), (8, "fuse-qkv", true), (9, "fuse-gate-up", true)]);
     assert_eq!(seen[0].3, "");
-    assert!(
-        seen[1].3.contains("+") && seen[1].3.contains("@l0.attn.qkv"),
-        "{}",
-        seen[1].3
-    );
+    assert!(seen[1].3.contains("+") && seen[1].3.contains("@l0.attn.qkv"), "{}", seen[1].3);
     assert!(module.weight_named("l0.mlp.gate_up").is_some());
     assert!(!common::ops(&module).is_empty());
 }

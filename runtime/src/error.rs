@@ -26,29 +26,17 @@ pub struct Error {
 impl Error {
     /// The user's fault.
     pub fn user(message: impl Into<String>) -> Error {
-        Error {
-            fault: Fault::User,
-            message: message.into(),
-            help: None,
-        }
+        Error { fault: Fault::User, message: message.into(), help: None }
     }
 
     /// Right, but not supported here.
     pub fn unsupported(message: impl Into<String>) -> Error {
-        Error {
-            fault: Fault::Unsupported,
-            message: message.into(),
-            help: None,
-        }
+        Error { fault: Fault::Unsupported, message: message.into(), help: None }
     }
 
     /// Our own fault.
     pub fn bug(message: impl Into<String>) -> Error {
-        Error {
-            fault: Fault::Bug,
-            message: message.into(),
-            help: None,
-        }
+        Error { fault: Fault::Bug, message: message.into(), help: None }
     }
 
     /// Adds what to do next.
@@ -65,10 +53,6 @@ impl From<trtc_engine::EngineError> for Error {
             trtc_engine::Fault::Unsupported => Fault::Unsupported,
             trtc_engine::Fault::Bug => Fault::Bug,
         };
-        Error {
-            fault,
-            message: e.to_string(),
-            help: e.help(),
-        }
+        Error { fault, message: e.to_string(), help: e.help() }
     }
 }

@@ -47,23 +47,15 @@ impl Stage {
         if self.table[at] != page {
             self.table[at] = page;
             let c = &self.changed;
-            self.changed = if c.is_empty() {
-                at..at + 1
-            } else {
-                c.start.min(at)..c.end.max(at + 1)
-            };
+            self.changed = if c.is_empty() { at..at + 1 } else { c.start.min(at)..c.end.max(at + 1) };
         }
     }
 
     /// Lays out a plan: tokens of all chunks one after the other.
     fn fill(&mut self, plan: &Plan, sched: &Scheduler, table_width: usize) -> Result<(), Error> {
-        for list in [
-            &mut self.tokens,
-            &mut self.positions,
-            &mut self.rows,
-            &mut self.query_start,
-            &mut self.context,
-        ] {
+        for list in
+            [&mut self.tokens, &mut self.positions, &mut self.rows, &mut self.query_start, &mut self.context]
+        {
             list.clear();
         }
         self.query_start.push(0);
@@ -71,10 +63,7 @@ impl Stage {
             let gone = || Error::bug(format!("sequence {} of the plan is gone", chunk.seq.0));
             let seq = sched.sequence(chunk.seq).ok_or_else(gone)?;
             let end = chunk.start + chunk.len;
-            let tokens = seq
-                .tokens()
-                .get(chunk.start as usize..end as usize)
-                .ok_or_else(gone)?;
+            let tokens = seq.tokens().get(chunk.start as usize..end as usize).ok_or_else(gone)?;
             self.tokens.extend(tokens.iter().map(|&t| t as i32));
             self.positions.extend(chunk.start as i32..end as i32);
             let after = self.tokens.len() as i32;
@@ -141,16 +130,7 @@ impl Executor {
         }
         let manifest = Arc::new(manifest.clone());
         let graphs = FxHashMap::default();
-        Ok(Executor {
-            device,
-            manifest,
-            bind,
-            pages,
-            stage,
-            logits: Vec::new(),
-            graphs,
-            records: true,
-        })
+        Ok(Executor { device, manifest, bind, pages, stage, logits: Vec::new(), graphs, records: true })
     }
 
     /// The device.
@@ -167,11 +147,7 @@ impl Executor {
     pub fn run(&mut self, plan: &Plan, sched: &Scheduler) -> Result<&mut [f32], Error> {
         self.stage.fill(plan, sched, self.bind.table_width as usize)?;
         self.upload()?;
-        let dims = StepDims {
-            tokens: plan.tokens,
-            rows: plan.rows,
-            seqs: plan.chunks.len() as u32,
-        };
+        let dims = StepDims { tokens: plan.tokens, rows: plan.rows, seqs: plan.chunks.len() as u32 };
         if plan.decode_only() && self.records {
             self.replay(dims)?
         } else {
@@ -183,8 +159,7 @@ impl Executor {
         }
         let logits = &mut self.logits[..len];
         if len > 0 {
-            self.device
-                .download(self.bind.arena, self.manifest.logits, bytes_mut(logits))?;
+            self.device.download(self.bind.arena, self.manifest.logits, bytes_mut(logits))?;
         }
         Ok(logits)
     }
@@ -205,8 +180,7 @@ impl Executor {
         }
         if !stage.changed.is_empty() {
             let at = 4 * stage.changed.start as u64;
-            self.device
-                .upload(bind.block_table, at, bytes(&stage.table[stage.changed.clone()]))?;
+            self.device.upload(bind.block_table, at, bytes(&stage.table[stage.changed.clone()]))?;
             stage.changed = 0..0;
         }
         Ok(())
@@ -245,10 +219,7 @@ fn calls(manifest: &Manifest, tokens: u32) -> impl Iterator<Item = Result<Call<'
         let choice = launch.choices.iter().find(|c| (c.from..=c.to).contains(&tokens));
         let kernel = choice.and_then(|c| Some((c.kernel, manifest.kernels.get(c.kernel as usize)?)));
         let none = || Error::bug(format!("{}: no kernel for {tokens} tokens", launch.loc));
-        Ok(Call {
-            kernel: kernel.ok_or_else(none)?,
-            args: &launch.args,
-        })
+        Ok(Call { kernel: kernel.ok_or_else(none)?, args: &launch.args })
     })
 }
 

@@ -50,20 +50,13 @@ impl Default for Sampling {
 impl Sampling {
     /// The best token at each step.
     pub fn greedy() -> Sampling {
-        Sampling {
-            temperature: 0.0,
-            ..Sampling::default()
-        }
+        Sampling { temperature: 0.0, ..Sampling::default() }
     }
 
     /// Refuses values out of range and contradictions; `vocab` bounds the biased tokens.
     pub fn check(&self, vocab: u32) -> Result<(), Error> {
         let range = |name: &str, x: f32, ok: bool, want: &str| {
-            if ok {
-                Ok(())
-            } else {
-                Err(Error::user(format!("{name} is {x}")).help(format!("give {want}")))
-            }
+            if ok { Ok(()) } else { Err(Error::user(format!("{name} is {x}")).help(format!("give {want}"))) }
         };
         range(
             "temperature",
@@ -71,29 +64,13 @@ impl Sampling {
             (0.0..=100.0).contains(&self.temperature),
             "a number from 0 to 100",
         )?;
-        range(
-            "top_p",
-            self.top_p,
-            self.top_p > 0.0 && self.top_p <= 1.0,
-            "a number above 0, at most 1",
-        )?;
-        range(
-            "min_p",
-            self.min_p,
-            (0.0..=1.0).contains(&self.min_p),
-            "a number from 0 to 1",
-        )?;
+        range("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "a number above 0, at most 1")?;
+        range("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "a number from 0 to 1")?;
         let rep = self.repetition_penalty;
-        range(
-            "repetition_penalty",
-            rep,
-            rep > 0.0 && rep.is_finite(),
-            "a positive number",
-        )?;
-        for (name, x) in [
-            ("presence_penalty", self.presence_penalty),
-            ("frequency_penalty", self.frequency_penalty),
-        ] {
+        range("repetition_penalty", rep, rep > 0.0 && rep.is_finite(), "a positive number")?;
+        for (name, x) in
+            [("presence_penalty", self.presence_penalty), ("frequency_penalty", self.frequency_penalty)]
+        {
             range(name, x, (-2.0..=2.0).contains(&x), "a number from -2 to 2")?;
         }
         for &(token, bias) in &self.logit_bias {
@@ -102,12 +79,7 @@ impl Sampling {
                     "logit_bias names token {token}, the vocabulary has {vocab}"
                 )));
             }
-            range(
-                "logit_bias",
-                bias,
-                (-100.0..=100.0).contains(&bias),
-                "biases from -100 to 100",
-            )?;
+            range("logit_bias", bias, (-100.0..=100.0).contains(&bias), "biases from -100 to 100")?;
         }
         Ok(())
     }
@@ -169,9 +141,7 @@ impl Request {
             );
         }
         if let Some(&id) = self.stop_ids.iter().find(|&&id| id >= vocab) {
-            return Err(Error::user(format!(
-                "stop_ids names token {id}, the vocabulary has {vocab}"
-            )));
+            return Err(Error::user(format!("stop_ids names token {id}, the vocabulary has {vocab}")));
         }
         if self.stop.iter().any(String::is_empty) {
             return Err(Error::user("a stop string is empty").help("leave it out"));
@@ -181,10 +151,7 @@ impl Request {
                 Error::user("stop strings are given, the engine has no tokenizer").help("use stop_ids")
             );
         }
-        for (name, k) in [
-            ("logprobs", self.logprobs),
-            ("prompt_logprobs", self.prompt_logprobs),
-        ] {
+        for (name, k) in [("logprobs", self.logprobs), ("prompt_logprobs", self.prompt_logprobs)] {
             if let Some(k) = k.filter(|&k| k > vocab) {
                 return Err(Error::user(format!(
                     "{name} asks for {k} alternatives, the vocabulary has {vocab}"
@@ -221,18 +188,12 @@ impl Request {
             return Err(Error::user("max_tokens is 0").help("ask for a token or for prompt_logprobs"));
         }
         if self.max_tokens == 0 && (self.n != 1 || self.logprobs.is_some()) {
-            let what = if self.n != 1 {
-                "several answers are"
-            } else {
-                "logprobs of the answer are"
-            };
+            let what = if self.n != 1 { "several answers are" } else { "logprobs of the answer are" };
             return Err(Error::user(format!("max_tokens is 0 and {what} asked for")));
         }
         if self.min_tokens > self.max_tokens {
             let (min, max) = (self.min_tokens, self.max_tokens);
-            return Err(Error::user(format!(
-                "min_tokens is {min}, more than max_tokens, which is {max}"
-            )));
+            return Err(Error::user(format!("min_tokens is {min}, more than max_tokens, which is {max}")));
         }
         let room = u64::from(dims.max_seq_len).saturating_sub(self.prompt.len() as u64);
         if u64::from(self.min_tokens) > room {

@@ -11,25 +11,13 @@ use trtc_runtime::{Answer, CacheSize, Engine, Event, Finish, LoadOptions, Reques
 
 fn engine(dims: Dims, page_tokens: u32, pages: u32, prefix_cache: bool) -> (Engine, Arc<Mutex<Log>>) {
     let (device, log) = FakeDevice::new();
-    let options = LoadOptions {
-        cache: CacheSize::Pages(pages),
-        prefix_cache,
-        ..LoadOptions::default()
-    };
+    let options = LoadOptions { cache: CacheSize::Pages(pages), prefix_cache, ..LoadOptions::default() };
     let file = file(&manifest(dims, page_tokens), None);
-    (
-        Engine::with_device(file, Box::new(device), &options).unwrap(),
-        log,
-    )
+    (Engine::with_device(file, Box::new(device), &options).unwrap(), log)
 }
 
 fn ask(prompt: Vec<u32>, max_tokens: u32) -> Request {
-    Request {
-        max_tokens,
-        ignore_eos: true,
-        sampling: Sampling::greedy(),
-        ..Request::new(prompt)
-    }
+    Request { max_tokens, ignore_eos: true, sampling: Sampling::greedy(), ..Request::new(prompt) }
 }
 
 fn tokens(answers: &[Answer]) -> Vec<Vec<u32>> {
@@ -45,18 +33,12 @@ fn one_answer_is_the_models() {
     assert_eq!(answers[0].finish, Finish::Length);
     // Two chunks of the prompt, then one step a token; the decode steps are one recording.
     let log = log.lock().unwrap();
-    assert_eq!(
-        log.steps.iter().map(|d| d.tokens).collect::<Vec<_>>()[..3],
-        [16, 7, 1]
-    );
+    assert_eq!(log.steps.iter().map(|d| d.tokens).collect::<Vec<_>>()[..3], [16, 7, 1]);
     assert_eq!((log.records, log.replays, log.steps.len()), (1, 19, 21));
     let stats = engine.stats();
     assert_eq!((stats.prefill.steps, stats.prefill.tokens), (2, 23));
     assert_eq!((stats.decode.steps, stats.decode.tokens), (19, 19));
-    assert_eq!(
-        (stats.requests, stats.prompt_tokens, stats.answer_tokens),
-        (1, 23, 20)
-    );
+    assert_eq!((stats.requests, stats.prompt_tokens, stats.answer_tokens), (1, 23, 20));
     assert_eq!((stats.running, stats.waiting, stats.pages_held), (0, 0, 0));
     assert!(engine.is_idle());
 }
@@ -76,9 +58,7 @@ fn a_device_without_graphs_gives_the_same() {
 fn answers_end_at_the_longest_sequence() {
     let (mut engine, _) = engine(dims(), 4, 16, true);
     let prompt: Vec<u32> = (0..60).collect();
-    let answers = engine
-        .answers([ask(prompt.clone(), 20), ask(prompt[..5].to_vec(), 500)])
-        .unwrap();
+    let answers = engine.answers([ask(prompt.clone(), 20), ask(prompt[..5].to_vec(), 500)]).unwrap();
     assert_eq!(tokens(&answers), [greedy(&prompt, 4), greedy(&prompt[..5], 59)]);
     assert!(answers.iter().all(|a| a.finish == Finish::Length));
 }
@@ -89,9 +69,7 @@ fn preempted_answers_go_on_where_they_were() {
     for prefix_cache in [true, false] {
         let (mut engine, _) = engine(dims(), 4, 12, prefix_cache);
         let prompts: Vec<Vec<u32>> = (0..4).map(|i| vec![i, 7, i, 9, i]).collect();
-        let answers = engine
-            .answers(prompts.iter().map(|p| ask(p.clone(), 35)))
-            .unwrap();
+        let answers = engine.answers(prompts.iter().map(|p| ask(p.clone(), 35))).unwrap();
         for (prompt, answer) in prompts.iter().zip(&answers) {
             assert_eq!(answer.tokens, greedy(prompt, 35));
         }
@@ -107,23 +85,14 @@ fn prefixes_are_computed_once() {
     let prompt: Vec<u32> = (10..50).collect();
     let mut again = prompt.clone();
     again.extend([1, 2]);
-    assert_eq!(
-        engine.answers([ask(prompt.clone(), 5)]).unwrap()[0].tokens,
-        greedy(&prompt, 5)
-    );
+    assert_eq!(engine.answers([ask(prompt.clone(), 5)]).unwrap()[0].tokens, greedy(&prompt, 5));
     assert_eq!(engine.stats().reused_tokens, 0);
-    assert_eq!(
-        engine.answers([ask(again.clone(), 5)]).unwrap()[0].tokens,
-        greedy(&again, 5)
-    );
+    assert_eq!(engine.answers([ask(again.clone(), 5)]).unwrap()[0].tokens, greedy(&again, 5));
     assert_eq!(engine.stats().reused_tokens, 40);
     // What was answered is a prefix too.
     again.extend(greedy(&again, 4));
     again.push(3);
-    assert_eq!(
-        engine.answers([ask(again.clone(), 5)]).unwrap()[0].tokens,
-        greedy(&again, 5)
-    );
+    assert_eq!(engine.answers([ask(again.clone(), 5)]).unwrap()[0].tokens, greedy(&again, 5));
     assert_eq!(engine.stats().reused_tokens, 40 + 44);
 }
 
@@ -132,41 +101,18 @@ fn several_answers_are_the_ones_of_several_requests() {
     for prefix_cache in [true, false] {
         let (mut engine, _) = engine(dims(), 4, 64, prefix_cache);
         let prompt: Vec<u32> = (20..33).collect();
-        let sampling = Sampling {
-            temperature: 0.8,
-            seed: Some(40),
-            ..Sampling::default()
-        };
-        let request = Request {
-            n: 6,
-            sampling: sampling.clone(),
-            ..ask(prompt, 12)
-        };
+        let sampling = Sampling { temperature: 0.8, seed: Some(40), ..Sampling::default() };
+        let request = Request { n: 6, sampling: sampling.clone(), ..ask(prompt, 12) };
         let together = engine.answers([request.clone()]).unwrap();
-        assert_eq!(
-            together.iter().map(|a| a.id.index).collect::<Vec<_>>(),
-            [0, 1, 2, 3, 4, 5]
-        );
+        assert_eq!(together.iter().map(|a| a.id.index).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
         let reused = engine.stats().reused_tokens;
         assert_eq!(reused, if prefix_cache { 5 * 12 } else { 0 });
         for (i, answer) in together.iter().enumerate() {
-            let sampling = Sampling {
-                seed: Some(40 + i as u64),
-                ..sampling.clone()
-            };
-            let alone = engine
-                .answers([Request {
-                    n: 1,
-                    sampling,
-                    ..request.clone()
-                }])
-                .unwrap();
+            let sampling = Sampling { seed: Some(40 + i as u64), ..sampling.clone() };
+            let alone = engine.answers([Request { n: 1, sampling, ..request.clone() }]).unwrap();
             assert_eq!(answer.tokens, alone[0].tokens, "answer {i}");
         }
-        assert!(
-            together.windows(2).all(|w| w[0].tokens != w[1].tokens),
-            "seeds matter"
-        );
+        assert!(together.windows(2).all(|w| w[0].tokens != w[1].tokens), "seeds matter");
     }
 }
 
@@ -174,10 +120,7 @@ fn several_answers_are_the_ones_of_several_requests() {
 fn a_device_error_is_reported_and_the_step_can_be_tried_again() {
     let (mut engine, log) = engine(dims(), 4, 64, true);
     let (a, b): (Vec<u32>, Vec<u32>) = ((0..20).collect(), (5..9).collect());
-    let ids = [
-        engine.submit(ask(a.clone(), 6)).unwrap(),
-        engine.submit(ask(b.clone(), 6)).unwrap(),
-    ];
+    let ids = [engine.submit(ask(a.clone(), 6)).unwrap(), engine.submit(ask(b.clone(), 6)).unwrap()];
     let (mut got, mut errors, mut steps) = ([Vec::new(), Vec::new()], 0, 0);
     while !engine.is_idle() {
         steps += 1;
@@ -201,12 +144,7 @@ fn a_device_error_is_reported_and_the_step_can_be_tried_again() {
 #[test]
 fn cancelling_ends_one_request_and_no_other() {
     let (mut engine, _) = engine(dims(), 4, 64, true);
-    let a = engine
-        .submit(Request {
-            n: 2,
-            ..ask(vec![1; 9], 30)
-        })
-        .unwrap();
+    let a = engine.submit(Request { n: 2, ..ask(vec![1; 9], 30) }).unwrap();
     let b = engine.submit(ask(vec![2; 9], 8)).unwrap();
     let mut events = Vec::new();
     for _ in 0..4 {
@@ -218,28 +156,14 @@ fn cancelling_ends_one_request_and_no_other() {
     while !engine.is_idle() {
         events.extend(engine.step().unwrap());
     }
-    let ends: Vec<_> = events
-        .iter()
-        .filter(|e| matches!(e, Event::Done { .. }) && e.id().request == a)
-        .collect();
+    let ends: Vec<_> =
+        events.iter().filter(|e| matches!(e, Event::Done { .. }) && e.id().request == a).collect();
     assert_eq!(ends.len(), 2);
-    assert!(ends.iter().all(|e| matches!(
-        e,
-        Event::Done {
-            finish: Finish::Cancelled,
-            ..
-        }
-    )));
+    assert!(ends.iter().all(|e| matches!(e, Event::Done { finish: Finish::Cancelled, .. })));
     let of_b: Vec<u32> = events
         .iter()
         .filter(|e| e.id().request == b)
-        .filter_map(|e| {
-            if let Event::Token { token, .. } = e {
-                Some(*token)
-            } else {
-                None
-            }
-        })
+        .filter_map(|e| if let Event::Token { token, .. } = e { Some(*token) } else { None })
         .collect();
     assert_eq!(of_b, greedy(&[2; 9], 8));
     assert_eq!(engine.stats().pages_held, 0);
@@ -265,13 +189,7 @@ fn a_stream_given_up_leaves_the_others_alone() {
     assert!(rest.iter().all(|e| e.id().request == before));
     let of_before: Vec<u32> = rest
         .iter()
-        .filter_map(|e| {
-            if let Event::Token { token, .. } = e {
-                Some(*token)
-            } else {
-                None
-            }
-        })
+        .filter_map(|e| if let Event::Token { token, .. } = e { Some(*token) } else { None })
         .collect();
     assert_eq!(of_before, greedy(&[9, 9], 12));
     assert_eq!(engine.stats().pages_held, 0);
@@ -282,44 +200,22 @@ fn a_stream_given_up_leaves_the_others_alone() {
     assert!(stream.next().is_none());
     drop(stream);
     assert!(engine.is_idle());
-    assert_eq!(
-        engine.answers([ask(vec![1, 2], 3)]).unwrap()[0].tokens,
-        greedy(&[1, 2], 3)
-    );
+    assert_eq!(engine.answers([ask(vec![1, 2], 3)]).unwrap()[0].tokens, greedy(&[1, 2], 3));
 }
 
 /// A request of the random load: prompts share beginnings.
 fn request() -> impl Strategy<Value = Request> {
-    (
-        0u32..3,
-        1usize..20,
-        1u32..14,
-        0i32..2,
-        0u64..1000,
-        any::<bool>(),
-        prop::bool::weighted(0.2),
-        1u32..3,
-    )
-        .prop_map(
-            |(stem, len, max_tokens, priority, seed, greedy, prompt_logprobs, n)| {
-                let prompt = (0..len as u32)
-                    .map(|p| (p + 40 * u32::from(p % 6 == 4) * stem) % 90)
-                    .collect();
-                let sampling = Sampling {
-                    temperature: if greedy { 0.0 } else { 1.0 },
-                    seed: Some(seed),
-                    ..Sampling::default()
-                };
-                let prompt_logprobs = prompt_logprobs.then_some(1);
-                Request {
-                    sampling,
-                    priority,
-                    n,
-                    prompt_logprobs,
-                    ..ask(prompt, max_tokens)
-                }
-            },
-        )
+    (0u32..3, 1usize..20, 1u32..14, 0i32..2, 0u64..1000, any::<bool>(), prop::bool::weighted(0.2), 1u32..3)
+        .prop_map(|(stem, len, max_tokens, priority, seed, greedy, prompt_logprobs, n)| {
+            let prompt = (0..len as u32).map(|p| (p + 40 * u32::from(p % 6 == 4) * stem) % 90).collect();
+            let sampling = Sampling {
+                temperature: if greedy { 0.0 } else { 1.0 },
+                seed: Some(seed),
+                ..Sampling::default()
+            };
+            let prompt_logprobs = prompt_logprobs.then_some(1);
+            Request { sampling, priority, n, prompt_logprobs, ..ask(prompt, max_tokens) }
+        })
 }
 
 proptest! {
@@ -380,39 +276,18 @@ proptest! {
 fn the_models_end_of_sequence_ends_an_answer() {
     // Find a prompt that soon leads there.
     let ends = |p: &[u32]| greedy(p, 40).iter().position(|&t| t == support::EOS);
-    let prompt = (0..2000u32)
-        .map(|i| vec![i % 90, i / 90])
-        .find(|p| ends(p).is_some_and(|e| e > 3))
-        .unwrap();
+    let prompt = (0..2000u32).map(|i| vec![i % 90, i / 90]).find(|p| ends(p).is_some_and(|e| e > 3)).unwrap();
     let end = ends(&prompt).unwrap();
     let (mut engine, _) = engine(dims(), 4, 64, true);
-    let request = Request {
-        ignore_eos: false,
-        ..ask(prompt.clone(), 40)
-    };
+    let request = Request { ignore_eos: false, ..ask(prompt.clone(), 40) };
     let answers = engine.answers([request.clone()]).unwrap();
-    assert_eq!(
-        (answers[0].tokens.clone(), answers[0].finish),
-        (greedy(&prompt, end), Finish::Stop)
-    );
-    let answers = engine
-        .answers([Request {
-            ignore_eos: true,
-            ..request.clone()
-        }])
-        .unwrap();
+    assert_eq!((answers[0].tokens.clone(), answers[0].finish), (greedy(&prompt, end), Finish::Stop));
+    let answers = engine.answers([Request { ignore_eos: true, ..request.clone() }]).unwrap();
     assert_eq!((answers[0].tokens.len(), answers[0].finish), (40, Finish::Length));
 
     // Not before `min_tokens`: the best of the other tokens is taken.
-    let answers = engine
-        .answers([Request {
-            min_tokens: end as u32 + 1,
-            ..request
-        }])
-        .unwrap();
+    let answers = engine.answers([Request { min_tokens: end as u32 + 1, ..request }]).unwrap();
     let (_, row) = best(&[prompt.clone(), greedy(&prompt, end)].concat());
-    let second = (0..support::EOS)
-        .max_by(|&a, &b| row[a as usize].total_cmp(&row[b as usize]))
-        .unwrap();
+    let second = (0..support::EOS).max_by(|&a, &b| row[a as usize].total_cmp(&row[b as usize])).unwrap();
     assert_eq!(answers[0].tokens[end], second);
 }

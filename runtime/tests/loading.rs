@@ -14,11 +14,7 @@ fn for_gpu() -> Manifest {
     let mut m = manifest(dims(), 4);
     m.target = "sm_90".into();
     m.capability = Some((9, 0));
-    let one = Extent {
-        of: Count::One,
-        div: 1,
-        mul: 1,
-    };
+    let one = Extent { of: Count::One, div: 1, mul: 1 };
     for kernel in &mut m.kernels {
         kernel.code = Code::Ptx(PtxKernel {
             module: "ptx".into(),
@@ -42,13 +38,7 @@ fn gpu_engine(dir: &std::path::Path) -> PathBuf {
 }
 
 fn refused(path: &std::path::Path, device: DeviceChoice) -> Error {
-    match Engine::load(
-        path,
-        LoadOptions {
-            device,
-            ..LoadOptions::default()
-        },
-    ) {
+    match Engine::load(path, LoadOptions { device, ..LoadOptions::default() }) {
         Ok(_) => panic!("{device:?} is not refused"),
         Err(error) => error,
     }
@@ -58,23 +48,12 @@ fn refused(path: &std::path::Path, device: DeviceChoice) -> Error {
 fn another_machine_is_told_what_to_build() {
     let dir = tempfile::tempdir().unwrap();
     let path = gpu_engine(dir.path());
-    for choice in [
-        DeviceChoice::Host,
-        DeviceChoice::Auto,
-        DeviceChoice::Cuda(0),
-        DeviceChoice::Emulator,
-    ] {
+    for choice in [DeviceChoice::Host, DeviceChoice::Auto, DeviceChoice::Cuda(0), DeviceChoice::Emulator] {
         let error = refused(&path, choice);
         assert_eq!(error.fault, Fault::Unsupported);
-        assert!(
-            error.message.contains("built for sm_90 (compute capability 9.0)"),
-            "{error}"
-        );
+        assert!(error.message.contains("built for sm_90 (compute capability 9.0)"), "{error}");
         let help = error.help.clone().unwrap_or_default();
-        assert!(
-            help.contains("trtc build MODEL -o ENGINE --target host"),
-            "{help}"
-        );
+        assert!(help.contains("trtc build MODEL -o ENGINE --target host"), "{help}");
         let told = match choice {
             DeviceChoice::Host => "the device is host (",
             DeviceChoice::Emulator => "does not run engines on the emulator",
@@ -86,20 +65,13 @@ fn another_machine_is_told_what_to_build() {
     let host = dir.path().join("host.engine");
     write(&host, &manifest(dims(), 4), None);
     let error = refused(&host, DeviceChoice::Emulator);
-    assert_eq!(
-        (error.fault, error.help.as_deref()),
-        (Fault::Unsupported, Some("run it with --device host"))
-    );
+    assert_eq!((error.fault, error.help.as_deref()), (Fault::Unsupported, Some("run it with --device host")));
 }
 
 #[test]
 fn what_is_no_engine_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    assert!(
-        refused(&dir.path().join("none.engine"), DeviceChoice::Auto)
-            .message
-            .contains("none.engine")
-    );
+    assert!(refused(&dir.path().join("none.engine"), DeviceChoice::Auto).message.contains("none.engine"));
     let path = dir.path().join("text.engine");
     std::fs::write(&path, "hello").unwrap();
     assert_eq!(refused(&path, DeviceChoice::Auto).fault, Fault::User);
@@ -117,12 +89,7 @@ fn device_names_are_read() {
         assert_eq!(text.parse(), Ok(choice));
     }
     for text in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "host:1"] {
-        assert!(
-            text.parse::<DeviceChoice>()
-                .unwrap_err()
-                .message
-                .contains("there is no device")
-        );
+        assert!(text.parse::<DeviceChoice>().unwrap_err().message.contains("there is no device"));
     }
 }
 
@@ -134,14 +101,7 @@ fn with(manifest: &Manifest, options: LoadOptions) -> Result<Engine, Error> {
 #[test]
 fn the_cache_has_the_size_that_was_asked_for() {
     let pages = |dims: Dims, cache| {
-        with(
-            &manifest(dims, 4),
-            LoadOptions {
-                cache,
-                ..LoadOptions::default()
-            },
-        )
-        .map(|e| e.stats().pages)
+        with(&manifest(dims, 4), LoadOptions { cache, ..LoadOptions::default() }).map(|e| e.stats().pages)
     };
     // A page of 4 tokens: two layers of key and value, 8 bytes each.
     let page = 2 * 2 * 4 * 8;
@@ -149,15 +109,8 @@ fn the_cache_has_the_size_that_was_asked_for() {
     assert_eq!(pages(dims(), CacheSize::Pages(5)), Ok(5));
     assert_eq!(pages(dims(), CacheSize::Bytes(7 * page + 1)), Ok(7));
     // The fake device has 1 MiB: 80 % of it, and not the 2 MiB of a full batch.
-    let long = Dims {
-        max_batch: 64,
-        max_seq_len: 1024,
-        ..dims()
-    };
-    assert_eq!(
-        pages(long, CacheSize::Auto),
-        Ok(((1 << 20) / 100 * 80 / page) as u32)
-    );
+    let long = Dims { max_batch: 64, max_seq_len: 1024, ..dims() };
+    assert_eq!(pages(long, CacheSize::Auto), Ok(((1 << 20) / 100 * 80 / page) as u32));
     for cache in [CacheSize::Pages(0), CacheSize::Bytes(page - 1)] {
         let error = pages(dims(), cache).unwrap_err();
         assert!(error.message.contains("no room for the KV cache"), "{error}");
@@ -166,15 +119,8 @@ fn the_cache_has_the_size_that_was_asked_for() {
 
 #[test]
 fn no_threads_are_refused() {
-    let error = with(
-        &manifest(dims(), 4),
-        LoadOptions {
-            threads: Some(0),
-            ..LoadOptions::default()
-        },
-    )
-    .err()
-    .unwrap();
+    let error =
+        with(&manifest(dims(), 4), LoadOptions { threads: Some(0), ..LoadOptions::default() }).err().unwrap();
     assert_eq!(error.message, "threads is 0");
 }
 
@@ -193,10 +139,7 @@ fn made_up_weights_are_the_seeds_on_any_number_of_threads() {
     let sizes = trtc_engine::layout::sizes(&[9_000_001, 3], Encoding::I8Channel, Layout::Panel16).unwrap();
     for threads in [1, 3] {
         let (device, log) = FakeDevice::new();
-        let options = LoadOptions {
-            threads: Some(threads),
-            ..LoadOptions::default()
-        };
+        let options = LoadOptions { threads: Some(threads), ..LoadOptions::default() };
         let engine = Engine::with_device(file(&m, None), Box::new(device), &options).unwrap();
         drop(engine);
         let log = log.lock().unwrap();
@@ -204,16 +147,8 @@ fn made_up_weights_are_the_seeds_on_any_number_of_threads() {
         for (part, len) in [(Part::Payload, sizes.payload), (Part::Scale, sizes.scale)] {
             let mut want = vec![0; len as usize];
             dummy::fill(&m.weights[2], 2, 11, part, 0, &mut want).unwrap();
-            let at = bindings
-                .windows(64)
-                .step_by(64)
-                .position(|w| w == &want[..64])
-                .unwrap()
-                * 64;
-            assert!(
-                bindings[at..at + want.len()] == want[..],
-                "{part:?} on {threads} threads"
-            );
+            let at = bindings.windows(64).step_by(64).position(|w| w == &want[..64]).unwrap() * 64;
+            assert!(bindings[at..at + want.len()] == want[..], "{part:?} on {threads} threads");
         }
     }
 }

@@ -51,24 +51,12 @@ fn step(s: &mut Scheduler, plan: &mut Plan, token: u32) {
 }
 
 fn decode_steps(pages: u32, prefix_cache: bool) -> (usize, u64) {
-    let limits = Dims {
-        max_batch: 8,
-        max_seq_len: 4096,
-        max_step_tokens: 64,
-        max_logit_rows: 8,
-    };
+    let limits = Dims { max_batch: 8, max_seq_len: 4096, max_step_tokens: 64, max_logit_rows: 8 };
     let mut s = Scheduler::new(limits, KvPool::new(pages, 16, prefix_cache));
     let mut plan = Plan::new(&limits);
     for i in 0..8 {
         let tokens = vec![i; 20];
-        s.add(NewSequence {
-            tokens,
-            max_len: 2048,
-            priority: 0,
-            all_logits: false,
-            leader: None,
-        })
-        .unwrap();
+        s.add(NewSequence { tokens, max_len: 2048, priority: 0, all_logits: false, leader: None }).unwrap();
     }
     let mut token = 0;
     while !(plan.chunks.len() == 8 && plan.decode_only()) {
@@ -98,24 +86,12 @@ fn decode_steps_do_not_allocate() {
 /// Sequences that come and go, and lose their pages, need memory only when they come.
 #[test]
 fn preemption_does_not_allocate() {
-    let limits = Dims {
-        max_batch: 4,
-        max_seq_len: 256,
-        max_step_tokens: 64,
-        max_logit_rows: 8,
-    };
+    let limits = Dims { max_batch: 4, max_seq_len: 256, max_step_tokens: 64, max_logit_rows: 8 };
     let mut s = Scheduler::new(limits, KvPool::new(24, 8, true));
     let mut plan = Plan::new(&limits);
     for i in 0..4 {
         let tokens = vec![i; 8];
-        s.add(NewSequence {
-            tokens,
-            max_len: 160,
-            priority: 0,
-            all_logits: false,
-            leader: None,
-        })
-        .unwrap();
+        s.add(NewSequence { tokens, max_len: 160, priority: 0, all_logits: false, leader: None }).unwrap();
     }
     let (mut preempted, mut counted, mut token) = (0, 0, 0);
     while !s.is_idle() {
@@ -127,11 +103,7 @@ fn preemption_does_not_allocate() {
                 continue;
             };
             token += 1;
-            if seq.tokens().len() + 1 < 160 {
-                s.push(chunk.seq, token)
-            } else {
-                s.remove(chunk.seq)
-            }
+            if seq.tokens().len() + 1 < 160 { s.push(chunk.seq, token) } else { s.remove(chunk.seq) }
         }
         counted += allocations() - before;
         preempted += plan.preempted;

@@ -12,26 +12,11 @@ use std::process::Command;
 /// `*` stands for every crate of ours.
 const ABSENT: &[(&str, &[&str])] = &[
     ("trtc-ir", &["*", "serde", "serde_json", "melior", "cudarc"]),
-    (
-        "trtc-passes",
-        &["trtc-codegen", "trtc-runtime", "trtc-engine", "melior", "cudarc"],
-    ),
-    (
-        "trtc-codegen",
-        &["trtc-runtime", "trtc-engine", "trtc-passes", "trtc-compiler"],
-    ),
+    ("trtc-passes", &["trtc-codegen", "trtc-runtime", "trtc-engine", "melior", "cudarc"]),
+    ("trtc-codegen", &["trtc-runtime", "trtc-engine", "trtc-passes", "trtc-compiler"]),
     ("trtc-compiler", &["trtc-runtime", "cudarc"]),
     ("trtc-engine", &["*", "melior", "cudarc"]),
-    (
-        "trtc-runtime",
-        &[
-            "trtc-ir",
-            "trtc-passes",
-            "trtc-codegen",
-            "trtc-compiler",
-            "melior",
-        ],
-    ),
+    ("trtc-runtime", &["trtc-ir", "trtc-passes", "trtc-codegen", "trtc-compiler", "melior"]),
 ];
 
 /// Most lines of a Rust file.
@@ -41,9 +26,7 @@ const SOFT_LINES: usize = 400;
 
 fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent()
-        .expect("the tests' folder has a parent")
-        .to_path_buf()
+    here.parent().expect("the tests' folder has a parent").to_path_buf()
 }
 
 /// Files of the project with this extension, build output and fuzz corpora left out; paths from the root.
@@ -80,22 +63,15 @@ fn test_files() -> BTreeSet<PathBuf> {
         let stem = p.file_stem().unwrap().to_string_lossy();
         stem == "tests"
             || stem.ends_with("_tests")
-            || p.components()
-                .any(|c| c.as_os_str() == "tests" || c.as_os_str() == "examples")
+            || p.components().any(|c| c.as_os_str() == "tests" || c.as_os_str() == "examples")
     };
-    let mut out: BTreeSet<PathBuf> = all
-        .iter()
-        .filter(|p| named(p) || p.starts_with("benches"))
-        .cloned()
-        .collect();
+    let mut out: BTreeSet<PathBuf> =
+        all.iter().filter(|p| named(p) || p.starts_with("benches")).cloned().collect();
     for path in &all {
         let folder = path.parent().expect("a file has a folder");
         let stem = path.file_stem().unwrap().to_string_lossy();
-        let inner = if ["mod", "lib", "main"].contains(&&*stem) {
-            folder.to_path_buf()
-        } else {
-            folder.join(&*stem)
-        };
+        let inner =
+            if ["mod", "lib", "main"].contains(&&*stem) { folder.to_path_buf() } else { folder.join(&*stem) };
         let text = read(path);
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         for at in (0..lines.len()).filter(|&i| lines[i] == "#[cfg(test)]") {
@@ -124,9 +100,7 @@ fn code_lines(path: &Path) -> Vec<(usize, String)> {
     let lines: Vec<&str> = text.lines().collect();
     let is_tests = |i: usize| {
         lines[i].trim() == "#[cfg(test)]"
-            && lines
-                .get(i + 1)
-                .is_some_and(|l| l.contains("mod ") && !l.ends_with(';'))
+            && lines.get(i + 1).is_some_and(|l| l.contains("mod ") && !l.ends_with(';'))
     };
     let end = (0..lines.len()).find(|&i| is_tests(i)).unwrap_or(lines.len());
     let code = |line: &str| {
@@ -195,11 +169,7 @@ fn linked(package: &str, flags: &[&str]) -> BTreeSet<String> {
         .args(flags)
         .output()
         .expect("cargo runs");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
     text.lines()
         .filter_map(|l| l.split_whitespace().next())
@@ -215,9 +185,7 @@ fn edges_that_must_not_exist_do_not() {
         for name in linked(package, &["--all-features"]) {
             let ours = banned.contains(&"*") && name.starts_with("trtc");
             if ours || banned.contains(&name.as_str()) {
-                found.push(format!(
-                    "{package} depends on {name}: see `cargo tree -p {package} -i {name}`"
-                ));
+                found.push(format!("{package} depends on {name}: see `cargo tree -p {package} -i {name}`"));
             }
         }
     }
@@ -227,14 +195,7 @@ fn edges_that_must_not_exist_do_not() {
 #[test]
 fn serving_binary_has_no_compiler() {
     let linked = linked("trtc", &["--no-default-features"]);
-    for name in [
-        "melior",
-        "mlir-sys",
-        "trtc-ir",
-        "trtc-passes",
-        "trtc-codegen",
-        "trtc-compiler",
-    ] {
+    for name in ["melior", "mlir-sys", "trtc-ir", "trtc-passes", "trtc-codegen", "trtc-compiler"] {
         assert!(!linked.contains(name), "trtc --no-default-features links {name}");
     }
     assert!(linked.contains("trtc-runtime"), "the listing has what is linked");
@@ -243,28 +204,17 @@ fn serving_binary_has_no_compiler() {
 #[test]
 fn every_crate_inherits_lints_and_version() {
     let manifest = read(Path::new("Cargo.toml"));
-    let members = manifest
-        .lines()
-        .find(|l| l.starts_with("members"))
-        .expect("a list of members");
+    let members = manifest.lines().find(|l| l.starts_with("members")).expect("a list of members");
     let members: Vec<&str> = members.split('"').skip(1).step_by(2).collect();
     assert!(members.len() > 5, "{members:?}");
     for member in members {
         let text = read(&Path::new(member).join("Cargo.toml"));
-        for want in [
-            "[lints]\nworkspace = true",
-            "version.workspace = true",
-            "license.workspace = true",
-        ] {
+        for want in ["[lints]\nworkspace = true", "version.workspace = true", "license.workspace = true"] {
             assert!(text.contains(want), "{member}/Cargo.toml lacks `{want}`");
         }
-        let dependencies = text
-            .split("\n[")
-            .filter(|s| s.lines().next().is_some_and(|h| h.ends_with("dependencies]")));
-        for line in dependencies
-            .flat_map(|s| s.lines().skip(1))
-            .filter(|l| l.contains('='))
-        {
+        let dependencies =
+            text.split("\n[").filter(|s| s.lines().next().is_some_and(|h| h.ends_with("dependencies]")));
+        for line in dependencies.flat_map(|s| s.lines().skip(1)).filter(|l| l.contains('=')) {
             assert!(
                 line.contains("workspace = true"),
                 "{member}/Cargo.toml: versions stand in the root: {line}"
@@ -287,10 +237,8 @@ fn only_one_folder_names_melior() {
 
 #[test]
 fn files_are_small() {
-    let mut long: Vec<(usize, PathBuf)> = files("rs")
-        .into_iter()
-        .map(|p| (read(&p).lines().count(), p))
-        .collect();
+    let mut long: Vec<(usize, PathBuf)> =
+        files("rs").into_iter().map(|p| (read(&p).lines().count(), p)).collect();
     long.retain(|(lines, _)| *lines > SOFT_LINES);
     long.sort();
     // Shown with --nocapture, and when the test fails.
@@ -316,39 +264,20 @@ fn every_file_says_what_it_is() {
 fn nothing_is_left_undone() {
     let all = files("rs");
     // In two parts, so that this file does not find itself.
-    let macros = [
-        concat!("todo", "!("),
-        concat!("unimplemented", "!("),
-        concat!("dbg", "!("),
-    ];
-    none(
-        "left undone",
-        &places(&all, |l| macros.iter().any(|m| l.contains(m))),
-    );
-    none(
-        "tests that do not run",
-        &places(&all, |l| l.contains(concat!("#[", "ignore"))),
-    );
+    let macros = [concat!("todo", "!("), concat!("unimplemented", "!("), concat!("dbg", "!(")];
+    none("left undone", &places(&all, |l| macros.iter().any(|m| l.contains(m))));
+    none("tests that do not run", &places(&all, |l| l.contains(concat!("#[", "ignore"))));
 }
 
 #[test]
 fn no_unwrap_outside_tests() {
-    none(
-        "unwrap outside tests",
-        &places(&shipped(), |l| l.contains(".unwrap()")),
-    );
+    none("unwrap outside tests", &places(&shipped(), |l| l.contains(".unwrap()")));
 }
 
 #[test]
 fn only_the_command_line_reads_the_environment() {
-    let code: Vec<PathBuf> = shipped()
-        .into_iter()
-        .filter(|p| *p != Path::new("tools/src/env.rs"))
-        .collect();
-    none(
-        "std::env::var outside tools/src/env.rs",
-        &places(&code, |l| l.contains("env::var")),
-    );
+    let code: Vec<PathBuf> = shipped().into_iter().filter(|p| *p != Path::new("tools/src/env.rs")).collect();
+    none("std::env::var outside tools/src/env.rs", &places(&code, |l| l.contains("env::var")));
 }
 
 #[test]
@@ -360,11 +289,7 @@ fn names_of_models_stand_in_the_frontend_only() {
             .into_iter()
             .filter(|p| ["passes", "codegen", "runtime"].iter().any(|d| p.starts_with(d)))
             .collect::<Vec<_>>(),
-        |l| {
-            l.to_lowercase()
-                .split(|c: char| !c.is_alphanumeric())
-                .any(|w| models.contains(&w))
-        },
+        |l| l.to_lowercase().split(|c: char| !c.is_alphanumeric()).any(|w| models.contains(&w)),
     );
     none("a model's name outside compiler/src/frontend/arch", &places);
 }
@@ -401,12 +326,7 @@ fn commands(code: &str) -> (BTreeSet<&str>, BTreeSet<&str>) {
 
 /// What stands between backquotes, fences too.
 fn code_of(markdown: &str) -> String {
-    markdown
-        .split('`')
-        .skip(1)
-        .step_by(2)
-        .collect::<Vec<_>>()
-        .join("\n")
+    markdown.split('`').skip(1).step_by(2).collect::<Vec<_>>().join("\n")
 }
 
 #[test]
@@ -419,24 +339,14 @@ fn documented_commands_exist() {
         .collect();
     for document in ["README.md", "CONTRIBUTING.md", ".ci/run"] {
         let text = read(Path::new(document));
-        let code = if document.ends_with(".md") {
-            code_of(&text)
-        } else {
-            text
-        };
+        let code = if document.ends_with(".md") { code_of(&text) } else { text };
         let (make, scripts) = commands(&code);
         assert!(!make.is_empty(), "{document} names no target");
         for name in make {
-            assert!(
-                targets.contains(name),
-                "{document} says `make {name}`, the Makefile has {targets:?}"
-            );
+            assert!(targets.contains(name), "{document} says `make {name}`, the Makefile has {targets:?}");
         }
         for script in scripts {
-            assert!(
-                root().join(script).exists(),
-                "{document} names {script}, which is not there"
-            );
+            assert!(root().join(script).exists(), "{document} names {script}, which is not there");
         }
     }
     let readme = read(Path::new("README.md"));
@@ -458,23 +368,11 @@ fn one_version_of_each_direct_dependency() {
     let manifest = read(Path::new("Cargo.lock"));
     let mut versions: BTreeMap<&str, usize> = BTreeMap::new();
     for package in manifest.split("[[package]]").skip(1) {
-        let name = package
-            .lines()
-            .find_map(|l| l.strip_prefix("name = \""))
-            .expect("a name")
-            .trim_end_matches('"');
+        let name =
+            package.lines().find_map(|l| l.strip_prefix("name = \"")).expect("a name").trim_end_matches('"');
         *versions.entry(name).or_default() += 1;
     }
-    for name in [
-        "serde",
-        "serde_json",
-        "safetensors",
-        "half",
-        "tokenizers",
-        "melior",
-        "clap",
-        "memmap2",
-    ] {
+    for name in ["serde", "serde_json", "safetensors", "half", "tokenizers", "melior", "clap", "memmap2"] {
         assert_eq!(versions.get(name), Some(&1), "{name}");
     }
 }
@@ -484,10 +382,7 @@ fn golden_files_are_whole() {
     for path in files("json").iter().filter(|p| p.starts_with("tests/golden")) {
         let value: Value =
             serde_json::from_str(&read(path)).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        if path
-            .file_name()
-            .is_some_and(|n| n != "config.json" && n != "tokenizer.json")
-        {
+        if path.file_name().is_some_and(|n| n != "config.json" && n != "tokenizer.json") {
             assert!(
                 value["cases"].as_array().is_some_and(|c| !c.is_empty()),
                 "{} has no cases",

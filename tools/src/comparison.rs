@@ -26,17 +26,11 @@ impl Outcome {
         }
         if !self.greedy.holds() {
             let Greedy { equal, required } = self.greedy;
-            out.push(format!(
-                "greedy token {} differs, the first {required} must not",
-                equal + 1
-            ));
+            out.push(format!("greedy token {} differs, the first {required} must not", equal + 1));
         }
         let mut check = |what: &str, d: &Differences, most: f64| {
             if d.max > most {
-                out.push(format!(
-                    "a log-probability of {what} differs by {:.5}, more than {most}",
-                    d.max
-                ));
+                out.push(format!("a log-probability of {what} differs by {:.5}, more than {most}", d.max));
             }
         };
         if let Some(t) = bound {
@@ -76,9 +70,7 @@ impl Comparison {
         let mut out = Vec::new();
         for (i, o) in self.outcomes.iter().enumerate() {
             out.extend(
-                o.faults(self.bound.as_ref())
-                    .into_iter()
-                    .map(|fault| format!("case {}: {fault}", i + 1)),
+                o.faults(self.bound.as_ref()).into_iter().map(|fault| format!("case {}: {fault}", i + 1)),
             );
         }
         let Some(t) = &self.bound else { return out };
@@ -104,21 +96,9 @@ mod tests {
         d.add_all(&[0.0; 9], &[0.0; 9]);
         d.add(0.0, max);
         let none = Differences::default();
-        let greedy = Greedy {
-            equal: 3,
-            required: 3,
-        };
-        let outcome = Outcome {
-            tokenizer: None,
-            greedy,
-            generated: none,
-            fed: d,
-            first: none,
-        };
-        Comparison {
-            outcomes: vec![outcome],
-            bound: tolerance("bf16"),
-        }
+        let greedy = Greedy { equal: 3, required: 3 };
+        let outcome = Outcome { tokenizer: None, greedy, generated: none, fed: d, first: none };
+        Comparison { outcomes: vec![outcome], bound: tolerance("bf16") }
     }
 
     #[test]
@@ -137,10 +117,7 @@ mod tests {
         assert_eq!(with(&|o| o.greedy.equal = 2), 1);
         assert_eq!(with(&|o| o.generated = far), 1);
         assert_eq!(with(&|o| o.first = far), 1);
-        let measured = Comparison {
-            bound: None,
-            ..comparison(9.0)
-        };
+        let measured = Comparison { bound: None, ..comparison(9.0) };
         assert!(measured.faults().is_empty());
     }
 }

@@ -22,10 +22,7 @@ pub fn by_encoding(m: &Manifest) -> Vec<(String, usize, u64)> {
         sum.0 += 1;
         sum.1 += weight_bytes(w);
     }
-    let mut out: Vec<_> = sums
-        .into_iter()
-        .map(|(name, (count, bytes))| (name, count, bytes))
-        .collect();
+    let mut out: Vec<_> = sums.into_iter().map(|(name, (count, bytes))| (name, count, bytes)).collect();
     out.sort_by_key(|(_, _, bytes)| std::cmp::Reverse(*bytes));
     out
 }
@@ -45,29 +42,18 @@ pub fn encoding(e: Encoding) -> String {
 pub fn read_per_step(m: &Manifest) -> u64 {
     let mut used = BTreeSet::new();
     for launch in &m.launches {
-        let Some(kernel) = launch
-            .choices
-            .first()
-            .and_then(|c| m.kernels.get(c.kernel as usize))
-        else {
+        let Some(kernel) = launch.choices.first().and_then(|c| m.kernels.get(c.kernel as usize)) else {
             continue;
         };
         // A lookup reads a row for each token.
         if matches!(kernel.code, Code::Host(HostKernel::Embedding { .. })) {
             continue;
         }
-        used.extend(launch.args.iter().filter_map(|a| {
-            if let Arg::Weight(w) = a {
-                Some(*w as usize)
-            } else {
-                None
-            }
-        }));
+        used.extend(
+            launch.args.iter().filter_map(|a| if let Arg::Weight(w) = a { Some(*w as usize) } else { None }),
+        );
     }
-    used.into_iter()
-        .filter_map(|w| m.weights.get(w))
-        .map(weight_bytes)
-        .sum()
+    used.into_iter().filter_map(|w| m.weights.get(w)).map(weight_bytes).sum()
 }
 
 /// Bytes of the cache for one token.

@@ -89,38 +89,14 @@ pub struct Tolerance {
 
 /// The table: name of the precision, what it is held to. One that is not here is measured and reported only.
 const TOLERANCES: [(&str, Tolerance); 3] = [
-    (
-        "fp32",
-        Tolerance {
-            mean: 0.0005,
-            max: 0.005,
-            gap: Some(0.001),
-        },
-    ),
-    (
-        "bf16",
-        Tolerance {
-            mean: 0.02,
-            max: 0.15,
-            gap: Some(0.1),
-        },
-    ),
-    (
-        "fp8",
-        Tolerance {
-            mean: 0.06,
-            max: 0.5,
-            gap: None,
-        },
-    ),
+    ("fp32", Tolerance { mean: 0.0005, max: 0.005, gap: Some(0.001) }),
+    ("bf16", Tolerance { mean: 0.02, max: 0.15, gap: Some(0.1) }),
+    ("fp8", Tolerance { mean: 0.06, max: 0.5, gap: None }),
 ];
 
 /// The row of a precision.
 pub fn tolerance(precision: &str) -> Option<Tolerance> {
-    TOLERANCES
-        .iter()
-        .find(|(name, _)| *name == precision)
-        .map(|(_, t)| *t)
+    TOLERANCES.iter().find(|(name, _)| *name == precision).map(|(_, t)| *t)
 }
 
 /// Absolute differences, summed up.
@@ -162,11 +138,7 @@ impl Differences {
 
     /// Mean, 0 for none.
     pub fn mean(&self) -> f64 {
-        if self.count == 0 {
-            0.0
-        } else {
-            self.sum / self.count as f64
-        }
+        if self.count == 0 { 0.0 } else { self.sum / self.count as f64 }
     }
 }
 
@@ -182,11 +154,7 @@ pub struct Greedy {
 impl Greedy {
     /// Compares tokens; `gap` as in [`Tolerance::gap`].
     pub fn compare(got: &[u32], case: &Case, gap: Option<f32>) -> Greedy {
-        let equal = got
-            .iter()
-            .zip(&case.greedy_ids)
-            .take_while(|(a, b)| a == b)
-            .count();
+        let equal = got.iter().zip(&case.greedy_ids).take_while(|(a, b)| a == b).count();
         let required = match gap {
             Some(gap) => case.top2_gap.iter().take_while(|g| **g >= gap).count(),
             None => 0,
@@ -217,13 +185,7 @@ mod tests {
     #[test]
     fn tokens_after_a_close_step_may_differ() {
         let g = Greedy::compare(&[5, 9, 9], &case(), Some(0.1));
-        assert_eq!(
-            g,
-            Greedy {
-                equal: 1,
-                required: 1
-            }
-        );
+        assert_eq!(g, Greedy { equal: 1, required: 1 });
         assert!(g.holds());
         assert!(!Greedy::compare(&[4, 6, 7], &case(), Some(0.1)).holds());
         assert!(!Greedy::compare(&[5, 9, 7], &case(), Some(0.01)).holds());
@@ -260,10 +222,7 @@ mod tests {
 
     #[test]
     fn first_top_of_logits_is_log_softmax() {
-        let c = Case {
-            last_prompt_logits: vec![0.0, 3f32.ln()],
-            ..case()
-        };
+        let c = Case { last_prompt_logits: vec![0.0, 3f32.ln()], ..case() };
         let top = c.first_top();
         assert_eq!(top[0].0, 1);
         assert!((top[0].1 - 0.75f32.ln()).abs() < 1e-6);
@@ -273,29 +232,8 @@ mod tests {
     #[test]
     fn malformed_cases_are_named() {
         assert_eq!(case().malformed(), None);
-        assert!(
-            Case {
-                top2_gap: vec![],
-                ..case()
-            }
-            .malformed()
-            .is_some()
-        );
-        assert!(
-            Case {
-                prompt_ids: vec![],
-                ..case()
-            }
-            .malformed()
-            .is_some()
-        );
-        assert!(
-            Case {
-                prompt_logprobs: vec![1.0, 2.0],
-                ..case()
-            }
-            .malformed()
-            .is_some()
-        );
+        assert!(Case { top2_gap: vec![], ..case() }.malformed().is_some());
+        assert!(Case { prompt_ids: vec![], ..case() }.malformed().is_some());
+        assert!(Case { prompt_logprobs: vec![1.0, 2.0], ..case() }.malformed().is_some());
     }
 }

@@ -67,11 +67,7 @@ pub struct Form {
 impl Form {
     /// The module as text.
     pub fn print(&self, module: &Module) -> String {
-        if self.generic {
-            print_generic(module)
-        } else {
-            print(module, PrintOptions { locs: self.locs })
-        }
+        if self.generic { print_generic(module) } else { print(module, PrintOptions { locs: self.locs }) }
     }
 }
 
@@ -83,26 +79,15 @@ pub fn recipe(path: Option<&Path>) -> Result<Option<String>, Failure> {
 
 /// Names of targets, with what they are.
 pub fn target() -> PossibleValuesParser {
-    TARGETS
-        .iter()
-        .map(|t| PossibleValue::new(t.name).help(t.title))
-        .collect::<Vec<_>>()
-        .into()
+    TARGETS.iter().map(|t| PossibleValue::new(t.name).help(t.title)).collect::<Vec<_>>().into()
 }
 
 /// Names of precisions, with what they are.
 pub fn precision() -> PossibleValuesParser {
-    PRECISIONS
-        .iter()
-        .map(|p| PossibleValue::new(p.name).help(p.title))
-        .collect::<Vec<_>>()
-        .into()
+    PRECISIONS.iter().map(|p| PossibleValue::new(p.name).help(p.title)).collect::<Vec<_>>().into()
 }
 
 /// Names of phases, with what they do.
 pub fn phase() -> PossibleValuesParser {
-    Phase::all()
-        .map(|p| PossibleValue::new(p.name()).help(p.summary()))
-        .collect::<Vec<_>>()
-        .into()
+    Phase::all().map(|p| PossibleValue::new(p.name()).help(p.summary())).collect::<Vec<_>>().into()
 }

@@ -41,11 +41,8 @@ enum Cell {
 }
 
 fn table(out: &mut String, caption: &str, heads: &[(&str, bool)], rows: impl IntoIterator<Item = Vec<Cell>>) {
-    let _ = write!(
-        out,
-        "<div class=wide tabindex=0><table><caption>{}</caption><thead><tr>",
-        escape(caption)
-    );
+    let _ =
+        write!(out, "<div class=wide tabindex=0><table><caption>{}</caption><thead><tr>", escape(caption));
     for (head, number) in heads {
         let class = if *number { " class=n" } else { "" };
         let _ = write!(out, "<th scope=col{class}>{}</th>", escape(head));
@@ -84,12 +81,7 @@ pub fn page(m: &Manifest, bytes: u64, hash: &str) -> String {
     let rows = summary(m, bytes, hash)
         .into_iter()
         .map(|(name, value)| vec![Cell::Text(name.to_owned()), Cell::Text(value)]);
-    table(
-        &mut out,
-        "Facts of the engine",
-        &[("What", false), ("Value", false)],
-        rows,
-    );
+    table(&mut out, "Facts of the engine", &[("What", false), ("Value", false)], rows);
 
     out.push_str("<h2 id=memory>Memory</h2>\n");
     let cache = facts::kv_per_token(m) * u64::from(m.dims.max_seq_len);
@@ -100,18 +92,9 @@ pub fn page(m: &Manifest, bytes: u64, hash: &str) -> String {
     ];
     let whole = parts.iter().map(|(_, n)| n).sum();
     let rows = parts.iter().map(|(name, n)| {
-        vec![
-            Cell::Text((*name).to_owned()),
-            Cell::Number(facts::human(*n)),
-            Cell::Part(*n, whole),
-        ]
+        vec![Cell::Text((*name).to_owned()), Cell::Number(facts::human(*n)), Cell::Part(*n, whole)]
     });
-    table(
-        &mut out,
-        "What a device holds",
-        &[("What", false), ("Bytes", true), ("Part", false)],
-        rows,
-    );
+    table(&mut out, "What a device holds", &[("What", false), ("Bytes", true), ("Part", false)], rows);
 
     out.push_str("<h2 id=launches>Launches</h2>\n");
     let rows = m.launches.iter().enumerate().map(|(i, l)| {
@@ -125,11 +108,7 @@ pub fn page(m: &Manifest, bytes: u64, hash: &str) -> String {
             Cell::Code(chosen.collect::<Vec<_>>().join(", ")),
         ]
     });
-    let heads = [
-        ("Number", true),
-        ("From", false),
-        ("Kernel by token count", false),
-    ];
+    let heads = [("Number", true), ("From", false), ("Kernel by token count", false)];
     table(&mut out, "One step, in order", &heads, rows);
 
     out.push_str("<h2 id=kernels>Kernels</h2>\n");
@@ -155,12 +134,7 @@ pub fn page(m: &Manifest, bytes: u64, hash: &str) -> String {
             Cell::Number(facts::human(facts::weight_bytes(w))),
         ]
     });
-    let heads = [
-        ("Name", false),
-        ("Shape", true),
-        ("Stored as", false),
-        ("Bytes", true),
-    ];
+    let heads = [("Name", false), ("Shape", true), ("Stored as", false), ("Bytes", true)];
     table(&mut out, "In the order of the manifest", &heads, rows);
     out.push_str("</main></body></html>\n");
     out

@@ -60,11 +60,7 @@ fn main() -> ExitCode {
 /// Prints what clap has to say: help and version are no failures.
 fn usage(e: &clap::Error) -> Result<(), Failure> {
     e.print()?;
-    if e.use_stderr() {
-        Err(Failure::Usage)
-    } else {
-        Ok(())
-    }
+    if e.use_stderr() { Err(Failure::Usage) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -81,11 +77,7 @@ mod tests {
     fn every_command_has_examples() {
         for sub in Cli::command().get_subcommands() {
             let help = sub.clone().render_long_help().to_string();
-            assert!(
-                help.contains("Examples:"),
-                "trtc {} --help has no examples",
-                sub.get_name()
-            );
+            assert!(help.contains("Examples:"), "trtc {} --help has no examples", sub.get_name());
         }
     }
 }

@@ -89,8 +89,7 @@ impl SamplingArgs {
 
 /// A device's name.
 fn device(text: &str) -> Result<DeviceChoice, String> {
-    text.parse()
-        .map_err(|e: trtc_runtime::Error| e.help.unwrap_or(e.message))
+    text.parse().map_err(|e: trtc_runtime::Error| e.help.unwrap_or(e.message))
 }
 
 /// `512M`, `2G`, `1073741824`.
@@ -101,21 +100,15 @@ fn bytes(text: &str) -> Result<u64, String> {
         Some(b'G' | b'g') => (&text[..text.len() - 1], 30),
         _ => (text, 0),
     };
-    let n: u64 = digits
-        .parse()
-        .map_err(|_| "a number of bytes, with K, M or G if wanted".to_owned())?;
-    n.checked_mul(1 << shift)
-        .ok_or_else(|| "the number is too large".to_owned())
+    let n: u64 = digits.parse().map_err(|_| "a number of bytes, with K, M or G if wanted".to_owned())?;
+    n.checked_mul(1 << shift).ok_or_else(|| "the number is too large".to_owned())
 }
 
 /// `42=-100`.
 fn bias(text: &str) -> Result<(u32, f32), String> {
     let want = || "a token's id, an equals sign and a number, such as 42=-100".to_owned();
     let (id, bias) = text.split_once('=').ok_or_else(want)?;
-    Ok((
-        id.trim().parse().map_err(|_| want())?,
-        bias.trim().parse().map_err(|_| want())?,
-    ))
+    Ok((id.trim().parse().map_err(|_| want())?, bias.trim().parse().map_err(|_| want())?))
 }
 
 /// `1,2,3`: the ids of one prompt.
@@ -126,11 +119,8 @@ impl std::str::FromStr for Ids {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Ids, String> {
-        let one = |id: &str| {
-            id.trim()
-                .parse()
-                .map_err(|_| format!("'{id}' is no token id; give ids as 1,2,3"))
-        };
+        let one =
+            |id: &str| id.trim().parse().map_err(|_| format!("'{id}' is no token id; give ids as 1,2,3"));
         text.split(',').map(one).collect::<Result<_, _>>().map(Ids)
     }
 }
@@ -166,31 +156,17 @@ mod tests {
 
     #[test]
     fn filters_without_temperature_are_contradictions() {
-        let args = SamplingArgs {
-            top_p: Some(0.5),
-            ..SamplingArgs::default()
-        };
+        let args = SamplingArgs { top_p: Some(0.5), ..SamplingArgs::default() };
         assert!(args.over(Sampling::greedy()).is_err());
         assert!(args.over(Sampling::default()).is_ok());
-        let off = SamplingArgs {
-            top_p: Some(1.0),
-            top_k: Some(0),
-            ..SamplingArgs::default()
-        };
+        let off = SamplingArgs { top_p: Some(1.0), top_k: Some(0), ..SamplingArgs::default() };
         assert!(off.over(Sampling::greedy()).is_ok());
     }
 
     #[test]
     fn what_is_given_wins_over_the_model() {
-        let model = Sampling {
-            temperature: 0.6,
-            top_p: 0.9,
-            ..Sampling::default()
-        };
-        let args = SamplingArgs {
-            temperature: Some(0.2),
-            ..SamplingArgs::default()
-        };
+        let model = Sampling { temperature: 0.6, top_p: 0.9, ..Sampling::default() };
+        let args = SamplingArgs { temperature: Some(0.2), ..SamplingArgs::default() };
         let s = args.over(model).expect("no contradiction");
         assert_eq!((s.temperature, s.top_p), (0.2, 0.9));
     }

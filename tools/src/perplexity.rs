@@ -27,10 +27,7 @@ pub fn windows(count: usize, width: usize, stride: usize, bos: bool) -> Option<V
         // Without BOS there is nothing before a window's first token.
         let score_from = scored.max(start + usize::from(!bos));
         if score_from < end {
-            out.push(Window {
-                tokens: start..end,
-                score_from,
-            });
+            out.push(Window { tokens: start..end, score_from });
         }
         scored = end;
         start += stride;
@@ -86,11 +83,7 @@ mod tests {
             for width in 2..12 {
                 for stride in 1..width {
                     let w = windows(count, width, stride, false).expect("stride below width");
-                    assert_eq!(
-                        scored(&w),
-                        (1..count).collect::<Vec<_>>(),
-                        "{count} {width} {stride}"
-                    );
+                    assert_eq!(scored(&w), (1..count).collect::<Vec<_>>(), "{count} {width} {stride}");
                     assert!(w.iter().all(|w| w.tokens.len() <= width));
                     let w = windows(count, width, stride, true).expect("stride below width");
                     assert_eq!(
@@ -121,8 +114,7 @@ mod tests {
     fn a_uniform_model_has_the_perplexity_of_its_vocabulary() {
         let mut sum = Sum::default();
         for w in windows(10, 5, 2, false).expect("stride below width") {
-            sum.add(&w, &vec![-(384f32.ln()); w.tokens.len() - 1], false)
-                .expect("lengths agree");
+            sum.add(&w, &vec![-(384f32.ln()); w.tokens.len() - 1], false).expect("lengths agree");
         }
         assert_eq!(sum.tokens, 9);
         assert!((sum.perplexity() - 384.0).abs() < 1e-3);
@@ -130,10 +122,7 @@ mod tests {
 
     #[test]
     fn a_missing_log_probability_is_told() {
-        let w = Window {
-            tokens: 0..4,
-            score_from: 1,
-        };
+        let w = Window { tokens: 0..4, score_from: 1 };
         assert!(Sum::default().add(&w, &[0.0; 4], false).is_err());
         assert!(Sum::default().add(&w, &[0.0; 4], true).is_ok());
     }

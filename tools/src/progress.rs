@@ -20,11 +20,8 @@ impl Bar {
 
     fn styled(what: &str, total: u64, template: &str) -> Bar {
         let stderr = std::io::stderr();
-        let target = if stderr.is_terminal() {
-            ProgressDrawTarget::stderr()
-        } else {
-            ProgressDrawTarget::hidden()
-        };
+        let target =
+            if stderr.is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(total), target);
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);

@@ -140,13 +140,7 @@ impl From<trtc_ir::Diag> for Report {
             trtc_ir::Loc::Name(name) => Some(name.clone()),
             fused => Some(fused.to_string()),
         };
-        Report {
-            exit,
-            message: d.message,
-            loc,
-            notes: d.notes,
-            help: d.help,
-        }
+        Report { exit, message: d.message, loc, notes: d.notes, help: d.help }
     }
 }
 
@@ -185,11 +179,7 @@ struct Paint(bool);
 
 impl Paint {
     fn code(&self, code: &str, text: &str) -> String {
-        if self.0 {
-            format!("\x1b[{code}m{text}\x1b[0m")
-        } else {
-            text.to_owned()
-        }
+        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
 
@@ -201,11 +191,8 @@ pub fn text(report: &Report, colours: bool) -> String {
         Exit::Unsupported => ("unsupported", "1;33"),
         Exit::Bug => ("internal error", "1;35"),
     };
-    let mut out = format!(
-        "{} {}\n",
-        paint.code(colour, &format!("{kind}:")),
-        paint.code("1", &report.message)
-    );
+    let mut out =
+        format!("{} {}\n", paint.code(colour, &format!("{kind}:")), paint.code("1", &report.message));
     let mut line = |mark: &str, text: &str| {
         // Continuation lines stand under the first.
         let text = text.replace('\n', "\n        ");
@@ -219,10 +206,9 @@ pub fn text(report: &Report, colours: bool) -> String {
     }
     match (&report.help, report.exit) {
         (Some(help), _) => line("help:", help),
-        (None, Exit::Bug) => line(
-            "help:",
-            "this is a fault in trtc: please report it with the command and this message",
-        ),
+        (None, Exit::Bug) => {
+            line("help:", "this is a fault in trtc: please report it with the command and this message")
+        }
         (None, _) => {}
     }
     out
@@ -263,11 +249,7 @@ mod tests {
 
     #[test]
     fn our_own_faults_ask_for_a_report() {
-        let bug = Report {
-            exit: Exit::Bug,
-            help: None,
-            ..report()
-        };
+        let bug = Report { exit: Exit::Bug, help: None, ..report() };
         assert!(text(&bug, false).starts_with("internal error: "));
         assert!(text(&bug, false).contains("please report it"));
     }

@@ -31,9 +31,7 @@ impl Session {
             cache: args.kv_memory.map_or(CacheSize::Auto, CacheSize::Bytes),
             ..LoadOptions::default()
         };
-        Ok(Session {
-            engine: Engine::load(&args.engine, options)?,
-        })
+        Ok(Session { engine: Engine::load(&args.engine, options)? })
     }
 
     /// The engine's manifest.
@@ -60,20 +58,14 @@ impl Session {
         };
         let messages: Vec<Message> = turns
             .iter()
-            .map(|(role, words)| Message {
-                role: (*role).to_owned(),
-                content: (*words).to_owned(),
-            })
+            .map(|(role, words)| Message { role: (*role).to_owned(), content: (*words).to_owned() })
             .collect();
         Ok(self.engine.encode(&template.render(&messages, true)?)?)
     }
 
     /// A token as the vocabulary spells it; empty without a tokenizer.
     pub fn piece(&self, token: u32) -> String {
-        self.engine
-            .tokenizer()
-            .and_then(|t| t.token(token))
-            .unwrap_or_default()
+        self.engine.tokenizer().and_then(|t| t.token(token)).unwrap_or_default()
     }
 
     /// Runs requests together, shows every event to `on`, and puts the events together. If one request is refused,
@@ -89,10 +81,7 @@ impl Session {
         for (number, answers) in stream.ids().zip(counts) {
             collector.expect(number, answers);
         }
-        #[expect(
-            clippy::while_let_on_iterator,
-            reason = "the stream is used again in the loop"
-        )]
+        #[expect(clippy::while_let_on_iterator, reason = "the stream is used again in the loop")]
         while let Some(event) = stream.next() {
             let event = event?;
             let flow = on(&event)?;
@@ -135,9 +124,7 @@ impl Collector {
         };
         match event {
             Event::Prompt { logprobs, .. } => answer.prompt_logprobs = logprobs,
-            Event::Token {
-                token, text, logprob, ..
-            } => {
+            Event::Token { token, text, logprob, .. } => {
                 answer.tokens.push(token);
                 answer.text.push_str(&text);
                 answer.logprobs.extend(logprob);
@@ -161,20 +148,11 @@ mod tests {
 
     fn token(request: u64, token: u32) -> Event {
         let id = AnswerId { request, index: 0 };
-        Event::Token {
-            id,
-            token,
-            text: token.to_string(),
-            logprob: None,
-        }
+        Event::Token { id, token, text: token.to_string(), logprob: None }
     }
 
     fn done(request: u64) -> Event {
-        Event::Done {
-            id: AnswerId { request, index: 0 },
-            finish: Finish::Length,
-            text: "!".to_owned(),
-        }
+        Event::Done { id: AnswerId { request, index: 0 }, finish: Finish::Length, text: "!".to_owned() }
     }
 
     #[test]
@@ -195,9 +173,6 @@ mod tests {
         c.expect(0, 1);
         c.add(token(0, 7));
         let answers = c.answers();
-        assert_eq!(
-            (answers[0].tokens.as_slice(), answers[0].finish),
-            (&[7][..], Finish::Cancelled)
-        );
+        assert_eq!((answers[0].tokens.as_slice(), answers[0].finish), (&[7][..], Finish::Cancelled));
     }
 }

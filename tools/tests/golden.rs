@@ -11,15 +11,8 @@ fn golden() -> PathBuf {
 }
 
 fn trtc(args: &[&str]) -> (i32, String) {
-    let out = Command::new(env!("CARGO_BIN_EXE_trtc"))
-        .args(args)
-        .output()
-        .expect("trtc starts");
-    let text = format!(
-        "{}{}",
-        String::from_utf8_lossy(&out.stdout),
-        String::from_utf8_lossy(&out.stderr)
-    );
+    let out = Command::new(env!("CARGO_BIN_EXE_trtc")).args(args).output().expect("trtc starts");
+    let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     (out.status.code().unwrap_or(-1), text)
 }
 
@@ -29,16 +22,7 @@ fn holds(model: &Path, reference: &Path, precision: &str) -> Result<(), String> 
     let engine = dir.path().join("model.engine");
     let (model, engine, reference) = (path(model), path(&engine), path(reference));
     for args in [
-        &[
-            "build",
-            model,
-            "-o",
-            engine,
-            "--precision",
-            precision,
-            "--max-seq-len",
-            "512",
-        ][..],
+        &["build", model, "-o", engine, "--precision", precision, "--max-seq-len", "512"][..],
         &["eval", engine, "--golden", reference],
     ] {
         let (code, text) = trtc(args);
@@ -83,11 +67,7 @@ fn real(file: &str, reference: &str) {
         (None, None) => panic!("neither TRTC_MODELS nor HOME is set"),
     };
     let model = models.join(file);
-    assert!(
-        model.exists(),
-        "{} is not there: run scripts/models.sh",
-        model.display()
-    );
+    assert!(model.exists(), "{} is not there: run scripts/models.sh", model.display());
     let reference = golden().join("real").join(reference);
     for precision in ["fp32", "bf16"] {
         if let Err(text) = holds(&model, &reference, precision) {

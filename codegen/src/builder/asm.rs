@@ -54,18 +54,11 @@ impl Builder {
         inputs: &[Raw],
     ) -> Vec<Val<'b, T>> {
         let n = tied.len();
-        let all: Vec<Raw> = tied
-            .iter()
-            .map(|t| t.raw())
-            .chain(inputs.iter().cloned())
-            .collect();
+        let all: Vec<Raw> = tied.iter().map(|t| t.raw()).chain(inputs.iter().cloned()).collect();
         let (names, types, _) = operands(&all);
         let (_, _, input_letters) = operands(inputs);
         let outputs = (0..n).map(|_| format!("={}", T::REG));
-        let letters = outputs
-            .chain((0..n).map(|i| i.to_string()))
-            .chain(input_letters)
-            .collect();
+        let letters = outputs.chain((0..n).map(|i| i.to_string())).chain(input_letters).collect();
         self.ptx_struct(Effect::Keeps, text, n, &names, &types, letters)
     }
 
@@ -79,21 +72,13 @@ impl Builder {
         mut letters: Vec<String>,
     ) -> Vec<Val<'_, T>> {
         let flags = self.effect(effect, &mut letters);
-        let result = if n == 1 {
-            T::mlir().into_owned()
-        } else {
-            structure(&T::mlir(), n)
-        };
+        let result = if n == 1 { T::mlir().into_owned() } else { structure(&T::mlir(), n) };
         // A struct has no Rust type; only its name is used.
         let all: Val<'_, T> = self.op(format_args!(
             "llvm.inline_asm {flags}asm_dialect = att \"{text}\", \"{}\" {names} : ({types}) -> {result}",
             letters.join(",")
         ));
-        if n == 1 {
-            vec![all]
-        } else {
-            self.extract(all.id, &result, n)
-        }
+        if n == 1 { vec![all] } else { self.extract(all.id, &result, n) }
     }
 
     fn effect(&self, effect: Effect, letters: &mut Vec<String>) -> &'static str {
@@ -108,9 +93,7 @@ impl Builder {
 
     /// The `n` fields of struct `%id`, all of one type.
     pub(super) fn extract<T: Ty>(&self, id: u32, ty: &str, n: usize) -> Vec<Val<'_, T>> {
-        (0..n)
-            .map(|i| self.op(format_args!("llvm.extractvalue %{id}[{i}] : {ty}")))
-            .collect()
+        (0..n).map(|i| self.op(format_args!("llvm.extractvalue %{id}[{i}] : {ty}"))).collect()
     }
 }
 
@@ -123,9 +106,5 @@ pub(super) fn structure(element: &str, n: usize) -> String {
 fn operands(inputs: &[Raw]) -> (String, String, Vec<String>) {
     let names: Vec<String> = inputs.iter().map(Raw::to_string).collect();
     let types: Vec<&str> = inputs.iter().map(|r| r.ty.as_ref()).collect();
-    (
-        names.join(", "),
-        types.join(", "),
-        inputs.iter().map(|r| r.reg.to_string()).collect(),
-    )
+    (names.join(", "), types.join(", "), inputs.iter().map(|r| r.reg.to_string()).collect())
 }

@@ -32,51 +32,36 @@ impl<'b> Barrier<'b> {
     /// Makes the barrier expect `count` arrivals in each phase. By one thread, before [`Builder::fence_barriers`].
     pub fn init(self, count: impl IntoVal<'b, I32>) {
         let count = count.into_val(self.b());
-        self.b().stmt(format_args!(
-            "nvvm.mbarrier.init {}, {count} : !llvm.ptr<3>, i32",
-            self.0
-        ));
+        self.b().stmt(format_args!("nvvm.mbarrier.init {}, {count} : !llvm.ptr<3>, i32", self.0));
     }
 
     /// Arrives once.
     pub fn arrive(self) {
-        let _: Val<'b, I64> = self.b().op(format_args!(
-            "nvvm.mbarrier.arrive {} : !llvm.ptr<3> -> i64",
-            self.0
-        ));
+        let _: Val<'b, I64> =
+            self.b().op(format_args!("nvvm.mbarrier.arrive {} : !llvm.ptr<3> -> i64", self.0));
     }
 
     /// Arrives once, and makes the phase wait for `bytes` of copies.
     pub fn arrive_expect(self, bytes: impl IntoVal<'b, I32>) {
         let bytes = bytes.into_val(self.b());
-        self.b().stmt(format_args!(
-            "nvvm.mbarrier.arrive.expect_tx {}, {bytes} : !llvm.ptr<3>, i32",
-            self.0
-        ));
+        self.b().stmt(format_args!("nvvm.mbarrier.arrive.expect_tx {}, {bytes} : !llvm.ptr<3>, i32", self.0));
     }
 
     /// Makes the phase wait for `bytes` of copies.
     pub fn expect(self, bytes: impl IntoVal<'b, I32>) {
         let bytes = bytes.into_val(self.b());
-        self.b().stmt(format_args!(
-            "nvvm.mbarrier.expect_tx {}, {bytes} : !llvm.ptr<3>, i32",
-            self.0
-        ));
+        self.b().stmt(format_args!("nvvm.mbarrier.expect_tx {}, {bytes} : !llvm.ptr<3>, i32", self.0));
     }
 
     /// Arrives once at the same barrier of block `rank` of the cluster.
     pub fn arrive_at_block(self, rank: impl IntoVal<'b, I32>) {
         let remote = self.b().in_block(self.0, rank);
-        self.b()
-            .stmt(format_args!("nvvm.mbarrier.arrive {remote} : !llvm.ptr<7>"));
+        self.b().stmt(format_args!("nvvm.mbarrier.arrive {remote} : !llvm.ptr<7>"));
     }
 
     /// True if the phase of this parity is complete; may suspend the thread for a while.
     pub fn try_wait(self, parity: Val<'b, I32>) -> Val<'b, I1> {
-        self.b().op(format_args!(
-            "nvvm.mbarrier.try_wait {}, {parity} : !llvm.ptr<3>, i32 -> i1",
-            self.0
-        ))
+        self.b().op(format_args!("nvvm.mbarrier.try_wait {}, {parity} : !llvm.ptr<3>, i32 -> i1", self.0))
     }
 
     /// Waits until the phase of this parity is complete.
@@ -87,9 +72,7 @@ impl<'b> Barrier<'b> {
 }
 
 fn hint(policy: Option<Val<'_, I64>>) -> String {
-    policy
-        .map(|p| format!(" l2_cache_hint = {p}"))
-        .unwrap_or_default()
+    policy.map(|p| format!(" l2_cache_hint = {p}")).unwrap_or_default()
 }
 
 fn coordinates(at: &[Val<'_, I32>]) -> String {
@@ -157,9 +140,7 @@ impl Builder {
     pub fn bulk_prefetch<'b, E: Ty>(&'b self, from: GlobalPtr<'b, E>, bytes: impl IntoVal<'b, I32>) {
         self.need_tma();
         let bytes = bytes.into_val(self);
-        self.stmt(format_args!(
-            "nvvm.cp.async.bulk.prefetch {from}, {bytes} : !llvm.ptr<1>"
-        ));
+        self.stmt(format_args!("nvvm.cp.async.bulk.prefetch {from}, {bytes} : !llvm.ptr<1>"));
     }
 
     /// Closes a group of this thread's bulk stores.
@@ -216,9 +197,7 @@ impl Builder {
         policy: Option<Val<'b, I64>>,
     ) {
         self.need_tma();
-        let multicast = blocks
-            .map(|m| format!(" multicast_mask = {m}"))
-            .unwrap_or_default();
+        let multicast = blocks.map(|m| format!(" multicast_mask = {m}")).unwrap_or_default();
         self.stmt(format_args!(
             "nvvm.cp.async.bulk.tensor.shared.cluster.global {to}, {map}, {}, box[{}]{multicast}{} : !llvm.ptr<7>, !llvm.ptr",
             done.0,

@@ -31,9 +31,7 @@ impl Builder {
     ) -> Val<'b, Ptr<Cluster, E>> {
         self.need("clusters", self.gpu.clusters);
         let rank = rank.into_val(self);
-        self.op(format_args!(
-            "nvvm.mapa {place}, {rank} : !llvm.ptr<3> -> !llvm.ptr<7>"
-        ))
+        self.op(format_args!("nvvm.mapa {place}, {rank} : !llvm.ptr<3> -> !llvm.ptr<7>"))
     }
 
     /// Gives registers of this warpgroup back, down to `registers` a thread (a multiple of 8).

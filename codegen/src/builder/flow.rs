@@ -61,11 +61,7 @@ impl<'b, A: Carried<'b>, B: Carried<'b>, C: Carried<'b>> Carried<'b> for (A, B, 
         self.2.flatten(out);
     }
     fn rebuild(&self, b: &'b Builder, ids: &mut dyn Iterator<Item = u32>) -> Self {
-        (
-            self.0.rebuild(b, ids),
-            self.1.rebuild(b, ids),
-            self.2.rebuild(b, ids),
-        )
+        (self.0.rebuild(b, ids), self.1.rebuild(b, ids), self.2.rebuild(b, ids))
     }
 }
 
@@ -175,15 +171,8 @@ impl Builder {
     pub fn switch(&self, which: Val<'_, I32>, arms: u32, mut arm: impl FnMut(u32)) {
         let after = self.label();
         let labels: Vec<u32> = (0..arms).map(|_| self.label()).collect();
-        let cases: Vec<String> = labels
-            .iter()
-            .enumerate()
-            .map(|(i, l)| format!("{i}: ^b{l}"))
-            .collect();
-        self.stmt(format_args!(
-            "llvm.switch {which} : i32, ^b{after} [{}]",
-            cases.join(", ")
-        ));
+        let cases: Vec<String> = labels.iter().enumerate().map(|(i, l)| format!("{i}: ^b{l}")).collect();
+        self.stmt(format_args!("llvm.switch {which} : i32, ^b{after} [{}]", cases.join(", ")));
         for (i, label) in labels.into_iter().enumerate() {
             self.begin(label, &[]);
             arm(i as u32);

@@ -18,17 +18,13 @@ impl<'b> Val<'b, F32> {
     /// `self * times + plus`, rounded once.
     pub fn fma(self, times: impl IntoVal<'b, F32>, plus: impl IntoVal<'b, F32>) -> Val<'b, F32> {
         let (times, plus) = (times.into_val(self.b), plus.into_val(self.b));
-        self.b.op(format_args!(
-            "llvm.intr.fma({self}, {times}, {plus}) : (f32, f32, f32) -> f32"
-        ))
+        self.b.op(format_args!("llvm.intr.fma({self}, {times}, {plus}) : (f32, f32, f32) -> f32"))
     }
 
     /// The larger one; a number if one of them is NaN.
     pub fn max(self, other: impl IntoVal<'b, F32>) -> Val<'b, F32> {
         let other = other.into_val(self.b);
-        self.b.op(format_args!(
-            "llvm.intr.maxnum({self}, {other}) : (f32, f32) -> f32"
-        ))
+        self.b.op(format_args!("llvm.intr.maxnum({self}, {other}) : (f32, f32) -> f32"))
     }
 
     /// The nearest whole number, ties to even.
@@ -38,9 +34,8 @@ impl<'b> Val<'b, F32> {
 
     /// `2^self`, `ex2.approx`: relative error 2^-22.
     pub fn exp2(self) -> Val<'b, F32> {
-        self.b.op(format_args!(
-            "llvm.intr.exp2({self}) {{fastmathFlags = #llvm.fastmath<afn>}} : (f32) -> f32"
-        ))
+        self.b
+            .op(format_args!("llvm.intr.exp2({self}) {{fastmathFlags = #llvm.fastmath<afn>}} : (f32) -> f32"))
     }
 
     /// `1 / sqrt(self)`, `rsqrt.approx`: relative error 2^-22.9.
@@ -66,8 +61,6 @@ impl<'b> Val<'b, F32> {
     }
 
     fn intrinsic(self, name: &str) -> Val<'b, F32> {
-        self.b.op(format_args!(
-            "llvm.call_intrinsic \"llvm.nvvm.{name}\"({self}) : (f32) -> f32"
-        ))
+        self.b.op(format_args!("llvm.call_intrinsic \"llvm.nvvm.{name}\"({self}) : (f32) -> f32"))
     }
 }

@@ -62,8 +62,7 @@ impl<'b, S: Space, E: Ty> Val<'b, Ptr<S, E>> {
 
     /// Stores `N` elements, aligned to all their bytes or 16, whichever is less.
     pub fn store_vector<const N: usize>(self, values: Val<'b, Vector<E, N>>) {
-        self.cast::<Vector<E, N>>()
-            .store_as(values, (E::BYTES * N as u32).min(16));
+        self.cast::<Vector<E, N>>().store_as(values, (E::BYTES * N as u32).min(16));
     }
 
     fn store_as(self, value: Val<'b, E>, align: u32) {
@@ -78,15 +77,12 @@ impl<'b, S: Space, E: Ty> Val<'b, Ptr<S, E>> {
 impl<'b, E: Ty> SharedPtr<'b, E> {
     /// The 32-bit address in shared memory.
     pub fn address(self) -> Val<'b, I32> {
-        self.b
-            .op(format_args!("llvm.ptrtoint {self} : !llvm.ptr<3> to i32"))
+        self.b.op(format_args!("llvm.ptrtoint {self} : !llvm.ptr<3> to i32"))
     }
 
     /// The same address as seen from the cluster.
     pub fn in_cluster(self) -> Val<'b, Ptr<Cluster, E>> {
-        self.b.op(format_args!(
-            "llvm.addrspacecast {self} : !llvm.ptr<3> to !llvm.ptr<7>"
-        ))
+        self.b.op(format_args!("llvm.addrspacecast {self} : !llvm.ptr<3> to !llvm.ptr<7>"))
     }
 }
 
@@ -95,18 +91,14 @@ impl<'b, E: Ty> GlobalPtr<'b, E> {
     pub fn load_streaming(self) -> Val<'b, Vector<I32, 4>> {
         self.b.need_ptx(74);
         let text = "ld.global.nc.L1::no_allocate.v4.b32 {$0, $1, $2, $3}, [$4];";
-        self.b
-            .words(self.b.ptx_values(Effect::Keeps, text, 4, &[self.raw()]))
+        self.b.words(self.b.ptx_values(Effect::Keeps, text, 4, &[self.raw()]))
     }
 
     /// 16 bytes that no kernel writes, kept in the second-level cache as `policy` says.
     pub fn load_with_policy(self, policy: Val<'b, I64>) -> Val<'b, Vector<I32, 4>> {
         self.b.need_ptx(74);
         let text = "ld.global.nc.L2::cache_hint.v4.b32 {$0, $1, $2, $3}, [$4], $5;";
-        self.b.words(
-            self.b
-                .ptx_values(Effect::Keeps, text, 4, &[self.raw(), policy.raw()]),
-        )
+        self.b.words(self.b.ptx_values(Effect::Keeps, text, 4, &[self.raw(), policy.raw()]))
     }
 
     /// Asks for the line of this address to be brought to the second-level cache.
@@ -168,10 +160,7 @@ impl<'b> FloatPtr<'b> {
 
     /// This pointer or another of the same type.
     pub fn select(self, condition: Val<'b, I1>, other: FloatPtr<'b>) -> FloatPtr<'b> {
-        FloatPtr {
-            ptr: condition.select(self.ptr, other.ptr),
-            ..self
-        }
+        FloatPtr { ptr: condition.select(self.ptr, other.ptr), ..self }
     }
 }
 
@@ -187,18 +176,12 @@ impl Builder {
 
     /// The next parameter: a pointer to f32 or bf16 elements that kernels write.
     pub fn param_floats(&self, dtype: DType) -> FloatPtr<'_> {
-        FloatPtr {
-            ptr: self.param_ptr(),
-            dtype: self.float(dtype),
-        }
+        FloatPtr { ptr: self.param_ptr(), dtype: self.float(dtype) }
     }
 
     /// The next parameter: a pointer to f32 or bf16 elements that no kernel writes.
     pub fn param_const_floats(&self, dtype: DType) -> FloatPtr<'_> {
-        FloatPtr {
-            ptr: self.param_const(),
-            dtype: self.float(dtype),
-        }
+        FloatPtr { ptr: self.param_const(), dtype: self.float(dtype) }
     }
 
     /// Takes shared memory for `count` elements, at a multiple of `align` bytes (a power of two).
@@ -217,8 +200,7 @@ impl Builder {
         let base = base.unwrap_or_else(|| {
             let id = self.fresh();
             let mut s = self.state.borrow_mut();
-            s.prologue
-                .push_str(&format!("  %{id} = llvm.mlir.addressof @smem : !llvm.ptr<3>\n"));
+            s.prologue.push_str(&format!("  %{id} = llvm.mlir.addressof @smem : !llvm.ptr<3>\n"));
             s.shared_base = Some(id);
             id
         });
@@ -265,28 +247,17 @@ impl Builder {
             Evict::First => "evict_first",
             Evict::Last => "evict_last",
         };
-        self.ptx_value(
-            Effect::Pure,
-            &format!("createpolicy.fractional.L2::{name}.b64 $0, 1.0;"),
-            &[],
-        )
+        self.ptx_value(Effect::Pure, &format!("createpolicy.fractional.L2::{name}.b64 $0, 1.0;"), &[])
     }
 
     /// Adds 1 to a counter after all memory accesses before it, for the whole device to see.
     pub fn release_add<'b>(&'b self, counter: GlobalPtr<'b, I32>, value: impl IntoVal<'b, I32>) {
         let value = value.into_val(self);
-        self.ptx(
-            "red.release.gpu.global.add.u32 [$0], $1;",
-            &[counter.raw(), value.raw()],
-        );
+        self.ptx("red.release.gpu.global.add.u32 [$0], $1;", &[counter.raw(), value.raw()]);
     }
 
     /// A counter's value; memory accesses after it see what was done before the releases that it counts.
     pub fn load_acquire<'b>(&'b self, counter: GlobalPtr<'b, I32>) -> Val<'b, I32> {
-        self.ptx_value(
-            Effect::Keeps,
-            "ld.acquire.gpu.global.u32 $0, [$1];",
-            &[counter.raw()],
-        )
+        self.ptx_value(Effect::Keeps, "ld.acquire.gpu.global.u32 $0, [$1];", &[counter.raw()])
     }
 }

@@ -122,17 +122,8 @@ pub enum Special {
 impl Builder {
     /// An empty kernel; `name` must be a PTX identifier.
     pub fn new(name: &str, gpu: &Gpu, block: [u32; 3]) -> Builder {
-        let state = State {
-            shared_align: 16,
-            ptx: gpu.ptx,
-            ..State::default()
-        };
-        Builder {
-            name: name.to_owned(),
-            gpu: gpu.clone(),
-            block,
-            state: RefCell::new(state),
-        }
+        let state = State { shared_align: 16, ptx: gpu.ptx, ..State::default() };
+        Builder { name: name.to_owned(), gpu: gpu.clone(), block, state: RefCell::new(state) }
     }
 
     /// The target.
@@ -152,11 +143,7 @@ impl Builder {
     }
 
     fn val<T>(&self, id: u32) -> Val<'_, T> {
-        Val {
-            b: self,
-            id,
-            ty: PhantomData,
-        }
+        Val { b: self, id, ty: PhantomData }
     }
 
     /// Appends an op with one result.
@@ -184,11 +171,7 @@ impl Builder {
         }
         let id = self.fresh();
         let state = &mut *self.state.borrow_mut();
-        let _ = writeln!(
-            state.prologue,
-            "  %{id} = llvm.mlir.constant({attr}) : {}",
-            T::mlir()
-        );
+        let _ = writeln!(state.prologue, "  %{id} = llvm.mlir.constant({attr}) : {}", T::mlir());
         state.constants.insert(attr, id);
         self.val(id)
     }
@@ -214,10 +197,7 @@ impl Builder {
 
     fn add_param<T: Ty>(&self, attrs: &str) -> Val<'_, T> {
         let id = self.fresh();
-        self.state
-            .borrow_mut()
-            .params
-            .push(format!("%{id}: {}{attrs}", T::mlir()));
+        self.state.borrow_mut().params.push(format!("%{id}: {}{attrs}", T::mlir()));
         self.val(id)
     }
 
@@ -244,11 +224,7 @@ impl Builder {
 
     /// The last three parameters of every kernel.
     pub fn param_dims(&self) -> StepDims<'_> {
-        StepDims {
-            tokens: self.param(),
-            rows: self.param(),
-            seqs: self.param(),
-        }
+        StepDims { tokens: self.param(), rows: self.param(), seqs: self.param() }
     }
 
     /// A special register.
@@ -292,11 +268,7 @@ impl Builder {
         let s = self.state.borrow();
         let bug = |what: String| Diag::bug(&Loc::name(&self.name), format!("kernel {}: {what}", self.name));
         if !s.lacking.is_empty() {
-            return Err(bug(format!(
-                "uses what {} lacks: {}",
-                self.gpu.arch,
-                s.lacking.join(", ")
-            )));
+            return Err(bug(format!("uses what {} lacks: {}", self.gpu.arch, s.lacking.join(", "))));
         }
         if s.shared > self.gpu.shared {
             return Err(bug(format!(
@@ -318,33 +290,20 @@ impl Builder {
         }
         let mut mlir = String::from("module {\n");
         if s.shared_base.is_some() {
-            let (linkage, bytes) = if dynamic {
-                ("external", 0)
-            } else {
-                ("internal", s.shared)
-            };
+            let (linkage, bytes) = if dynamic { ("external", 0) } else { ("internal", s.shared) };
             let _ = writeln!(
                 mlir,
                 "llvm.mlir.global {linkage} @smem() {{addr_space = 3 : i32, alignment = {} : i64}} : !llvm.array<{bytes} x i8>",
                 s.shared_align
             );
         }
-        let _ = writeln!(
-            mlir,
-            "llvm.func @{}({}) attributes {{{attrs}}} {{",
-            self.name,
-            s.params.join(", ")
-        );
+        let _ = writeln!(mlir, "llvm.func @{}({}) attributes {{{attrs}}} {{", self.name, s.params.join(", "));
         let _ = write!(mlir, "{}{}", s.prologue, s.body);
         mlir.push_str("  llvm.return\n}\n}\n");
         Ok(Built {
             entry: self.name.clone(),
             mlir,
-            arch: if s.arch_specific {
-                self.gpu.arch
-            } else {
-                self.gpu.base_arch
-            },
+            arch: if s.arch_specific { self.gpu.arch } else { self.gpu.base_arch },
             ptx: s.ptx,
             block: self.block,
             dynamic_shared: if dynamic { s.shared } else { 0 },

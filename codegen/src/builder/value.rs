@@ -193,11 +193,7 @@ impl<'b> IntoVal<'b, F32> for f32 {
 impl<'b, T: Ty> Val<'b, T> {
     /// The value without its type.
     pub fn raw(self) -> Raw {
-        Raw {
-            id: self.id,
-            ty: T::mlir(),
-            reg: T::REG,
-        }
+        Raw { id: self.id, ty: T::mlir(), reg: T::REG }
     }
 
     /// The kernel that this value belongs to.
@@ -207,23 +203,17 @@ impl<'b, T: Ty> Val<'b, T> {
 
     /// `self op other : type`.
     fn binary(self, op: &str, other: Val<'b, T>, flags: &str) -> Val<'b, T> {
-        self.b
-            .op(format_args!("{op} {self}, {other}{flags} : {}", T::mlir()))
+        self.b.op(format_args!("{op} {self}, {other}{flags} : {}", T::mlir()))
     }
 
     /// The same bits as another type of the same size.
     pub fn bitcast<U: Ty>(self) -> Val<'b, U> {
-        self.b.op(format_args!(
-            "llvm.bitcast {self} : {} to {}",
-            T::mlir(),
-            U::mlir()
-        ))
+        self.b.op(format_args!("llvm.bitcast {self} : {} to {}", T::mlir(), U::mlir()))
     }
 
     /// `op self : T to U`.
     pub(super) fn convert<U: Ty>(self, op: &str) -> Val<'b, U> {
-        self.b
-            .op(format_args!("{op} {self} : {} to {}", T::mlir(), U::mlir()))
+        self.b.op(format_args!("{op} {self} : {} to {}", T::mlir(), U::mlir()))
     }
 }
 
@@ -284,11 +274,7 @@ impl<'b> Neg for Val<'b, F32> {
 
 impl<'b, T: Num> Val<'b, T> {
     fn compare(self, predicate: &str, other: Val<'b, T>) -> Val<'b, I1> {
-        self.b.op(format_args!(
-            "{} \"{predicate}\" {self}, {other} : {}",
-            T::COMPARE,
-            T::mlir()
-        ))
+        self.b.op(format_args!("{} \"{predicate}\" {self}, {other} : {}", T::COMPARE, T::mlir()))
     }
 
     /// `self < other`, signed.
@@ -316,10 +302,7 @@ impl<'b> Val<'b, I1> {
     /// `self ? yes : no`.
     pub fn select<T: Ty>(self, yes: impl IntoVal<'b, T>, no: impl IntoVal<'b, T>) -> Val<'b, T> {
         let (yes, no) = (yes.into_val(self.b), no.into_val(self.b));
-        self.b.op(format_args!(
-            "llvm.select {self}, {yes}, {no} : i1, {}",
-            T::mlir()
-        ))
+        self.b.op(format_args!("llvm.select {self}, {yes}, {no} : i1, {}", T::mlir()))
     }
 
     /// 0 or 1.
@@ -337,9 +320,7 @@ impl<'b> Val<'b, I32> {
     /// The smaller one.
     pub fn min(self, other: impl IntoVal<'b, I32>) -> Val<'b, I32> {
         let other = other.into_val(self.b);
-        self.b.op(format_args!(
-            "llvm.intr.smin({self}, {other}) : (i32, i32) -> i32"
-        ))
+        self.b.op(format_args!("llvm.intr.smin({self}, {other}) : (i32, i32) -> i32"))
     }
 
     /// Sign-extended.

@@ -20,10 +20,7 @@ impl<'b, T: Ty, const N: usize> Val<'b, Vector<T, N>> {
     /// Element `i`.
     pub fn get(self, i: usize) -> Val<'b, T> {
         let index = (i as i32).into_val(self.b);
-        self.b.op(format_args!(
-            "llvm.extractelement {self}[{index} : i32] : {}",
-            Vector::<T, N>::mlir()
-        ))
+        self.b.op(format_args!("llvm.extractelement {self}[{index} : i32] : {}", Vector::<T, N>::mlir()))
     }
 
     /// All elements.

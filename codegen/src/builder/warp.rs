@@ -14,17 +14,13 @@ impl Builder {
     /// Waits at named barrier `id` (1 to 15) for `threads` threads, whole warps.
     pub fn sync_some<'b>(&'b self, id: impl IntoVal<'b, I32>, threads: u32) {
         let (id, threads) = (id.into_val(self), threads.into_val(self));
-        self.stmt(format_args!(
-            "nvvm.barrier id = {id} number_of_threads = {threads}"
-        ));
+        self.stmt(format_args!("nvvm.barrier id = {id} number_of_threads = {threads}"));
     }
 
     /// Arrives at a named barrier without waiting.
     pub fn arrive_some<'b>(&'b self, id: impl IntoVal<'b, I32>, threads: u32) {
         let (id, threads) = (id.into_val(self), threads.into_val(self));
-        self.stmt(format_args!(
-            "nvvm.barrier.arrive id = {id} number_of_threads = {threads}"
-        ));
+        self.stmt(format_args!("nvvm.barrier.arrive id = {id} number_of_threads = {threads}"));
     }
 
     /// Waits for all lanes of the warp.
@@ -41,18 +37,14 @@ impl Builder {
     pub fn shuffle_xor<'b, T: Num>(&'b self, value: Val<'b, T>, mask: u32) -> Val<'b, T> {
         let (all, mask, clamp) = (self.all_lanes(), mask.into_val(self), 31.into_val(self));
         let ty = T::mlir();
-        self.op(format_args!(
-            "nvvm.shfl.sync bfly {all}, {value}, {mask}, {clamp} : {ty} -> {ty}"
-        ))
+        self.op(format_args!("nvvm.shfl.sync bfly {all}, {value}, {mask}, {clamp} : {ty} -> {ty}"))
     }
 
     /// The value of lane `from`. All lanes take part.
     pub fn broadcast<'b, T: Num>(&'b self, value: Val<'b, T>, from: impl IntoVal<'b, I32>) -> Val<'b, T> {
         let (all, from, clamp) = (self.all_lanes(), from.into_val(self), 31.into_val(self));
         let ty = T::mlir();
-        self.op(format_args!(
-            "nvvm.shfl.sync idx {all}, {value}, {from}, {clamp} : {ty} -> {ty}"
-        ))
+        self.op(format_args!("nvvm.shfl.sync idx {all}, {value}, {from}, {clamp} : {ty} -> {ty}"))
     }
 
     /// True if the condition holds in any lane.

@@ -79,10 +79,7 @@ impl Builder {
     ) -> Vec<Val<'b, F32>> {
         self.need_wgmma();
         let n = 2 * d.len();
-        self.need(
-            "wgmma of this width",
-            n.is_multiple_of(8) && (8..=256).contains(&n),
-        );
+        self.need("wgmma of this width", n.is_multiple_of(8) && (8..=256).contains(&n));
         let (k, element) = match ty {
             WgmmaType::Bf16 => (16, "bf16"),
             WgmmaType::E4m3 => (32, "e4m3"),
@@ -104,11 +101,7 @@ impl Builder {
         let b_text = operand(&mut inputs, b.raw());
         let scale = operand(&mut inputs, accumulate.into_val(self).to_i32().raw());
         // 16-bit types say whether an operand is transposed; 8-bit types cannot be.
-        let trans = if ty == WgmmaType::Bf16 {
-            format!("{a_trans}, 0")
-        } else {
-            String::new()
-        };
+        let trans = if ty == WgmmaType::Bf16 { format!("{a_trans}, 0") } else { String::new() };
         let sums: Vec<String> = (0..d.len()).map(|i| format!("${i}")).collect();
         let text = format!(
             "{{ .reg .pred p; setp.ne.b32 p, {scale}, 0; \

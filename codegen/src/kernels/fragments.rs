@@ -58,9 +58,7 @@ impl<'b> Fragments<'b> {
         let own = t.bk / 16 / t.warps[2];
         let chunks = |tile: Tile, row: Val<'b, I32>, half: Val<'b, I32>| -> Vec<Val<'b, I32>> {
             let key = tile.key(row);
-            (0..own)
-                .map(|ks| (((wk * own + ks) * 2 + half) ^ key) * CHUNK)
-                .collect()
+            (0..own).map(|ks| (((wk * own + ks) * 2 + half) ^ key) * CHUNK).collect()
         };
         Fragments {
             b,
@@ -79,10 +77,7 @@ impl<'b> Fragments<'b> {
         for (&cx, &cw) in self.chunk_x.iter().zip(&self.chunk_w) {
             let (x, w) = (x.at_bytes(cx), w.at_bytes(cw));
             let rows: Vec<_> = (0..sums.len() as u32)
-                .map(|mi| {
-                    self.b
-                        .ldmatrix(x.at_bytes(mi * 16 * self.ring.x.row_bytes), false)
-                })
+                .map(|mi| self.b.ldmatrix(x.at_bytes(mi * 16 * self.ring.x.row_bytes), false))
                 .collect();
             for pair in 0..sums[0].len() / 2 {
                 let offset = self.ring.x.bytes() + pair as u32 * 16 * self.ring.w.row_bytes;

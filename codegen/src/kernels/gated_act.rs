@@ -46,16 +46,8 @@ impl GatedActPacked {
 
     /// Geometry. Arguments: `[x, y]`.
     pub fn launch(&self) -> Launch {
-        let grid = grid_of(Extent {
-            of: self.rows,
-            div: 1,
-            mul: self.blocks_per_row(),
-        });
-        Launch {
-            grid,
-            block: [self.threads(), 1, 1],
-            args: vec![ArgKind::Pointer; 2],
-        }
+        let grid = grid_of(Extent { of: self.rows, div: 1, mul: self.blocks_per_row() });
+        Launch { grid, block: [self.threads(), 1, 1], args: vec![ArgKind::Pointer; 2] }
     }
 
     /// The kernel.
@@ -74,8 +66,7 @@ impl GatedActPacked {
         let compute = || {
             let g = gate.at(column).load::<{ VEC as usize }>();
             let u = up.at(column).load::<{ VEC as usize }>();
-            y.at(column)
-                .store::<{ VEC as usize }>(std::array::from_fn(|i| self.activate(g[i]) * u[i]));
+            y.at(column).store::<{ VEC as usize }>(std::array::from_fn(|i| self.activate(g[i]) * u[i]));
         };
         if self.width.is_multiple_of(self.threads() * VEC) {
             compute();

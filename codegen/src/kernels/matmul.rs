@@ -32,29 +32,11 @@ pub struct Tiling {
 }
 
 /// Up to 16 tokens: narrow columns so that many blocks stream weights, four warps share a step along K.
-pub const FEW: Tiling = Tiling {
-    bm: 16,
-    bn: 32,
-    bk: 128,
-    warps: [1, 1, 4],
-    stages: 5,
-};
+pub const FEW: Tiling = Tiling { bm: 16, bn: 32, bk: 128, warps: [1, 1, 4], stages: 5 };
 /// Up to 64 tokens.
-pub const SOME: Tiling = Tiling {
-    bm: 64,
-    bn: 64,
-    bk: 64,
-    warps: [2, 2, 1],
-    stages: 4,
-};
+pub const SOME: Tiling = Tiling { bm: 64, bn: 64, bk: 64, warps: [2, 2, 1], stages: 4 };
 /// More: 64x64 a warp.
-pub const MANY: Tiling = Tiling {
-    bm: 128,
-    bn: 128,
-    bk: 32,
-    warps: [2, 2, 1],
-    stages: 4,
-};
+pub const MANY: Tiling = Tiling { bm: 128, bn: 128, bk: 32, warps: [2, 2, 1], stages: 4 };
 
 /// Constants of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -107,25 +89,14 @@ impl Matmul {
 
     /// Rows and columns of y of a warp.
     fn warp_tile(&self) -> (u32, u32) {
-        (
-            self.tiling.bm / self.tiling.warps[0],
-            self.tiling.bn / self.tiling.warps[1],
-        )
+        (self.tiling.bm / self.tiling.warps[0], self.tiling.bn / self.tiling.warps[1])
     }
 
     /// Geometry. Arguments: `[x, weight, bias?, residual?, y]`.
     pub fn launch(&self) -> Launch {
         let pointers = 3 + usize::from(self.bias.is_some()) + usize::from(self.residual.is_some());
-        let grid = grid_of(Extent {
-            of: self.rows,
-            div: self.tiling.bm,
-            mul: self.tiles_n(),
-        });
-        Launch {
-            grid,
-            block: [self.threads(), 1, 1],
-            args: vec![ArgKind::Pointer; pointers],
-        }
+        let grid = grid_of(Extent { of: self.rows, div: self.tiling.bm, mul: self.tiles_n() });
+        Launch { grid, block: [self.threads(), 1, 1], args: vec![ArgKind::Pointer; pointers] }
     }
 
     /// The kernel.
@@ -138,44 +109,18 @@ impl Matmul {
         let dims = b.param_dims();
         let m = self.rows.of(dims);
 
-        let Tiling {
-            bm, bn, bk, stages, ..
-        } = self.tiling;
+        let Tiling { bm, bn, bk, stages, .. } = self.tiling;
         let ring = {
-            let (x, w) = (
-                Tile {
-                    rows: bm,
-                    row_bytes: bk * 2,
-                },
-                Tile {
-                    rows: bn,
-                    row_bytes: bk * 2,
-                },
-            );
-            Ring {
-                base: b.shared(stages * (x.bytes() + w.bytes()) / 2, 1024),
-                x,
-                w,
-            }
+            let (x, w) = (Tile { rows: bm, row_bytes: bk * 2 }, Tile { rows: bn, row_bytes: bk * 2 });
+            Ring { base: b.shared(stages * (x.bytes() + w.bytes()) / 2, 1024), x, w }
         };
         let (tile_m, tile_n) = self.tile_of_block(b, m);
         let (m0, n0) = (tile_m * bm, tile_n * bn);
         let copy_x = self.copy(b, x, ring.x, m0, Some(m));
-        let copy_w = self.copy(
-            b,
-            w,
-            ring.w,
-            n0,
-            (!self.n.is_multiple_of(bn)).then(|| b.value(self.n)),
-        );
+        let copy_w = self.copy(b, w, ring.w, n0, (!self.n.is_multiple_of(bn)).then(|| b.value(self.n)));
         let load = |step: Val<'_, I32>, stage: Val<'_, I32>| {
             self.load(b, &copy_x, ring.base.at_bytes(stage), step);
-            self.load(
-                b,
-                &copy_w,
-                ring.base.at_bytes(stage).at_bytes(ring.x.bytes()),
-                step,
-            );
+            self.load(b, &copy_w, ring.base.at_bytes(stage).at_bytes(ring.x.bytes()), step);
         };
 
         // Fill all stages but one. A group is closed for each, full or empty, so that waiting can count them.
@@ -256,16 +201,8 @@ impl Matmul {
         debug_assert!(rounds * step == tile.rows && step.is_multiple_of(8));
         let column = chunk * CHUNK_ELEMS;
         let from = matrix.at64((first + row).to_i64() * i64::from(self.k)).at(column);
-        let rows = (0..rounds)
-            .map(|i| limit.map(|limit| (first + row + i * step).lt(limit)))
-            .collect();
-        Copy {
-            from,
-            to: tile.offset(row, chunk),
-            column,
-            rows,
-            step,
-        }
+        let rows = (0..rounds).map(|i| limit.map(|limit| (first + row + i * step).lt(limit))).collect();
+        Copy { from, to: tile.offset(row, chunk), column, rows, step }
     }
 
     /// Starts this thread's copies of step `step` into the operand's tile at `to`. What lies outside of the matrix
@@ -315,9 +252,7 @@ impl Matmul {
         let first = wk.eq(0);
         b.if_(!first, || {
             let to = place(wk - 1);
-            flat.iter()
-                .enumerate()
-                .for_each(|(j, &s)| to.at(j as u32 * 32).store(s));
+            flat.iter().enumerate().for_each(|(j, &s)| to.at(j as u32 * 32).store(s));
         });
         b.sync();
         b.if_(first, || {
@@ -330,18 +265,12 @@ impl Matmul {
             }
             let columns = sums[0].len() * 4;
             let rows = all.chunks(columns);
-            store(
-                rows.map(|r| r.chunks(4).map(|c| [c[0], c[1], c[2], c[3]]).collect())
-                    .collect(),
-            );
+            store(rows.map(|r| r.chunks(4).map(|c| [c[0], c[1], c[2], c[3]]).collect()).collect());
         });
     }
 
     /// `y[row, column] = sum + bias + residual` for this warp's tile, rounded once.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "the epilogue needs every operand of the kernel"
-    )]
+    #[allow(clippy::too_many_arguments, reason = "the epilogue needs every operand of the kernel")]
     fn store<'b>(
         &self,
         b: &'b Builder,

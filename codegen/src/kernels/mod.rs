@@ -51,11 +51,7 @@ pub struct Extent {
 
 impl Extent {
     /// One block.
-    pub const ONE: Extent = Extent {
-        of: Count::One,
-        div: 1,
-        mul: 1,
-    };
+    pub const ONE: Extent = Extent { of: Count::One, div: 1, mul: 1 };
 }
 
 /// What an argument becomes in the parameters of a kernel.

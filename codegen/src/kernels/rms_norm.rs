@@ -51,10 +51,7 @@ impl RmsNorm {
     /// Why there is no kernel for these constants.
     pub fn unsupported(&self) -> Option<String> {
         if self.width == 0 || !self.width.is_multiple_of(VEC) {
-            return Some(format!(
-                "the width {} is not a positive multiple of {VEC}",
-                self.width
-            ));
+            return Some(format!("the width {} is not a positive multiple of {VEC}", self.width));
         }
         let most = VEC * ROUNDS * THREADS;
         (self.width > most).then(|| format!("the width {} is above {most}", self.width))
@@ -68,16 +65,8 @@ impl RmsNorm {
     /// Geometry. Arguments: `[x, weight, y]`, or with a residual `[x, r, weight, h, y]`.
     pub fn launch(&self) -> Launch {
         let args = vec![ArgKind::Pointer; if self.residual.is_some() { 5 } else { 3 }];
-        let grid = grid_of(Extent {
-            of: self.rows,
-            div: 1,
-            mul: self.per_row,
-        });
-        Launch {
-            grid,
-            block: [self.threads(), 1, 1],
-            args,
-        }
+        let grid = grid_of(Extent { of: self.rows, div: 1, mul: self.per_row });
+        Launch { grid, block: [self.threads(), 1, 1], args }
     }
 
     /// The kernel.
@@ -133,11 +122,7 @@ impl RmsNorm {
             let write = || {
                 let w = weight.at(c).load::<{ VEC as usize }>();
                 y.at(c).store::<{ VEC as usize }>(std::array::from_fn(|j| {
-                    let w = if self.offset == 0.0 {
-                        w[j]
-                    } else {
-                        w[j] + self.offset
-                    };
+                    let w = if self.offset == 0.0 { w[j] } else { w[j] + self.offset };
                     v[j] * scale * w
                 }));
             };

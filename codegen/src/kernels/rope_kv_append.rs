@@ -81,10 +81,7 @@ impl RopeKvAppend {
             return Some("pages have no tokens".to_owned());
         }
         if (self.x, self.kv, self.out) != (DType::Bf16, DType::Bf16, DType::Bf16) {
-            return Some(format!(
-                "qkv {}, cache {}, q {}: only bf16 is served",
-                self.x, self.kv, self.out
-            ));
+            return Some(format!("qkv {}, cache {}, q {}: only bf16 is served", self.x, self.kv, self.out));
         }
         None
     }
@@ -104,9 +101,7 @@ impl RopeKvAppend {
     }
 
     fn threads(&self) -> u32 {
-        (self.all_heads() * self.lanes())
-            .next_multiple_of(32)
-            .min(THREADS)
+        (self.all_heads() * self.lanes()).next_multiple_of(32).min(THREADS)
     }
 
     /// Geometry. Arguments: `[qkv, positions, freqs, q_norm?, k_norm?, batch, kv, q]`; the batch is four parameters.
@@ -114,16 +109,8 @@ impl RopeKvAppend {
         let norms = usize::from(self.q_norm.is_some()) + usize::from(self.k_norm.is_some());
         let mut args = vec![ArgKind::Pointer; 3 + norms];
         args.extend([ArgKind::Batch, ArgKind::Pointer, ArgKind::Pointer]);
-        let grid = grid_of(Extent {
-            of: Count::Tokens,
-            div: 1,
-            mul: 1,
-        });
-        Launch {
-            grid,
-            block: [self.threads(), 1, 1],
-            args,
-        }
+        let grid = grid_of(Extent { of: Count::Tokens, div: 1, mul: 1 });
+        Launch { grid, block: [self.threads(), 1, 1], args }
     }
 
     /// The kernel.
@@ -152,17 +139,9 @@ impl RopeKvAppend {
         // Lane -> unit: where its halves lie in a head, and whether they are rotated.
         let lane = thread & (self.lanes() as i32 - 1);
         let unit = lane.min(self.units() - 1);
-        let active_lane = if self.lanes() == self.units() {
-            b.value(true)
-        } else {
-            lane.lt(self.units())
-        };
+        let active_lane = if self.lanes() == self.units() { b.value(true) } else { lane.lt(self.units()) };
         let turning = self.dim / UNIT;
-        let turns = if turning == self.units() {
-            b.value(true)
-        } else {
-            unit.lt(turning)
-        };
+        let turns = if turning == self.units() { b.value(true) } else { unit.lt(turning) };
         // unit * 8 and its partner dim / 2 on, or 16 elements behind the rotated ones.
         let behind = (unit - turning) * UNIT + self.dim;
         let low = turns.select(unit * VEC, behind);
@@ -268,13 +247,7 @@ impl RopeKvAppend {
             let scale = (mean + n.eps).rsqrt();
             Some(at.map(|a| {
                 let w: Half<'b> = weight.at(a).load();
-                w.map(|w| {
-                    if n.offset == 0.0 {
-                        w * scale
-                    } else {
-                        (w + n.offset) * scale
-                    }
-                })
+                w.map(|w| if n.offset == 0.0 { w * scale } else { (w + n.offset) * scale })
             }))
         });
         let of = |norm: Option<[Half<'b>; 2]>, half: usize, i: usize| match norm {

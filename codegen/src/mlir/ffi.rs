@@ -194,19 +194,9 @@ impl Machine {
         let level = c_int::from(level.min(3));
         // SAFETY: `target` was just found; strings end in zero; 0 is the default relocation and code model.
         let raw = unsafe {
-            LLVMCreateTargetMachine(
-                target,
-                TRIPLE.as_ptr(),
-                cpu.as_ptr(),
-                features.as_ptr(),
-                level,
-                0,
-                0,
-            )
+            LLVMCreateTargetMachine(target, TRIPLE.as_ptr(), cpu.as_ptr(), features.as_ptr(), level, 0, 0)
         };
-        NonNull::new(raw)
-            .map(Machine)
-            .ok_or_else(|| "LLVM made no NVPTX target machine".to_owned())
+        NonNull::new(raw).map(Machine).ok_or_else(|| "LLVM made no NVPTX target machine".to_owned())
     }
 
     /// Says to the module what it is compiled for, then checks and optimises it: `default<O3>`.

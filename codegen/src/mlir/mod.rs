@@ -58,8 +58,7 @@ impl Mlir {
             if matches!(diagnostic.severity(), DiagnosticSeverity::Error) {
                 let notes = (0..diagnostic.note_count()).filter_map(|i| diagnostic.note(i).ok());
                 let notes: String = notes.map(|n| format!("; {n}")).collect();
-                sink.borrow_mut()
-                    .push(format!("{}: {diagnostic}{notes}", diagnostic.location()));
+                sink.borrow_mut().push(format!("{}: {diagnostic}{notes}", diagnostic.location()));
             }
             true
         });
@@ -93,9 +92,7 @@ impl Mlir {
         }
         let passes = PassManager::new(&self.context);
         passes.add_pass(conversion::create_nvvm_to_llvm());
-        passes
-            .run(&mut module)
-            .map_err(|e| fail("convert-nvvm-to-llvm failed", vec![e.to_string()]))?;
+        passes.run(&mut module).map_err(|e| fail("convert-nvvm-to-llvm failed", vec![e.to_string()]))?;
 
         let llvm = ffi::LlvmContext::new().map_err(|e| fail("LLVM did not start", vec![e]))?;
         let with_llvm = |what: &str, e: String| {
@@ -103,26 +100,16 @@ impl Mlir {
             more.push(e);
             fail(what, more)
         };
-        let ir = llvm
-            .translate(&module)
-            .map_err(|e| with_llvm("translation to LLVM IR failed", e))?;
+        let ir = llvm.translate(&module).map_err(|e| with_llvm("translation to LLVM IR failed", e))?;
         let (level, pipeline) = match opt {
             OptLevel::None => (0, "default<O0>"),
             OptLevel::Full => (3, "default<O3>"),
         };
         let machine = ffi::Machine::new(target.arch, &format!("+ptx{}", target.ptx), level)
             .map_err(|e| with_llvm("no backend", e))?;
-        machine
-            .optimise(&ir, pipeline)
-            .map_err(|e| with_llvm("LLVM's passes failed", e))?;
-        let ptx = machine
-            .emit(&ir)
-            .map_err(|e| with_llvm("the NVPTX backend failed", e))?;
+        machine.optimise(&ir, pipeline).map_err(|e| with_llvm("LLVM's passes failed", e))?;
+        let ptx = machine.emit(&ir).map_err(|e| with_llvm("the NVPTX backend failed", e))?;
         let errors = llvm.take_errors();
-        if errors.is_empty() {
-            Ok(ptx)
-        } else {
-            Err(fail("the NVPTX backend reported errors", errors))
-        }
+        if errors.is_empty() { Ok(ptx) } else { Err(fail("the NVPTX backend reported errors", errors)) }
     }
 }

@@ -19,14 +19,7 @@ fn on_all(name: &str, wanted: &[&str], build: impl Fn(&Builder)) {
 fn arithmetic() {
     on_all(
         "arithmetic",
-        &[
-            "fma.rn.f32",
-            "ex2.approx",
-            "rsqrt.approx",
-            "sin.approx",
-            "cos.approx",
-            "div.approx",
-        ],
+        &["fma.rn.f32", "ex2.approx", "rsqrt.approx", "sin.approx", "cos.approx", "div.approx"],
         |b| {
             let out = b.param_ptr::<F32>();
             let (x, n) = (b.param::<F32>(), b.param::<I32>());
@@ -48,13 +41,10 @@ fn loops_and_conditions() {
     on_all("flow", &["brx.idx"], |b| {
         let out = b.param_ptr::<I32>();
         let n = b.param::<I32>();
-        let (a, [s, t], more) = b.for_(
-            0,
-            n,
-            2,
-            (b.value(1), [b.value(0); 2], vec![n]),
-            |i, (a, [s, t], v)| (a * 3, [s + i, t ^ i], vec![v[0] + 1]),
-        );
+        let (a, [s, t], more) =
+            b.for_(0, n, 2, (b.value(1), [b.value(0); 2], vec![n]), |i, (a, [s, t], v)| {
+                (a * 3, [s + i, t ^ i], vec![v[0] + 1])
+            });
         let x = b.if_else(a.lt(s), || (s, t), || (t + 1, s));
         b.if_(x.0.eq(7), || out.at(3).store(a));
         b.switch(x.1 % 8, 8, |arm| out.at(arm + 8).store(n * (arm as i32 + 5)));
@@ -66,12 +56,7 @@ fn loops_and_conditions() {
 #[test]
 fn vectors_and_alignment() {
     // f32 pairs are 64-bit registers on the newest targets, so a vector of four may be two of them.
-    let wanted = [
-        "ld.global.v4.b32",
-        "ld.global.nc.v",
-        "st.global.v4.b32",
-        "cvt.rn.bf16x2.f32",
-    ];
+    let wanted = ["ld.global.v4.b32", "ld.global.nc.v", "st.global.v4.b32", "cvt.rn.bf16x2.f32"];
     on_all("vectors", &wanted, |b| {
         let x = b.param_ptr::<Bf16>();
         let w = b.param_const_floats(DType::F32);
@@ -99,20 +84,14 @@ fn floats_by_their_type() {
 
 #[test]
 fn shared_memory_is_static_below_48_kib() {
-    let ptx = check(
-        "small",
-        "sm_80",
-        128,
-        &[".shared .align 128 .b8 smem[1152]"],
-        |b| {
-            let first = b.shared::<I32>(3, 16);
-            let second = b.shared::<F32>(256, 128);
-            first.at(b.special(Special::ThreadX) % 3).store(b.value(1));
-            second.at(b.special(Special::ThreadX)).store(b.value(1.0f32));
-            b.sync();
-            b.param_ptr::<F32>().store(second.at(first.at(1).load()).load());
-        },
-    );
+    let ptx = check("small", "sm_80", 128, &[".shared .align 128 .b8 smem[1152]"], |b| {
+        let first = b.shared::<I32>(3, 16);
+        let second = b.shared::<F32>(256, 128);
+        first.at(b.special(Special::ThreadX) % 3).store(b.value(1));
+        second.at(b.special(Special::ThreadX)).store(b.value(1.0f32));
+        b.sync();
+        b.param_ptr::<F32>().store(second.at(first.at(1).load()).load());
+    });
     assert!(!ptx.contains(".extern .shared"), "{ptx}");
 }
 
@@ -130,17 +109,10 @@ fn shared_memory_is_dynamic_above_48_kib() {
 
 #[test]
 fn copies_to_shared_memory() {
-    let wanted = [
-        "cp.async.cg.shared.global",
-        "cp.async.commit_group",
-        "cp.async.wait_group 1",
-    ];
+    let wanted = ["cp.async.cg.shared.global", "cp.async.commit_group", "cp.async.wait_group 1"];
     on_all("cp_async", &wanted, |b| {
         let x = b.param_ptr::<Bf16>();
-        let tile = Tile {
-            rows: 16,
-            row_bytes: 128,
-        };
+        let tile = Tile { rows: 16, row_bytes: 128 };
         let s = b.shared::<Bf16>(tile.bytes() / 2, 1024);
         let thread = b.special(Special::ThreadX);
         let to = s.at_bytes(tile.offset(thread / 8, thread % 8));
@@ -173,24 +145,19 @@ fn cache_hints() {
     });
     // sm_80's row says PTX 7.0: the hints raise it.
     let ptx = check("hint", "sm_80", 32, &[".version 7.4"], |b| {
-        b.param_ptr::<I32>()
-            .store_vector(b.param_const::<I32>().load_streaming());
+        b.param_ptr::<I32>().store_vector(b.param_const::<I32>().load_streaming());
     });
     assert!(ptx.contains("ld.global.nc.L1::no_allocate"));
 }
 
 #[test]
 fn counters_between_blocks() {
-    on_all(
-        "counters",
-        &["red.release.gpu.global.add.u32", "ld.acquire.gpu.global.u32"],
-        |b| {
-            let counter = b.param_ptr::<I32>();
-            b.release_add(counter, 1);
-            let seen = b.load_acquire(counter);
-            counter.at(1).store(seen);
-        },
-    );
+    on_all("counters", &["red.release.gpu.global.add.u32", "ld.acquire.gpu.global.u32"], |b| {
+        let counter = b.param_ptr::<I32>();
+        b.release_add(counter, 1);
+        let seen = b.load_acquire(counter);
+        counter.at(1).store(seen);
+    });
 }
 
 #[test]
@@ -214,17 +181,14 @@ fn warps_and_blocks() {
         b.if_(b.value(1).lt(warp), || b.arrive_some(2, 128));
         let any = b.any(lane.lt(other));
         out.at(lane).store(any.select(sum, x));
-        out.at(b.special(Special::Sm) + b.special(Special::GridX) + b.special(Special::BlockY))
-            .store(x);
+        out.at(b.special(Special::Sm) + b.special(Special::GridX) + b.special(Special::BlockY)).store(x);
     });
 }
 
 #[test]
 fn matrices_of_a_warp() {
-    let wanted = [
-        "ldmatrix.sync.aligned.m8n8.x4.shared.b16",
-        "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16",
-    ];
+    let wanted =
+        ["ldmatrix.sync.aligned.m8n8.x4.shared.b16", "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16"];
     on_all("mma", &wanted, |b| {
         let out = b.param_ptr::<F32>();
         let s = b.shared::<Bf16>(1024, 128);
@@ -241,16 +205,10 @@ fn matrices_of_a_warp() {
         x.store_vector(b.vector(b.mma_bf16([a; 4], [a; 2], [b.value(1.0f32); 4])));
     });
     for target in ["sm_89", "sm_90", "sm_120"] {
-        check(
-            "mma_e4m3",
-            target,
-            32,
-            &["m16n8k32.row.col.f32.e4m3.e4m3.f32"],
-            |b| {
-                let (x, a) = (b.param_ptr::<F32>(), b.param::<I32>());
-                x.store_vector(b.vector(b.mma_e4m3([a; 4], [a; 2], [b.value(1.0f32); 4])));
-            },
-        );
+        check("mma_e4m3", target, 32, &["m16n8k32.row.col.f32.e4m3.e4m3.f32"], |b| {
+            let (x, a) = (b.param_ptr::<F32>(), b.param::<I32>());
+            x.store_vector(b.vector(b.mma_e4m3([a; 4], [a; 2], [b.value(1.0f32); 4])));
+        });
     }
 }
 
@@ -262,35 +220,23 @@ fn what_a_target_lacks_is_found() {
     b.more_registers(232);
     let e = b.finish().unwrap_err();
     assert_eq!(e.fault, Fault::Bug);
-    assert!(
-        e.message.contains("uses what sm_80 lacks: wgmma, setmaxnreg"),
-        "{e}"
-    );
+    assert!(e.message.contains("uses what sm_80 lacks: wgmma, setmaxnreg"), "{e}");
     let b = Builder::new("not a name", gpu, [128, 1, 1]);
     assert!(b.finish().unwrap_err().message.contains("identifier"));
 }
 
 #[test]
 fn errors_of_mlir_and_llvm_come_back() {
-    let target = PtxTarget {
-        arch: "sm_80",
-        ptx: 70,
-    };
+    let target = PtxTarget { arch: "sm_80", ptx: 70 };
     let mlir = Mlir::new();
-    let e = mlir
-        .to_ptx("k", "llvm.func @k() { llvm.bogus }", target, OptLevel::Full)
-        .unwrap_err();
+    let e = mlir.to_ptx("k", "llvm.func @k() { llvm.bogus }", target, OptLevel::Full).unwrap_err();
     assert!(e.notes.iter().any(|n| n.contains("llvm.bogus")), "{e}");
     // The verifier: a branch with the wrong number of values.
     let text = "llvm.func @k() { llvm.br ^a ^a(%x: i32): llvm.return }";
     let e = mlir.to_ptx("k", text, target, OptLevel::Full).unwrap_err();
     assert!(!e.notes.is_empty(), "{e}");
     // The context is good for another kernel afterwards.
-    let good = mlir.to_ptx(
-        "k",
-        "llvm.func @k() attributes {nvvm.kernel} { llvm.return }",
-        target,
-        OptLevel::None,
-    );
+    let good =
+        mlir.to_ptx("k", "llvm.func @k() attributes {nvvm.kernel} { llvm.return }", target, OptLevel::None);
     assert!(good.unwrap().contains(".visible .entry k"));
 }

@@ -122,11 +122,7 @@ fn clusters() {
 #[test]
 fn dependent_launch_and_election() {
     for target in TMA {
-        let wanted = [
-            "griddepcontrol.wait",
-            "griddepcontrol.launch_dependents",
-            "elect.sync",
-        ];
+        let wanted = ["griddepcontrol.wait", "griddepcontrol.launch_dependents", "elect.sync"];
         check("dependent", target, 32, &wanted, |b| {
             let out = b.param_ptr::<I32>();
             b.wait_for_grids();
@@ -143,10 +139,7 @@ fn stored_matrices() {
             "stmatrix",
             target,
             32,
-            &[
-                "stmatrix.sync.aligned.m8n8.x4.shared.b16",
-                "stmatrix.sync.aligned.m8n8.x4.trans",
-            ],
+            &["stmatrix.sync.aligned.m8n8.x4.shared.b16", "stmatrix.sync.aligned.m8n8.x4.trans"],
             |b| {
                 let out = b.param_ptr::<Bf16>();
                 let s = b.shared::<Bf16>(512, 128);
@@ -171,11 +164,7 @@ fn products(b: &Builder, ty: WgmmaType, n: u32, from_registers: bool) {
     let words = b.ldmatrix(s.at(b.special(Special::Lane) * 8), false);
     b.wgmma_fence();
     for k in 0..4i64 {
-        let a = if from_registers {
-            WgmmaA::Registers(words)
-        } else {
-            WgmmaA::Shared(a + k * 2)
-        };
+        let a = if from_registers { WgmmaA::Registers(words) } else { WgmmaA::Shared(a + k * 2) };
         d = b.wgmma(ty, &d, a, w + k * 2, k > 0);
     }
     b.wgmma_commit();
@@ -205,10 +194,7 @@ fn warpgroup_products() {
 /// A loop that carries accumulators, with registers moved from a producer: no advice from ptxas, no spill.
 #[test]
 fn warp_specialised_loop() {
-    let wanted = [
-        "setmaxnreg.dec.sync.aligned.u32 40",
-        "setmaxnreg.inc.sync.aligned.u32 232",
-    ];
+    let wanted = ["setmaxnreg.dec.sync.aligned.u32 40", "setmaxnreg.inc.sync.aligned.u32 232"];
     check("specialised", "sm_90", 256, &wanted, |b| {
         const STAGES: u32 = 4;
         let (map, out, steps) = (b.param_tensor_map(), b.param_ptr::<F32>(), b.param::<I32>());
@@ -248,9 +234,8 @@ fn warp_specialised_loop() {
                     b.wgmma_descriptor(at.at(64 * 64), Smem::Rows128),
                 );
                 b.wgmma_fence();
-                let d = (0..4i64).fold(d, |d, i| {
-                    b.wgmma(WgmmaType::Bf16, &d, WgmmaA::Shared(a + i * 2), w + i * 2, true)
-                });
+                let d = (0..4i64)
+                    .fold(d, |d, i| b.wgmma(WgmmaType::Bf16, &d, WgmmaA::Shared(a + i * 2), w + i * 2, true));
                 b.wgmma_commit();
                 let d = b.wgmma_wait(0, &d);
                 b.if_(thread.eq(128), || empty.at(stage).arrive());

@@ -14,29 +14,11 @@ use trtc_ir::ops::Act;
 
 fn norm(width: u32, x: DType, out: DType) -> RmsNorm {
     let rows = Count::Tokens;
-    RmsNorm {
-        width,
-        per_row: 1,
-        rows,
-        x,
-        residual: None,
-        weight: Bf16,
-        out,
-        eps: 1e-5,
-        offset: 0.0,
-    }
+    RmsNorm { width, per_row: 1, rows, x, residual: None, weight: Bf16, out, eps: 1e-5, offset: 0.0 }
 }
 
 fn matmul(n: u32, k: u32, tiling: Tiling) -> Matmul {
-    Matmul {
-        n,
-        k,
-        rows: Count::Tokens,
-        bias: None,
-        residual: None,
-        out: Bf16,
-        tiling,
-    }
+    Matmul { n, k, rows: Count::Tokens, bias: None, residual: None, out: Bf16, tiling }
 }
 
 fn rope(heads: u32, kv_heads: u32, head_dim: u32, dim: u32) -> RopeKvAppend {
@@ -55,128 +37,42 @@ fn rope(heads: u32, kv_heads: u32, head_dim: u32, dim: u32) -> RopeKvAppend {
 }
 
 fn cases() -> Vec<(&'static str, Recipe)> {
-    let residual = Some(Residual {
-        dtype: Bf16,
-        sum: Bf16,
-    });
-    let head = |offset| {
-        Some(HeadNorm {
-            weight: Bf16,
-            eps: 1e-6,
-            offset,
-        })
-    };
-    let gated = |width, act, x, out| GatedActPacked {
-        width,
-        act,
-        rows: Count::Tokens,
-        x,
-        out,
-    };
+    let residual = Some(Residual { dtype: Bf16, sum: Bf16 });
+    let head = |offset| Some(HeadNorm { weight: Bf16, eps: 1e-6, offset });
+    let gated = |width, act, x, out| GatedActPacked { width, act, rows: Count::Tokens, x, out };
     vec![
         ("rms_norm_4096", norm(4096, Bf16, Bf16).into()),
         ("rms_norm_576", norm(576, Bf16, Bf16).into()),
-        (
-            "rms_norm_f32_2048",
-            RmsNorm {
-                weight: F32,
-                ..norm(2048, F32, F32)
-            }
-            .into(),
-        ),
-        (
-            "rms_norm_heads_128",
-            RmsNorm {
-                per_row: 32,
-                offset: 1.0,
-                ..norm(128, Bf16, Bf16)
-            }
-            .into(),
-        ),
+        ("rms_norm_f32_2048", RmsNorm { weight: F32, ..norm(2048, F32, F32) }.into()),
+        ("rms_norm_heads_128", RmsNorm { per_row: 32, offset: 1.0, ..norm(128, Bf16, Bf16) }.into()),
         ("rms_norm_16384", norm(16384, Bf16, Bf16).into()),
-        (
-            "add_rms_norm_4096",
-            RmsNorm {
-                residual,
-                rows: Count::Rows,
-                ..norm(4096, Bf16, Bf16)
-            }
-            .into(),
-        ),
-        (
-            "add_rms_norm_2560",
-            RmsNorm {
-                residual,
-                ..norm(2560, Bf16, Bf16)
-            }
-            .into(),
-        ),
+        ("add_rms_norm_4096", RmsNorm { residual, rows: Count::Rows, ..norm(4096, Bf16, Bf16) }.into()),
+        ("add_rms_norm_2560", RmsNorm { residual, ..norm(2560, Bf16, Bf16) }.into()),
         ("gated_silu_14336", gated(14336, Act::Silu, Bf16, Bf16).into()),
         ("gated_gelu_1536", gated(1536, Act::GeluTanh, Bf16, Bf16).into()),
         ("gated_gelu_f32_72", gated(72, Act::GeluTanh, F32, F32).into()),
         ("rope_32_8_128", rope(32, 8, 128, 128).into()),
         (
             "rope_norms_16_8_128",
-            RopeKvAppend {
-                q_norm: head(0.0),
-                k_norm: head(0.0),
-                ..rope(16, 8, 128, 128)
-            }
-            .into(),
+            RopeKvAppend { q_norm: head(0.0), k_norm: head(0.0), ..rope(16, 8, 128, 128) }.into(),
         ),
         (
             "rope_knorm_4_1_256",
-            RopeKvAppend {
-                k_norm: head(1.0),
-                page_tokens: 24,
-                ..rope(4, 1, 256, 256)
-            }
-            .into(),
+            RopeKvAppend { k_norm: head(1.0), page_tokens: 24, ..rope(4, 1, 256, 256) }.into(),
         ),
         ("rope_partial_32_32_80", rope(32, 32, 80, 32).into()),
         ("matmul_few_4096_4096", matmul(4096, 4096, FEW).into()),
-        (
-            "matmul_few_ragged_888_1000",
-            Matmul {
-                residual: Some(Bf16),
-                ..matmul(888, 1000, FEW)
-            }
-            .into(),
-        ),
+        ("matmul_few_ragged_888_1000", Matmul { residual: Some(Bf16), ..matmul(888, 1000, FEW) }.into()),
         ("matmul_some_6144_4096", matmul(6144, 4096, SOME).into()),
-        (
-            "matmul_some_bias_896_896",
-            Matmul {
-                bias: Some(Bf16),
-                ..matmul(896, 896, SOME)
-            }
-            .into(),
-        ),
-        (
-            "matmul_many_4096_14336",
-            Matmul {
-                residual: Some(Bf16),
-                ..matmul(4096, 14336, MANY)
-            }
-            .into(),
-        ),
+        ("matmul_some_bias_896_896", Matmul { bias: Some(Bf16), ..matmul(896, 896, SOME) }.into()),
+        ("matmul_many_4096_14336", Matmul { residual: Some(Bf16), ..matmul(4096, 14336, MANY) }.into()),
         (
             "matmul_many_logits_128256_2048",
-            Matmul {
-                out: F32,
-                rows: Count::Rows,
-                ..matmul(128_256, 2048, MANY)
-            }
-            .into(),
+            Matmul { out: F32, rows: Count::Rows, ..matmul(128_256, 2048, MANY) }.into(),
         ),
         (
             "matmul_many_ragged_200_72",
-            Matmul {
-                bias: Some(F32),
-                residual: Some(F32),
-                ..matmul(200, 72, MANY)
-            }
-            .into(),
+            Matmul { bias: Some(F32), residual: Some(F32), ..matmul(200, 72, MANY) }.into(),
         ),
     ]
 }
@@ -185,10 +81,8 @@ fn cases() -> Vec<(&'static str, Recipe)> {
 #[test]
 fn every_kernel_on_every_target() {
     let cases = cases();
-    let pairs: Vec<_> = cases
-        .iter()
-        .flat_map(|(name, r)| gpus().map(move |(target, gpu)| (*name, r, target, gpu)))
-        .collect();
+    let pairs: Vec<_> =
+        cases.iter().flat_map(|(name, r)| gpus().map(move |(target, gpu)| (*name, r, target, gpu))).collect();
     let lines = parallel(&pairs, |mlir, (name, recipe, target, gpu)| {
         assert_eq!(recipe.unsupported(), None, "{name}");
         let k = compile(mlir, name, recipe, gpu, OptLevel::Full).unwrap_or_else(|e| panic!("{e}"));
@@ -196,10 +90,7 @@ fn every_kernel_on_every_target() {
         assert_eq!(k.arch, gpu.base_arch, "{name}");
         let (major, minor) = (gpu.ptx / 10, gpu.ptx % 10);
         assert!(
-            k.ptx.contains(&format!(
-                "\n.version {major}.{minor}\n.target {}\n",
-                gpu.base_arch
-            )),
+            k.ptx.contains(&format!("\n.version {major}.{minor}\n.target {}\n", gpu.base_arch)),
             "{}",
             k.ptx
         );
@@ -207,11 +98,7 @@ fn every_kernel_on_every_target() {
         assert!(k.shared <= gpu.shared);
         let used = assemble(name, &k.ptx, k.arch)?;
         assert_eq!(used.stack, 0, "{name} for {} has a stack", target.name);
-        let parameters = k
-            .ptx
-            .lines()
-            .filter(|l| l.trim_start().starts_with(".param "))
-            .count();
+        let parameters = k.ptx.lines().filter(|l| l.trim_start().starts_with(".param ")).count();
         Some(format!(
             "{name:32} {:7} {:3} registers {:5} static {:5} dynamic bytes, {:3} threads, {parameters:2} parameters",
             target.name, used.registers, used.shared, k.shared, k.block[0],
@@ -237,12 +124,5 @@ fn constants_that_no_kernel_serves_are_refused() {
     assert!(why(matmul(0, 8, MANY).into()).contains("0 outputs"));
     assert!(why(rope(u32::MAX, u32::MAX, 64, 64).into()).contains("heads are above"));
     assert!(why(rope(4, 2, 24, 24).into()).contains("heads of 24"));
-    assert!(
-        why(RopeKvAppend {
-            x: F32,
-            ..rope(4, 2, 64, 64)
-        }
-        .into())
-        .contains("only bf16")
-    );
+    assert!(why(RopeKvAppend { x: F32, ..rope(4, 2, 64, 64) }.into()).contains("only bf16"));
 }

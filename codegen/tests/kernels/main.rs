@@ -41,11 +41,7 @@ fn ptxas() -> Option<&'static Ptxas> {
 fn assemble(name: &str, ptx: &str, arch: &str) -> Option<Assembled> {
     let folder = std::env::temp_dir().join("trtc-kernel-tests");
     std::fs::create_dir_all(&folder).unwrap();
-    Some(
-        ptxas()?
-            .assemble(name, ptx, arch, &folder)
-            .unwrap_or_else(|e| panic!("{e}")),
-    )
+    Some(ptxas()?.assemble(name, ptx, arch, &folder).unwrap_or_else(|e| panic!("{e}")))
 }
 
 /// Builds a small kernel for a target, checks that its PTX has each of `wanted` (white space aside), and assembles it;
@@ -82,8 +78,5 @@ fn parallel<T: Sync, R: Send>(items: &[T], f: impl Fn(&Mlir, &T) -> R + Sync) ->
             });
         }
     });
-    results
-        .into_iter()
-        .map(|r| r.into_inner().unwrap().unwrap())
-        .collect()
+    results.into_iter().map(|r| r.into_inner().unwrap().unwrap()).collect()
 }

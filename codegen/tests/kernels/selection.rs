@@ -27,11 +27,7 @@ struct Model {
 
 impl Model {
     fn new(dtype: DType) -> Model {
-        let mut module = Module {
-            name: "tiny".into(),
-            arch: "llama".into(),
-            ..Module::default()
-        };
+        let mut module = Module { name: "tiny".into(), arch: "llama".into(), ..Module::default() };
         module.dims = vec![(Sym::T, 1, 512), (Sym::L, 1, 32)];
         module.func.name = "step".into();
         Model { module, dtype }
@@ -47,11 +43,7 @@ impl Model {
     }
 
     fn norm(&mut self, name: &str) -> RmsNormWeight {
-        RmsNormWeight {
-            weight: self.weight(name, &[HIDDEN], DType::Bf16),
-            eps: 1e-5,
-            offset: 0.0,
-        }
+        RmsNormWeight { weight: self.weight(name, &[HIDDEN], DType::Bf16), eps: 1e-5, offset: 0.0 }
     }
 
     fn tokens(&self, inner: &[u64]) -> Type {
@@ -70,61 +62,28 @@ impl Model {
         out: Type,
         at: &str,
     ) -> ValueId {
-        self.op(
-            Linear {
-                x,
-                weight,
-                bias: None,
-                residual,
-            },
-            &[(at, out)],
-            at,
-        )[0]
+        self.op(Linear { x, weight, bias: None, residual }, &[(at, out)], at)[0]
     }
 }
 
 fn kv_type() -> Type {
     let (heads, head_dim) = (KV_HEADS as u32, HEAD_DIM as u32);
-    Type::Kv(KvType {
-        layer: 0,
-        heads,
-        head_dim,
-        dtype: DType::Bf16,
-        window: None,
-        page: Some(32),
-    })
+    Type::Kv(KvType { layer: 0, heads, head_dim, dtype: DType::Bf16, window: None, page: Some(32) })
 }
 
 /// Two fused layers between an embedding and logits whose matrix is the embedding table.
 fn model(dtype: DType) -> Module {
     let mut m = Model::new(dtype);
-    let tokens = m
-        .module
-        .func
-        .add_param("tokens", TensorType::rows(Sym::T, &[], DType::I32));
-    let pos = m
-        .module
-        .func
-        .add_param("pos", TensorType::rows(Sym::T, &[], DType::I32));
-    let rows = m
-        .module
-        .func
-        .add_param("rows", TensorType::rows(Sym::L, &[], DType::I32));
+    let tokens = m.module.func.add_param("tokens", TensorType::rows(Sym::T, &[], DType::I32));
+    let pos = m.module.func.add_param("pos", TensorType::rows(Sym::T, &[], DType::I32));
+    let rows = m.module.func.add_param("rows", TensorType::rows(Sym::L, &[], DType::I32));
     let batch = m.module.func.add_param("batch", Type::Batch);
     let kv = m.module.func.add_param("kv", kv_type());
     let table = m.weight("embed", &[VOCAB, HIDDEN], DType::Bf16);
     let freqs = m.weight("rope", &[HEAD_DIM / 2], DType::F32);
     let hidden = m.tokens(&[HIDDEN]);
 
-    let mut x = m.op(
-        Embedding {
-            tokens,
-            table,
-            scale: 1.0,
-        },
-        &[("x", hidden.clone())],
-        "embed",
-    )[0];
+    let mut x = m.op(Embedding { tokens, table, scale: 1.0 }, &[("x", hidden.clone())], "embed")[0];
     let mut kv = kv;
     for layer in 0..2 {
         let at = |what: &str| format!("layers.{layer}.{what}");
@@ -135,26 +94,11 @@ fn model(dtype: DType) -> Module {
         let ty = m.tokens(&[merged]);
         let qkv = m.linear(n, w, None, ty, &at("qkv"));
         let (q_norm, k_norm) = (None, None);
-        let op = RopeKvAppend {
-            qkv,
-            pos,
-            kv,
-            batch,
-            heads: HEADS as u32,
-            freqs,
-            q_norm,
-            k_norm,
-        };
+        let op = RopeKvAppend { qkv, pos, kv, batch, heads: HEADS as u32, freqs, q_norm, k_norm };
         let ty = m.tokens(&[HEADS, HEAD_DIM]);
         let made = m.op(op, &[("q", ty.clone()), ("kv", kv_type())], &at("rope"));
         kv = made[1];
-        let op = Attention {
-            q: made[0],
-            kv,
-            batch,
-            scale: 0.25,
-            softcap: None,
-        };
+        let op = Attention { q: made[0], kv, batch, scale: 0.25, softcap: None };
         let a = m.op(op, &[("a", ty)], &at("attention"))[0];
         let w = m.weight(&at("o"), &[HIDDEN, HIDDEN], DType::Bf16);
         let h = m.linear(a, w, Some(x), hidden.clone(), &at("o"));
@@ -172,13 +116,7 @@ fn model(dtype: DType) -> Module {
     let x = m.op(GatherRows { x, rows }, &[("x", last.clone())], "gather")[0];
     let norm = m.norm("norm");
     let n = m.op(RmsNorm { x, norm }, &[("n", last)], "norm")[0];
-    let logits = m.linear(
-        n,
-        table,
-        None,
-        TensorType::rows(Sym::L, &[VOCAB], DType::F32).into(),
-        "lm_head",
-    );
+    let logits = m.linear(n, table, None, TensorType::rows(Sym::L, &[VOCAB], DType::F32).into(), "lm_head");
     m.module.func.results = vec![logits];
     m.module
 }
@@ -187,10 +125,7 @@ fn model(dtype: DType) -> Module {
 fn unfused() -> Module {
     let mut m = Model::new(DType::F32);
     let x = m.module.func.add_param("x", m.tokens(&[HIDDEN]));
-    let pos = m
-        .module
-        .func
-        .add_param("pos", TensorType::rows(Sym::T, &[], DType::I32));
+    let pos = m.module.func.add_param("pos", TensorType::rows(Sym::T, &[], DType::I32));
     let batch = m.module.func.add_param("batch", Type::Batch);
     let kv = m.module.func.add_param("kv", kv_type());
     let freqs = m.weight("rope", &[HEAD_DIM / 2], DType::F32);
@@ -199,22 +134,10 @@ fn unfused() -> Module {
     let k = m.op(Rope { x: k, pos, freqs }, &[("k", ty)], "rope")[0];
     m.op(KvAppend { kv, k, v: k, batch }, &[("kv", kv_type())], "append");
     let hidden = m.tokens(&[HIDDEN]);
-    let g = m.op(
-        GatedAct {
-            gate: x,
-            up: x,
-            act: Act::GeluTanh,
-        },
-        &[("g", hidden.clone())],
-        "act",
-    )[0];
+    let g = m.op(GatedAct { gate: x, up: x, act: Act::GeluTanh }, &[("g", hidden.clone())], "act")[0];
     let s = m.op(Add { lhs: g, rhs: x }, &[("s", hidden.clone())], "add")[0];
     let norm = m.norm("norm");
-    let op = AddRmsNorm {
-        x: s,
-        residual: x,
-        norm,
-    };
+    let op = AddRmsNorm { x: s, residual: x, norm };
     let made = m.op(op, &[("h", hidden.clone()), ("n", hidden)], "add_norm");
     m.module.func.results = made;
     m.module
@@ -225,14 +148,8 @@ fn target(name: &str) -> &'static Target {
 }
 
 fn names(module: &Module) -> Vec<String> {
-    let kernels = module
-        .func
-        .order
-        .iter()
-        .flat_map(|&id| &module.func.ops[id].kernels);
-    kernels
-        .map(|k| format!("{}..={} {}", k.from, k.to, k.kernel))
-        .collect()
+    let kernels = module.func.order.iter().flat_map(|&id| &module.func.ops[id].kernels);
+    kernels.map(|k| format!("{}..={} {}", k.from, k.to, k.kernel)).collect()
 }
 
 #[test]
@@ -242,19 +159,11 @@ fn the_host_serves_every_op() {
         assert!(done.changed && done.missing.is_empty());
         assert_eq!(done.unsupported(target("host")), None);
         for &id in &module.func.order {
-            let [k] = &module.func.ops[id].kernels[..] else {
-                panic!("one kernel an op")
-            };
+            let [k] = &module.func.ops[id].kernels[..] else { panic!("one kernel an op") };
             assert_eq!((k.from, k.to), (1, 512));
-            assert!(
-                k.kernel
-                    .starts_with(&format!("host.{}.", module.func.ops[id].op.name()))
-            );
+            assert!(k.kernel.starts_with(&format!("host.{}.", module.func.ops[id].op.name())));
         }
-        assert!(
-            !select(&mut module, target("host")).unwrap().changed,
-            "selecting again changes nothing"
-        );
+        assert!(!select(&mut module, target("host")).unwrap().changed, "selecting again changes nothing");
         assert_eq!(emit(&module, target("host"), EmitOptions::default()).unwrap(), []);
     }
 }
@@ -281,12 +190,7 @@ fn host_matrices_lie_in_panels_and_the_rest_in_rows() {
         assert_eq!(packing(&module, name), Packing::Rows, "{name}");
     }
     select(&mut module, target("sm_90")).unwrap();
-    assert!(
-        module
-            .weights
-            .iter()
-            .all(|(_, w)| w.packing == Some(Packing::Rows))
-    );
+    assert!(module.weights.iter().all(|(_, w)| w.packing == Some(Packing::Rows)));
 }
 
 #[test]
@@ -300,10 +204,7 @@ fn a_gpu_reports_all_ops_without_a_kernel_at_once() {
     let mut module = model(DType::F32);
     let w = module.weight_named("layers.1.down").unwrap();
     module.weights[w].ty.elem = Elem::Quant(Scheme::INT8);
-    let diag = select(&mut module, target("sm_80"))
-        .unwrap()
-        .unsupported(target("sm_80"))
-        .unwrap();
+    let diag = select(&mut module, target("sm_80")).unwrap().unsupported(target("sm_80")).unwrap();
     insta::assert_snapshot!("missing_f32", diag.to_string());
 }
 
@@ -317,18 +218,10 @@ fn ranges_are_adjacent_and_cover_all_token_counts() {
             let kernels = &module.func.ops[id].kernels;
             let Some(last) = kernels.last() else { continue };
             assert_eq!((kernels[0].from, last.to), (1, 512));
-            assert!(
-                kernels
-                    .windows(2)
-                    .all(|w| w[0].to + 1 == w[1].from && w[0].from <= w[0].to)
-            );
+            assert!(kernels.windows(2).all(|w| w[0].to + 1 == w[1].from && w[0].from <= w[0].to));
         }
         let lm_head = module.func.order.last().unwrap();
-        assert_eq!(
-            module.func.ops[*lm_head].kernels.len(),
-            logits,
-            "at most {max_rows} rows"
-        );
+        assert_eq!(module.func.ops[*lm_head].kernels.len(), logits, "at most {max_rows} rows");
     }
 }
 
@@ -347,18 +240,7 @@ fn a_selected_module_is_emitted_once_per_kernel_and_always_alike() {
         .collect();
     let made: Vec<&str> = kernels.iter().map(|k| k.name.as_str()).collect();
     assert_eq!(made, wanted.into_iter().collect::<Vec<_>>());
-    assert_eq!(
-        kernels,
-        emit(
-            &module,
-            gpu,
-            EmitOptions {
-                threads: 1,
-                ..EmitOptions::default()
-            }
-        )
-        .unwrap()
-    );
+    assert_eq!(kernels, emit(&module, gpu, EmitOptions { threads: 1, ..EmitOptions::default() }).unwrap());
     for k in &kernels {
         assert!(k.ptx.contains(&format!(".visible .entry {}(", k.entry)));
         super::assemble(&k.entry, &k.ptx, k.arch);

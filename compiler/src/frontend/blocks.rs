@@ -35,11 +35,7 @@ struct Projection {
 
 impl Projection {
     fn new(weight: Role, bias: Role, biased: bool, module: &'static str) -> Projection {
-        Projection {
-            weight,
-            bias: biased.then_some(bias),
-            module,
-        }
+        Projection { weight, bias: biased.then_some(bias), module }
     }
 }
 
@@ -91,61 +87,29 @@ impl Builder<'_> {
             .iter()
             .enumerate()
             .map(|(l, layer)| {
-                f.add_param(
-                    &format!("kv{l}"),
-                    Type::Kv(self.options.kv_type(c, l as u32, layer.window)),
-                )
+                f.add_param(&format!("kv{l}"), Type::Kv(self.options.kv_type(c, l as u32, layer.window)))
             })
             .collect();
 
         let table = self.matrix(names::EMBED, None, u64::from(c.vocab), u64::from(c.hidden));
-        let embed = Embedding {
-            tokens: inputs.tokens,
-            table,
-            scale: c.embed_scale,
-        };
+        let embed = Embedding { tokens: inputs.tokens, table, scale: c.embed_scale };
         let mut x = self.op(embed, "x", self.stream(), Loc::name("model.embed_tokens"));
         for (l, kv) in caches.into_iter().enumerate() {
-            let at = Place {
-                path: format!("model.layers.{l}"),
-                short: format!("l{l}"),
-                layer: l,
-            };
+            let at = Place { path: format!("model.layers.{l}"), short: format!("l{l}"), layer: l };
             x = self.attention_block(&at, x, kv, &inputs);
             x = self.mlp_block(&at, x);
         }
         let weight = self.vector(names::OUT_NORM, None, u64::from(c.hidden));
-        let norm = RmsNorm {
-            x,
-            norm: self.norm_weight(weight),
-        };
-        let n = self.op(
-            norm,
-            "out",
-            self.rows(&[u64::from(c.hidden)]),
-            Loc::name("model.norm"),
-        );
+        let norm = RmsNorm { x, norm: self.norm_weight(weight) };
+        let n = self.op(norm, "out", self.rows(&[u64::from(c.hidden)]), Loc::name("model.norm"));
         let hidden = TensorType::rows(Sym::L, &[u64::from(c.hidden)], self.options.act);
-        let last = self.op(
-            GatherRows {
-                x: n,
-                rows: inputs.rows,
-            },
-            "last",
-            hidden,
-            Loc::name("lm_head.rows"),
-        );
+        let last = self.op(GatherRows { x: n, rows: inputs.rows }, "last", hidden, Loc::name("lm_head.rows"));
         let head = if c.tied {
             table
         } else {
             self.matrix(names::LM_HEAD, None, u64::from(c.vocab), u64::from(c.hidden))
         };
-        let linear = Linear {
-            x: last,
-            weight: head,
-            bias: None,
-            residual: None,
-        };
+        let linear = Linear { x: last, weight: head, bias: None, residual: None };
         let logits = TensorType::rows(Sym::L, &[u64::from(c.vocab)], DType::F32);
         let logits = self.op(linear, "logits", logits, Loc::name("lm_head"));
         self.module.func.results = vec![logits];
@@ -156,14 +120,7 @@ impl Builder<'_> {
         let c = self.config;
         let (heads, kv_heads, dim) = (u64::from(c.heads), u64::from(c.kv_heads), u64::from(c.head_dim));
         let layer = c.layers[at.layer];
-        let n = self.norm(
-            at,
-            names::ATTN_NORM,
-            "input_layernorm",
-            "attn_norm",
-            x,
-            Reader::Linear,
-        );
+        let n = self.norm(at, names::ATTN_NORM, "input_layernorm", "attn_norm", x, Reader::Linear);
         let mut q = self.linear(
             at,
             Projection::new(names::Q, names::Q_BIAS, c.qkv_bias, "self_attn.q_proj"),
@@ -193,26 +150,10 @@ impl Builder<'_> {
         let q = self.rope(at, "q_rope", q, inputs.positions, freqs, &[heads, dim]);
         let k = self.rope(at, "k_rope", k, inputs.positions, freqs, &[kv_heads, dim]);
         let kv_type = self.module.func.values[kv].ty.clone();
-        let append = KvAppend {
-            kv,
-            k,
-            v,
-            batch: inputs.batch,
-        };
+        let append = KvAppend { kv, k, v, batch: inputs.batch };
         let kv = self.op(append, &at.value("kv"), kv_type, at.loc("self_attn.kv"));
-        let attention = Attention {
-            q,
-            kv,
-            batch: inputs.batch,
-            scale: c.attn_scale,
-            softcap: None,
-        };
-        let a = self.op(
-            attention,
-            &at.value("attn"),
-            self.rows(&[heads * dim]),
-            at.loc("self_attn"),
-        );
+        let attention = Attention { q, kv, batch: inputs.batch, scale: c.attn_scale, softcap: None };
+        let a = self.op(attention, &at.value("attn"), self.rows(&[heads * dim]), at.loc("self_attn"));
         let mut o = self.linear(
             at,
             Projection::new(names::O, names::O_BIAS, c.o_bias, "self_attn.o_proj"),
@@ -230,12 +171,7 @@ impl Builder<'_> {
                 Reader::Other,
             );
         }
-        self.op(
-            Add { lhs: x, rhs: o },
-            &at.value("h"),
-            self.stream(),
-            at.loc("self_attn.add"),
-        )
+        self.op(Add { lhs: x, rhs: o }, &at.value("h"), self.stream(), at.loc("self_attn.add"))
     }
 
     /// `x + [norm](down(act(gate(norm(x))) * up(norm(x))))`.
@@ -281,12 +217,7 @@ impl Builder<'_> {
                 Reader::Other,
             );
         }
-        self.op(
-            Add { lhs: x, rhs: down },
-            &at.value("x"),
-            self.stream(),
-            at.loc("mlp.add"),
-        )
+        self.op(Add { lhs: x, rhs: down }, &at.value("x"), self.stream(), at.loc("mlp.add"))
     }
 
     /// A norm over the last dimension of `x`, whatever that is.
@@ -302,10 +233,7 @@ impl Builder<'_> {
         let inner = self.inner(x);
         let width = inner.last().copied().unwrap_or(1);
         let weight = self.vector(role, Some(at.layer), width);
-        let norm = RmsNorm {
-            x,
-            norm: self.norm_weight(weight),
-        };
+        let norm = RmsNorm { x, norm: self.norm_weight(weight) };
         let ty = match reader {
             Reader::Linear => self.rows(&inner),
             Reader::Other => self.wide(&inner),
@@ -318,12 +246,7 @@ impl Builder<'_> {
         let (rows, columns) = (out.iter().product(), self.inner(x).iter().product());
         let weight = self.matrix(p.weight, Some(at.layer), rows, columns);
         let bias = p.bias.map(|role| self.vector(role, Some(at.layer), rows));
-        let linear = Linear {
-            x,
-            weight,
-            bias,
-            residual: None,
-        };
+        let linear = Linear { x, weight, bias, residual: None };
         self.op(linear, &at.value(name), self.wide(out), at.loc(p.module))
     }
 
@@ -336,11 +259,6 @@ impl Builder<'_> {
         freqs: WeightId,
         shape: &[u64],
     ) -> ValueId {
-        self.op(
-            Rope { x, pos, freqs },
-            &at.value(name),
-            self.wide(shape),
-            at.loc("self_attn.rotary_emb"),
-        )
+        self.op(Rope { x, pos, freqs }, &at.value(name), self.wide(shape), at.loc("self_attn.rotary_emb"))
     }
 }

@@ -27,28 +27,15 @@ impl<'a> Builder<'a> {
         let mut module = Module {
             name: name.to_owned(),
             arch: config.arch.to_owned(),
-            dims: vec![
-                (Sym::T, 1, options.max_step_tokens),
-                (Sym::L, 1, options.max_logit_rows),
-            ],
+            dims: vec![(Sym::T, 1, options.max_step_tokens), (Sym::L, 1, options.max_logit_rows)],
             ..Module::default()
         };
         module.func.name = "forward".into();
-        Builder {
-            config,
-            options,
-            module,
-            by_name: BTreeMap::new(),
-            ropes: Vec::new(),
-        }
+        Builder { config, options, module, by_name: BTreeMap::new(), ropes: Vec::new() }
     }
 
     pub fn norm_weight(&self, weight: WeightId) -> RmsNormWeight {
-        RmsNormWeight {
-            weight,
-            eps: self.config.norm_eps,
-            offset: self.config.norm_offset,
-        }
+        RmsNormWeight { weight, eps: self.config.norm_eps, offset: self.config.norm_offset }
     }
 
     /// One table for each distinct set of frequencies.
@@ -86,16 +73,9 @@ impl<'a> Builder<'a> {
             _ => None,
         };
         let interleaved_heads = heads.filter(|_| c.interleaved);
-        let tensor = TensorRef {
-            name: role.tensor(layer, &c.naming),
-            interleaved_heads,
-        };
-        let weight = Weight {
-            name: symbol.clone(),
-            ty,
-            source: Source::Tensors(vec![tensor]),
-            packing: None,
-        };
+        let tensor = TensorRef { name: role.tensor(layer, &c.naming), interleaved_heads };
+        let weight =
+            Weight { name: symbol.clone(), ty, source: Source::Tensors(vec![tensor]), packing: None };
         let id = self.module.weights.push(weight);
         self.by_name.insert(symbol, id);
         id
@@ -119,12 +99,8 @@ impl<'a> Builder<'a> {
     /// All extents of a value but the first.
     pub fn inner(&self, value: ValueId) -> Vec<u64> {
         let ty = self.module.func.values[value].ty.tensor();
-        let dims = ty
-            .map(|t| t.dims.get(1..).unwrap_or_default())
-            .unwrap_or_default();
-        dims.iter()
-            .filter_map(|d| if let Dim::Const(n) = d { Some(*n) } else { None })
-            .collect()
+        let dims = ty.map(|t| t.dims.get(1..).unwrap_or_default()).unwrap_or_default();
+        dims.iter().filter_map(|d| if let Dim::Const(n) = d { Some(*n) } else { None }).collect()
     }
 
     /// Appends an op with one result.

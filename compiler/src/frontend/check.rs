@@ -38,31 +38,18 @@ pub fn weights(
         .filter_map(|(name, shape)| {
             let found = &weights.info(name)?.shape;
             (found != shape).then(|| {
-                format!(
-                    "{name:?} is {}, the configuration asks for {}",
-                    extents(found),
-                    extents(shape)
-                )
+                format!("{name:?} is {}, the configuration asks for {}", extents(found), extents(shape))
             })
         })
         .collect();
     if !misshapen.is_empty() {
-        return Err(list(
-            loc,
-            "tensors of the checkpoint differ from the configuration",
-            &misshapen,
-        )
-        .help("use the configuration that belongs to these weights"));
+        return Err(list(loc, "tensors of the checkpoint differ from the configuration", &misshapen)
+            .help("use the configuration that belongs to these weights"));
     }
     let extra: Vec<String> = weights
         .names()
         .filter(|name| !wanted.contains_key(name) && !names::ignorable(name) && tied_head != Some(name))
-        .map(|name| {
-            format!(
-                "{name:?} {}",
-                weights.info(name).map(|i| extents(&i.shape)).unwrap_or_default()
-            )
-        })
+        .map(|name| format!("{name:?} {}", weights.info(name).map(|i| extents(&i.shape)).unwrap_or_default()))
         .collect();
     if !extra.is_empty() {
         return Err(list(loc, "the checkpoint has tensors that this architecture does not read", &extra)

@@ -85,10 +85,7 @@ pub enum Naming {
 impl Naming {
     /// The usual Hugging Face names.
     pub fn hugging_face() -> Naming {
-        Naming::HuggingFace {
-            prefix: "model.".into(),
-            head: "lm_head.weight".into(),
-        }
+        Naming::HuggingFace { prefix: "model.".into(), head: "lm_head.weight".into() }
     }
 }
 
@@ -116,10 +113,7 @@ pub fn size_or(facts: &Facts, key: &str, default: u32) -> Result<u32, Diag> {
 }
 
 fn bounded(facts: &Facts, key: &str, n: u32) -> Result<u32, Diag> {
-    let limit = LIMITS
-        .iter()
-        .find(|(k, _)| *k == key)
-        .map_or(u32::MAX, |&(_, limit)| limit);
+    let limit = LIMITS.iter().find(|(k, _)| *k == key).map_or(u32::MAX, |&(_, limit)| limit);
     match n {
         0 => Err(facts.wrong(key, "must be at least 1, found 0")),
         n if n > limit => Err(facts.wrong(key, format!("must be at most {limit}, found {n}"))),
@@ -159,10 +153,9 @@ impl ModelConfig {
         }
         let head_dim = size_or(facts, "head_dim", hidden / heads)?;
         if !head_dim.is_multiple_of(2) {
-            return Err(facts.wrong(
-                "head_dim",
-                format!("must be even for rotary embedding, found {head_dim}"),
-            ));
+            return Err(
+                facts.wrong("head_dim", format!("must be even for rotary embedding, found {head_dim}"))
+            );
         }
         let count = size(facts, "num_hidden_layers")?;
         let vocab = size(facts, "vocab_size")?;
@@ -173,10 +166,7 @@ impl ModelConfig {
                     .help("use a model without soft-capping"));
             }
         }
-        let layer = Layer {
-            rope: rope(head_dim)?,
-            window: None,
-        };
+        let layer = Layer { rope: rope(head_dim)?, window: None };
         let mut eos = facts.ids("eos_token_id")?;
         eos.sort_unstable();
         eos.dedup();
@@ -204,11 +194,7 @@ impl ModelConfig {
             post_norms: false,
             tied: facts.bool("tie_word_embeddings")?.unwrap_or(false),
             interleaved: false,
-            naming: if facts.is_gguf() {
-                Naming::Gguf
-            } else {
-                Naming::hugging_face()
-            },
+            naming: if facts.is_gguf() { Naming::Gguf } else { Naming::hugging_face() },
         };
         for &id in config.bos.iter().chain(&config.eos) {
             if id >= vocab {
@@ -230,20 +216,13 @@ impl ModelConfig {
             ("gelu_new", Act::GeluTanh),
         ];
         let name = facts.str(key)?.unwrap_or(default);
-        KNOWN
-            .iter()
-            .find(|(n, _)| *n == name)
-            .map(|&(_, act)| act)
-            .ok_or_else(|| {
-                let known: Vec<&str> = KNOWN.iter().map(|(n, _)| *n).collect();
-                facts.unsupported(
-                    key,
-                    format!(
-                        "is {name:?}, not one of the activations known: {}",
-                        known.join(", ")
-                    ),
-                )
-            })
+        KNOWN.iter().find(|(n, _)| *n == name).map(|&(_, act)| act).ok_or_else(|| {
+            let known: Vec<&str> = KNOWN.iter().map(|(n, _)| *n).collect();
+            facts.unsupported(
+                key,
+                format!("is {name:?}, not one of the activations known: {}", known.join(", ")),
+            )
+        })
     }
 
     /// Width of all query heads together.

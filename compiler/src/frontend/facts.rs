@@ -32,13 +32,7 @@ pub struct Facts {
 impl Facts {
     /// Facts of a `config.json`.
     pub fn new(loc: Loc, map: Map<String, Value>) -> Facts {
-        Facts {
-            loc,
-            format: Format::HuggingFace,
-            map,
-            spelling: Vec::new(),
-            path: String::new(),
-        }
+        Facts { loc, format: Format::HuggingFace, map, spelling: Vec::new(), path: String::new() }
     }
 
     /// True if the facts come from a GGUF file.
@@ -48,11 +42,7 @@ impl Facts {
 
     /// A key as the file spells it.
     pub fn spell(&self, key: &str) -> String {
-        let theirs = self
-            .spelling
-            .iter()
-            .find(|(ours, _)| ours == key)
-            .map(|(_, theirs)| theirs.as_str());
+        let theirs = self.spelling.iter().find(|(ours, _)| ours == key).map(|(_, theirs)| theirs.as_str());
         format!("{}{}", self.path, theirs.unwrap_or(key))
     }
 
@@ -89,14 +79,10 @@ impl Facts {
         });
         match exact.and_then(|n| u32::try_from(n).ok()) {
             Some(n) => Ok(Some(n)),
-            None => Err(self.wrong(
-                key,
-                format!(
-                    "must be an integer from 0 to {}, found {}",
-                    u32::MAX,
-                    brief(value)
-                ),
-            )),
+            None => {
+                Err(self
+                    .wrong(key, format!("must be an integer from 0 to {}, found {}", u32::MAX, brief(value))))
+            }
         }
     }
 
@@ -152,9 +138,7 @@ impl Facts {
         let Some(value) = self.get(key) else {
             return Ok(None);
         };
-        let list = value
-            .as_array()
-            .and_then(|a| a.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
+        let list = value.as_array().and_then(|a| a.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
         list.map(Some)
             .ok_or_else(|| self.wrong(key, format!("must be a list of strings, found {}", brief(value))))
     }
@@ -170,10 +154,7 @@ impl Facts {
             one => id(one).map(|n| vec![n]),
         };
         ids.ok_or_else(|| {
-            self.wrong(
-                key,
-                format!("must be a token id or a list of them, found {}", brief(value)),
-            )
+            self.wrong(key, format!("must be a token id or a list of them, found {}", brief(value)))
         })
     }
 
@@ -221,24 +202,11 @@ mod tests {
     #[test]
     fn errors_name_the_key_with_its_path_and_the_value() {
         let f = facts(r#"{"n": -3, "rope": {"factor": "big"}, "s": [1, "x"]}"#);
-        assert!(
-            f.need_u32("n")
-                .unwrap_err()
-                .message
-                .contains("`n` must be an integer")
-        );
-        assert!(
-            f.need_u32("gone")
-                .unwrap_err()
-                .message
-                .contains("`gone` is missing")
-        );
+        assert!(f.need_u32("n").unwrap_err().message.contains("`n` must be an integer"));
+        assert!(f.need_u32("gone").unwrap_err().message.contains("`gone` is missing"));
         let rope = f.object("rope").unwrap().unwrap();
         let e = rope.need_positive("factor").unwrap_err();
-        assert!(
-            e.message.contains("`rope.factor`") && e.message.contains("\"big\""),
-            "{e}"
-        );
+        assert!(e.message.contains("`rope.factor`") && e.message.contains("\"big\""), "{e}");
         assert!(f.ids("s").is_err());
         assert!(f.object("n").is_err());
     }

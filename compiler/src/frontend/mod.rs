@@ -103,12 +103,7 @@ pub fn open(path: &Path) -> Result<Checkpoint, Diag> {
     if meta.is_dir() {
         return hf::open_folder(path);
     }
-    match path
-        .extension()
-        .and_then(|e| e.to_str())
-        .map(str::to_ascii_lowercase)
-        .as_deref()
-    {
+    match path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase).as_deref() {
         Some("gguf") => gguf::open(path),
         Some("json") => hf::open_config(path),
         Some("safetensors") => Err(Diag::user(&loc, "is a file of weights without a configuration")
@@ -120,9 +115,7 @@ pub fn open(path: &Path) -> Result<Checkpoint, Diag> {
 
 /// Builds the graph of a checkpoint. Where it has weights, each must be used, present and of the right shape.
 pub fn import(checkpoint: &Checkpoint, options: &ImportOptions) -> Result<Module, Diag> {
-    let Checkpoint {
-        config, weights, loc, ..
-    } = checkpoint;
+    let Checkpoint { config, weights, loc, .. } = checkpoint;
     if options.max_seq_len > u64::from(config.context) {
         let message = format!(
             "sequences of {} tokens are asked for, and the model was made for {}",
@@ -141,15 +134,8 @@ pub fn import(checkpoint: &Checkpoint, options: &ImportOptions) -> Result<Module
 /// The name of a checkpoint for people: the last part of its path, without `extension`.
 fn name_of(path: &Path, extension: &str) -> String {
     let full = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let name = full
-        .file_name()
-        .map(|n| n.to_string_lossy().into_owned())
-        .unwrap_or_else(|| "model".into());
-    match name
-        .len()
-        .checked_sub(extension.len())
-        .and_then(|at| name.split_at_checked(at))
-    {
+    let name = full.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_else(|| "model".into());
+    match name.len().checked_sub(extension.len()).and_then(|at| name.split_at_checked(at)) {
         Some((stem, end)) if !stem.is_empty() && end.eq_ignore_ascii_case(extension) => stem.to_owned(),
         _ => name,
     }

@@ -14,11 +14,7 @@ pub struct Role {
 }
 
 const fn role(symbol: &'static str, hugging_face: &'static str, gguf: &'static str) -> Role {
-    Role {
-        symbol,
-        hugging_face,
-        gguf,
-    }
+    Role { symbol, hugging_face, gguf }
 }
 
 pub const EMBED: Role = role("tok_embd", "embed_tokens.weight", "token_embd.weight");
@@ -37,11 +33,8 @@ pub const V: Role = role("attn.v", "self_attn.v_proj.weight", "attn_v.weight");
 pub const V_BIAS: Role = role("attn.v.bias", "self_attn.v_proj.bias", "attn_v.bias");
 pub const O: Role = role("attn.o", "self_attn.o_proj.weight", "attn_output.weight");
 pub const O_BIAS: Role = role("attn.o.bias", "self_attn.o_proj.bias", "attn_output.bias");
-pub const ATTN_POST_NORM: Role = role(
-    "attn.post_norm",
-    "post_attention_layernorm.weight",
-    "post_attention_norm.weight",
-);
+pub const ATTN_POST_NORM: Role =
+    role("attn.post_norm", "post_attention_layernorm.weight", "post_attention_norm.weight");
 /// The norm before the feed-forward layer of a model without post-norms.
 pub const MLP_NORM: Role = role("mlp.norm", "post_attention_layernorm.weight", "ffn_norm.weight");
 /// The same of a model with post-norms.
@@ -52,11 +45,8 @@ pub const UP: Role = role("mlp.up", "mlp.up_proj.weight", "ffn_up.weight");
 pub const UP_BIAS: Role = role("mlp.up.bias", "mlp.up_proj.bias", "ffn_up.bias");
 pub const DOWN: Role = role("mlp.down", "mlp.down_proj.weight", "ffn_down.weight");
 pub const DOWN_BIAS: Role = role("mlp.down.bias", "mlp.down_proj.bias", "ffn_down.bias");
-pub const MLP_POST_NORM: Role = role(
-    "mlp.post_norm",
-    "post_feedforward_layernorm.weight",
-    "post_ffw_norm.weight",
-);
+pub const MLP_POST_NORM: Role =
+    role("mlp.post_norm", "post_feedforward_layernorm.weight", "post_ffw_norm.weight");
 
 impl Role {
     /// The symbol of this weight in a layer, or of the model's own.
@@ -90,12 +80,8 @@ pub const PREFIXES: [(&str, &str); 4] = [
 /// Tensors that a checkpoint may hold and the language model does not read: buffers that are computed, and the
 /// other parts of a multimodal model.
 pub fn ignorable(name: &str) -> bool {
-    const SUFFIXES: [&str; 4] = [
-        "rotary_emb.inv_freq",
-        "rotary_emb.original_inv_freq",
-        ".position_ids",
-        ".attention.masked_bias",
-    ];
+    const SUFFIXES: [&str; 4] =
+        ["rotary_emb.inv_freq", "rotary_emb.original_inv_freq", ".position_ids", ".attention.masked_bias"];
     const PREFIXES: [&str; 9] = [
         "vision_tower.",
         "vision_model.",
@@ -128,9 +114,7 @@ mod tests {
     #[test]
     fn only_buffers_and_other_modalities_are_ignored() {
         assert!(ignorable("model.layers.0.self_attn.rotary_emb.inv_freq"));
-        assert!(ignorable(
-            "vision_tower.vision_model.embeddings.patch_embedding.weight"
-        ));
+        assert!(ignorable("vision_tower.vision_model.embeddings.patch_embedding.weight"));
         assert!(!ignorable("model.layers.0.self_attn.q_proj.lora_A.weight"));
         assert!(!ignorable("model.vision_bias"));
     }

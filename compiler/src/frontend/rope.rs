@@ -29,16 +29,9 @@ pub fn read(facts: &Facts, head_dim: u32, layer_type: &str, default_theta: f64) 
     }
     let scaling = match new.as_ref() {
         Some(p) => scaling(p)?,
-        None => facts
-            .object("rope_scaling")?
-            .as_ref()
-            .map_or(Ok(RopeScaling::None), scaling)?,
+        None => facts.object("rope_scaling")?.as_ref().map_or(Ok(RopeScaling::None), scaling)?,
     };
-    Ok(RopeFreqs {
-        dim: rotated(facts, new.as_ref(), head_dim)?,
-        theta,
-        scaling,
-    })
+    Ok(RopeFreqs { dim: rotated(facts, new.as_ref(), head_dim)?, theta, scaling })
 }
 
 /// Elements of a head that are rotated.
@@ -46,15 +39,10 @@ fn rotated(facts: &Facts, new: Option<&Facts>, head_dim: u32) -> Result<u32, Dia
     if let Some(dim) = facts.u32("rotary_dim")? {
         return match dim {
             d if d > 0 && d <= head_dim && d.is_multiple_of(2) => Ok(d),
-            d => Err(facts.wrong(
-                "rotary_dim",
-                format!("must be even and from 2 to {head_dim}, found {d}"),
-            )),
+            d => Err(facts.wrong("rotary_dim", format!("must be even and from 2 to {head_dim}, found {d}"))),
         };
     }
-    let holder = new
-        .filter(|p| p.get("partial_rotary_factor").is_some())
-        .unwrap_or(facts);
+    let holder = new.filter(|p| p.get("partial_rotary_factor").is_some()).unwrap_or(facts);
     let Some(part) = holder.positive("partial_rotary_factor")? else {
         return Ok(head_dim);
     };
@@ -69,32 +57,18 @@ fn rotated(facts: &Facts, new: Option<&Facts>, head_dim: u32) -> Result<u32, Dia
 
 /// Reads `rope_type` (formerly `type`) and what belongs to it.
 pub fn scaling(p: &Facts) -> Result<RopeScaling, Diag> {
-    let key = if p.get("rope_type").is_some() {
-        "rope_type"
-    } else {
-        "type"
-    };
+    let key = if p.get("rope_type").is_some() { "rope_type" } else { "type" };
     match p.str(key)?.unwrap_or("default") {
         "default" | "none" => Ok(RopeScaling::None),
-        "linear" => Ok(RopeScaling::Linear {
-            factor: p.need_positive("factor")?,
-        }),
+        "linear" => Ok(RopeScaling::Linear { factor: p.need_positive("factor")? }),
         "llama3" => {
-            let (low, high) = (
-                p.need_positive("low_freq_factor")?,
-                p.need_positive("high_freq_factor")?,
-            );
+            let (low, high) = (p.need_positive("low_freq_factor")?, p.need_positive("high_freq_factor")?);
             if high <= low {
                 let what = format!("must be greater than `low_freq_factor`, which is {low}, found {high}");
                 return Err(p.wrong("high_freq_factor", what));
             }
             let original = p.need_positive("original_max_position_embeddings")?;
-            Ok(RopeScaling::Llama3 {
-                factor: p.need_positive("factor")?,
-                low,
-                high,
-                original,
-            })
+            Ok(RopeScaling::Llama3 { factor: p.need_positive("factor")?, low, high, original })
         }
         other => {
             let what = format!("is {other:?}, not one of those supported: {}", KNOWN.join(", "));
@@ -107,16 +81,8 @@ pub fn scaling(p: &Facts) -> Result<RopeScaling, Diag> {
 
 /// What the scaling divides each plain frequency by.
 pub fn divisors(freqs: RopeFreqs) -> Vec<f32> {
-    let plain = RopeFreqs {
-        scaling: RopeScaling::None,
-        ..freqs
-    };
-    plain
-        .values()
-        .iter()
-        .zip(freqs.values())
-        .map(|(plain, scaled)| plain / scaled)
-        .collect()
+    let plain = RopeFreqs { scaling: RopeScaling::None, ..freqs };
+    plain.values().iter().zip(freqs.values()).map(|(plain, scaled)| plain / scaled).collect()
 }
 
 #[cfg(test)]
@@ -135,31 +101,15 @@ mod tests {
             "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}}"#;
         let new = r#"{"rope_parameters": {"rope_theta": 500000.0, "rope_type": "llama3", "factor": 8.0,
             "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}}"#;
-        let expected = RopeScaling::Llama3 {
-            factor: 8.0,
-            low: 1.0,
-            high: 4.0,
-            original: 8192.0,
-        };
+        let expected = RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 8192.0 };
         let freqs = parse(old).unwrap();
-        assert_eq!(
-            freqs,
-            RopeFreqs {
-                dim: 64,
-                theta: 5e5,
-                scaling: expected
-            }
-        );
+        assert_eq!(freqs, RopeFreqs { dim: 64, theta: 5e5, scaling: expected });
         assert_eq!(parse(new).unwrap(), freqs);
     }
 
     #[test]
     fn absent_null_and_type_spellings() {
-        let plain = RopeFreqs {
-            dim: 64,
-            theta: 1e4,
-            scaling: RopeScaling::None,
-        };
+        let plain = RopeFreqs { dim: 64, theta: 1e4, scaling: RopeScaling::None };
         assert_eq!(parse("{}").unwrap(), plain);
         assert_eq!(parse(r#"{"rope_scaling": null}"#).unwrap(), plain);
         let linear = parse(r#"{"rope_scaling": {"type": "linear", "factor": 4}}"#).unwrap();
@@ -174,10 +124,7 @@ mod tests {
         let facts = Facts::new(Loc::Unknown, serde_json::from_str(json).unwrap());
         let full = read(&facts, 64, "full_attention", 1.0).unwrap();
         let sliding = read(&facts, 64, "sliding_attention", 1.0).unwrap();
-        assert_eq!(
-            (full.theta, full.scaling),
-            (1e6, RopeScaling::Linear { factor: 8.0 })
-        );
+        assert_eq!((full.theta, full.scaling), (1e6, RopeScaling::Linear { factor: 8.0 }));
         assert_eq!((sliding.theta, sliding.scaling), (1e4, RopeScaling::None));
     }
 
@@ -189,10 +136,7 @@ mod tests {
             "{e}"
         );
         let e = parse(r#"{"rope_scaling": {"rope_type": "llama3", "factor": 4}}"#).unwrap_err();
-        assert!(
-            e.message.contains("`rope_scaling.low_freq_factor` is missing"),
-            "{e}"
-        );
+        assert!(e.message.contains("`rope_scaling.low_freq_factor` is missing"), "{e}");
         for bad in [
             r#"{"rope_theta": 0}"#,
             r#"{"rope_theta": 0.5}"#,
@@ -209,17 +153,8 @@ mod tests {
 
     #[test]
     fn divisors_are_one_at_the_top_and_full_at_the_bottom() {
-        let scaling = RopeScaling::Llama3 {
-            factor: 32.0,
-            low: 1.0,
-            high: 4.0,
-            original: 8192.0,
-        };
-        let d = divisors(RopeFreqs {
-            dim: 64,
-            theta: 5e5,
-            scaling,
-        });
+        let scaling = RopeScaling::Llama3 { factor: 32.0, low: 1.0, high: 4.0, original: 8192.0 };
+        let d = divisors(RopeFreqs { dim: 64, theta: 5e5, scaling });
         assert_eq!((d[0], d[31]), (1.0, 32.0));
         assert!(d.windows(2).all(|w| w[0] <= w[1]));
     }

@@ -28,15 +28,7 @@ pub fn tensors(bytes: &[u8], loc: &Loc) -> Result<Vec<(String, Tensor)>, Diag> {
             shape: info.shape.iter().map(|&n| n as u64).collect(),
             dtype: format!("{:?}", info.dtype),
         };
-        out.push((
-            name,
-            Tensor {
-                info,
-                encoding,
-                file: 0,
-                bytes: start + from..start + to,
-            },
-        ));
+        out.push((name, Tensor { info, encoding, file: 0, bytes: start + from..start + to }));
     }
     Ok(out)
 }
@@ -87,11 +79,7 @@ fn explain(bytes: &[u8], loc: &Loc, reason: &str) -> Diag {
     let mut last = "the header";
     for (from, to, name) in spans {
         if from != end {
-            let what = if from < end {
-                "overlaps"
-            } else {
-                "leaves a gap after"
-            };
+            let what = if from < end { "overlaps" } else { "leaves a gap after" };
             return user(format!(
                 "tensor {name:?} begins at byte {from} and {what} {last:?}, which ends at {end}"
             ))
@@ -119,21 +107,14 @@ fn span(value: &Value) -> Result<(u64, u64), String> {
     let dtype = value.get("dtype").and_then(Value::as_str).ok_or("has no dtype")?;
     let dtype: Dtype = serde_json::from_value(Value::String(dtype.into()))
         .map_err(|_| format!("has the unknown element type {dtype:?}"))?;
-    let shape = value
-        .get("shape")
-        .and_then(Value::as_array)
-        .ok_or("has no shape")?;
+    let shape = value.get("shape").and_then(Value::as_array).ok_or("has no shape")?;
     let bits = shape
         .iter()
         .try_fold(1u64, |n, d| n.checked_mul(d.as_u64()?))
         .and_then(|n| n.checked_mul(dtype.bitsize() as u64))
         .ok_or("has a shape that is not a list of sizes, or too large")?;
     if bits.div_ceil(8) != to - from {
-        return Err(format!(
-            "takes {} bytes, but its shape and type take {}",
-            to - from,
-            bits.div_ceil(8)
-        ));
+        return Err(format!("takes {} bytes, but its shape and type take {}", to - from, bits.div_ceil(8)));
     }
     Ok((from, to))
 }
@@ -152,10 +133,7 @@ pub(crate) mod tests {
     }
 
     fn message(header: &str, data: usize) -> String {
-        tensors(&file(header, data), &Loc::name("m.safetensors"))
-            .err()
-            .unwrap()
-            .to_string()
+        tensors(&file(header, data), &Loc::name("m.safetensors")).err().unwrap().to_string()
     }
 
     const GOOD: &str = r#"{"__metadata__":{"format":"pt"},
@@ -195,27 +173,9 @@ pub(crate) mod tests {
     #[test]
     fn broken_prefixes_and_headers() {
         let loc = Loc::Unknown;
-        assert!(
-            tensors(b"abc", &loc)
-                .err()
-                .unwrap()
-                .message
-                .contains("not a safetensors file")
-        );
-        assert!(
-            tensors(&u64::MAX.to_le_bytes(), &loc)
-                .err()
-                .unwrap()
-                .message
-                .contains("the header takes")
-        );
-        assert!(
-            tensors(&file("{not json", 0), &loc)
-                .err()
-                .unwrap()
-                .message
-                .contains("cannot be read")
-        );
+        assert!(tensors(b"abc", &loc).err().unwrap().message.contains("not a safetensors file"));
+        assert!(tensors(&u64::MAX.to_le_bytes(), &loc).err().unwrap().message.contains("the header takes"));
+        assert!(tensors(&file("{not json", 0), &loc).err().unwrap().message.contains("cannot be read"));
     }
 
     #[test]

@@ -21,25 +21,16 @@ impl MappedFile {
     /// Maps a file.
     pub fn open(path: &Path) -> Result<MappedFile, Diag> {
         let fail = |e: std::io::Error| {
-            Diag::user(
-                &Loc::name(path.display().to_string()),
-                format!("cannot be read: {e}"),
-            )
+            Diag::user(&Loc::name(path.display().to_string()), format!("cannot be read: {e}"))
         };
         let file = File::open(path).map_err(fail)?;
         if !file.metadata().map_err(fail)?.is_file() {
-            return Err(Diag::user(
-                &Loc::name(path.display().to_string()),
-                "is not a file",
-            ));
+            return Err(Diag::user(&Loc::name(path.display().to_string()), "is not a file"));
         }
         // SAFETY: the map is read-only and private to this process. Someone who truncates the file meanwhile
         // makes reads fault, which no reader can prevent; every length is taken from the map itself.
         let map = unsafe { Mmap::map(&file) }.map_err(fail)?;
-        Ok(MappedFile {
-            path: path.to_owned(),
-            map,
-        })
+        Ok(MappedFile { path: path.to_owned(), map })
     }
 
     /// The contents.
@@ -85,10 +76,7 @@ pub struct CheckpointWeights {
 impl CheckpointWeights {
     /// No weights, and why: a configuration alone can only be built with dummy weights.
     pub fn absent(why: Diag) -> CheckpointWeights {
-        CheckpointWeights {
-            absent: Some(why),
-            ..CheckpointWeights::default()
-        }
+        CheckpointWeights { absent: Some(why), ..CheckpointWeights::default() }
     }
 
     /// Adds a file with its tensors; their `file` is set here. The error names a tensor that is there already.
@@ -113,13 +101,7 @@ impl CheckpointWeights {
                     format!("tensor {name:?} was not checked against the file's length"),
                 ));
             }
-            self.tensors.insert(
-                name,
-                Tensor {
-                    file: index,
-                    ..tensor
-                },
-            );
+            self.tensors.insert(name, Tensor { file: index, ..tensor });
         }
         self.files.push(file);
         Ok(())
@@ -157,9 +139,7 @@ impl CheckpointWeights {
 
     /// The file that holds a tensor, as a location.
     pub fn loc(&self, name: &str) -> Loc {
-        self.tensors
-            .get(name)
-            .map_or(Loc::name(name), |t| self.files[t.file].loc())
+        self.tensors.get(name).map_or(Loc::name(name), |t| self.files[t.file].loc())
     }
 
     /// Rows and row width of a tensor as [`CheckpointWeights::read_rows`] counts them: the outermost extent, and
@@ -174,10 +154,7 @@ impl CheckpointWeights {
         self.require()?;
         let name = &tensor.name;
         let Some(t) = self.tensors.get(name) else {
-            return Err(Diag::user(
-                &Loc::name(name.as_str()),
-                "there is no such tensor in the checkpoint",
-            ));
+            return Err(Diag::user(&Loc::name(name.as_str()), "there is no such tensor in the checkpoint"));
         };
         let loc = self.files[t.file].loc();
         let Some(encoding) = t.encoding else {
@@ -192,11 +169,8 @@ impl CheckpointWeights {
             );
             return Err(Diag::bug(&loc, message));
         }
-        let reader = Reader {
-            bytes: &self.files[t.file].bytes()[t.bytes.clone()],
-            encoding,
-            width: width as usize,
-        };
+        let reader =
+            Reader { bytes: &self.files[t.file].bytes()[t.bytes.clone()], encoding, width: width as usize };
         match tensor.interleaved_heads {
             None => reader.read(rows.start as usize, out),
             Some(heads) => {
@@ -249,8 +223,7 @@ impl Reader<'_> {
         let mut done = 0;
         while done < out.len() {
             let (i, skip) = ((first + done) / elems, (first + done) % elems);
-            self.encoding
-                .dequantize(block(i).get(..bytes).unwrap_or_default(), &mut whole);
+            self.encoding.dequantize(block(i).get(..bytes).unwrap_or_default(), &mut whole);
             let n = (elems - skip).min(out.len() - done);
             out[done..done + n].copy_from_slice(&whole[skip..skip + n]);
             done += n;
@@ -267,31 +240,15 @@ mod tests {
     fn one(bytes: &[u8], shape: &[u64], encoding: Encoding) -> CheckpointWeights {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(bytes).unwrap();
-        let info = TensorInfo {
-            shape: shape.to_vec(),
-            dtype: encoding.name().into(),
-        };
-        let tensor = Tensor {
-            info,
-            encoding: Some(encoding),
-            file: 0,
-            bytes: 0..bytes.len(),
-        };
+        let info = TensorInfo { shape: shape.to_vec(), dtype: encoding.name().into() };
+        let tensor = Tensor { info, encoding: Some(encoding), file: 0, bytes: 0..bytes.len() };
         let mut weights = CheckpointWeights::default();
-        weights
-            .add(
-                MappedFile::open(file.path()).unwrap(),
-                [("w".to_string(), tensor)],
-            )
-            .unwrap();
+        weights.add(MappedFile::open(file.path()).unwrap(), [("w".to_string(), tensor)]).unwrap();
         weights
     }
 
     fn by_name(interleaved_heads: Option<u32>) -> TensorRef {
-        TensorRef {
-            name: "w".into(),
-            interleaved_heads,
-        }
+        TensorRef { name: "w".into(), interleaved_heads }
     }
 
     fn floats(n: usize) -> Vec<u8> {
@@ -313,10 +270,8 @@ mod tests {
     #[test]
     fn interleaved_rows_come_back_in_halves() {
         // Two heads of 4: the published order 0 1 2 3 is stored as 0 2 1 3, that is (i, half).
-        let stored: Vec<u8> = [0, 2, 1, 3, 4, 6, 5, 7]
-            .iter()
-            .flat_map(|&i| (i as f32).to_le_bytes())
-            .collect();
+        let stored: Vec<u8> =
+            [0, 2, 1, 3, 4, 6, 5, 7].iter().flat_map(|&i| (i as f32).to_le_bytes()).collect();
         let w = one(&stored, &[8, 1], Encoding::F32);
         let mut out = [0.0; 8];
         w.read_rows(&by_name(Some(2)), 0..8, &mut out).unwrap();
@@ -345,22 +300,11 @@ mod tests {
         assert!(w.read_rows(&by_name(None), 3..5, &mut [0.0; 6]).is_err());
         assert!(w.read_rows(&by_name(None), 0..2, &mut [0.0; 5]).is_err());
         assert!(w.read_rows(&by_name(Some(3)), 0..1, &mut [0.0; 3]).is_err());
-        let other = TensorRef {
-            name: "x".into(),
-            interleaved_heads: None,
-        };
-        assert!(
-            w.read_rows(&other, 0..1, &mut [0.0; 3])
-                .unwrap_err()
-                .to_string()
-                .contains("no such tensor")
-        );
+        let other = TensorRef { name: "x".into(), interleaved_heads: None };
+        assert!(w.read_rows(&other, 0..1, &mut [0.0; 3]).unwrap_err().to_string().contains("no such tensor"));
         let none = CheckpointWeights::absent(Diag::user(&Loc::Unknown, "no weights here"));
         assert!(
-            none.read_rows(&by_name(None), 0..1, &mut [0.0])
-                .unwrap_err()
-                .message
-                .contains("no weights here")
+            none.read_rows(&by_name(None), 0..1, &mut [0.0]).unwrap_err().message.contains("no weights here")
         );
     }
 
@@ -369,19 +313,9 @@ mod tests {
         let mut w = one(&floats(1), &[1], Encoding::F32);
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(&floats(1)).unwrap();
-        let info = TensorInfo {
-            shape: vec![1],
-            dtype: "F32".into(),
-        };
-        let again = Tensor {
-            info,
-            encoding: Some(Encoding::F32),
-            file: 0,
-            bytes: 0..4,
-        };
-        let e = w
-            .add(MappedFile::open(file.path()).unwrap(), [("w".to_string(), again)])
-            .unwrap_err();
+        let info = TensorInfo { shape: vec![1], dtype: "F32".into() };
+        let again = Tensor { info, encoding: Some(Encoding::F32), file: 0, bytes: 0..4 };
+        let e = w.add(MappedFile::open(file.path()).unwrap(), [("w".to_string(), again)]).unwrap_err();
         assert!(e.message.contains("\"w\" is also in"), "{e}");
     }
 }

@@ -23,18 +23,12 @@ impl OpDef for Add {
     const ATTRS: &'static [&'static str] = &[];
 
     fn parts(&self) -> Parts {
-        Parts {
-            operands: vec![self.lhs, self.rhs],
-            ..Parts::default()
-        }
+        Parts { operands: vec![self.lhs, self.rhs], ..Parts::default() }
     }
 
     fn from_parts(parts: Parts) -> Result<Self, String> {
         let mut r = Reader::new(Self::NAME, parts);
-        let op = Add {
-            lhs: r.operand("lhs")?,
-            rhs: r.operand("rhs")?,
-        };
+        let op = Add { lhs: r.operand("lhs")?, rhs: r.operand("rhs")? };
         r.finish().map(|()| op)
     }
 

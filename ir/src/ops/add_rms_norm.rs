@@ -32,20 +32,12 @@ impl OpDef for AddRmsNorm {
     fn parts(&self) -> Parts {
         let mut attrs = vec![("eps", Attr::F32(self.norm.eps))];
         push_offset(&mut attrs, "offset", self.norm.offset);
-        Parts {
-            operands: vec![self.x, self.residual],
-            weights: vec![self.norm.weight],
-            attrs,
-        }
+        Parts { operands: vec![self.x, self.residual], weights: vec![self.norm.weight], attrs }
     }
 
     fn from_parts(parts: Parts) -> Result<Self, String> {
         let mut r = Reader::new(Self::NAME, parts);
-        let op = AddRmsNorm {
-            x: r.operand("x")?,
-            residual: r.operand("the residual")?,
-            norm: r.norm()?,
-        };
+        let op = AddRmsNorm { x: r.operand("x")?, residual: r.operand("the residual")?, norm: r.norm()? };
         r.finish().map(|()| op)
     }
 
@@ -63,12 +55,7 @@ impl OpDef for AddRmsNorm {
         let residual = check::float_operand(cx, self.residual, "the residual")?;
         check::same_dims(x, "x", residual, "the residual")?;
         check::same_dims(check::float_result(h, "the sum")?, "the sum", x, "x")?;
-        check::same_dims(
-            check::float_result(n, "the norm's result")?,
-            "the norm's result",
-            x,
-            "x",
-        )?;
+        check::same_dims(check::float_result(n, "the norm's result")?, "the norm's result", x, "x")?;
         check::norm(cx, &self.norm, check::last(x, "x")?, "x")
     }
 

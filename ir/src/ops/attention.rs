@@ -35,11 +35,7 @@ impl OpDef for Attention {
     fn parts(&self) -> Parts {
         let mut attrs = vec![("scale", Attr::F32(self.scale))];
         attrs.extend(self.softcap.map(|cap| ("softcap", Attr::F32(cap))));
-        Parts {
-            operands: vec![self.q, self.kv, self.batch],
-            weights: Vec::new(),
-            attrs,
-        }
+        Parts { operands: vec![self.q, self.kv, self.batch], weights: Vec::new(), attrs }
     }
 
     fn from_parts(parts: Parts) -> Result<Self, String> {
@@ -70,15 +66,10 @@ impl OpDef for Attention {
         check::batch(cx, self.batch)?;
         let (heads, head_dim) = check::heads(q, "q")?;
         if head_dim != u64::from(kv.head_dim) {
-            return Err(format!(
-                "q is {q} but the cache {kv} has heads of {}",
-                kv.head_dim
-            ));
+            return Err(format!("q is {q} but the cache {kv} has heads of {}", kv.head_dim));
         }
         if kv.heads == 0 || heads == 0 || !heads.is_multiple_of(u64::from(kv.heads)) {
-            return Err(format!(
-                "q is {q}, whose heads are not a multiple of those of the cache {kv}"
-            ));
+            return Err(format!("q is {q}, whose heads are not a multiple of those of the cache {kv}"));
         }
         let y = check::float_result(y, "the result")?;
         check::same_rows(y, "the result", q, "q")?;
@@ -90,9 +81,9 @@ impl OpDef for Attention {
         }
         check::finite(self.scale, "scale")?;
         match self.softcap {
-            Some(cap) if !(cap > 0.0 && cap.is_finite()) => Err(format!(
-                "attribute 'softcap' must be positive and finite, found {cap}"
-            )),
+            Some(cap) if !(cap > 0.0 && cap.is_finite()) => {
+                Err(format!("attribute 'softcap' must be positive and finite, found {cap}"))
+            }
             _ => Ok(()),
         }
     }
@@ -119,14 +110,11 @@ impl OpDef for Attention {
                 };
                 for (h, q) in token.chunks_exact(dim.max(1)).enumerate() {
                     let columns = (h / group) * dim..(h / group + 1) * dim;
-                    out.extend(
-                        self.head(
-                            q,
-                            seen.iter()
-                                .map(|(k, v)| (&k[columns.clone()], &v[columns.clone()])),
-                            dim,
-                        ),
-                    );
+                    out.extend(self.head(
+                        q,
+                        seen.iter().map(|(k, v)| (&k[columns.clone()], &v[columns.clone()])),
+                        dim,
+                    ));
                 }
             }
         }

@@ -7,16 +7,12 @@ use crate::types::{Dim, KvType, Sym, TensorType, Type};
 
 /// The declared result types, which have to be `N`.
 pub(super) fn results<const N: usize>(results: &[Type]) -> Result<&[Type; N], String> {
-    results
-        .try_into()
-        .map_err(|_| format!("expected {N} result(s), found {}", results.len()))
+    results.try_into().map_err(|_| format!("expected {N} result(s), found {}", results.len()))
 }
 
 /// A result that has to be a float tensor.
 pub(super) fn float_result<'a>(ty: &'a Type, what: &str) -> Result<&'a TensorType, String> {
-    let t = ty
-        .tensor()
-        .ok_or_else(|| format!("{what} must be a tensor, found {ty}"))?;
+    let t = ty.tensor().ok_or_else(|| format!("{what} must be a tensor, found {ty}"))?;
     float(t, what)?;
     Ok(t)
 }
@@ -53,9 +49,7 @@ pub(super) fn ints(cx: &TypeCx<'_>, value: ValueId, what: &str) -> Result<Dim, S
 
 /// An operand that has to be a cache.
 pub(super) fn kv<'a>(cx: &TypeCx<'a>, value: ValueId) -> Result<&'a KvType, String> {
-    cx.ty(value)
-        .kv()
-        .ok_or_else(|| format!("the cache must be an llm.kv, found {}", cx.ty(value)))
+    cx.ty(value).kv().ok_or_else(|| format!("the cache must be an llm.kv, found {}", cx.ty(value)))
 }
 
 /// An operand that has to be the batch.
@@ -68,16 +62,12 @@ pub(super) fn batch(cx: &TypeCx<'_>, value: ValueId) -> Result<(), String> {
 
 /// The outermost extent.
 pub(super) fn rows(t: &TensorType, what: &str) -> Result<Dim, String> {
-    t.dims
-        .first()
-        .copied()
-        .ok_or_else(|| format!("{what} must have rows, found {t}"))
+    t.dims.first().copied().ok_or_else(|| format!("{what} must have rows, found {t}"))
 }
 
 /// Product of all extents but the first.
 pub(super) fn width(t: &TensorType, what: &str) -> Result<u64, String> {
-    t.width()
-        .ok_or_else(|| format!("{what} must have known inner dimensions, found {t}"))
+    t.width().ok_or_else(|| format!("{what} must have known inner dimensions, found {t}"))
 }
 
 /// Two tensors must have the same number of rows.
@@ -85,9 +75,7 @@ pub(super) fn same_rows(a: &TensorType, a_is: &str, b: &TensorType, b_is: &str) 
     if rows(a, a_is)? == rows(b, b_is)? {
         return Ok(());
     }
-    Err(format!(
-        "{a_is} is {a} and {b_is} is {b}, but they must have the same number of rows"
-    ))
+    Err(format!("{a_is} is {a} and {b_is} is {b}, but they must have the same number of rows"))
 }
 
 /// Two tensors must have the same extents.
@@ -95,9 +83,7 @@ pub(super) fn same_dims(a: &TensorType, a_is: &str, b: &TensorType, b_is: &str) 
     if a.dims == b.dims {
         return Ok(());
     }
-    Err(format!(
-        "{a_is} is {a} and {b_is} is {b}, but they must have the same dimensions"
-    ))
+    Err(format!("{a_is} is {a} and {b_is} is {b}, but they must have the same dimensions"))
 }
 
 /// Two tensors must have the same element type.
@@ -105,9 +91,7 @@ pub(super) fn same_elem(a: &TensorType, a_is: &str, b: &TensorType, b_is: &str) 
     if a.elem == b.elem {
         return Ok(());
     }
-    Err(format!(
-        "{a_is} is {a} and {b_is} is {b}, but they must have the same element type"
-    ))
+    Err(format!("{a_is} is {a} and {b_is} is {b}, but they must have the same element type"))
 }
 
 /// A tensor's rows must be as wide as `wanted`.
@@ -132,10 +116,7 @@ pub(super) fn vector(cx: &TypeCx<'_>, weight: WeightId) -> Result<u64, String> {
     let w = cx.weight(weight);
     match (w.ty.shape().as_deref(), w.ty.elem.plain()) {
         (Some(&[n]), Some(d)) if d.is_float() => Ok(n),
-        _ => Err(format!(
-            "weight @{} must be a vector of plain floats, found {}",
-            w.name, w.ty
-        )),
+        _ => Err(format!("weight @{} must be a vector of plain floats, found {}", w.name, w.ty)),
     }
 }
 
@@ -144,10 +125,7 @@ pub(super) fn norm(cx: &TypeCx<'_>, norm: &RmsNormWeight, wanted: u64, what: &st
     let n = vector(cx, norm.weight)?;
     if n != wanted {
         let w = cx.weight(norm.weight);
-        return Err(format!(
-            "weight @{} is {} but {what} has rows of {wanted}",
-            w.name, w.ty
-        ));
+        return Err(format!("weight @{} is {} but {what} has rows of {wanted}", w.name, w.ty));
     }
     if !(norm.eps >= 0.0 && norm.eps.is_finite() && norm.offset.is_finite()) {
         return Err(format!(
@@ -199,9 +177,5 @@ pub(super) fn token_rows(t: &TensorType, what: &str) -> Result<(), String> {
 
 /// A finite attribute.
 pub(super) fn finite(x: f32, attr: &str) -> Result<(), String> {
-    if x.is_finite() {
-        Ok(())
-    } else {
-        Err(format!("attribute '{attr}' must be finite, found {x}"))
-    }
+    if x.is_finite() { Ok(()) } else { Err(format!("attribute '{attr}' must be finite, found {x}")) }
 }

@@ -26,16 +26,8 @@ impl OpDef for Embedding {
     const ATTRS: &'static [&'static str] = &["scale"];
 
     fn parts(&self) -> Parts {
-        let attrs = if self.scale == 1.0 {
-            Vec::new()
-        } else {
-            vec![("scale", Attr::F32(self.scale))]
-        };
-        Parts {
-            operands: vec![self.tokens],
-            weights: vec![self.table],
-            attrs,
-        }
+        let attrs = if self.scale == 1.0 { Vec::new() } else { vec![("scale", Attr::F32(self.scale))] };
+        Parts { operands: vec![self.tokens], weights: vec![self.table], attrs }
     }
 
     fn from_parts(parts: Parts) -> Result<Self, String> {
@@ -64,12 +56,7 @@ impl OpDef for Embedding {
         if check::rows(y, "the result")? != tokens {
             return Err(format!("the result is {y} but there are {tokens} tokens"));
         }
-        check::width_is(
-            y,
-            "the result",
-            hidden,
-            &format!("weight @{}", cx.weight(self.table).name),
-        )?;
+        check::width_is(y, "the result", hidden, &format!("weight @{}", cx.weight(self.table).name))?;
         check::finite(self.scale, "scale")
     }
 
@@ -80,15 +67,9 @@ impl OpDef for Embedding {
         let mut out = Vec::with_capacity(tokens.len() * width);
         for &token in tokens {
             let Some(row) = usize::try_from(token).ok().filter(|t| *t < vocab) else {
-                return Err(format!(
-                    "token {token} is not below the {vocab} rows of the table"
-                ));
+                return Err(format!("token {token} is not below the {vocab} rows of the table"));
             };
-            out.extend(
-                table.data[row * width..(row + 1) * width]
-                    .iter()
-                    .map(|w| w * self.scale),
-            );
+            out.extend(table.data[row * width..(row + 1) * width].iter().map(|w| w * self.scale));
         }
         Ok(vec![cx.finish(0, tokens.len(), out)?])
     }

@@ -41,14 +41,10 @@ impl Act {
 
     /// The function that is called `name`; the error lists them all.
     pub fn parse(name: &str) -> Result<Act, String> {
-        Act::NAMES
-            .iter()
-            .find(|(_, n)| *n == name)
-            .map(|(a, _)| *a)
-            .ok_or_else(|| {
-                let known: Vec<_> = Act::NAMES.iter().map(|(_, n)| *n).collect();
-                format!("there is no activation '{name}'; there are {}", known.join(", "))
-            })
+        Act::NAMES.iter().find(|(_, n)| *n == name).map(|(a, _)| *a).ok_or_else(|| {
+            let known: Vec<_> = Act::NAMES.iter().map(|(_, n)| *n).collect();
+            format!("there is no activation '{name}'; there are {}", known.join(", "))
+        })
     }
 }
 
@@ -58,20 +54,13 @@ impl OpDef for GatedAct {
 
     fn parts(&self) -> Parts {
         let attrs = vec![("act", Attr::Word(self.act.name().to_owned()))];
-        Parts {
-            operands: vec![self.gate, self.up],
-            weights: Vec::new(),
-            attrs,
-        }
+        Parts { operands: vec![self.gate, self.up], weights: Vec::new(), attrs }
     }
 
     fn from_parts(parts: Parts) -> Result<Self, String> {
         let mut r = Reader::new(Self::NAME, parts);
-        let op = GatedAct {
-            gate: r.operand("gate")?,
-            up: r.operand("up")?,
-            act: Act::parse(&r.word("act")?)?,
-        };
+        let op =
+            GatedAct { gate: r.operand("gate")?, up: r.operand("up")?, act: Act::parse(&r.word("act")?)? };
         r.finish().map(|()| op)
     }
 
@@ -94,12 +83,7 @@ impl OpDef for GatedAct {
 
     fn eval(&self, cx: &mut EvalCx<'_>) -> Result<Vec<Data>, String> {
         let (gate, up) = (cx.float(self.gate)?, cx.float(self.up)?);
-        let out = gate
-            .data
-            .iter()
-            .zip(&up.data)
-            .map(|(g, u)| gated(self.act, *g, *u))
-            .collect();
+        let out = gate.data.iter().zip(&up.data).map(|(g, u)| gated(self.act, *g, *u)).collect();
         Ok(vec![cx.finish(0, gate.rows(), out)?])
     }
 }

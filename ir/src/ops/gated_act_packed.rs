@@ -26,19 +26,12 @@ impl OpDef for GatedActPacked {
 
     fn parts(&self) -> Parts {
         let attrs = vec![("act", Attr::Word(self.act.name().to_owned()))];
-        Parts {
-            operands: vec![self.x],
-            weights: Vec::new(),
-            attrs,
-        }
+        Parts { operands: vec![self.x], weights: Vec::new(), attrs }
     }
 
     fn from_parts(parts: Parts) -> Result<Self, String> {
         let mut r = Reader::new(Self::NAME, parts);
-        let op = GatedActPacked {
-            x: r.operand("x")?,
-            act: Act::parse(&r.word("act")?)?,
-        };
+        let op = GatedActPacked { x: r.operand("x")?, act: Act::parse(&r.word("act")?)? };
         r.finish().map(|()| op)
     }
 

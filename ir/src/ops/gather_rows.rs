@@ -23,18 +23,12 @@ impl OpDef for GatherRows {
     const ATTRS: &'static [&'static str] = &[];
 
     fn parts(&self) -> Parts {
-        Parts {
-            operands: vec![self.x, self.rows],
-            ..Parts::default()
-        }
+        Parts { operands: vec![self.x, self.rows], ..Parts::default() }
     }
 
     fn from_parts(parts: Parts) -> Result<Self, String> {
         let mut r = Reader::new(Self::NAME, parts);
-        let op = GatherRows {
-            x: r.operand("x")?,
-            rows: r.operand("the rows")?,
-        };
+        let op = GatherRows { x: r.operand("x")?, rows: r.operand("the rows")? };
         r.finish().map(|()| op)
     }
 

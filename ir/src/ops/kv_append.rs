@@ -32,10 +32,7 @@ impl OpDef for KvAppend {
     const ATTRS: &'static [&'static str] = &[];
 
     fn parts(&self) -> Parts {
-        Parts {
-            operands: vec![self.kv, self.k, self.v, self.batch],
-            ..Parts::default()
-        }
+        Parts { operands: vec![self.kv, self.k, self.v, self.batch], ..Parts::default() }
     }
 
     fn from_parts(parts: Parts) -> Result<Self, String> {
@@ -80,10 +77,7 @@ impl OpDef for KvAppend {
         let (k, v) = (cx.float(self.k)?, cx.float(self.v)?);
         let batch = cx.batch(self.batch, k.rows())?;
         let stored = |row: &[f32]| row.iter().map(|&x| round(x, kv.dtype)).collect();
-        let rows = k
-            .chunks(k.width())
-            .zip(v.chunks(v.width()))
-            .map(|(k, v)| (stored(k), stored(v)));
+        let rows = k.chunks(k.width()).zip(v.chunks(v.width())).map(|(k, v)| (stored(k), stored(v)));
         Ok(vec![Data::Kv(Rc::new(append(before, batch, rows)?))])
     }
 }

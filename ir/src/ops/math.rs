@@ -26,21 +26,14 @@ pub(super) struct Norm {
 
 impl Norm {
     pub(super) fn load(cx: &EvalCx<'_>, norm: &RmsNormWeight) -> Result<Norm, String> {
-        Ok(Norm {
-            weight: cx.weight(norm.weight)?,
-            eps: norm.eps,
-            offset: norm.offset,
-        })
+        Ok(Norm { weight: cx.weight(norm.weight)?, eps: norm.eps, offset: norm.offset })
     }
 
     /// `x / sqrt(mean(x^2) + eps) * (w + offset)`.
     pub(super) fn row(&self, x: &[f32]) -> Vec<f32> {
         let mean = dot(x, x) / x.len() as f32;
         let inverse = 1.0 / (mean + self.eps).sqrt();
-        x.iter()
-            .zip(&self.weight.data)
-            .map(|(x, w)| x * inverse * (w + self.offset))
-            .collect()
+        x.iter().zip(&self.weight.data).map(|(x, w)| x * inverse * (w + self.offset)).collect()
     }
 }
 

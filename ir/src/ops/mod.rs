@@ -80,9 +80,7 @@ impl<'a> TypeCx<'a> {
 
     /// Type of a value that has to be a tensor; the error names `what`.
     pub fn tensor(&self, value: ValueId, what: &str) -> Result<&'a TensorType, String> {
-        self.ty(value)
-            .tensor()
-            .ok_or_else(|| format!("{what} must be a tensor, found {}", self.ty(value)))
+        self.ty(value).tensor().ok_or_else(|| format!("{what} must be a tensor, found {}", self.ty(value)))
     }
 }
 
@@ -208,10 +206,8 @@ impl Op {
     /// All weights read, attributes included.
     pub fn weights(&self) -> Vec<WeightId> {
         let parts = self.parts();
-        let in_attrs = parts
-            .attrs
-            .iter()
-            .filter_map(|(_, a)| if let Attr::Weight(w) = a { Some(*w) } else { None });
+        let in_attrs =
+            parts.attrs.iter().filter_map(|(_, a)| if let Attr::Weight(w) = a { Some(*w) } else { None });
         parts.weights.iter().copied().chain(in_attrs).collect()
     }
 }

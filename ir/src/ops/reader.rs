@@ -23,9 +23,7 @@ impl Reader {
 
     /// The next value; `what` names it for the error.
     pub(super) fn operand(&mut self, what: &str) -> Result<ValueId, String> {
-        self.operands
-            .next()
-            .ok_or_else(|| format!("llm.{} needs a value for {what}", self.name))
+        self.operands.next().ok_or_else(|| format!("llm.{} needs a value for {what}", self.name))
     }
 
     /// The next value, if there is one.
@@ -35,9 +33,7 @@ impl Reader {
 
     /// The next weight; `what` names it for the error.
     pub(super) fn weight(&mut self, what: &str) -> Result<WeightId, String> {
-        self.weights
-            .next()
-            .ok_or_else(|| format!("llm.{} needs a weight for {what}", self.name))
+        self.weights.next().ok_or_else(|| format!("llm.{} needs a weight for {what}", self.name))
     }
 
     fn take(&mut self, attr: &str) -> Option<Attr> {
@@ -56,10 +52,7 @@ impl Reader {
             Attr::Word(w) => format!("the word '{w}'"),
             Attr::Weight(_) => "a weight".to_owned(),
         };
-        format!(
-            "attribute '{attr}' of llm.{} must be {wanted}, found {found}",
-            self.name
-        )
+        format!("attribute '{attr}' of llm.{} must be {wanted}, found {found}", self.name)
     }
 
     pub(super) fn optional_f32(&mut self, attr: &str) -> Result<Option<f32>, String> {
@@ -131,16 +124,10 @@ impl Reader {
     pub(super) fn finish(self) -> Result<(), String> {
         let name = self.name;
         if self.operands.len() > 0 {
-            return Err(format!(
-                "llm.{name} has {} value(s) too many",
-                self.operands.len()
-            ));
+            return Err(format!("llm.{name} has {} value(s) too many", self.operands.len()));
         }
         if self.weights.len() > 0 {
-            return Err(format!(
-                "llm.{name} has {} weight(s) too many",
-                self.weights.len()
-            ));
+            return Err(format!("llm.{name} has {} weight(s) too many", self.weights.len()));
         }
         match self.attrs.first() {
             Some((attr, _)) => Err(format!("attribute '{attr}' of llm.{name} has no meaning here")),

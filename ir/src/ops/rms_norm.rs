@@ -39,19 +39,12 @@ impl OpDef for RmsNorm {
     fn parts(&self) -> Parts {
         let mut attrs = vec![("eps", Attr::F32(self.norm.eps))];
         push_offset(&mut attrs, "offset", self.norm.offset);
-        Parts {
-            operands: vec![self.x],
-            weights: vec![self.norm.weight],
-            attrs,
-        }
+        Parts { operands: vec![self.x], weights: vec![self.norm.weight], attrs }
     }
 
     fn from_parts(parts: Parts) -> Result<Self, String> {
         let mut r = Reader::new(Self::NAME, parts);
-        let op = RmsNorm {
-            x: r.operand("x")?,
-            norm: r.norm()?,
-        };
+        let op = RmsNorm { x: r.operand("x")?, norm: r.norm()? };
         r.finish().map(|()| op)
     }
 

@@ -28,11 +28,7 @@ impl OpDef for Rope {
     const ATTRS: &'static [&'static str] = &[];
 
     fn parts(&self) -> Parts {
-        Parts {
-            operands: vec![self.x, self.pos],
-            weights: vec![self.freqs],
-            ..Parts::default()
-        }
+        Parts { operands: vec![self.x, self.pos], weights: vec![self.freqs], ..Parts::default() }
     }
 
     fn from_parts(parts: Parts) -> Result<Self, String> {

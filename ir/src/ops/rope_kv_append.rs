@@ -45,9 +45,8 @@ const K_NORM: [&str; 3] = ["k_norm", "k_eps", "k_offset"];
 
 impl OpDef for RopeKvAppend {
     const NAME: &'static str = "rope_kv_append";
-    const ATTRS: &'static [&'static str] = &[
-        "heads", Q_NORM[0], Q_NORM[1], Q_NORM[2], K_NORM[0], K_NORM[1], K_NORM[2],
-    ];
+    const ATTRS: &'static [&'static str] =
+        &["heads", Q_NORM[0], Q_NORM[1], Q_NORM[2], K_NORM[0], K_NORM[1], K_NORM[2]];
 
     fn parts(&self) -> Parts {
         let mut attrs = vec![("heads", Attr::Int(i64::from(self.heads)))];
@@ -57,11 +56,7 @@ impl OpDef for RopeKvAppend {
                 push_offset(&mut attrs, offset, norm.offset);
             }
         }
-        Parts {
-            operands: vec![self.qkv, self.pos, self.kv, self.batch],
-            weights: vec![self.freqs],
-            attrs,
-        }
+        Parts { operands: vec![self.qkv, self.pos, self.kv, self.batch], weights: vec![self.freqs], attrs }
     }
 
     fn from_parts(parts: Parts) -> Result<Self, String> {
@@ -84,11 +79,7 @@ impl OpDef for RopeKvAppend {
     }
 
     fn weights_mut(&mut self) -> Vec<&mut WeightId> {
-        let norms = self
-            .q_norm
-            .iter_mut()
-            .chain(&mut self.k_norm)
-            .map(|n| &mut n.weight);
+        let norms = self.q_norm.iter_mut().chain(&mut self.k_norm).map(|n| &mut n.weight);
         std::iter::once(&mut self.freqs).chain(norms).collect()
     }
 
@@ -100,18 +91,11 @@ impl OpDef for RopeKvAppend {
         check::batch(cx, self.batch)?;
         let (heads, head_dim) = (u64::from(self.heads), u64::from(kv.head_dim));
         if heads == 0 || kv.heads == 0 || !heads.is_multiple_of(u64::from(kv.heads)) {
-            return Err(format!(
-                "{heads} query heads are not a multiple of those of the cache {kv}"
-            ));
+            return Err(format!("{heads} query heads are not a multiple of those of the cache {kv}"));
         }
         let width = (u128::from(heads) + 2 * u128::from(kv.heads)) * u128::from(head_dim);
         let width = u64::try_from(width).map_err(|_| format!("the heads of {kv} are too large"))?;
-        check::width_is(
-            qkv,
-            "qkv",
-            width,
-            &format!("{heads} query heads over the cache {kv}"),
-        )?;
+        check::width_is(qkv, "qkv", width, &format!("{heads} query heads over the cache {kv}"))?;
         let pos = check::ints(cx, self.pos, "positions")?;
         if check::rows(qkv, "qkv")? != pos {
             return Err(format!("qkv is {qkv} but there are {pos} positions"));
@@ -163,9 +147,6 @@ impl OpDef for RopeKvAppend {
             rows.push((stored(turned(k, &k_norm, pos)), stored(v.to_vec())));
         }
         let q = cx.finish(0, qkv.rows(), q_out)?;
-        Ok(vec![
-            q,
-            Data::Kv(Rc::new(append(before, batch, rows.into_iter())?)),
-        ])
+        Ok(vec![q, Data::Kv(Rc::new(append(before, batch, rows.into_iter())?))])
     }
 }

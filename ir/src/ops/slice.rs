@@ -24,19 +24,12 @@ impl OpDef for Slice {
 
     fn parts(&self) -> Parts {
         let start = i64::try_from(self.start).unwrap_or(i64::MAX);
-        Parts {
-            operands: vec![self.x],
-            weights: Vec::new(),
-            attrs: vec![("start", Attr::Int(start))],
-        }
+        Parts { operands: vec![self.x], weights: Vec::new(), attrs: vec![("start", Attr::Int(start))] }
     }
 
     fn from_parts(parts: Parts) -> Result<Self, String> {
         let mut r = Reader::new(Self::NAME, parts);
-        let op = Slice {
-            x: r.operand("x")?,
-            start: r.int("start")?,
-        };
+        let op = Slice { x: r.operand("x")?, start: r.int("start")? };
         r.finish().map(|()| op)
     }
 
@@ -57,20 +50,14 @@ impl OpDef for Slice {
         let (of, width) = (check::width(x, "x")?, check::width(y, "the result")?);
         match self.start.checked_add(width) {
             Some(end) if end <= of => Ok(()),
-            _ => Err(format!(
-                "{width} columns from {} on do not lie in x, which is {x}",
-                self.start
-            )),
+            _ => Err(format!("{width} columns from {} on do not lie in x, which is {x}", self.start)),
         }
     }
 
     fn eval(&self, cx: &mut EvalCx<'_>) -> Result<Vec<Data>, String> {
         let x = cx.float(self.x)?;
-        let width = cx
-            .result_type(0)?
-            .tensor()
-            .and_then(|t| t.width())
-            .ok_or("the result must be a tensor")?;
+        let width =
+            cx.result_type(0)?.tensor().and_then(|t| t.width()).ok_or("the result must be a tensor")?;
         let columns = self.start as usize..self.start as usize + width as usize;
         let mut out = Vec::with_capacity(x.rows() * width as usize);
         for row in x.chunks(x.width()) {

@@ -43,21 +43,12 @@ pub struct Scheme {
 
 impl Scheme {
     /// Weight-only INT8: symmetric, an f32 scale for each output channel.
-    pub const INT8: Scheme = Scheme {
-        payload: DType::I8,
-        scale: DType::F32,
-        grain: Grain::Channel,
-        zero: false,
-    };
+    pub const INT8: Scheme =
+        Scheme { payload: DType::I8, scale: DType::F32, grain: Grain::Channel, zero: false };
 
     /// Weight-only INT4: a bf16 scale and a zero point for each group of `n` inputs.
     pub const fn int4(n: u32) -> Scheme {
-        Scheme {
-            payload: DType::I4,
-            scale: DType::Bf16,
-            grain: Grain::Group(n),
-            zero: true,
-        }
+        Scheme { payload: DType::I4, scale: DType::Bf16, grain: Grain::Group(n), zero: true }
     }
 
     /// What is wrong with a scheme that no tensor can have: one sentence.
@@ -66,9 +57,7 @@ impl Scheme {
             return Err(format!("the scales of {self} must be floats"));
         }
         if self.zero && self.payload.is_float() {
-            return Err(format!(
-                "{self} has zero points but its payload is not an integer"
-            ));
+            return Err(format!("{self} has zero points but its payload is not an integer"));
         }
         match self.grain {
             Grain::Group(0) | Grain::Block(0, _) | Grain::Block(_, 0) => {

@@ -57,15 +57,8 @@ impl fmt::Display for QuantError {
             QuantError::NotFinite { column, value } => {
                 write!(f, "the value {value} in column {column} is not finite")
             }
-            QuantError::Length {
-                buffer,
-                found,
-                wanted,
-            } => {
-                write!(
-                    f,
-                    "the buffer for the {buffer} has {found} elements, expected {wanted}"
-                )
+            QuantError::Length { buffer, found, wanted } => {
+                write!(f, "the buffer for the {buffer} has {found} elements, expected {wanted}")
             }
         }
     }
@@ -96,11 +89,7 @@ fn lengths(scheme: Scheme, width: usize, found: [usize; 3]) -> Result<(), QuantE
     let wanted = [width, scales, if scheme.zero { scales } else { found[2] }];
     for (i, buffer) in ["payload", "scales", "zero points"].into_iter().enumerate() {
         if found[i] != wanted[i] {
-            return Err(QuantError::Length {
-                buffer,
-                found: found[i],
-                wanted: wanted[i],
-            });
+            return Err(QuantError::Length { buffer, found: found[i], wanted: wanted[i] });
         }
     }
     Ok(())
@@ -118,10 +107,7 @@ pub fn quantize_row(
     let (min, max) = range(scheme)?;
     lengths(scheme, row.len(), [payload.len(), scales.len(), zeros.len()])?;
     if let Some(column) = row.iter().position(|x| !x.is_finite()) {
-        return Err(QuantError::NotFinite {
-            column,
-            value: row[column],
-        });
+        return Err(QuantError::NotFinite { column, value: row[column] });
     }
     let size = block(scheme, row.len());
     for (b, (values, payload)) in row.chunks(size).zip(payload.chunks_mut(size)).enumerate() {
@@ -130,17 +116,10 @@ pub fn quantize_row(
             lo = lo.min(x);
             hi = hi.max(x);
         }
-        let spread = if scheme.zero {
-            (hi - lo) / (max - min)
-        } else {
-            hi.max(-lo) / max
-        };
+        let spread = if scheme.zero { (hi - lo) / (max - min) } else { hi.max(-lo) / max };
         let mut scale = round(spread, scheme.scale);
         if !scale.is_finite() {
-            return Err(QuantError::NotFinite {
-                column: b * size,
-                value: scale,
-            });
+            return Err(QuantError::NotFinite { column: b * size, value: scale });
         }
         if scale < f32::MIN_POSITIVE {
             scale = 1.0;
@@ -209,16 +188,11 @@ pub fn dequantize(q: &Quantized, n: usize, k: usize, scheme: Scheme) -> Result<V
     let elements = elements(n, k, q.payload.len(), "payload")?;
     let per_row = k.div_ceil(block(scheme, k));
     let zeros_per_row = if scheme.zero { per_row } else { 0 };
-    for (buffer, found, wanted) in [
-        ("scales", q.scales.len(), n * per_row),
-        ("zero points", q.zeros.len(), n * zeros_per_row),
-    ] {
+    for (buffer, found, wanted) in
+        [("scales", q.scales.len(), n * per_row), ("zero points", q.zeros.len(), n * zeros_per_row)]
+    {
         if found != wanted {
-            return Err(QuantError::Length {
-                buffer,
-                found,
-                wanted,
-            });
+            return Err(QuantError::Length { buffer, found, wanted });
         }
     }
     let mut out = vec![0.0; elements];
@@ -237,11 +211,7 @@ pub fn dequantize(q: &Quantized, n: usize, k: usize, scheme: Scheme) -> Result<V
 fn elements(n: usize, k: usize, found: usize, buffer: &'static str) -> Result<usize, QuantError> {
     match n.checked_mul(k) {
         Some(wanted) if wanted == found => Ok(found),
-        wanted => Err(QuantError::Length {
-            buffer,
-            found,
-            wanted: wanted.unwrap_or(usize::MAX),
-        }),
+        wanted => Err(QuantError::Length { buffer, found, wanted: wanted.unwrap_or(usize::MAX) }),
     }
 }
 
@@ -252,34 +222,19 @@ mod tests {
 
     #[test]
     fn int8_by_hand() {
-        let q = quantize(
-            &[12.7, -0.05, 0.15, -12.7, 0.0, 0.0, 0.0, 0.0],
-            2,
-            4,
-            Scheme::INT8,
-        )
-        .unwrap();
+        let q = quantize(&[12.7, -0.05, 0.15, -12.7, 0.0, 0.0, 0.0, 0.0], 2, 4, Scheme::INT8).unwrap();
         assert_eq!(q.scales[0], 12.7 / 127.0);
         // 0.05 / 0.1 and 0.15 / 0.1 are ties, or next to them: to even.
         assert_eq!(q.payload[..4], [127, 0, 2, -127]);
         assert_eq!((q.scales[1], &q.payload[4..]), (1.0, &[0i8; 4][..]));
         assert!(q.zeros.is_empty());
-        assert_eq!(
-            dequantize(&q, 2, 4, Scheme::INT8).unwrap()[..2],
-            [12.7 / 127.0 * 127.0, 0.0]
-        );
+        assert_eq!(dequantize(&q, 2, 4, Scheme::INT8).unwrap()[..2], [12.7 / 127.0 * 127.0, 0.0]);
     }
 
     #[test]
     fn int4_by_hand() {
         // The first group: scale (14 + 1) / 15 = 1, zero = 1 - 8. The second has no negative value: zero -8.
-        let q = quantize(
-            &[-1.0, 14.0, 0.0, 2.4, 0.0, 3.75, 7.5, 30.0],
-            1,
-            8,
-            Scheme::int4(4),
-        )
-        .unwrap();
+        let q = quantize(&[-1.0, 14.0, 0.0, 2.4, 0.0, 3.75, 7.5, 30.0], 1, 8, Scheme::int4(4)).unwrap();
         assert_eq!(q.scales, [1.0, 2.0]);
         assert_eq!(q.zeros, [-7, -8]);
         assert_eq!(q.payload, [-8, 7, -7, -5, -8, -6, -4, 7]);
@@ -299,36 +254,15 @@ mod tests {
         let row = [0.0, f32::NAN];
         let mut zeros = [0i8; 1];
         let error = quantize_row(&row, Scheme::INT8, &mut [0; 2], &mut [0.0], &mut []).unwrap_err();
-        assert!(
-            matches!(error, QuantError::NotFinite { column: 1, .. }),
-            "{error}"
-        );
-        let error = quantize_row(
-            &[f32::MAX, -f32::MAX],
-            Scheme::int4(2),
-            &mut [0; 2],
-            &mut [0.0],
-            &mut zeros,
-        );
+        assert!(matches!(error, QuantError::NotFinite { column: 1, .. }), "{error}");
+        let error =
+            quantize_row(&[f32::MAX, -f32::MAX], Scheme::int4(2), &mut [0; 2], &mut [0.0], &mut zeros);
         assert!(matches!(error, Err(QuantError::NotFinite { column: 0, .. })));
         let error = quantize_row(&[1.0], Scheme::INT8, &mut [0; 2], &mut [0.0], &mut []).unwrap_err();
-        assert_eq!(
-            error,
-            QuantError::Length {
-                buffer: "payload",
-                found: 2,
-                wanted: 1
-            }
-        );
+        assert_eq!(error, QuantError::Length { buffer: "payload", found: 2, wanted: 1 });
         for bad in [
-            Scheme {
-                grain: Grain::Tensor,
-                ..Scheme::INT8
-            },
-            Scheme {
-                payload: DType::F8E4M3,
-                ..Scheme::INT8
-            },
+            Scheme { grain: Grain::Tensor, ..Scheme::INT8 },
+            Scheme { payload: DType::F8E4M3, ..Scheme::INT8 },
             Scheme::int4(0),
         ] {
             assert_eq!(quantize(&[1.0], 1, 1, bad), Err(QuantError::Unsupported(bad)));

@@ -44,19 +44,9 @@ fn quoted(text: &str) -> String {
 
 /// A symbol; bare where MLIR's grammar lets it be.
 fn symbol(name: &str) -> String {
-    let first = name
-        .bytes()
-        .next()
-        .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
-    let bare = first
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"_.$".contains(&b));
-    if bare {
-        format!("@{name}")
-    } else {
-        format!("@{}", quoted(name))
-    }
+    let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+    let bare = first && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.$".contains(&b));
+    if bare { format!("@{name}") } else { format!("@{}", quoted(name)) }
 }
 
 /// MLIR's integer attributes are signed, its extents too.
@@ -95,10 +85,8 @@ fn tensor(t: &TensorType) -> String {
 }
 
 fn kv(k: &KvType) -> String {
-    let mut out = format!(
-        "!llm.kv<layer = {}, heads = {}, dim = {}, {}",
-        k.layer, k.heads, k.head_dim, k.dtype
-    );
+    let mut out =
+        format!("!llm.kv<layer = {}, heads = {}, dim = {}, {}", k.layer, k.heads, k.head_dim, k.dtype);
     for (name, n) in [("window", k.window), ("page", k.page)] {
         if let Some(n) = n {
             let _ = write!(out, ", {name} = {n}");
@@ -121,11 +109,7 @@ fn loc(loc: &Loc) -> String {
         Loc::Name(n) => quoted(n),
         Loc::File { path, line, col } => format!("{}:{line}:{col}", quoted(path)),
         Loc::Fused(parts) => {
-            let parts: Vec<_> = parts
-                .iter()
-                .filter(|l| !matches!(l, Loc::Fused(_)))
-                .map(self::loc)
-                .collect();
+            let parts: Vec<_> = parts.iter().filter(|l| !matches!(l, Loc::Fused(_))).map(self::loc).collect();
             format!("fused[{}]", parts.join(", "))
         }
     }
@@ -139,10 +123,7 @@ impl Generic<'_> {
             && let Some(data) = func.ops.get(op)
             && data.results.len() > 1
         {
-            return format!(
-                "%{}#{n}",
-                data.results.first().map_or("?".into(), |&r| self.name(r))
-            );
+            return format!("%{}#{n}", data.results.first().map_or("?".into(), |&r| self.name(r)));
         }
         format!("%{}", self.name(id))
     }
@@ -150,15 +131,8 @@ impl Generic<'_> {
     /// A name that MLIR takes. `$` marks the made-up ones.
     fn name(&self, id: ValueId) -> String {
         let name = self.module.func.values.get(id).map_or("", |v| v.name.as_str());
-        let first = name
-            .bytes()
-            .next()
-            .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
-        if first
-            && name
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"_.".contains(&b))
-        {
+        let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+        if first && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.".contains(&b)) {
             name.to_owned()
         } else {
             format!("${}", id.0)
@@ -168,13 +142,7 @@ impl Generic<'_> {
     fn types(&self, values: &[ValueId]) -> String {
         let types: Vec<_> = values
             .iter()
-            .map(|v| {
-                self.module
-                    .func
-                    .values
-                    .get(*v)
-                    .map_or("none".into(), |v| ty(&v.ty))
-            })
+            .map(|v| self.module.func.values.get(*v).map_or("none".into(), |v| ty(&v.ty)))
             .collect();
         types.join(", ")
     }
@@ -187,11 +155,7 @@ impl Generic<'_> {
         let m = self.module;
         let mut attrs = vec![format!("llm.arch = {}", quoted(&m.arch))];
         attrs.extend(m.target.iter().map(|t| format!("llm.target = {}", quoted(t))));
-        attrs.extend(
-            m.precision
-                .iter()
-                .map(|p| format!("llm.precision = {}", quoted(p))),
-        );
+        attrs.extend(m.precision.iter().map(|p| format!("llm.precision = {}", quoted(p))));
         let dims: Vec<_> = m
             .dims
             .iter()
@@ -199,27 +163,18 @@ impl Generic<'_> {
             .collect();
         attrs.push(format!("llm.dims = {{{}}}", dims.join(", ")));
         attrs.extend(m.arena.map(|a| format!("llm.arena = {}", signed(a))));
-        writeln!(
-            out,
-            "module {} attributes {{{}}} {{",
-            symbol(&m.name),
-            attrs.join(", ")
-        )?;
+        writeln!(out, "module {} attributes {{{}}} {{", symbol(&m.name), attrs.join(", "))?;
         for (_, w) in m.weights.iter() {
-            let mut attrs = vec![
-                format!("sym_name = {}", quoted(&w.name)),
-                format!("type = {}", tensor(&w.ty)),
-            ];
+            let mut attrs =
+                vec![format!("sym_name = {}", quoted(&w.name)), format!("type = {}", tensor(&w.ty))];
             attrs.extend(w.packing.map(|p| format!("packing = {}", quoted(p.name()))));
             match &w.source {
                 Source::Rope(freqs) => attrs.push(format!("rope = {}", quoted(&Rope(freqs).to_string()))),
                 Source::Tensors(parts) => {
                     let names: Vec<_> = parts.iter().map(|p| quoted(&p.name)).collect();
                     attrs.push(format!("source = [{}]", names.join(", ")));
-                    let heads: Vec<_> = parts
-                        .iter()
-                        .map(|p| p.interleaved_heads.unwrap_or(0).to_string())
-                        .collect();
+                    let heads: Vec<_> =
+                        parts.iter().map(|p| p.interleaved_heads.unwrap_or(0).to_string()).collect();
                     if parts.iter().any(|p| p.interleaved_heads.is_some()) {
                         attrs.push(format!("interleaved_heads = [{}]", heads.join(", ")));
                     }
@@ -227,12 +182,8 @@ impl Generic<'_> {
             }
             writeln!(out, "  \"llm.weight\"() {{{}}} : () -> ()", attrs.join(", "))?;
         }
-        let params: Vec<_> = m
-            .func
-            .params
-            .iter()
-            .map(|&p| format!("{}: {}", self.value(p), self.types(&[p])))
-            .collect();
+        let params: Vec<_> =
+            m.func.params.iter().map(|&p| format!("{}: {}", self.value(p), self.types(&[p]))).collect();
         let results = self.types(&m.func.results);
         write!(out, "  func.func {}({})", symbol(&m.func.name), params.join(", "))?;
         if !m.func.results.is_empty() {
@@ -287,22 +238,13 @@ impl Generic<'_> {
         let offset = |v: &ValueId| self.module.func.values.get(*v).and_then(|v| v.offset);
         if data.results.iter().any(|v| offset(v).is_some()) {
             // -1 stands for none.
-            let at: Vec<_> = data
-                .results
-                .iter()
-                .map(|v| offset(v).map_or(-1, signed).to_string())
-                .collect();
+            let at: Vec<_> = data.results.iter().map(|v| offset(v).map_or(-1, signed).to_string()).collect();
             attrs.push(format!("offsets = [{}]", at.join(", ")));
         }
         if !attrs.is_empty() {
             write!(out, " {{{}}}", attrs.join(", "))?;
         }
-        write!(
-            out,
-            " : ({}) -> ({})",
-            self.types(&parts.operands),
-            self.types(&data.results)
-        )?;
+        write!(out, " : ({}) -> ({})", self.types(&parts.operands), self.types(&data.results))?;
         if let Some(known) = known_loc(&data.loc) {
             write!(out, " loc({})", loc(known))?;
         }

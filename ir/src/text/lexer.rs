@@ -67,12 +67,7 @@ fn is_word(c: char) -> bool {
 
 impl<'s> Lexer<'s> {
     pub(super) fn new(source: &'s str, path: &'s str) -> Lexer<'s> {
-        Lexer {
-            rest: source,
-            path,
-            line: 1,
-            col: 1,
-        }
+        Lexer { rest: source, path, line: 1, col: 1 }
     }
 
     fn advance(&mut self, bytes: usize) -> &'s str {
@@ -95,14 +90,7 @@ impl<'s> Lexer<'s> {
     }
 
     fn error(&self, line: u32, col: u32, message: String) -> Diag {
-        Diag::user(
-            &Loc::File {
-                path: self.path.to_owned(),
-                line,
-                col,
-            },
-            message,
-        )
+        Diag::user(&Loc::File { path: self.path.to_owned(), line, col }, message)
     }
 
     /// The next token. After an error, the token after what was wrong comes next.
@@ -138,11 +126,7 @@ impl<'s> Lexer<'s> {
                         name => name.to_owned(),
                     }
                 };
-                token(if c == '%' {
-                    Tok::Value(name)
-                } else {
-                    Tok::Symbol(name)
-                })
+                token(if c == '%' { Tok::Value(name) } else { Tok::Symbol(name) })
             }
             '!' => {
                 let word = self.rest.char_indices().skip(1).find(|(_, c)| !is_word(*c));

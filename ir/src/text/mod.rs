@@ -33,10 +33,7 @@ pub use print::{PrintOptions, print};
 
 /// True if a name needs no quotes.
 fn is_bare(name: &str) -> bool {
-    !name.is_empty()
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"_.$-".contains(&b))
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.$-".contains(&b))
 }
 
 /// A floating-point number in the shortest form that reads back to the same f64, without a needless `.0`.

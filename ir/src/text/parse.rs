@@ -18,27 +18,14 @@ const MAX_SOURCE: usize = 256 << 20;
 /// Parses a module. `path` is for locations. The result is not verified.
 pub fn parse(source: &str, path: &str) -> Result<Module, Vec<Diag>> {
     if source.len() > MAX_SOURCE {
-        let message = format!(
-            "the text has {} bytes, more than the {MAX_SOURCE} that are read",
-            source.len()
-        );
-        return Err(vec![Diag::user(
-            &Loc::File {
-                path: path.to_owned(),
-                line: 1,
-                col: 1,
-            },
-            message,
-        )]);
+        let message =
+            format!("the text has {} bytes, more than the {MAX_SOURCE} that are read", source.len());
+        return Err(vec![Diag::user(&Loc::File { path: path.to_owned(), line: 1, col: 1 }, message)]);
     }
     let mut parser = Parser::new(source, path);
     parser.bump();
     parser.file();
-    if parser.diags.is_empty() {
-        Ok(parser.module)
-    } else {
-        Err(parser.diags)
-    }
+    if parser.diags.is_empty() { Ok(parser.module) } else { Err(parser.diags) }
 }
 
 impl Parser<'_> {
@@ -133,9 +120,7 @@ impl Parser<'_> {
         self.bump();
         self.word("in")?;
         let range = match self.peek() {
-            Tok::Word(w) => w
-                .split_once("..")
-                .and_then(|(a, b)| Some((integer(a)?, integer(b)?))),
+            Tok::Word(w) => w.split_once("..").and_then(|(a, b)| Some((integer(a)?, integer(b)?))),
             _ => None,
         };
         let Some((min, max)) = range else {
@@ -187,20 +172,12 @@ impl Parser<'_> {
                     p.bump();
                     interleaved_heads = Some(p.u32("the number of heads")?);
                 }
-                parts.push(TensorRef {
-                    name,
-                    interleaved_heads,
-                });
+                parts.push(TensorRef { name, interleaved_heads });
                 Ok(())
             })?;
             Source::Tensors(parts)
         };
-        let id = self.module.weights.push(Weight {
-            name: name.clone(),
-            ty,
-            source,
-            packing,
-        });
+        let id = self.module.weights.push(Weight { name: name.clone(), ty, source, packing });
         self.weights.insert(name, Some(id));
         Ok(())
     }
@@ -215,9 +192,7 @@ impl Parser<'_> {
         let mut scaling = RopeScaling::None;
         if self.eat(',') {
             scaling = match self.any_word("linear or llama3")? {
-                "linear" => RopeScaling::Linear {
-                    factor: self.f64("the factor")?,
-                },
+                "linear" => RopeScaling::Linear { factor: self.f64("the factor")? },
                 "llama3" => RopeScaling::Llama3 {
                     factor: self.f64("the factor")?,
                     low: self.f64("the low bound")?,
@@ -253,10 +228,7 @@ impl Parser<'_> {
                     return missing;
                 }
                 Tok::End => return self.expected("llm.return"),
-                _ => (
-                    self.expected("an op, such as '%y = llm.add %a, %b : type', or llm.return"),
-                    false,
-                ),
+                _ => (self.expected("an op, such as '%y = llm.add %a, %b : type', or llm.return"), false),
             };
             match parsed {
                 Ok(()) if last => return Ok(()),
@@ -307,12 +279,7 @@ impl Parser<'_> {
     }
 
     pub(super) fn define(&mut self, name: String, ty: Type, def: Def, offset: Option<u64>) -> ValueId {
-        let id = self.module.func.values.push(Value {
-            name: name.clone(),
-            ty,
-            def,
-            offset,
-        });
+        let id = self.module.func.values.push(Value { name: name.clone(), ty, def, offset });
         self.values.insert(name, Some(id));
         id
     }

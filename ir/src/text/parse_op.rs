@@ -27,8 +27,7 @@ impl Parser<'_> {
         let Some(allowed) = Op::attrs_of(name) else {
             let known: Vec<_> = Op::NAMES.iter().map(|n| format!("llm.{n}")).collect();
             let help = format!("the ops are {}", known.join(", "));
-            self.diags
-                .push(Diag::user(&at, format!("there is no op '{}'", clip(word))).help(help));
+            self.diags.push(Diag::user(&at, format!("there is no op '{}'", clip(word))).help(help));
             return Err(Failed);
         };
         let parts = self.parts(name, allowed)?;
@@ -56,12 +55,8 @@ impl Parser<'_> {
         }
         let offsets = offsets.unwrap_or_else(|| vec![None; names.len()]);
         if types.len() != names.len() || offsets.len() != names.len() {
-            let counts = format!(
-                "{} names, {} types and {} offsets",
-                names.len(),
-                types.len(),
-                offsets.len()
-            );
+            let counts =
+                format!("{} names, {} types and {} offsets", names.len(), types.len(), offsets.len());
             return self.fail_at(&at, format!("llm.{name} has {counts} for its results"));
         }
         let op = match Op::from_parts(name, parts) {
@@ -69,12 +64,7 @@ impl Parser<'_> {
             Some(Err(message)) => return self.fail_at(&at, message),
             None => return Err(Failed),
         };
-        let id = self.module.func.ops.push(OpData {
-            op,
-            results: Vec::new(),
-            loc,
-            kernels,
-        });
+        let id = self.module.func.ops.push(OpData { op, results: Vec::new(), loc, kernels });
         self.module.func.order.push(id);
         let all = names.into_iter().zip(types).zip(offsets).enumerate();
         let results =
@@ -103,11 +93,7 @@ impl Parser<'_> {
                 let at = p.here();
                 let key = p.any_word("an attribute's name")?;
                 let Some(&name) = allowed.iter().find(|a| **a == key) else {
-                    let known = if allowed.is_empty() {
-                        "none".into()
-                    } else {
-                        allowed.join(", ")
-                    };
+                    let known = if allowed.is_empty() { "none".into() } else { allowed.join(", ") };
                     let message = format!("llm.{op} has no attribute '{}'; it has {known}", clip(key));
                     return p.fail_at(&at, message);
                 };
@@ -133,9 +119,7 @@ impl Parser<'_> {
                     return Ok(Attr::Int(n));
                 }
                 // The words `nan` and `inf` in any case are numbers to Rust, and no attribute's words.
-                Ok(word
-                    .parse()
-                    .map_or_else(|_| Attr::Word(word.to_owned()), Attr::F32))
+                Ok(word.parse().map_or_else(|_| Attr::Word(word.to_owned()), Attr::F32))
             }
             _ => self.expected("an attribute's value"),
         }
@@ -148,14 +132,9 @@ impl Parser<'_> {
         self.items(')', |p| {
             let at = p.here();
             let range = p.string("token counts such as \"1..16\"")?;
-            let Some((from, to)) = range
-                .split_once("..")
-                .and_then(|(a, b)| Some((integer(a)?, integer(b)?)))
+            let Some((from, to)) = range.split_once("..").and_then(|(a, b)| Some((integer(a)?, integer(b)?)))
             else {
-                return p.fail_at(
-                    &at,
-                    format!("{:?} is not a range such as \"1..16\"", clip(&range)),
-                );
+                return p.fail_at(&at, format!("{:?} is not a range such as \"1..16\"", clip(&range)));
             };
             p.punct('=')?;
             let kernel = p.symbol("the kernel's @name")?;
@@ -212,10 +191,6 @@ impl Parser<'_> {
         }
         let line = self.u32("the line")?;
         self.punct(':')?;
-        Ok(Loc::File {
-            path: text,
-            line,
-            col: self.u32("the column")?,
-        })
+        Ok(Loc::File { path: text, line, col: self.u32("the column")? })
     }
 }

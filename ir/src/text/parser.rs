@@ -36,11 +36,7 @@ impl<'s> Parser<'s> {
     pub(super) fn new(source: &'s str, path: &'s str) -> Parser<'s> {
         Parser {
             lexer: Lexer::new(source, path),
-            token: Token {
-                tok: Tok::End,
-                line: 1,
-                col: 1,
-            },
+            token: Token { tok: Tok::End, line: 1, col: 1 },
             taken: (0, 0),
             consumed: 0,
             statement: 0,
@@ -64,11 +60,7 @@ impl<'s> Parser<'s> {
                 Err(diag) => self.diags.push(diag),
             }
             if self.diags.len() >= MAX_ERRORS {
-                break Token {
-                    tok: Tok::End,
-                    line: self.token.line,
-                    col: self.token.col,
-                };
+                break Token { tok: Tok::End, line: self.token.line, col: self.token.col };
             }
         };
         self.taken = (self.token.line, self.token.col);
@@ -77,11 +69,7 @@ impl<'s> Parser<'s> {
     }
 
     pub(super) fn here(&self) -> Loc {
-        Loc::File {
-            path: self.path.to_owned(),
-            line: self.token.line,
-            col: self.token.col,
-        }
+        Loc::File { path: self.path.to_owned(), line: self.token.line, col: self.token.col }
     }
 
     /// Records an error at the next token.
@@ -92,11 +80,7 @@ impl<'s> Parser<'s> {
 
     /// Records an error at the token that was taken last.
     pub(super) fn fail_taken<T>(&mut self, message: impl Into<String>) -> Result<T, Failed> {
-        let loc = Loc::File {
-            path: self.path.to_owned(),
-            line: self.taken.0,
-            col: self.taken.1,
-        };
+        let loc = Loc::File { path: self.path.to_owned(), line: self.taken.0, col: self.taken.1 };
         self.fail_at(&loc, message)
     }
 
@@ -120,11 +104,7 @@ impl<'s> Parser<'s> {
     }
 
     pub(super) fn punct(&mut self, c: char) -> Result<(), Failed> {
-        if self.eat(c) {
-            Ok(())
-        } else {
-            self.expected(&format!("'{c}'"))
-        }
+        if self.eat(c) { Ok(()) } else { self.expected(&format!("'{c}'")) }
     }
 
     pub(super) fn word(&mut self, wanted: &str) -> Result<(), Failed> {

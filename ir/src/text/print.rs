@@ -27,11 +27,7 @@ struct Name<'a>(&'a str);
 
 impl Display for Name<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if is_bare(self.0) {
-            f.write_str(self.0)
-        } else {
-            write!(f, "{:?}", self.0)
-        }
+        if is_bare(self.0) { f.write_str(self.0) } else { write!(f, "{:?}", self.0) }
     }
 }
 
@@ -78,9 +74,7 @@ impl Printer<'_> {
         }
         if !m.dims.is_empty() {
             out.push_str(" dims(");
-            list(out, &m.dims, |out, (sym, min, max)| {
-                write!(out, "{sym} in {min}..{max}")
-            })?;
+            list(out, &m.dims, |out, (sym, min, max)| write!(out, "{sym} in {min}..{max}"))?;
             out.push(')');
         }
         if let Some(arena) = m.arena {
@@ -165,11 +159,9 @@ impl Printer<'_> {
         if !data.results.is_empty() {
             out.push_str(" : ");
         }
-        list(out, &data.results, |out, &v| {
-            match self.module.func.values.get(v) {
-                Some(value) => write!(out, "{}", value.ty),
-                None => write!(out, "?"),
-            }
+        list(out, &data.results, |out, &v| match self.module.func.values.get(v) {
+            Some(value) => write!(out, "{}", value.ty),
+            None => write!(out, "?"),
         })?;
         if !data.kernels.is_empty() {
             out.push_str(" kernel(");
@@ -211,12 +203,7 @@ impl Display for Rope<'_> {
         match self.0.scaling {
             RopeScaling::None => {}
             RopeScaling::Linear { factor } => write!(f, ", linear {}", shortest(factor))?,
-            RopeScaling::Llama3 {
-                factor,
-                low,
-                high,
-                original,
-            } => {
+            RopeScaling::Llama3 { factor, low, high, original } => {
                 f.write_str(", llama3")?;
                 for x in [factor, low, high, original] {
                     write!(f, " {}", shortest(x))?;

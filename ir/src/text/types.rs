@@ -58,10 +58,8 @@ impl Parser<'_> {
                 Ok(n) => Ok(Dim::Const(n)),
                 Err(_) => self.fail_taken(format!("the dimension {} is too large", clip(text))),
             },
-            _ => self.fail_taken(format!(
-                "'{}' is not a dimension: a number, or one capital letter",
-                clip(text)
-            )),
+            _ => self
+                .fail_taken(format!("'{}' is not a dimension: a number, or one capital letter", clip(text))),
         }
     }
 
@@ -107,12 +105,7 @@ impl Parser<'_> {
             self.word("zero")?;
         }
         self.punct('>')?;
-        Ok(Scheme {
-            payload,
-            scale,
-            grain,
-            zero,
-        })
+        Ok(Scheme { payload, scale, grain, zero })
     }
 
     /// `!llm.kv<layer 0, 8 heads, 128, bf16, window 512, page 32>`.
@@ -143,13 +136,6 @@ impl Parser<'_> {
             }
         }
         self.punct('>')?;
-        Ok(KvType {
-            layer,
-            heads,
-            head_dim,
-            dtype,
-            window,
-            page,
-        })
+        Ok(KvType { layer, heads, head_dim, dtype, window, page })
     }
 }

@@ -39,10 +39,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Checks a module; the module documentation of [`crate::verify`] lists what. The error has at least one finding.
 pub fn verify(module: &Module) -> Result<(), Vec<Diag>> {
-    let mut v = Verifier {
-        module,
-        found: Vec::new(),
-    };
+    let mut v = Verifier { module, found: Vec::new() };
     v.header();
     v.weights();
     v.params();
@@ -114,10 +111,7 @@ impl Verifier<'_> {
         let mut layers = BTreeSet::new();
         for (i, &id) in func.params.iter().enumerate() {
             let Some(value) = func.values.get(id) else {
-                self.error(
-                    &Loc::Unknown,
-                    format!("parameter {i} is {id:?}, which does not exist"),
-                );
+                self.error(&Loc::Unknown, format!("parameter {i} is {id:?}, which does not exist"));
                 continue;
             };
             let loc = Loc::name(format!("%{}", value.name));
@@ -131,10 +125,7 @@ impl Verifier<'_> {
             {
                 self.error(
                     &loc,
-                    format!(
-                        "parameter %{} is a second cache of layer {}",
-                        value.name, kv.layer
-                    ),
+                    format!("parameter %{} is a second cache of layer {}", value.name, kv.layer),
                 );
             }
         }
@@ -163,18 +154,12 @@ impl Verifier<'_> {
         let mut seen: BTreeSet<OpId> = BTreeSet::new();
         for &id in &func.order {
             let Some(data) = func.ops.get(id) else {
-                self.error(
-                    &Loc::Unknown,
-                    format!("the order has {id:?}, which does not exist"),
-                );
+                self.error(&Loc::Unknown, format!("the order has {id:?}, which does not exist"));
                 sound = false;
                 continue;
             };
             if !seen.insert(id) {
-                self.error(
-                    &data.loc,
-                    format!("llm.{} ({id:?}) is in the order twice", data.op.name()),
-                );
+                self.error(&data.loc, format!("llm.{} ({id:?}) is in the order twice", data.op.name()));
                 sound = false;
                 continue;
             }
@@ -187,10 +172,7 @@ impl Verifier<'_> {
             if matches!(&data.loc, Loc::Fused(parts) if parts.iter().any(|l| matches!(l, Loc::Fused(_)))) {
                 self.error(
                     &data.loc,
-                    format!(
-                        "the location of llm.{} has a fused location inside",
-                        data.op.name()
-                    ),
+                    format!("the location of llm.{} has a fused location inside", data.op.name()),
                 );
             }
             defined.extend(&data.results);
@@ -224,18 +206,13 @@ impl Verifier<'_> {
         }
         for (i, &v) in data.results.iter().enumerate() {
             let Some(value) = func.values.get(v) else {
-                self.error(
-                    &data.loc,
-                    format!("result {i} of llm.{name} is {v:?}, which does not exist"),
-                );
+                self.error(&data.loc, format!("result {i} of llm.{name} is {v:?}, which does not exist"));
                 in_range = false;
                 continue;
             };
             if value.def != Def::Op(id, i as u32) {
-                let message = format!(
-                    "%{} is result {i} of llm.{name} ({id:?}) but says {:?}",
-                    value.name, value.def
-                );
+                let message =
+                    format!("%{} is result {i} of llm.{name} ({id:?}) but says {:?}", value.name, value.def);
                 self.error(&data.loc, message);
             }
             self.value_type(v, &data.loc);
@@ -244,11 +221,8 @@ impl Verifier<'_> {
     }
 
     fn op_types(&mut self, data: &OpData) {
-        let types: Vec<Type> = data
-            .results
-            .iter()
-            .filter_map(|&v| Some(self.module.func.values.get(v)?.ty.clone()))
-            .collect();
+        let types: Vec<Type> =
+            data.results.iter().filter_map(|&v| Some(self.module.func.values.get(v)?.ty.clone())).collect();
         if let Err(message) = data.op.check(&TypeCx { module: self.module }, &types) {
             self.error(&data.loc, format!("llm.{}: {message}", data.op.name()));
         }
@@ -261,10 +235,8 @@ impl Verifier<'_> {
         let name = data.op.name();
         for k in &data.kernels {
             if k.from > k.to || k.kernel.is_empty() {
-                let message = format!(
-                    "llm.{name} has the kernel @{:?} for the range {}..{}",
-                    k.kernel, k.from, k.to
-                );
+                let message =
+                    format!("llm.{name} has the kernel @{:?} for the range {}..{}", k.kernel, k.from, k.to);
                 self.error(&data.loc, message);
             }
         }
@@ -293,10 +265,9 @@ impl Verifier<'_> {
         let made: BTreeSet<ValueId> = defined(func).collect();
         for (i, &id) in func.results.iter().enumerate() {
             match func.values.get(id) {
-                None => self.error(
-                    &Loc::Unknown,
-                    format!("function result {i} is {id:?}, which does not exist"),
-                ),
+                None => {
+                    self.error(&Loc::Unknown, format!("function result {i} is {id:?}, which does not exist"))
+                }
                 Some(value) if !made.contains(&id) => {
                     let message = format!("function result {i} is %{}, which nothing defines", value.name);
                     self.error(&Loc::name(format!("%{}", value.name)), message);
@@ -320,11 +291,7 @@ impl Verifier<'_> {
             if value.name.is_empty() {
                 self.error(&loc, format!("the value {id:?} has no name"));
             } else if let Some(other) = names.insert(&value.name, id) {
-                let what = if other == id {
-                    "is defined twice"
-                } else {
-                    "is the name of two values"
-                };
+                let what = if other == id { "is defined twice" } else { "is the name of two values" };
                 self.error(&loc, format!("%{} {what}", value.name));
             }
         }
@@ -354,16 +321,10 @@ impl Verifier<'_> {
                     }
                 }
                 (None, Some(_), _) => {
-                    self.error(
-                        &loc(interval.value),
-                        format!("%{name} has an offset but there is no arena"),
-                    );
+                    self.error(&loc(interval.value), format!("%{name} has an offset but there is no arena"));
                 }
                 (Some(_), Some(_), None) => {
-                    self.error(
-                        &loc(interval.value),
-                        format!("%{name} has an offset but is {}", value.ty),
-                    );
+                    self.error(&loc(interval.value), format!("%{name} has an offset but is {}", value.ty));
                 }
                 (Some(arena), Some(offset), Some(t)) => {
                     let Some(bytes) = max_bytes(self.module, t) else {
@@ -383,16 +344,10 @@ impl Verifier<'_> {
         }
         placed.sort_by_key(|p| p.0);
         for (i, &(_, end, a)) in placed.iter().enumerate() {
-            for &(_, _, b) in placed[i + 1..]
-                .iter()
-                .take_while(|p| p.0 < end)
-                .filter(|p| p.2.overlaps(&a))
-            {
+            for &(_, _, b) in placed[i + 1..].iter().take_while(|p| p.0 < end).filter(|p| p.2.overlaps(&a)) {
                 let (a, b) = (&func.values[a.value].name, (b.value, &func.values[b.value].name));
-                let message = format!(
-                    "%{a} and %{} overlap in the arena and are needed at the same time",
-                    b.1
-                );
+                let message =
+                    format!("%{a} and %{} overlap in the arena and are needed at the same time", b.1);
                 self.error(&loc(b.0), message);
             }
         }
@@ -401,10 +356,6 @@ impl Verifier<'_> {
 
 /// Parameters and results of live ops.
 fn defined(func: &Func) -> impl Iterator<Item = ValueId> {
-    let made = func
-        .order
-        .iter()
-        .filter_map(|&o| func.ops.get(o))
-        .flat_map(|d| d.results.iter().copied());
+    let made = func.order.iter().filter_map(|&o| func.ops.get(o)).flat_map(|d| d.results.iter().copied());
     func.params.iter().copied().chain(made)
 }

@@ -35,9 +35,7 @@ pub(super) fn tensor(module: &Module, t: &TensorType) -> Result<(), String> {
     if t.elem.plain().is_none() {
         return Err(format!("{t} is quantised, which only weights are"));
     }
-    max_bytes(module, t)
-        .map(|_| ())
-        .ok_or_else(|| format!("{t} is too large"))
+    max_bytes(module, t).map(|_| ()).ok_or_else(|| format!("{t} is too large"))
 }
 
 pub(super) fn cache(kv: &KvType) -> Result<(), String> {
@@ -68,13 +66,12 @@ pub(super) fn weight(w: &Weight) -> Result<(), String> {
     }
     match &w.source {
         Source::Tensors(parts) if parts.is_empty() => Err("it has no source".into()),
-        Source::Tensors(parts) => match parts
-            .iter()
-            .find(|p| p.name.is_empty() || p.interleaved_heads == Some(0))
-        {
-            Some(p) => Err(format!("its source {:?} has no name, or no heads", p.name)),
-            None => Ok(()),
-        },
+        Source::Tensors(parts) => {
+            match parts.iter().find(|p| p.name.is_empty() || p.interleaved_heads == Some(0)) {
+                Some(p) => Err(format!("its source {:?} has no name, or no heads", p.name)),
+                None => Ok(()),
+            }
+        }
         Source::Rope(rope) => {
             if shape != [u64::from(rope.dim / 2)]
                 || !rope.dim.is_multiple_of(2)
@@ -88,17 +85,14 @@ pub(super) fn weight(w: &Weight) -> Result<(), String> {
             let numbers = match rope.scaling {
                 RopeScaling::None => vec![rope.theta],
                 RopeScaling::Linear { factor } => vec![rope.theta, factor],
-                RopeScaling::Llama3 {
-                    factor,
-                    low,
-                    high,
-                    original,
-                } => vec![rope.theta, factor, low, high, original],
+                RopeScaling::Llama3 { factor, low, high, original } => {
+                    vec![rope.theta, factor, low, high, original]
+                }
             };
             match numbers.iter().find(|x| !(x.is_finite() && **x > 0.0)) {
-                Some(x) => Err(format!(
-                    "the numbers of a rotary table must be positive and finite, found {x}"
-                )),
+                Some(x) => {
+                    Err(format!("the numbers of a rotary table must be positive and finite, found {x}"))
+                }
                 None => Ok(()),
             }
         }

@@ -7,20 +7,8 @@ use trtc_ir::random::Random;
 use trtc_ir::*;
 
 /// Names plain and odd.
-const NAMES: &[&str] = &[
-    "x",
-    "l0.attn.q",
-    "a-b",
-    "0",
-    "a b",
-    "\"",
-    "\\n\n",
-    "é%@",
-    "tensor",
-    "loc",
-    "_",
-    "u{41}",
-];
+const NAMES: &[&str] =
+    &["x", "l0.attn.q", "a-b", "0", "a b", "\"", "\\n\n", "é%@", "tensor", "loc", "_", "u{41}"];
 
 pub struct Gen(pub Random);
 
@@ -38,11 +26,7 @@ impl Gen {
     }
 
     fn maybe<T>(&mut self, make: impl FnOnce(&mut Gen) -> T) -> Option<T> {
-        if self.below(2) == 0 {
-            Some(make(self))
-        } else {
-            None
-        }
+        if self.below(2) == 0 { Some(make(self)) } else { None }
     }
 
     fn name(&mut self) -> String {
@@ -58,36 +42,13 @@ impl Gen {
     }
 
     fn f64(&mut self) -> f64 {
-        self.pick(&[
-            0.0,
-            -0.0,
-            1.0,
-            1e4,
-            1e-300,
-            1.0 / 3.0,
-            -2.5e20,
-            f64::INFINITY,
-            123456789.0,
-            0.1,
-        ])
+        self.pick(&[0.0, -0.0, 1.0, 1e4, 1e-300, 1.0 / 3.0, -2.5e20, f64::INFINITY, 123456789.0, 0.1])
     }
 
     fn f32(&mut self) -> f32 {
         let bits = f32::from_bits(self.0.next() as u32);
         let random = if bits.is_nan() { 0.5 } else { bits };
-        self.pick(&[
-            0.0,
-            -0.0,
-            1.0,
-            1e-5,
-            1e-6,
-            0.088388346,
-            -3.0,
-            f32::INFINITY,
-            f32::MAX,
-            random,
-            random,
-        ])
+        self.pick(&[0.0, -0.0, 1.0, 1e-5, 1e-6, 0.088388346, -3.0, f32::INFINITY, f32::MAX, random, random])
     }
 
     fn dtype(&mut self) -> DType {
@@ -106,12 +67,7 @@ impl Gen {
             3 => Grain::Group(self.u32()),
             _ => Grain::Block(self.u32(), self.u32()),
         };
-        Elem::Quant(Scheme {
-            payload: self.dtype(),
-            scale: self.dtype(),
-            grain,
-            zero: self.below(2) == 0,
-        })
+        Elem::Quant(Scheme { payload: self.dtype(), scale: self.dtype(), grain, zero: self.below(2) == 0 })
     }
 
     fn tensor(&mut self) -> TensorType {
@@ -119,10 +75,7 @@ impl Gen {
             0 => Dim::Sym(Sym(self.pick(b"TLXZ"))),
             _ => Dim::Const(self.u64()),
         });
-        TensorType {
-            dims: dims.collect(),
-            elem: self.elem(),
-        }
+        TensorType { dims: dims.collect(), elem: self.elem() }
     }
 
     fn ty(&mut self) -> Type {
@@ -144,11 +97,7 @@ impl Gen {
         if self.below(2) == 0 {
             Loc::Name(self.name())
         } else {
-            Loc::File {
-                path: self.name(),
-                line: self.u32(),
-                col: self.u32(),
-            }
+            Loc::File { path: self.name(), line: self.u32(), col: self.u32() }
         }
     }
 
@@ -161,28 +110,15 @@ impl Gen {
     }
 
     fn norm(&mut self, weights: &[WeightId]) -> RmsNormWeight {
-        RmsNormWeight {
-            weight: self.pick(weights),
-            eps: self.f32(),
-            offset: self.f32(),
-        }
+        RmsNormWeight { weight: self.pick(weights), eps: self.f32(), offset: self.f32() }
     }
 
     /// Any op over these values and weights.
     pub fn op(&mut self, v: &[ValueId], w: &[WeightId]) -> Op {
         let act = self.pick(&[Act::Silu, Act::GeluTanh]);
         match self.below(13) {
-            0 => Embedding {
-                tokens: self.pick(v),
-                table: self.pick(w),
-                scale: self.f32(),
-            }
-            .into(),
-            1 => RmsNorm {
-                x: self.pick(v),
-                norm: self.norm(w),
-            }
-            .into(),
+            0 => Embedding { tokens: self.pick(v), table: self.pick(w), scale: self.f32() }.into(),
+            1 => RmsNorm { x: self.pick(v), norm: self.norm(w) }.into(),
             2 => Linear {
                 x: self.pick(v),
                 weight: self.pick(w),
@@ -190,29 +126,10 @@ impl Gen {
                 residual: self.maybe(|g| g.pick(v)),
             }
             .into(),
-            3 => Slice {
-                x: self.pick(v),
-                start: self.pick(&[0, 1, 4096, i64::MAX as u64]),
-            }
-            .into(),
-            4 => Add {
-                lhs: self.pick(v),
-                rhs: self.pick(v),
-            }
-            .into(),
-            5 => Rope {
-                x: self.pick(v),
-                pos: self.pick(v),
-                freqs: self.pick(w),
-            }
-            .into(),
-            6 => KvAppend {
-                kv: self.pick(v),
-                k: self.pick(v),
-                v: self.pick(v),
-                batch: self.pick(v),
-            }
-            .into(),
+            3 => Slice { x: self.pick(v), start: self.pick(&[0, 1, 4096, i64::MAX as u64]) }.into(),
+            4 => Add { lhs: self.pick(v), rhs: self.pick(v) }.into(),
+            5 => Rope { x: self.pick(v), pos: self.pick(v), freqs: self.pick(w) }.into(),
+            6 => KvAppend { kv: self.pick(v), k: self.pick(v), v: self.pick(v), batch: self.pick(v) }.into(),
             7 => Attention {
                 q: self.pick(v),
                 kv: self.pick(v),
@@ -221,23 +138,9 @@ impl Gen {
                 softcap: self.maybe(Gen::f32),
             }
             .into(),
-            8 => GatedAct {
-                gate: self.pick(v),
-                up: self.pick(v),
-                act,
-            }
-            .into(),
-            9 => GatherRows {
-                x: self.pick(v),
-                rows: self.pick(v),
-            }
-            .into(),
-            10 => AddRmsNorm {
-                x: self.pick(v),
-                residual: self.pick(v),
-                norm: self.norm(w),
-            }
-            .into(),
+            8 => GatedAct { gate: self.pick(v), up: self.pick(v), act }.into(),
+            9 => GatherRows { x: self.pick(v), rows: self.pick(v) }.into(),
+            10 => AddRmsNorm { x: self.pick(v), residual: self.pick(v), norm: self.norm(w) }.into(),
             11 => RopeKvAppend {
                 qkv: self.pick(v),
                 pos: self.pick(v),
@@ -265,25 +168,14 @@ impl Gen {
                     original: self.f64(),
                 },
             };
-            Source::Rope(RopeFreqs {
-                dim: self.u32(),
-                theta: self.f64(),
-                scaling,
-            })
+            Source::Rope(RopeFreqs { dim: self.u32(), theta: self.f64(), scaling })
         } else {
-            let parts = (0..self.below(4)).map(|_| TensorRef {
-                name: self.name(),
-                interleaved_heads: self.maybe(Gen::u32),
-            });
+            let parts = (0..self.below(4))
+                .map(|_| TensorRef { name: self.name(), interleaved_heads: self.maybe(Gen::u32) });
             Source::Tensors(parts.collect())
         };
         let packing = self.maybe(|g| g.pick(&[Packing::Rows, Packing::Panel16]));
-        Weight {
-            name: format!("{}{i}", self.name()),
-            ty: self.tensor(),
-            source,
-            packing,
-        }
+        Weight { name: format!("{}{i}", self.name()), ty: self.tensor(), source, packing }
     }
 
     /// A module with everything in it that the text form knows.
@@ -293,16 +185,12 @@ impl Gen {
             arch: self.maybe(Gen::name).unwrap_or_default(),
             target: self.maybe(Gen::name),
             precision: self.maybe(Gen::name),
-            dims: (0..self.below(3))
-                .map(|i| (Sym(b"TLX"[i]), self.u64(), self.u64()))
-                .collect(),
+            dims: (0..self.below(3)).map(|i| (Sym(b"TLX"[i]), self.u64(), self.u64())).collect(),
             arena: self.maybe(Gen::u64),
             ..Module::default()
         };
         m.func.name = self.name();
-        let weights: Vec<_> = (0..1 + self.below(4))
-            .map(|i| m.weights.push(self.weight(i)))
-            .collect();
+        let weights: Vec<_> = (0..1 + self.below(4)).map(|i| m.weights.push(self.weight(i))).collect();
         let mut values: Vec<ValueId> = Vec::new();
         for i in 0..1 + self.below(4) {
             let (name, ty) = (format!("{}{i}", self.name()), self.ty());
@@ -310,28 +198,19 @@ impl Gen {
         }
         for i in 0..self.below(8) {
             let op = self.op(&values, &weights);
-            let names: Vec<_> = (0..self.below(3))
-                .map(|r| (format!("{}v{i}.{r}", self.name()), self.ty()))
-                .collect();
+            let names: Vec<_> =
+                (0..self.below(3)).map(|r| (format!("{}v{i}.{r}", self.name()), self.ty())).collect();
             let names: Vec<_> = names.iter().map(|(n, t)| (n.as_str(), t.clone())).collect();
             let loc = self.loc();
             let made = m.func.append(op, &names, loc);
             let id = *m.func.order.last().unwrap();
             m.func.ops[id].kernels = (0..self.below(3))
-                .map(|_| KernelChoice {
-                    from: self.u64(),
-                    to: self.u64(),
-                    kernel: self.name(),
-                })
+                .map(|_| KernelChoice { from: self.u64(), to: self.u64(), kernel: self.name() })
                 .collect();
             values.extend(made);
         }
         for &v in &values {
-            m.func.values[v].offset = if self.below(3) == 0 {
-                Some(self.u64())
-            } else {
-                None
-            };
+            m.func.values[v].offset = if self.below(3) == 0 { Some(self.u64()) } else { None };
         }
         m.func.results = (0..self.below(3)).map(|_| self.pick(&values)).collect();
         m

@@ -24,10 +24,7 @@ pub fn fold(module: &mut Module) -> Changed {
             rw.replace_value(result, outer.x);
             rw.erase(id);
         } else if let Some((_, Op::Slice(inner))) = rw.def(outer.x) {
-            let op = Slice {
-                x: inner.x,
-                start: inner.start + outer.start,
-            };
+            let op = Slice { x: inner.x, start: inner.start + outer.start };
             rw.replace_op(id, op.into());
         }
     }

@@ -32,16 +32,9 @@ fn fuse(rw: &mut Rewriter<'_>, id: OpId) -> Option<()> {
     let Op::Add(add) = rw.op(id) else { return None };
     let sum = rw.result(id, 0);
     // The residual is the older term: the stream that the layer's output is added to.
-    let (x, residual) = if rw.made_at(add.lhs) < rw.made_at(add.rhs) {
-        (add.rhs, add.lhs)
-    } else {
-        (add.lhs, add.rhs)
-    };
-    let norms = rw
-        .readers(sum)
-        .iter()
-        .copied()
-        .filter(|&o| matches!(rw.op(o), Op::RmsNorm(_)));
+    let (x, residual) =
+        if rw.made_at(add.lhs) < rw.made_at(add.rhs) { (add.rhs, add.lhs) } else { (add.lhs, add.rhs) };
+    let norms = rw.readers(sum).iter().copied().filter(|&o| matches!(rw.op(o), Op::RmsNorm(_)));
     let norm_id = norms.min_by_key(|&o| rw.position(o))?;
     let Op::RmsNorm(norm) = rw.op(norm_id) else {
         return None;
@@ -49,11 +42,7 @@ fn fuse(rw: &mut Rewriter<'_>, id: OpId) -> Option<()> {
     if rw.inner(sum)?.len() != 1 {
         return None;
     }
-    let op = AddRmsNorm {
-        x,
-        residual,
-        norm: norm.norm,
-    };
+    let op = AddRmsNorm { x, residual, norm: norm.norm };
     let loc = Loc::fuse([rw.loc(id), rw.loc(norm_id)]);
     let normed = rw.result(norm_id, 0);
     rw.insert_before(id, op.into(), &[Res::Take(sum), Res::Take(normed)], loc);

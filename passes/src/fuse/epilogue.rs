@@ -35,9 +35,8 @@ fn fuse(rw: &mut Rewriter<'_>, id: OpId) -> Option<()> {
     let mut terms = [(lhs, rhs), (rhs, lhs)];
     terms.sort_by_key(|&(linear, _)| std::cmp::Reverse(rw.made_at(linear)));
     let sum = rw.result(id, 0);
-    let (linear_id, op) = terms
-        .into_iter()
-        .find_map(|(term, other)| with_residual(rw, id, sum, term, other))?;
+    let (linear_id, op) =
+        terms.into_iter().find_map(|(term, other)| with_residual(rw, id, sum, term, other))?;
     let loc = Loc::fuse([rw.loc(linear_id), rw.loc(id)]);
     // At the add's place everything that the linear reads is made.
     rw.insert_before(id, op.into(), &[Res::Take(sum)], loc);
@@ -65,11 +64,5 @@ fn with_residual(
     {
         return None;
     }
-    Some((
-        id,
-        Linear {
-            residual: Some(other),
-            ..linear.clone()
-        },
-    ))
+    Some((id, Linear { residual: Some(other), ..linear.clone() }))
 }

@@ -45,10 +45,7 @@ fn pack(rw: &mut Rewriter<'_>, id: OpId) -> Option<()> {
     if !halves || rw.inner(gate.x)? != [2 * width] {
         return None;
     }
-    let op = GatedActPacked {
-        x: gate.x,
-        act: act.act,
-    };
+    let op = GatedActPacked { x: gate.x, act: act.act };
     let loc = Loc::fuse([rw.loc(gate_id), rw.loc(up_id), rw.loc(id)]);
     rw.insert_before(id, op.into(), &[Res::Take(result)], loc);
     rw.erase(id);

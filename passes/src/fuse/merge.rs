@@ -14,39 +14,23 @@ use trtc_ir::{Dim, Loc, Op, OpId, Source, TensorType, Type, Weight, WeightId};
 pub(super) fn merge_linears(rw: &mut Rewriter<'_>, parts: &[OpId], name: &str) -> Option<()> {
     let linears: Vec<Linear> = parts
         .iter()
-        .map(|&p| {
-            if let Op::Linear(l) = rw.op(p) {
-                Some(l.clone())
-            } else {
-                None
-            }
-        })
+        .map(|&p| if let Op::Linear(l) = rw.op(p) { Some(l.clone()) } else { None })
         .collect::<Option<_>>()?;
     let distinct = parts.iter().enumerate().all(|(i, p)| !parts[..i].contains(p));
-    let plain = linears
-        .iter()
-        .all(|l| l.x == linears[0].x && l.residual.is_none());
+    let plain = linears.iter().all(|l| l.x == linears[0].x && l.residual.is_none());
     if !distinct || !plain {
         return None;
     }
 
     // Every part's result is `(rows, ...)` of one element type; the merged result is `(rows, sum of widths)`.
-    let types: Vec<TensorType> = parts
-        .iter()
-        .map(|&p| rw.ty(rw.result(p, 0)).tensor().cloned())
-        .collect::<Option<_>>()?;
+    let types: Vec<TensorType> =
+        parts.iter().map(|&p| rw.ty(rw.result(p, 0)).tensor().cloned()).collect::<Option<_>>()?;
     let rows = *types[0].dims.first()?;
-    if types
-        .iter()
-        .any(|t| t.elem != types[0].elem || t.dims.first() != Some(&rows))
-    {
+    if types.iter().any(|t| t.elem != types[0].elem || t.dims.first() != Some(&rows)) {
         return None;
     }
     let widths: Vec<u64> = types.iter().map(TensorType::width).collect::<Option<_>>()?;
-    let merged_type = TensorType {
-        dims: vec![rows, Dim::Const(widths.iter().sum())],
-        elem: types[0].elem,
-    };
+    let merged_type = TensorType { dims: vec![rows, Dim::Const(widths.iter().sum())], elem: types[0].elem };
 
     let weights: Vec<WeightId> = linears.iter().map(|l| l.weight).collect();
     let weight = stacked(rw, &weights)?;
@@ -61,19 +45,9 @@ pub(super) fn merge_linears(rw: &mut Rewriter<'_>, parts: &[OpId], name: &str) -
     let weight = rw.add_weight(weight);
     let bias = bias.map(|b| rw.add_weight(b));
     let first = parts.iter().copied().min_by_key(|&p| rw.position(p))?;
-    let op = Linear {
-        x: linears[0].x,
-        weight,
-        bias,
-        residual: None,
-    };
+    let op = Linear { x: linears[0].x, weight, bias, residual: None };
     let loc = Loc::fuse(parts.iter().map(|&p| rw.loc(p)));
-    let merged = rw.insert_before(
-        first,
-        op.into(),
-        &[Res::New(name, Type::Tensor(merged_type))],
-        loc,
-    );
+    let merged = rw.insert_before(first, op.into(), &[Res::New(name, Type::Tensor(merged_type))], loc);
     let x = rw.result(merged, 0);
     let mut start = 0;
     for (&part, width) in parts.iter().zip(widths) {
@@ -109,10 +83,7 @@ fn stacked(rw: &Rewriter<'_>, ids: &[WeightId]) -> Option<Weight> {
     let name = rw.free_weight_name(&joined(&names));
     Some(Weight {
         name,
-        ty: TensorType {
-            dims,
-            elem: first.ty.elem,
-        },
+        ty: TensorType { dims, elem: first.ty.elem },
         source: Source::Tensors(tensors),
         packing: None,
     })
@@ -124,18 +95,12 @@ fn joined(names: &[&str]) -> String {
     let words: Vec<Vec<&str>> = names.iter().map(|n| n.split('.').collect()).collect();
     let first = &words[0];
     let shortest = words.iter().map(Vec::len).min().unwrap_or(0);
-    let head = (0..shortest)
-        .take_while(|&i| words.iter().all(|w| w[i] == first[i]))
-        .count();
+    let head = (0..shortest).take_while(|&i| words.iter().all(|w| w[i] == first[i])).count();
     let tail = (1..=shortest - head)
         .take_while(|&i| words.iter().all(|w| w[w.len() - i] == first[first.len() - i]))
         .count();
     let leaves: Vec<String> = words.iter().map(|w| w[head..w.len() - tail].join(".")).collect();
-    let glue = if leaves.iter().all(|l| l.len() <= 1) {
-        ""
-    } else {
-        "_"
-    };
+    let glue = if leaves.iter().all(|l| l.len() <= 1) { "" } else { "_" };
     let middle = leaves.join(glue);
     let mut all: Vec<&str> = first[..head].to_vec();
     all.push(&middle);
@@ -151,10 +116,7 @@ mod tests {
     #[test]
     fn names_are_joined_where_they_differ() {
         assert_eq!(joined(&["l0.attn.q", "l0.attn.k", "l0.attn.v"]), "l0.attn.qkv");
-        assert_eq!(
-            joined(&["l0.attn.q.bias", "l0.attn.k.bias", "l0.attn.v.bias"]),
-            "l0.attn.qkv.bias"
-        );
+        assert_eq!(joined(&["l0.attn.q.bias", "l0.attn.k.bias", "l0.attn.v.bias"]), "l0.attn.qkv.bias");
         assert_eq!(joined(&["l0.mlp.gate", "l0.mlp.up"]), "l0.mlp.gate_up");
         assert_eq!(joined(&["gate", "up"]), "gate_up");
         assert_eq!(joined(&["a.gate", "a.gate.x"]), "a.gate.x");

@@ -40,11 +40,7 @@ fn projections(rw: &Rewriter<'_>, id: OpId) -> Option<[OpId; 3]> {
     let (_, Op::KvAppend(append)) = rw.def(attention.kv)? else {
         return None;
     };
-    Some([
-        projection(rw, attention.q)?,
-        projection(rw, append.k)?,
-        projection(rw, append.v)?,
-    ])
+    Some([projection(rw, attention.q)?, projection(rw, append.k)?, projection(rw, append.v)?])
 }
 
 /// Follows a value back to the linear that it is a per-head function of.

@@ -83,12 +83,7 @@ fn fuse(rw: &mut Rewriter<'_>, id: OpId) -> Option<()> {
         k_norm: k.norm,
     };
     // Readers before what they read; the append and the rope of q come first.
-    let old: Vec<OpId> = [append_id]
-        .into_iter()
-        .chain(q.ops)
-        .chain(k.ops)
-        .chain([v_id])
-        .collect();
+    let old: Vec<OpId> = [append_id].into_iter().chain(q.ops).chain(k.ops).chain([v_id]).collect();
     let mut in_order = old.clone();
     in_order.sort_by_key(|&o| rw.position(o));
     let loc = Loc::fuse(in_order.iter().map(|&o| rw.loc(o)));
@@ -126,11 +121,5 @@ fn rotated(rw: &Rewriter<'_>, value: ValueId, reader: OpId) -> Option<Rotated> {
         return None;
     }
     ops.push(slice_id);
-    Some(Rotated {
-        rope: rope.clone(),
-        norm,
-        x: slice.x,
-        start: slice.start,
-        ops,
-    })
+    Some(Rotated { rope: rope.clone(), norm, x: slice.x, start: slice.start, ops })
 }

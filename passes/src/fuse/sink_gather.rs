@@ -44,15 +44,9 @@ fn swap(rw: &mut Rewriter<'_>, id: OpId) -> Option<()> {
     let mut ty = rw.ty(norm.x).tensor()?.clone();
     *ty.dims.first_mut()? = *rw.ty(result).tensor()?.dims.first()?;
     let (loc, norm_loc) = (rw.loc(id).clone(), rw.loc(norm_id).clone());
-    let picked = GatherRows {
-        x: norm.x,
-        rows: gather.rows,
-    };
+    let picked = GatherRows { x: norm.x, rows: gather.rows };
     let picked = rw.insert_before(id, picked.into(), &[Res::New("picked", Type::Tensor(ty))], loc);
-    let op = RmsNorm {
-        x: rw.result(picked, 0),
-        norm: norm.norm,
-    };
+    let op = RmsNorm { x: rw.result(picked, 0), norm: norm.norm };
     rw.insert_before(id, op.into(), &[Res::Take(result)], norm_loc);
     rw.erase(id);
     rw.erase(norm_id);

@@ -14,9 +14,7 @@ const GROUPS: [u32; 3] = [128, 64, 32];
 pub const INT4: WeightScheme = WeightScheme {
     name: "int4",
     elem: |inputs| {
-        let group = GROUPS
-            .into_iter()
-            .find(|&g| inputs > 0 && inputs % u64::from(g) == 0)?;
+        let group = GROUPS.into_iter().find(|&g| inputs > 0 && inputs % u64::from(g) == 0)?;
         Some(Elem::Quant(Scheme::int4(group)))
     },
     otherwise: Some(&INT8),

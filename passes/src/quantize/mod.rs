@@ -80,10 +80,7 @@ fn kinds(module: &Module) -> Vec<Kind> {
         match &data.op {
             Op::Embedding(e) => raise(e.table, Kind::Table),
             Op::Linear(l) => {
-                let result = data
-                    .results
-                    .first()
-                    .and_then(|&r| module.func.values[r].ty.tensor());
+                let result = data.results.first().and_then(|&r| module.func.values[r].ty.tensor());
                 let logits = result.is_some_and(|t| t.dims.first() == Some(&Dim::Sym(Sym::L)));
                 raise(l.weight, if logits { Kind::Table } else { Kind::Matrix });
             }
@@ -98,11 +95,8 @@ fn run(module: &mut Module, cx: &PassCx<'_>) -> Result<Changed, Diag> {
     let precision = match (cx.precision, module.precision.as_deref()) {
         (Some(chosen), _) => chosen,
         (None, Some(name)) => Precision::named(name).ok_or_else(|| {
-            Diag::user(
-                &here,
-                format!("the module's header names the precision {name:?}, which there is not"),
-            )
-            .help(format!("choose one of {}", Precision::names()))
+            Diag::user(&here, format!("the module's header names the precision {name:?}, which there is not"))
+                .help(format!("choose one of {}", Precision::names()))
         })?,
         (None, None) => {
             return Err(Diag::user(&here, "quantize needs a precision, and none is given")
@@ -122,20 +116,13 @@ fn run(module: &mut Module, cx: &PassCx<'_>) -> Result<Changed, Diag> {
             (_, Some(rule)) => (rule.scheme.elem)(inputs(module, id)?).ok_or_else(|| {
                 Diag::user(
                     &rule.loc,
-                    format!(
-                        "{} cannot be stored as {}: it is {}",
-                        weight.name, rule.scheme.name, weight.ty
-                    ),
+                    format!("{} cannot be stored as {}: it is {}", weight.name, rule.scheme.name, weight.ty),
                 )
                 .note(format!("{} needs {}", rule.scheme.name, rule.scheme.needs))
                 .help("choose another scheme for this weight on a later line of the recipe")
             })?,
             (kind, None) => {
-                let scheme = if kind == Kind::Table {
-                    precision.table
-                } else {
-                    precision.linear
-                };
+                let scheme = if kind == Kind::Table { precision.table } else { precision.linear };
                 scheme.elem_or_otherwise(inputs(module, id)?).ok_or_else(|| {
                     Diag::unsupported(
                         &here,
@@ -159,10 +146,7 @@ pub(crate) fn holds(module: &Module) -> bool {
     let kinds = kinds(module);
     let vector = |id: WeightId| kinds[id.0 as usize] == Kind::Vector;
     module.precision.as_deref().and_then(Precision::named).is_some()
-        && module
-            .weights
-            .iter()
-            .all(|(id, w)| !vector(id) || w.ty.elem == DType::F32.into())
+        && module.weights.iter().all(|(id, w)| !vector(id) || w.ty.elem == DType::F32.into())
 }
 
 /// Inputs of a matrix: its last extent.
@@ -189,10 +173,7 @@ fn overrides<'r>(module: &Module, recipe: &'r Recipe, kinds: &[Kind]) -> Result<
             .map(|(id, _)| id)
             .collect();
         if fits.is_empty() {
-            let all = module
-                .weights
-                .iter()
-                .filter(|(id, _)| kinds[id.0 as usize] != Kind::Vector);
+            let all = module.weights.iter().filter(|(id, _)| kinds[id.0 as usize] != Kind::Vector);
             let some: Vec<&str> = all.map(|(_, w)| w.name.as_str()).take(8).collect();
             return Err(Diag::user(&rule.loc, format!("{:?} fits no matrix of the model", rule.pattern))
                 .note(format!("the first matrices are {}", some.join(", ")))
@@ -203,10 +184,7 @@ fn overrides<'r>(module: &Module, recipe: &'r Recipe, kinds: &[Kind]) -> Result<
             if let Elem::Quant(scheme) = weight.ty.elem {
                 return Err(Diag::user(
                     &rule.loc,
-                    format!(
-                        "{} is already quantised in the checkpoint, as {scheme}",
-                        weight.name
-                    ),
+                    format!("{} is already quantised in the checkpoint, as {scheme}", weight.name),
                 )
                 .help("make the pattern narrower, or start from a checkpoint that is not quantised"));
             }

@@ -12,9 +12,5 @@ pub const BF16: WeightScheme = WeightScheme {
 };
 
 /// Plain f32.
-pub const FP32: WeightScheme = WeightScheme {
-    name: "fp32",
-    elem: |_| Some(Elem::Plain(DType::F32)),
-    otherwise: None,
-    needs: "nothing",
-};
+pub const FP32: WeightScheme =
+    WeightScheme { name: "fp32", elem: |_| Some(Elem::Plain(DType::F32)), otherwise: None, needs: "nothing" };

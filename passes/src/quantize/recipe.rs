@@ -37,17 +37,11 @@ impl Recipe {
                 continue;
             }
             let col = (full.len() - full.trim_start().len()) as u32 + 1;
-            let loc = Loc::File {
-                path: path.to_owned(),
-                line: i as u32 + 1,
-                col,
-            };
+            let loc = Loc::File { path: path.to_owned(), line: i as u32 + 1, col };
             let known = || SCHEMES.iter().map(|s| s.name).collect::<Vec<_>>().join(", ");
             let Some((pattern, name)) = line.split_once('=') else {
-                return Err(
-                    Diag::user(&loc, format!("expected `pattern = scheme`, found {line:?}"))
-                        .help(format!("schemes are {}", known())),
-                );
+                return Err(Diag::user(&loc, format!("expected `pattern = scheme`, found {line:?}"))
+                    .help(format!("schemes are {}", known())));
             };
             let (pattern, name) = (pattern.trim(), name.trim());
             if pattern.is_empty() {
@@ -59,11 +53,7 @@ impl Recipe {
                 Diag::user(&loc, format!("there is no scheme {name:?}"))
                     .help(format!("schemes are {}", known()))
             })?;
-            rules.push(Rule {
-                pattern: pattern.to_owned(),
-                scheme,
-                loc,
-            });
+            rules.push(Rule { pattern: pattern.to_owned(), scheme, loc });
         }
         Ok(Recipe { rules })
     }
@@ -120,19 +110,11 @@ mod tests {
     fn lines_are_read_and_errors_say_where() {
         let recipe =
             Recipe::parse("r", "# head\n\n *.mlp.* = int4 # comment\nlm_head=bf16\n").expect("reads");
-        let rules: Vec<_> = recipe
-            .rules
-            .iter()
-            .map(|r| (r.pattern.as_str(), r.scheme.name))
-            .collect();
+        let rules: Vec<_> = recipe.rules.iter().map(|r| (r.pattern.as_str(), r.scheme.name)).collect();
         assert_eq!(rules, [("*.mlp.*", "int4"), ("lm_head", "bf16")]);
 
         let error = |text: &str| Recipe::parse("r", text).expect_err("refused").to_string();
-        assert!(
-            error("\n  a = int5").contains("\"r\":2:3"),
-            "{}",
-            error("\n  a = int5")
-        );
+        assert!(error("\n  a = int5").contains("\"r\":2:3"), "{}", error("\n  a = int5"));
         assert!(error("a = int5").contains("there is no scheme \"int5\""));
         assert!(error("a = int5").contains("int8, int4, bf16, fp32"));
         assert!(error("a int8").contains("expected `pattern = scheme`"));

@@ -36,30 +36,12 @@ pub struct Shape {
     pub tied: bool,
 }
 
-pub const LLAMA: Shape = Shape {
-    bias: false,
-    qk_norm: false,
-    gemma: false,
-    tied: false,
-};
+pub const LLAMA: Shape = Shape { bias: false, qk_norm: false, gemma: false, tied: false };
 pub const QWEN2: Shape = Shape { bias: true, ..LLAMA };
-pub const QWEN3: Shape = Shape {
-    qk_norm: true,
-    tied: true,
-    ..LLAMA
-};
-pub const GEMMA3: Shape = Shape {
-    qk_norm: true,
-    gemma: true,
-    tied: true,
-    ..LLAMA
-};
-pub const SHAPES: [(&str, Shape); 4] = [
-    ("llama", LLAMA),
-    ("qwen2", QWEN2),
-    ("qwen3", QWEN3),
-    ("gemma3", GEMMA3),
-];
+pub const QWEN3: Shape = Shape { qk_norm: true, tied: true, ..LLAMA };
+pub const GEMMA3: Shape = Shape { qk_norm: true, gemma: true, tied: true, ..LLAMA };
+pub const SHAPES: [(&str, Shape); 4] =
+    [("llama", LLAMA), ("qwen2", QWEN2), ("qwen3", QWEN3), ("gemma3", GEMMA3)];
 
 /// Builds a module op by op.
 pub struct Builder {
@@ -70,28 +52,17 @@ pub struct Builder {
 
 impl Builder {
     pub fn new(name: &str, shape: Shape, act: DType) -> Builder {
-        let mut m = Module {
-            name: name.into(),
-            arch: name.into(),
-            ..Module::default()
-        };
+        let mut m = Module { name: name.into(), arch: name.into(), ..Module::default() };
         m.dims = vec![(Sym::T, 1, 64), (Sym::L, 1, 8)];
         m.func.name = "step".into();
         Builder { m, act, shape }
     }
 
     pub fn weight(&mut self, name: &str, dims: &[u64], dtype: DType) -> WeightId {
-        let source = Source::Tensors(vec![TensorRef {
-            name: format!("ckpt.{name}"),
-            interleaved_heads: None,
-        }]);
+        let source =
+            Source::Tensors(vec![TensorRef { name: format!("ckpt.{name}"), interleaved_heads: None }]);
         let ty = TensorType::fixed(dims, dtype);
-        self.m.weights.push(Weight {
-            name: name.into(),
-            ty,
-            source,
-            packing: None,
-        })
+        self.m.weights.push(Weight { name: name.into(), ty, source, packing: None })
     }
 
     fn rows(&self, sym: Sym, dims: &[u64]) -> Type {
@@ -103,45 +74,19 @@ impl Builder {
     }
 
     pub fn linear(&mut self, x: ValueId, weight: &str, dims: &[u64], bias: bool, name: &str) -> ValueId {
-        let input = self.m.func.values[x]
-            .ty
-            .tensor()
-            .and_then(TensorType::width)
-            .expect("a tensor");
+        let input = self.m.func.values[x].ty.tensor().and_then(TensorType::width).expect("a tensor");
         let out = dims.iter().product();
         let w = self.weight(weight, &[out, input], self.act);
         let bias = bias.then(|| self.weight(&format!("{weight}.bias"), &[out], DType::F32));
         let ty = self.rows(Sym::T, dims);
-        self.op(
-            Linear {
-                x,
-                weight: w,
-                bias,
-                residual: None,
-            },
-            name,
-            ty,
-            weight,
-        )
+        self.op(Linear { x, weight: w, bias, residual: None }, name, ty, weight)
     }
 
     pub fn norm(&mut self, x: ValueId, weight: &str, width: u64, name: &str) -> ValueId {
         let w = self.weight(weight, &[width], DType::F32);
         let offset = if self.shape.gemma { 1.0 } else { 0.0 };
         let ty = self.m.func.values[x].ty.clone();
-        self.op(
-            RmsNorm {
-                x,
-                norm: RmsNormWeight {
-                    weight: w,
-                    eps: 1e-6,
-                    offset,
-                },
-            },
-            name,
-            ty,
-            weight,
-        )
+        self.op(RmsNorm { x, norm: RmsNormWeight { weight: w, eps: 1e-6, offset } }, name, ty, weight)
     }
 
     pub fn add(&mut self, lhs: ValueId, rhs: ValueId, name: &str, loc: &str) -> ValueId {
@@ -153,15 +98,9 @@ impl Builder {
 /// A whole two-layer model as a frontend emits it.
 pub fn model(name: &str, shape: Shape, act: DType) -> Module {
     let mut b = Builder::new(name, shape, act);
-    let tokens =
-        b.m.func
-            .add_param("tokens", TensorType::rows(Sym::T, &[], DType::I32));
-    let pos =
-        b.m.func
-            .add_param("pos", TensorType::rows(Sym::T, &[], DType::I32));
-    let rows =
-        b.m.func
-            .add_param("rows", TensorType::rows(Sym::L, &[], DType::I32));
+    let tokens = b.m.func.add_param("tokens", TensorType::rows(Sym::T, &[], DType::I32));
+    let pos = b.m.func.add_param("pos", TensorType::rows(Sym::T, &[], DType::I32));
+    let rows = b.m.func.add_param("rows", TensorType::rows(Sym::L, &[], DType::I32));
     let batch = b.m.func.add_param("batch", Type::Batch);
     let kvs: Vec<(ValueId, KvType)> = (0..LAYERS as u32)
         .map(|layer| {
@@ -174,10 +113,7 @@ pub fn model(name: &str, shape: Shape, act: DType) -> Module {
                 window,
                 page: None,
             };
-            (
-                b.m.func.add_param(&format!("kv{layer}"), Type::Kv(ty.clone())),
-                ty,
-            )
+            (b.m.func.add_param(&format!("kv{layer}"), Type::Kv(ty.clone())), ty)
         })
         .collect();
 
@@ -198,36 +134,16 @@ pub fn model(name: &str, shape: Shape, act: DType) -> Module {
         }
         let freqs = *freqs.get_or_insert_with(|| {
             let dim = HEAD_DIM as u32;
-            let source = Source::Rope(RopeFreqs {
-                dim,
-                theta: 1e4,
-                scaling: RopeScaling::None,
-            });
+            let source = Source::Rope(RopeFreqs { dim, theta: 1e4, scaling: RopeScaling::None });
             let ty = TensorType::fixed(&[HEAD_DIM / 2], DType::F32);
-            b.m.weights.push(Weight {
-                name: "rope".into(),
-                ty,
-                source,
-                packing: None,
-            })
+            b.m.weights.push(Weight { name: "rope".into(), ty, source, packing: None })
         });
         let (q_ty, k_ty) = (b.m.func.values[q].ty.clone(), b.m.func.values[k].ty.clone());
         let qr = b.op(Rope { x: q, pos, freqs }, "qr", q_ty, &l("attn.rope"));
         let kr = b.op(Rope { x: k, pos, freqs }, "kr", k_ty, &l("attn.rope"));
-        let kv = b.op(
-            KvAppend { kv, k: kr, v, batch },
-            "kv",
-            Type::Kv(kv_ty),
-            &l("attn.kv"),
-        );
+        let kv = b.op(KvAppend { kv, k: kr, v, batch }, "kv", Type::Kv(kv_ty), &l("attn.kv"));
         let flat = b.rows(Sym::T, &[HEADS * HEAD_DIM]);
-        let attention = Attention {
-            q: qr,
-            kv,
-            batch,
-            scale: 0.35,
-            softcap: None,
-        };
+        let attention = Attention { q: qr, kv, batch, scale: 0.35, softcap: None };
         let a = b.op(attention, "a", flat, &l("attn"));
         let mut o = b.linear(a, &l("attn.o"), &[HIDDEN], false, "o");
         if shape.gemma {
@@ -249,23 +165,9 @@ pub fn model(name: &str, shape: Shape, act: DType) -> Module {
     let n = b.norm(x, "norm", HIDDEN, "n");
     let picked = b.rows(Sym::L, &[HIDDEN]);
     let last = b.op(GatherRows { x: n, rows }, "last", picked, "rows");
-    let head = if shape.tied {
-        table
-    } else {
-        b.weight("lm_head", &[VOCAB, HIDDEN], act)
-    };
+    let head = if shape.tied { table } else { b.weight("lm_head", &[VOCAB, HIDDEN], act) };
     let ty = TensorType::rows(Sym::L, &[VOCAB], DType::F32).into();
-    let logits = b.op(
-        Linear {
-            x: last,
-            weight: head,
-            bias: None,
-            residual: None,
-        },
-        "logits",
-        ty,
-        "lm_head",
-    );
+    let logits = b.op(Linear { x: last, weight: head, bias: None, residual: None }, "logits", ty, "lm_head");
     b.m.func.results.push(logits);
     b.m
 }
@@ -273,34 +175,17 @@ pub fn model(name: &str, shape: Shape, act: DType) -> Module {
 /// Two requests: three tokens of a new one, and two after the four that a second one has in its cache.
 pub fn inputs() -> Vec<Data> {
     let mut random = Random::new(3);
-    let mut row = || {
-        (0..KV_HEADS * HEAD_DIM)
-            .map(|_| random.signed())
-            .collect::<Vec<f32>>()
-    };
+    let mut row = || (0..KV_HEADS * HEAD_DIM).map(|_| random.signed()).collect::<Vec<f32>>();
     let mut data = vec![
         Data::Int(vec![3, 17, 39, 0, 8]),
         Data::Int(vec![0, 1, 2, 4, 5]),
         Data::Int(vec![2, 4]),
         Data::Batch(Rc::new(Batch {
-            segments: vec![
-                Segment {
-                    seq: 0,
-                    start: 0,
-                    len: 3,
-                },
-                Segment {
-                    seq: 5,
-                    start: 4,
-                    len: 2,
-                },
-            ],
+            segments: vec![Segment { seq: 0, start: 0, len: 3 }, Segment { seq: 5, start: 4, len: 2 }],
         })),
     ];
     for _ in 0..LAYERS {
-        let seqs = [(5, (0..4).map(|_| (row(), row())).collect())]
-            .into_iter()
-            .collect();
+        let seqs = [(5, (0..4).map(|_| (row(), row())).collect())].into_iter().collect();
         data.push(Data::Kv(Rc::new(KvState { seqs })));
     }
     data
@@ -319,24 +204,13 @@ pub fn logits(module: &Module, weights: &dyn Weights) -> Tensor {
 pub fn assert_close(what: &str, a: &Tensor, b: &Tensor, tol: f32) {
     assert_eq!(a.dims, b.dims, "{what}");
     let spread = a.data.iter().fold(0f32, |m, x| m.max(x.abs()));
-    assert!(
-        spread > 0.1 && spread.is_finite(),
-        "{what}: the logits say nothing, the largest is {spread}"
-    );
+    assert!(spread > 0.1 && spread.is_finite(), "{what}: the logits say nothing, the largest is {spread}");
     for (i, (x, y)) in a.data.iter().zip(&b.data).enumerate() {
-        assert!(
-            (x - y).abs() <= tol * x.abs().max(1.0),
-            "{what}: element {i} is {x} before and {y} after"
-        );
+        assert!((x - y).abs() <= tol * x.abs().max(1.0), "{what}: element {i} is {x} before and {y} after");
     }
 }
 
 /// Names of the ops in order.
 pub fn ops(module: &Module) -> Vec<&'static str> {
-    module
-        .func
-        .order
-        .iter()
-        .map(|&o| module.func.ops[o].op.name())
-        .collect()
+    module.func.order.iter().map(|&o| module.func.ops[o].op.name()).collect()
 }

@@ -19,10 +19,7 @@ pub const ARENA_ALIGN: u64 = 16;
 const MAX_ARENA: u64 = 1 << 42;
 
 fn bad(at: impl Into<String>, found: impl Into<String>) -> EngineError {
-    EngineError::Manifest {
-        at: at.into(),
-        found: found.into(),
-    }
+    EngineError::Manifest { at: at.into(), found: found.into() }
 }
 
 /// Refuses a number outside `1..=max`.
@@ -50,9 +47,7 @@ impl Manifest {
     /// Refuses a manifest that contradicts itself; the error names the place.
     pub fn check(&self) -> Result<(), EngineError> {
         if self.format != FORMAT {
-            return Err(EngineError::Format {
-                found: u64::from(self.format),
-            });
+            return Err(EngineError::Format { found: u64::from(self.format) });
         }
         self.check_limits()?;
         self.check_target()?;
@@ -106,20 +101,14 @@ impl Manifest {
             match m.bos {
                 Some(bos) if bos < m.vocab => {}
                 bos => {
-                    return Err(bad(
-                        "text",
-                        format!("prompts begin with the BOS token, which is {bos:?}"),
-                    ));
+                    return Err(bad("text", format!("prompts begin with the BOS token, which is {bos:?}")));
                 }
             }
         }
         let g = &self.generation;
         let floats = [g.temperature, g.top_p, g.min_p, g.repetition_penalty];
         if floats.iter().flatten().any(|x| !x.is_finite() || *x < 0.0) {
-            return Err(bad(
-                "generation",
-                format!("a number is negative or not finite: {g:?}"),
-            ));
+            return Err(bad("generation", format!("a number is negative or not finite: {g:?}")));
         }
         Ok(())
     }
@@ -128,10 +117,7 @@ impl Manifest {
     fn check_target(&self) -> Result<(), EngineError> {
         let host = self.target == "host";
         if host != self.capability.is_none() {
-            return Err(bad(
-                "target",
-                format!("{:?} with capability {:?}", self.target, self.capability),
-            ));
+            return Err(bad("target", format!("{:?} with capability {:?}", self.target, self.capability)));
         }
         for kernel in &self.kernels {
             if matches!(kernel.code, Code::Host(_)) != host {
@@ -188,19 +174,14 @@ impl Manifest {
         let mut next = Some(1);
         for choice in &launch.choices {
             if next != Some(choice.from) || choice.to < choice.from || choice.to > self.dims.max_step_tokens {
-                let found = format!(
-                    "the range {}..={} does not follow the one before",
-                    choice.from, choice.to
-                );
+                let found =
+                    format!("the range {}..={} does not follow the one before", choice.from, choice.to);
                 return Err(bad(", choices", found));
             }
             next = choice.to.checked_add(1);
         }
         if next != self.dims.max_step_tokens.checked_add(1) {
-            return Err(bad(
-                ", choices",
-                format!("they do not cover 1..={}", self.dims.max_step_tokens),
-            ));
+            return Err(bad(", choices", format!("they do not cover 1..={}", self.dims.max_step_tokens)));
         }
         if launch.args.len() > 64 {
             return Err(bad("", format!("{} arguments", launch.args.len())));
@@ -224,13 +205,10 @@ impl Manifest {
             let kernel =
                 kernel.ok_or_else(|| bad(", choices", format!("there is no kernel {}", choice.kernel)))?;
             if let Code::Host(host) = &kernel.code {
-                let layer = launch.args.iter().find_map(|a| {
-                    if let Arg::Kv(l) = a {
-                        Some(*l as usize)
-                    } else {
-                        None
-                    }
-                });
+                let layer = launch
+                    .args
+                    .iter()
+                    .find_map(|a| if let Arg::Kv(l) = a { Some(*l as usize) } else { None });
                 let layer = layer.and_then(|l| self.kv.layers.get(l));
                 let slots = signature(host, layer, self.model.vocab);
                 let slots = slots.map_err(|e| bad(format!(", kernel {:?}", kernel.name), e))?;
@@ -242,10 +220,7 @@ impl Manifest {
 
     fn check_args(&self, args: &[Arg], slots: &[Slot]) -> Result<(), EngineError> {
         if args.len() != slots.len() {
-            return Err(bad(
-                "",
-                format!("{} arguments, the kernel takes {}", args.len(), slots.len()),
-            ));
+            return Err(bad("", format!("{} arguments, the kernel takes {}", args.len(), slots.len())));
         }
         for (i, (arg, slot)) in args.iter().zip(slots).enumerate() {
             let at = format!(", argument {i}");
@@ -279,17 +254,10 @@ impl Manifest {
         width: u64,
         bytes: u64,
     ) -> Result<(), EngineError> {
-        let len = self
-            .dims
-            .most(count)
-            .checked_mul(width)
-            .and_then(|n| n.checked_mul(bytes));
+        let len = self.dims.most(count).checked_mul(width).and_then(|n| n.checked_mul(bytes));
         let end = len.and_then(|n| n.checked_add(offset));
         if !offset.is_multiple_of(ARENA_ALIGN) || end.is_none_or(|e| e > self.arena) {
-            let found = format!(
-                "{len:?} bytes at {offset} do not lie in an arena of {} bytes",
-                self.arena
-            );
+            let found = format!("{len:?} bytes at {offset} do not lie in an arena of {} bytes", self.arena);
             return Err(bad(at, found));
         }
         Ok(())
@@ -298,10 +266,7 @@ impl Manifest {
 
 fn check_weight(weight: &Weight) -> Result<(), EngineError> {
     if weight.shape.len() > 4 {
-        return Err(bad(
-            format!("weight {:?}", weight.name),
-            format!("{} dimensions", weight.shape.len()),
-        ));
+        return Err(bad(format!("weight {:?}", weight.name), format!("{} dimensions", weight.shape.len())));
     }
     Ok(())
 }
@@ -312,10 +277,8 @@ fn check_ptx(at: &str, ptx: &PtxKernel) -> Result<(), EngineError> {
     if !word || ptx.entry.len() > 512 {
         return Err(bad(at, format!("{:?} is no entry point", ptx.entry)));
     }
-    if let Some(Extent { div, mul, .. }) = ptx
-        .grid
-        .iter()
-        .find(|e| e.div == 0 || e.mul == 0 || e.mul > 1 << 24)
+    if let Some(Extent { div, mul, .. }) =
+        ptx.grid.iter().find(|e| e.div == 0 || e.mul == 0 || e.mul > 1 << 24)
     {
         return Err(bad(at, format!("a grid extent of ceil(n / {div}) * {mul}")));
     }

@@ -68,11 +68,7 @@ impl Tensor {
 
 /// Extents of a weight's part as the container shows them.
 fn extents(weight: &Weight, part: Part) -> Result<(Element, Vec<u64>), EngineError> {
-    let plain = if weight.encoding == Encoding::F32 {
-        Element::F32
-    } else {
-        Element::Bf16
-    };
+    let plain = if weight.encoding == Encoding::F32 { Element::F32 } else { Element::Bf16 };
     if weight.layout == Layout::Rows {
         return Ok((plain, weight.shape.clone()));
     }
@@ -106,11 +102,7 @@ pub fn tensors(
     manifest: &Manifest,
     extra_bytes: &dyn Fn(&str) -> Option<u64>,
 ) -> Result<Vec<Tensor>, EngineError> {
-    let mut list = List {
-        tensors: Vec::new(),
-        end: 0,
-        pads: 0,
-    };
+    let mut list = List { tensors: Vec::new(), end: 0, pads: 0 };
     for weight in &manifest.weights {
         if manifest.dummy_seed.is_some() && !weight.computed {
             continue;
@@ -162,13 +154,7 @@ impl List {
         let end = end.ok_or_else(|| {
             EngineError::Layout("the tensors together are larger than a file can be".into())
         })?;
-        self.tensors.push(Tensor {
-            name,
-            element,
-            shape,
-            offset: self.end,
-            bytes,
-        });
+        self.tensors.push(Tensor { name, element, shape, offset: self.end, bytes });
         self.end = end;
         Ok(())
     }

@@ -168,11 +168,7 @@ fn pad_inputs(weight: &Weight, p: Panels, zero_key: u64, start: u64, out: &mut [
             }
         } else {
             // The second of the last pair.
-            let element = if weight.encoding == Encoding::I8Channel {
-                1
-            } else {
-                2
-            };
+            let element = if weight.encoding == Encoding::I8Channel { 1 } else { 2 };
             let block = (at_panel + 1) * (p.inputs / 2) - 1;
             let at = ((block * panel + r) * 2 + 1) * element;
             for i in at..at + element {

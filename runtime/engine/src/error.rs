@@ -76,10 +76,7 @@ pub enum EngineError {
 impl EngineError {
     /// Adds the file's name.
     pub fn at(self, path: &std::path::Path) -> EngineError {
-        EngineError::At {
-            path: path.display().to_string(),
-            error: Box::new(self),
-        }
+        EngineError::At { path: path.display().to_string(), error: Box::new(self) }
     }
 
     /// The error without the file's name.
@@ -106,9 +103,7 @@ impl EngineError {
             EngineError::NotAnEngine { checkpoint: true, .. } => {
                 "build an engine from it first: trtc build MODEL -o model.engine --target TARGET"
             }
-            EngineError::NotAnEngine {
-                checkpoint: false, ..
-            } => "give a file that `trtc build` wrote",
+            EngineError::NotAnEngine { checkpoint: false, .. } => "give a file that `trtc build` wrote",
             EngineError::Format { found } if *found < u64::from(FORMAT) => {
                 "it is from an older trtc: build the engine again with this one"
             }

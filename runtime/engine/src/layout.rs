@@ -99,9 +99,7 @@ fn product(factors: &[u64]) -> Result<u64, EngineError> {
 /// Extents of an `(n, k)` matrix in [`Layout::Panel16`].
 pub fn panels(shape: &[u64], encoding: Encoding) -> Result<Panels, EngineError> {
     let &[n, k] = shape else {
-        return Err(layout_error(format!(
-            "panels hold matrices, the shape is {shape:?}"
-        )));
+        return Err(layout_error(format!("panels hold matrices, the shape is {shape:?}")));
     };
     let (unit, groups) = match encoding {
         Encoding::F32 => (1, 0),
@@ -109,21 +107,14 @@ pub fn panels(shape: &[u64], encoding: Encoding) -> Result<Panels, EngineError> 
         Encoding::I8Channel => (2, 1),
         Encoding::I4Group { group } => {
             if group == 0 || !group.is_multiple_of(8) {
-                return Err(layout_error(format!(
-                    "groups of {group} inputs are not a multiple of 8"
-                )));
+                return Err(layout_error(format!("groups of {group} inputs are not a multiple of 8")));
             }
             (8, k.div_ceil(u64::from(group)))
         }
     };
-    let inputs = k
-        .checked_next_multiple_of(unit)
-        .ok_or_else(|| layout_error(format!("{k} inputs are too many")))?;
-    Ok(Panels {
-        count: n.div_ceil(PANEL as u64),
-        inputs,
-        groups,
-    })
+    let inputs =
+        k.checked_next_multiple_of(unit).ok_or_else(|| layout_error(format!("{k} inputs are too many")))?;
+    Ok(Panels { count: n.div_ceil(PANEL as u64), inputs, groups })
 }
 
 /// Bytes of the tensors of a weight.
@@ -135,15 +126,11 @@ pub fn sizes(shape: &[u64], encoding: Encoding, layout: Layout) -> Result<Sizes,
         (Layout::Rows, Encoding::F32 | Encoding::Bf16) => {
             let bytes = if encoding == Encoding::F32 { 4 } else { 2 };
             let payload = product(&[product(shape)?, bytes])?;
-            Ok(Sizes {
-                payload,
-                scale: 0,
-                zero: 0,
-            })
+            Ok(Sizes { payload, scale: 0, zero: 0 })
         }
-        (Layout::Rows, _) => Err(layout_error(
-            "row-major weights are f32 or bf16; quantised ones lie in panels",
-        )),
+        (Layout::Rows, _) => {
+            Err(layout_error("row-major weights are f32 or bf16; quantised ones lie in panels"))
+        }
         (Layout::Panel16, _) => {
             let p = panels(shape, encoding)?;
             let elements = product(&[p.count, PANEL as u64, p.inputs])?;
@@ -183,10 +170,7 @@ pub fn unpack_row(
     let k = weight.shape.last().copied().unwrap_or(0);
     let n = weight.shape.iter().rev().skip(1).product::<u64>();
     let found = [payload.len() as u64, scale.len() as u64, zero.len() as u64];
-    let long_enough = Part::ALL
-        .iter()
-        .zip(found)
-        .all(|(&p, len)| want.of(p) == 0 || len == want.of(p));
+    let long_enough = Part::ALL.iter().zip(found).all(|(&p, len)| want.of(p) == 0 || len == want.of(p));
     if row >= n || out.len() as u64 != k || !long_enough {
         return Err(layout_error(format!(
             "row {row} of weight {} {:?} into {} values from tensors of {found:?} bytes, expected {want:?}",
@@ -199,18 +183,12 @@ pub fn unpack_row(
     let (row, k) = (row as usize, k as usize);
     let (p, r) = (row / PANEL, row % PANEL);
     match (weight.layout, weight.encoding) {
-        (Layout::Rows, Encoding::F32) => out
-            .iter_mut()
-            .enumerate()
-            .for_each(|(i, o)| *o = f32_at(payload, row * k + i)),
-        (Layout::Rows, _) => out
-            .iter_mut()
-            .enumerate()
-            .for_each(|(i, o)| *o = bf16_at(payload, row * k + i)),
+        (Layout::Rows, Encoding::F32) => {
+            out.iter_mut().enumerate().for_each(|(i, o)| *o = f32_at(payload, row * k + i))
+        }
+        (Layout::Rows, _) => out.iter_mut().enumerate().for_each(|(i, o)| *o = bf16_at(payload, row * k + i)),
         (Layout::Panel16, Encoding::F32) => {
-            out.iter_mut()
-                .enumerate()
-                .for_each(|(i, o)| *o = f32_at(payload, (p * k + i) * PANEL + r));
+            out.iter_mut().enumerate().for_each(|(i, o)| *o = f32_at(payload, (p * k + i) * PANEL + r));
         }
         (Layout::Panel16, Encoding::Bf16) => {
             let pairs = k.div_ceil(2);

@@ -44,10 +44,7 @@ pub struct EngineFile {
 
 impl std::fmt::Debug for EngineFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EngineFile")
-            .field("hash", &self.hash)
-            .field("tensors", &self.tensors.len())
-            .finish()
+        f.debug_struct("EngineFile").field("hash", &self.hash).field("tensors", &self.tensors.len()).finish()
     }
 }
 
@@ -62,20 +59,16 @@ impl EngineFile {
     pub fn open_with(path: &Path, verify: Verify) -> Result<EngineFile, EngineError> {
         if path.is_dir() {
             let found = "a folder".to_string();
-            return Err(EngineError::NotAnEngine {
-                found,
-                checkpoint: path.join("config.json").exists(),
-            }
-            .at(path));
+            return Err(
+                EngineError::NotAnEngine { found, checkpoint: path.join("config.json").exists() }.at(path)
+            );
         }
         let io = |doing| move |error| EngineError::Io { doing, error }.at(path);
         let file = File::open(path).map_err(io("open the file"))?;
         if file.metadata().map_err(io("open the file"))?.len() == 0 {
-            return Err(EngineError::NotAnEngine {
-                found: "an empty file".into(),
-                checkpoint: false,
-            }
-            .at(path));
+            return Err(
+                EngineError::NotAnEngine { found: "an empty file".into(), checkpoint: false }.at(path)
+            );
         }
         // SAFETY: the mapping is private and read-only. Changing the file meanwhile is excluded by the contract of
         // `open`, as for every memory-mapped format.
@@ -101,11 +94,8 @@ impl EngineFile {
         let data: &[u8] = (*bytes).as_ref();
         let head = Head::parse(data)?;
         check_format(&head.manifest_json)?;
-        let manifest: Manifest =
-            serde_json::from_str(&head.manifest_json).map_err(|e| EngineError::Manifest {
-                at: "JSON".into(),
-                found: e.to_string(),
-            })?;
+        let manifest: Manifest = serde_json::from_str(&head.manifest_json)
+            .map_err(|e| EngineError::Manifest { at: "JSON".into(), found: e.to_string() })?;
         manifest.check()?;
 
         let found: HashMap<&str, &Tensor> = head.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
@@ -118,11 +108,7 @@ impl EngineFile {
             match found.get(want.name.as_str()) {
                 None => return Err(EngineError::Damaged(format!("tensor {:?} is missing", want.name))),
                 Some(&t) if t != want => {
-                    return Err(EngineError::Damaged(format!(
-                        "found {}, expected {}",
-                        show(t),
-                        show(want)
-                    )));
+                    return Err(EngineError::Damaged(format!("found {}, expected {}", show(t), show(want))));
                 }
                 Some(_) => {}
             }
@@ -131,28 +117,13 @@ impl EngineFile {
             let known: std::collections::HashSet<&str> = tensors.iter().map(|t| t.name.as_str()).collect();
             let other = head.tensors.iter().find(|t| !known.contains(t.name.as_str()));
             let name = other.map_or("?", |t| &t.name);
-            return Err(EngineError::Damaged(format!(
-                "tensor {name:?} is not in the manifest"
-            )));
+            return Err(EngineError::Damaged(format!("tensor {name:?} is not in the manifest")));
         }
         // The container was checked to end where the last tensor does, so these stay inside the file.
         tensors.iter_mut().for_each(|t| t.offset += head.data_at);
-        let index = tensors
-            .iter()
-            .enumerate()
-            .map(|(i, t)| (t.name.clone(), i))
-            .collect();
-        let Head {
-            manifest_json, hash, ..
-        } = head;
-        Ok(EngineFile {
-            bytes,
-            manifest,
-            manifest_json,
-            hash,
-            tensors,
-            index,
-        })
+        let index = tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
+        let Head { manifest_json, hash, .. } = head;
+        Ok(EngineFile { bytes, manifest, manifest_json, hash, tensors, index })
     }
 
     /// Reads everything and compares with the hash that the file gives.
@@ -166,10 +137,7 @@ impl EngineFile {
         if found == self.hash {
             Ok(())
         } else {
-            Err(EngineError::Damaged(format!(
-                "its hash is {found}, it should be {}",
-                self.hash
-            )))
+            Err(EngineError::Damaged(format!("its hash is {found}, it should be {}", self.hash)))
         }
     }
 
@@ -211,11 +179,7 @@ impl EngineFile {
     /// Where a tensor lies in the file.
     pub fn tensor_range(&self, name: &str) -> Result<Range<usize>, EngineError> {
         let missing = || EngineError::Contract(format!("the engine has no tensor {name:?}"));
-        self.index
-            .get(name)
-            .and_then(|&i| self.tensors.get(i))
-            .map(range)
-            .ok_or_else(missing)
+        self.index.get(name).and_then(|&i| self.tensors.get(i)).map(range).ok_or_else(missing)
     }
 
     /// The whole file, shared.
@@ -255,27 +219,19 @@ impl Head {
     /// Reads the header. The container crate refuses offsets that overlap, leave holes or do not end with the file.
     fn parse(data: &[u8]) -> Result<Head, EngineError> {
         if let Some((found, checkpoint)) = other_format(data) {
-            return Err(EngineError::NotAnEngine {
-                found: found.into(),
-                checkpoint,
-            });
+            return Err(EngineError::NotAnEngine { found: found.into(), checkpoint });
         }
         let declared = data.first_chunk::<8>().map(|b| u64::from_le_bytes(*b));
         let (len, metadata) = match SafeTensors::read_metadata(data) {
             Ok(read) => read,
             // The end of a long file is what is missing most often: say so where the header can tell.
             Err(e) => {
-                let begins = data
-                    .get(8..)
-                    .is_some_and(|d| d.starts_with(b"{\"__metadata__\":{\"trtc"));
+                let begins = data.get(8..).is_some_and(|d| d.starts_with(b"{\"__metadata__\":{\"trtc"));
                 let short = declared.is_some_and(|n| n > data.len() as u64);
                 return Err(match begins {
                     true if short => EngineError::Damaged("it ends within its header".into()),
                     true => EngineError::Damaged(format!("{e} (the file has {} bytes)", data.len())),
-                    false => EngineError::NotAnEngine {
-                        found: e.to_string(),
-                        checkpoint: false,
-                    },
+                    false => EngineError::NotAnEngine { found: e.to_string(), checkpoint: false },
                 });
             }
         };
@@ -298,29 +254,16 @@ impl Head {
                 safetensors::Dtype::F32 => Element::F32,
                 safetensors::Dtype::BF16 => Element::Bf16,
                 other => {
-                    return Err(EngineError::Damaged(format!(
-                        "tensor {name:?} has element type {other:?}"
-                    )));
+                    return Err(EngineError::Damaged(format!("tensor {name:?} has element type {other:?}")));
                 }
             };
             let (from, to) = info.data_offsets;
             let shape = info.shape.iter().map(|&n| n as u64).collect();
-            tensors.push(Tensor {
-                name,
-                element,
-                shape,
-                offset: from as u64,
-                bytes: (to - from) as u64,
-            });
+            tensors.push(Tensor { name, element, shape, offset: from as u64, bytes: (to - from) as u64 });
         }
         tensors.sort_by(|a, b| (a.offset, &a.name).cmp(&(b.offset, &b.name)));
         let (manifest_json, hash) = (manifest_json.clone(), hash.clone());
-        Ok(Head {
-            manifest_json,
-            hash,
-            tensors,
-            data_at: 8 + len as u64,
-        })
+        Ok(Head { manifest_json, hash, tensors, data_at: 8 + len as u64 })
     }
 }
 
@@ -328,19 +271,11 @@ impl Head {
 fn other_format(data: &[u8]) -> Option<(&'static str, bool)> {
     const KNOWN: &[(&[u8], &str, bool)] = &[
         (b"GGUF", "a GGUF checkpoint", true),
-        (
-            b"PK\x03\x04",
-            "a PyTorch checkpoint or another zip archive",
-            false,
-        ),
+        (b"PK\x03\x04", "a PyTorch checkpoint or another zip archive", false),
         (b"\x7fELF", "a program", false),
         (b"\x1f\x8b", "a gzip archive", false),
         (b"{", "a JSON file", true),
-        (
-            b"version https://git-lfs",
-            "a Git LFS pointer, not the file itself",
-            false,
-        ),
+        (b"version https://git-lfs", "a Git LFS pointer, not the file itself", false),
     ];
     KNOWN
         .iter()
@@ -363,10 +298,7 @@ fn check_format(manifest_json: &str) -> Result<(), EngineError> {
     match serde_json::from_str::<Probe>(manifest_json) {
         Ok(Probe { format }) if format == u64::from(FORMAT) => Ok(()),
         Ok(Probe { format }) => Err(EngineError::Format { found: format }),
-        Err(e) => Err(EngineError::Manifest {
-            at: "JSON".into(),
-            found: e.to_string(),
-        }),
+        Err(e) => Err(EngineError::Manifest { at: "JSON".into(), found: e.to_string() }),
     }
 }
 

@@ -11,13 +11,7 @@ use std::path::Path;
 pub const TOKENIZER: &[u8] = b"{\"a tokenizer\": 1}";
 
 pub fn weight(name: &str, shape: &[u64], encoding: Encoding, layout: Layout) -> Weight {
-    Weight {
-        name: name.into(),
-        shape: shape.to_vec(),
-        encoding,
-        layout,
-        computed: false,
-    }
+    Weight { name: name.into(), shape: shape.to_vec(), encoding, layout, computed: false }
 }
 
 fn arguments() -> Vec<Vec<Arg>> {
@@ -41,26 +35,14 @@ pub fn manifest() -> Manifest {
     let weights = vec![
         weight("embed", &[vocab, hidden], Encoding::Bf16, Layout::Rows),
         weight("norm", &[hidden], Encoding::F32, Layout::Rows),
-        weight(
-            "qkv",
-            &[24, hidden],
-            Encoding::I4Group { group: 8 },
-            Layout::Panel16,
-        ),
+        weight("qkv", &[24, hidden], Encoding::I4Group { group: 8 }, Layout::Panel16),
         weight("qkv.bias", &[24], Encoding::F32, Layout::Rows),
-        Weight {
-            computed: true,
-            ..weight("rope", &[2], Encoding::F32, Layout::Rows)
-        },
+        Weight { computed: true, ..weight("rope", &[2], Encoding::F32, Layout::Rows) },
         weight("o", &[hidden, 12], Encoding::I8Channel, Layout::Panel16),
         weight("head", &[vocab, hidden], Encoding::F32, Layout::Panel16),
     ];
     let kernels = vec![
-        HostKernel::Embedding {
-            width: 10,
-            scale: 1.0,
-            out: bf16,
-        },
+        HostKernel::Embedding { width: 10, scale: 1.0, out: bf16 },
         HostKernel::RmsNorm {
             width: 10,
             per_token: 1,
@@ -79,21 +61,8 @@ pub fn manifest() -> Manifest {
             x: bf16,
             out: bf16,
         },
-        HostKernel::RopeKvAppend {
-            heads: 2,
-            dim: 4,
-            q_norm: None,
-            k_norm: None,
-            x: bf16,
-            out: bf16,
-        },
-        HostKernel::Attention {
-            heads: 2,
-            scale: 0.5,
-            softcap: None,
-            x: bf16,
-            out: bf16,
-        },
+        HostKernel::RopeKvAppend { heads: 2, dim: 4, q_norm: None, k_norm: None, x: bf16, out: bf16 },
+        HostKernel::Attention { heads: 2, scale: 0.5, softcap: None, x: bf16, out: bf16 },
         HostKernel::Linear {
             n: 10,
             k: 12,
@@ -116,11 +85,7 @@ pub fn manifest() -> Manifest {
     ];
     let launches = (arguments().into_iter().enumerate())
         .map(|(i, args)| Launch {
-            choices: vec![Choice {
-                from: 1,
-                to: 16,
-                kernel: i as u32,
-            }],
+            choices: vec![Choice { from: 1, to: 16, kernel: i as u32 }],
             args,
             loc: format!("op {i}"),
         })
@@ -141,30 +106,17 @@ pub fn manifest() -> Manifest {
             eos: vec![2],
             context: 64,
         },
-        dims: Dims {
-            max_batch: 4,
-            max_seq_len: 64,
-            max_step_tokens: 16,
-            max_logit_rows: 4,
-        },
+        dims: Dims { max_batch: 4, max_seq_len: 64, max_step_tokens: 16, max_logit_rows: 4 },
         arena: 3072 + 4 * 21 * 4,
         kv: Kv {
             page_tokens: 16,
             dtype: bf16,
-            layers: vec![KvLayer {
-                heads: 1,
-                head_dim: 6,
-                window: None,
-            }],
+            layers: vec![KvLayer { heads: 1, head_dim: 6, window: None }],
         },
         weights,
         dummy_seed: None,
         kernels: (kernels.into_iter().enumerate())
-            .map(|(i, k)| Kernel {
-                name: format!("k{i}"),
-                code: Code::Host(k),
-                contract: String::new(),
-            })
+            .map(|(i, k)| Kernel { name: format!("k{i}"), code: Code::Host(k), contract: String::new() })
             .collect(),
         launches,
         logits: 3072,
@@ -185,16 +137,8 @@ pub fn ptx_manifest() -> Manifest {
     let mut m = manifest();
     m.target = "sm_90".into();
     m.capability = Some((9, 0));
-    let one = Extent {
-        of: Count::One,
-        div: 1,
-        mul: 1,
-    };
-    let tokens = Extent {
-        of: Count::Tokens,
-        div: 2,
-        mul: 1,
-    };
+    let one = Extent { of: Count::One, div: 1, mul: 1 };
+    let tokens = Extent { of: Count::Tokens, div: 2, mul: 1 };
     for (i, kernel) in m.kernels.iter_mut().enumerate() {
         kernel.code = Code::Ptx(PtxKernel {
             module: format!("kernel/m{}.ptx", i / 2),
@@ -214,20 +158,13 @@ pub fn content(m: &Manifest, name: &str) -> Vec<u8> {
             if part.tensor(&w.name) == name {
                 let sizes = crate::layout::sizes(&w.shape, w.encoding, w.layout).unwrap();
                 let mut bytes = vec![0; sizes.of(part) as usize];
-                let given = Weight {
-                    computed: false,
-                    ..w.clone()
-                };
+                let given = Weight { computed: false, ..w.clone() };
                 dummy::fill(&given, i as u32, 7, part, 0, &mut bytes).unwrap();
                 return bytes;
             }
         }
     }
-    if name.ends_with(".ptx") {
-        format!(".version 8.0 // {name}").into_bytes()
-    } else {
-        TOKENIZER.to_vec()
-    }
+    if name.ends_with(".ptx") { format!(".version 8.0 // {name}").into_bytes() } else { TOKENIZER.to_vec() }
 }
 
 /// Writes the whole engine of a manifest.
@@ -238,8 +175,7 @@ pub fn write(m: &Manifest, path: &Path) -> Result<Written, EngineError> {
     while let Some(name) = writer.next_tensor().map(|t| t.name.clone()) {
         writer.tensor(&name, |w| -> Result<(), EngineError> {
             for piece in content(m, &name).chunks(7) {
-                w.write_all(piece)
-                    .map_err(|error| EngineError::Io { doing: "test", error })?;
+                w.write_all(piece).map_err(|error| EngineError::Io { doing: "test", error })?;
             }
             Ok(())
         })?;

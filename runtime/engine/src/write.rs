@@ -21,11 +21,7 @@ fn header(manifest_json: &str, tensors: &[Tensor]) -> (Vec<u8>, u64) {
     let mut text = format!("{{\"__metadata__\":{{{}:\"", quoted(HASH_KEY));
     let hash_at = 8 + text.len() as u64;
     text.push_str(&"0".repeat(HASH_LEN));
-    text.push_str(&format!(
-        "\",{}:{}}}",
-        quoted(MANIFEST_KEY),
-        quoted(manifest_json)
-    ));
+    text.push_str(&format!("\",{}:{}}}", quoted(MANIFEST_KEY), quoted(manifest_json)));
     for t in tensors {
         text.push_str(&format!(
             ",{}:{{\"dtype\":\"{}\",\"shape\":{},\"data_offsets\":[{},{}]}}",
@@ -97,27 +93,14 @@ impl EngineWriter {
 
         if path.is_dir() {
             let error = std::io::Error::from(ErrorKind::IsADirectory);
-            return Err(EngineError::Io {
-                doing: "write the engine",
-                error,
-            }
-            .at(path));
+            return Err(EngineError::Io { doing: "write the engine", error }.at(path));
         }
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let mut part = path.as_os_str().to_owned();
-        part.push(format!(
-            ".part-{}-{}",
-            std::process::id(),
-            COUNTER.fetch_add(1, Ordering::Relaxed)
-        ));
+        part.push(format!(".part-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
         let part = PathBuf::from(part);
-        let file = File::create(&part).map_err(|error| {
-            EngineError::Io {
-                doing: "create the file",
-                error,
-            }
-            .at(path)
-        })?;
+        let file = File::create(&part)
+            .map_err(|error| EngineError::Io { doing: "create the file", error }.at(path))?;
         let mut writer = EngineWriter {
             path: path.to_path_buf(),
             part,
@@ -162,16 +145,12 @@ impl EngineWriter {
         let Some(tensor) = self.tensors.get(self.next).filter(|t| t.name == name) else {
             let expected = self.next_tensor().map_or("the end", |t| &t.name);
             return Err(
-                EngineError::Contract(format!("tensor {name:?} was given, {expected:?} is next")).into(),
+                EngineError::Contract(format!("tensor {name:?} was given, {expected:?} is next")).into()
             );
         };
         let bytes = tensor.bytes;
         self.hasher.tensor(name, bytes);
-        let mut sink = Sink {
-            writer: self,
-            left: bytes,
-            error: None,
-        };
+        let mut sink = Sink { writer: self, left: bytes, error: None };
         let filled = fill(&mut sink);
         let (left, error) = (sink.left, sink.error);
         if let Some(error) = error {
@@ -180,7 +159,7 @@ impl EngineWriter {
         filled?;
         if left > 0 {
             return Err(
-                EngineError::Contract(format!("{left} of {bytes} bytes of {name:?} were not given")).into(),
+                EngineError::Contract(format!("{left} of {bytes} bytes of {name:?} were not given")).into()
             );
         }
         self.next += 1;
@@ -190,34 +169,20 @@ impl EngineWriter {
     /// Puts the hash into its place and gives the file its name.
     pub fn finish(mut self) -> Result<Written, EngineError> {
         if let Some(tensor) = self.next_tensor() {
-            return Err(EngineError::Contract(format!(
-                "tensor {:?} was not written",
-                tensor.name
-            )));
+            return Err(EngineError::Contract(format!("tensor {:?} was not written", tensor.name)));
         }
         let hash = self.hasher.hex();
         let Some(file) = self.file.take() else {
             return Err(EngineError::Contract("the file is already closed".into()));
         };
-        let done = file
-            .into_inner()
-            .map_err(|e| e.into_error())
-            .and_then(|mut file| {
-                file.seek(SeekFrom::Start(self.hash_at))?;
-                file.write_all(hash.as_bytes())
-            });
+        let done = file.into_inner().map_err(|e| e.into_error()).and_then(|mut file| {
+            file.seek(SeekFrom::Start(self.hash_at))?;
+            file.write_all(hash.as_bytes())
+        });
         done.map_err(|e| self.io(e))?;
-        std::fs::rename(&self.part, &self.path).map_err(|error| {
-            EngineError::Io {
-                doing: "give the file its name",
-                error,
-            }
-            .at(&self.path)
-        })?;
-        Ok(Written {
-            bytes: self.total,
-            hash,
-        })
+        std::fs::rename(&self.part, &self.path)
+            .map_err(|error| EngineError::Io { doing: "give the file its name", error }.at(&self.path))?;
+        Ok(Written { bytes: self.total, hash })
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), EngineError> {
@@ -248,14 +213,10 @@ impl EngineWriter {
     fn io(&self, error: std::io::Error) -> EngineError {
         let full = matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
         match free_space(&self.part) {
-            Some(free) if full => EngineError::NoSpace {
-                need: self.total,
-                free: free.saturating_add(self.written),
-            },
-            _ => EngineError::Io {
-                doing: "write the engine",
-                error,
-            },
+            Some(free) if full => {
+                EngineError::NoSpace { need: self.total, free: free.saturating_add(self.written) }
+            }
+            _ => EngineError::Io { doing: "write the engine", error },
         }
         .at(&self.path)
     }
@@ -280,10 +241,7 @@ impl Write for Sink<'_> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let result = match self.left.checked_sub(bytes.len() as u64) {
             _ if self.error.is_some() => return Err(std::io::Error::other("writing has failed before")),
-            None => Err(EngineError::Contract(format!(
-                "more bytes than the {} left of a tensor",
-                self.left
-            ))),
+            None => Err(EngineError::Contract(format!("more bytes than the {} left of a tensor", self.left))),
             Some(left) => self.writer.put(bytes).map(|()| left),
         };
         match result {

@@ -56,27 +56,11 @@ impl Answering {
         if !request.ignore_eos {
             stops.extend_from_slice(&manifest.model.eos);
         }
-        let seed = request
-            .sampling
-            .seed
-            .unwrap_or(id.request)
-            .wrapping_add(u64::from(id.index));
+        let seed = request.sampling.seed.unwrap_or(id.request).wrapping_add(u64::from(id.index));
         let sampler = Sampler::new(request.sampling.clone(), seed, &request.prompt);
         let text = tokenizer.map(|t| TextStream::new(Arc::clone(t), request.stop.clone()));
-        let report = request
-            .prompt_logprobs
-            .filter(|_| id.index == 0)
-            .map(|_| Vec::new());
-        Answering {
-            id,
-            request,
-            sampler,
-            len: 0,
-            most,
-            stops,
-            text,
-            report,
-        }
+        let report = request.prompt_logprobs.filter(|_| id.index == 0).map(|_| Vec::new());
+        Answering { id, request, sampler, len: 0, most, stops, text, report }
     }
 
     pub fn id(&self) -> AnswerId {
@@ -94,17 +78,12 @@ impl Answering {
         let report = self.report.as_mut()?;
         let wanted = self.request.prompt.len() - 1;
         // The row of a token tells of the next one.
-        for (row, &token) in rows
-            .chunks_exact(vocab)
-            .zip(self.request.prompt.get(first + 1..).unwrap_or_default())
+        for (row, &token) in
+            rows.chunks_exact(vocab).zip(self.request.prompt.get(first + 1..).unwrap_or_default())
         {
             report.push(sample::logprob(row, token, top));
         }
-        if report.len() < wanted {
-            None
-        } else {
-            self.report.take()
-        }
+        if report.len() < wanted { None } else { self.report.take() }
     }
 
     /// Chooses the next token from its logits, which are changed on the way.
@@ -115,11 +94,7 @@ impl Answering {
         }
         let (request, id) = (Arc::clone(&self.request), self.id);
         // Stop tokens are not chosen before `min_tokens`.
-        let banned: &[u32] = if self.len < request.min_tokens {
-            &self.stops
-        } else {
-            &[]
-        };
+        let banned: &[u32] = if self.len < request.min_tokens { &self.stops } else { &[] };
         if request.logprobs.is_some() {
             // What is reported is of the row as it was.
             scratch.row.clear();
@@ -133,19 +108,12 @@ impl Answering {
         }
         self.len += 1;
         self.sampler.accept(token);
-        let logprob = request
-            .logprobs
-            .map(|top| sample::logprob(&scratch.row, token, top));
+        let logprob = request.logprobs.map(|top| sample::logprob(&scratch.row, token, top));
         let (text, stopped) = match &mut self.text {
             Some(stream) => stream.push(token, self.len >= request.min_tokens),
             None => (String::new(), false),
         };
-        events.push(Event::Token {
-            id,
-            token,
-            text,
-            logprob,
-        });
+        events.push(Event::Token { id, token, text, logprob });
         let finish = match stopped {
             true => Finish::Stop,
             false if self.len == self.most => Finish::Length,
@@ -158,10 +126,6 @@ impl Answering {
     /// The last event, with the text that was held back.
     pub fn end(&mut self, finish: Finish) -> Event {
         let text = self.text.as_mut().map(TextStream::finish).unwrap_or_default();
-        Event::Done {
-            id: self.id,
-            finish,
-            text,
-        }
+        Event::Done { id: self.id, finish, text }
     }
 }

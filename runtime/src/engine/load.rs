@@ -56,12 +56,7 @@ pub struct LoadOptions {
 
 impl Default for LoadOptions {
     fn default() -> LoadOptions {
-        LoadOptions {
-            device: DeviceChoice::Auto,
-            threads: None,
-            cache: CacheSize::Auto,
-            prefix_cache: true,
-        }
+        LoadOptions { device: DeviceChoice::Auto, threads: None, cache: CacheSize::Auto, prefix_cache: true }
     }
 }
 
@@ -78,9 +73,7 @@ impl LoadOptions {
 
 /// True if the kernel driver of an NVIDIA GPU is loaded (natively, or passed into a virtual Linux).
 fn nvidia_driver() -> bool {
-    ["/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg"]
-        .iter()
-        .any(|path| Path::new(path).exists())
+    ["/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg"].iter().any(|path| Path::new(path).exists())
 }
 
 /// `sm_90 (compute capability 9.0)`.
@@ -96,11 +89,7 @@ const BUILD_FOR_HOST: &str = "build it for this machine: trtc build MODEL -o ENG
 /// Opens the device that an engine is to run on.
 pub(super) fn open_device(manifest: &Manifest, options: &LoadOptions) -> Result<Box<dyn Device>, Error> {
     let host_engine = manifest.target == "host";
-    let host = || {
-        HostDevice::new(HostOptions {
-            threads: options.threads,
-        })
-    };
+    let host = || HostDevice::new(HostOptions { threads: options.threads });
     let target = built_for(manifest);
     match options.device {
         DeviceChoice::Auto | DeviceChoice::Host if host_engine => Ok(Box::new(host()?)),
@@ -110,11 +99,7 @@ pub(super) fn open_device(manifest: &Manifest, options: &LoadOptions) -> Result<
         ))
         .help(BUILD_FOR_HOST)),
         DeviceChoice::Auto | DeviceChoice::Cuda(_) if !nvidia_driver() => {
-            let help = if host_engine {
-                "run it with --device host"
-            } else {
-                BUILD_FOR_HOST
-            };
+            let help = if host_engine { "run it with --device host" } else { BUILD_FOR_HOST };
             let machine = host()?.name();
             Err(Error::unsupported(format!(
                 "the engine was built for {target}; no NVIDIA driver found, this machine is {machine}"
@@ -122,16 +107,8 @@ pub(super) fn open_device(manifest: &Manifest, options: &LoadOptions) -> Result<
             .help(help))
         }
         DeviceChoice::Auto | DeviceChoice::Cuda(_) | DeviceChoice::Emulator => {
-            let help = if host_engine {
-                "run it with --device host"
-            } else {
-                BUILD_FOR_HOST
-            };
-            let device = if options.device == DeviceChoice::Emulator {
-                "the emulator"
-            } else {
-                "GPUs"
-            };
+            let help = if host_engine { "run it with --device host" } else { BUILD_FOR_HOST };
+            let device = if options.device == DeviceChoice::Emulator { "the emulator" } else { "GPUs" };
             Err(Error::unsupported(format!(
                 "the engine was built for {target}; this version of trtc does not run engines on {device}"
             ))

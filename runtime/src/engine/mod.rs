@@ -168,10 +168,7 @@ impl Engine {
                     return Err(error);
                 }
             };
-            let id = AnswerId {
-                request: number,
-                index,
-            };
+            let id = AnswerId { request: number, index };
             let answering = Answering::new(
                 id,
                 Arc::clone(&request),
@@ -195,8 +192,7 @@ impl Engine {
     /// Gives a request up: its answers end with the next step. False if it has ended already, or never was.
     pub fn cancel(&mut self, request: u64) -> bool {
         let mut live = self.take_request(request);
-        self.backlog
-            .extend(live.iter_mut().map(|a| a.end(Finish::Cancelled)));
+        self.backlog.extend(live.iter_mut().map(|a| a.end(Finish::Cancelled)));
         !live.is_empty()
     }
 
@@ -252,14 +248,8 @@ impl Engine {
             let first_row = (chunk.start + chunk.len - chunk.rows) as usize;
             if let Some(report) = answering.take_prompt(first_row, rows, vocab) {
                 for index in 0..answering.answers() {
-                    let id = AnswerId {
-                        index,
-                        ..answering.id()
-                    };
-                    events.push(Event::Prompt {
-                        id,
-                        logprobs: report.clone(),
-                    });
+                    let id = AnswerId { index, ..answering.id() };
+                    events.push(Event::Prompt { id, logprobs: report.clone() });
                 }
             }
             if !self.sched.sequence(chunk.seq).is_some_and(|s| s.complete()) {

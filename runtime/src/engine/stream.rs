@@ -32,10 +32,7 @@ impl Generate<'_> {
     /// One step; its events for these requests become ready, others stay with the engine.
     fn advance(&mut self) -> Result<(), Error> {
         if self.engine.is_idle() {
-            return Err(Error::bug(format!(
-                "{} answers are open and the engine is idle",
-                self.open
-            )));
+            return Err(Error::bug(format!("{} answers are open and the engine is idle", self.open)));
         }
         for event in self.engine.step()? {
             if !self.ids.contains(&event.id().request) {
@@ -82,13 +79,8 @@ impl Engine {
     /// and none is run. Requests submitted before go on meanwhile; their events wait for [`Engine::step`].
     pub fn generate(&mut self, requests: impl IntoIterator<Item = Request>) -> Generate<'_> {
         let next = self.next_request;
-        let mut stream = Generate {
-            engine: self,
-            ids: next..next,
-            open: 0,
-            ready: VecDeque::new(),
-            failed: None,
-        };
+        let mut stream =
+            Generate { engine: self, ids: next..next, open: 0, ready: VecDeque::new(), failed: None };
         for request in requests {
             let answers = request.n as usize;
             match stream.engine.submit(request) {
@@ -121,9 +113,7 @@ impl Engine {
             });
             match event {
                 Event::Prompt { logprobs, .. } => answer.prompt_logprobs = logprobs,
-                Event::Token {
-                    token, text, logprob, ..
-                } => {
+                Event::Token { token, text, logprob, .. } => {
                     answer.tokens.push(token);
                     answer.text.push_str(&text);
                     answer.logprobs.extend(logprob);
@@ -140,11 +130,7 @@ impl Engine {
 
     /// Log-probability of each token but the first, given those before it.
     pub fn score(&mut self, tokens: Vec<u32>) -> Result<Vec<TokenLogprob>, Error> {
-        let request = Request {
-            max_tokens: 0,
-            prompt_logprobs: Some(0),
-            ..Request::new(tokens)
-        };
+        let request = Request { max_tokens: 0, prompt_logprobs: Some(0), ..Request::new(tokens) };
         let answers = self.answers([request])?;
         Ok(answers.into_iter().flat_map(|a| a.prompt_logprobs).collect())
     }

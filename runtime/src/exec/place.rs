@@ -49,9 +49,7 @@ pub(super) fn weights(
                 return Ok(None);
             }
             if !made_up(weight) {
-                let range = file
-                    .tensor_range(&part.tensor(&weight.name))
-                    .map_err(Error::from)?;
+                let range = file.tensor_range(&part.tensor(&weight.name)).map_err(Error::from)?;
                 return Ok(Some((range.start as u64, len)));
             }
             let at = end.next_multiple_of(ALIGN);
@@ -61,11 +59,7 @@ pub(super) fn weights(
         let payload = place(Part::Payload)?.unwrap_or((0, 0));
         places.push((payload, place(Part::Scale)?, place(Part::Zero)?));
     }
-    let made = if end > 0 {
-        Some(device.alloc(end, "weights")?)
-    } else {
-        None
-    };
+    let made = if end > 0 { Some(device.alloc(end, "weights")?) } else { None };
     let mut regions = Vec::with_capacity(places.len());
     for (weight, (payload, scale, zero)) in manifest.weights.iter().zip(places) {
         let buffer = made.filter(|_| made_up(weight)).unwrap_or(shared);
@@ -82,19 +76,11 @@ pub(super) fn weights(
             if !made_up(weight) {
                 continue;
             }
-            for (part, region) in [
-                (Part::Payload, Some(at.payload)),
-                (Part::Scale, at.scale),
-                (Part::Zero, at.zero),
-            ] {
+            for (part, region) in
+                [(Part::Payload, Some(at.payload)), (Part::Scale, at.scale), (Part::Zero, at.zero)]
+            {
                 let Some(region) = region else { continue };
-                let make = Make {
-                    weight,
-                    index: index as u32,
-                    seed,
-                    part,
-                    threads,
-                };
+                let make = Make { weight, index: index as u32, seed, part, threads };
                 make.upload(device, region, &mut piece)?;
             }
         }
@@ -126,11 +112,8 @@ impl Make<'_> {
 
     /// Fills `out`, which begins at byte `start` of the part, on all threads.
     fn fill(&self, start: u64, out: &mut [u8]) -> Result<(), Error> {
-        let share = out
-            .len()
-            .div_ceil(self.threads.max(1))
-            .next_multiple_of(dummy::STEP as usize)
-            .max(1 << 16);
+        let share =
+            out.len().div_ceil(self.threads.max(1)).next_multiple_of(dummy::STEP as usize).max(1 << 16);
         let one = |i: usize, out: &mut [u8]| {
             let at = start + (i * share) as u64;
             dummy::fill(self.weight, self.index, self.seed, self.part, at, out).map_err(Error::from)
@@ -140,15 +123,10 @@ impl Make<'_> {
         }
         std::thread::scope(|scope| {
             let one = &one;
-            let work: Vec<_> = out
-                .chunks_mut(share)
-                .enumerate()
-                .map(|(i, out)| scope.spawn(move || one(i, out)))
-                .collect();
-            work.into_iter().try_for_each(|w| {
-                w.join()
-                    .unwrap_or_else(|_| Err(Error::bug("making dummy weights failed")))
-            })
+            let work: Vec<_> =
+                out.chunks_mut(share).enumerate().map(|(i, out)| scope.spawn(move || one(i, out))).collect();
+            work.into_iter()
+                .try_for_each(|w| w.join().unwrap_or_else(|_| Err(Error::bug("making dummy weights failed"))))
         })
     }
 }

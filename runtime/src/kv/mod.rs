@@ -44,12 +44,7 @@ pub struct KvPool {
 impl KvPool {
     /// A pool of `pages` pages of `page_tokens` tokens, all free. Without `prefix_cache` nothing is ever shared.
     pub fn new(pages: u32, page_tokens: u32, prefix_cache: bool) -> KvPool {
-        let page = Page {
-            refs: 0,
-            key: None,
-            older: NONE,
-            newer: NONE,
-        };
+        let page = Page { refs: 0, key: None, older: NONE, newer: NONE };
         let mut index = FxHashMap::default();
         let mut tokens = Vec::new();
         if prefix_cache {
@@ -167,10 +162,7 @@ impl KvPool {
     /// Makes a held page that is full and computed available to others. Of two pages with the same content the
     /// first stays.
     pub fn publish(&mut self, page: u32, key: PageKey, tokens: &[u32]) {
-        debug_assert!(
-            self.pages[page as usize].refs > 0,
-            "page {page} is published by nobody"
-        );
+        debug_assert!(self.pages[page as usize].refs > 0, "page {page} is published by nobody");
         if !self.prefix_cache || self.pages[page as usize].key.is_some() || self.index.contains_key(&key) {
             return;
         }
@@ -213,10 +205,7 @@ impl KvPool {
         let (mut at, mut before, mut idle) = (self.oldest, NONE, 0);
         while at != NONE {
             let p = &self.pages[at as usize];
-            assert!(
-                p.refs == 0 && p.key.is_some() && p.older == before,
-                "idle page {at}: {p:?}"
-            );
+            assert!(p.refs == 0 && p.key.is_some() && p.older == before, "idle page {at}: {p:?}");
             seen[at as usize] += 1;
             (before, at, idle) = (at, p.newer, idle + 1);
         }

@@ -14,11 +14,7 @@ fn full_pages_are_found_again_and_partial_ones_are_not() {
     pool.release(a);
     assert_eq!((pool.held(), pool.idle(), pool.available()), (0, 1, 3));
     assert_eq!(pool.find(key, &[7, 8]), Some(a));
-    assert_eq!(
-        pool.find(key, &[7, 9]),
-        None,
-        "the same key with other tokens is another page"
-    );
+    assert_eq!(pool.find(key, &[7, 9]), None, "the same key with other tokens is another page");
     assert_eq!(pool.find(key.then(&[1, 2]), &[1, 2]), None);
     pool.retain(a);
     pool.retain(a);

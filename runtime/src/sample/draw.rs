@@ -44,18 +44,15 @@ pub fn draw(row: &[f32], best: Candidate, sampling: &Sampling, u: f64, scratch: 
         // leaves room for rounding.
         let floor = (0.5 * (1.0 - p) * total / row.len() as f64) as f32;
         candidates.clear();
-        candidates.extend(above(row, &w, floor));
+        candidates.extend(above(row, best.logit, sampling.temperature, floor));
         let kept = nucleus(candidates, p * total, &w);
         candidates.truncate(kept);
     } else if sampling.min_p > 0.0 {
         candidates.clear();
-        candidates.extend(above(row, &w, sampling.min_p));
+        candidates.extend(above(row, best.logit, sampling.temperature, sampling.min_p));
     } else {
         sums.clear();
-        sums.extend(
-            row.chunks(RUN)
-                .map(|run| sum_weights(run, best.logit, sampling.temperature)),
-        );
+        sums.extend(row.chunks(RUN).map(|run| sum_weights(run, best.logit, sampling.temperature)));
         return from_row(row, &w, u, sums).unwrap_or(best.token);
     }
     candidates.retain(|c| w(c.logit) >= sampling.min_p);
@@ -74,38 +71,33 @@ pub fn draw(row: &[f32], best: Candidate, sampling: &Sampling, u: f64, scratch: 
     last
 }
 
-/// Tokens of at least this weight, by id.
-fn above(row: &[f32], w: &impl Fn(f32) -> f32, floor: f32) -> impl Iterator<Item = Candidate> {
+/// Tokens of at least about this weight, by id: some of slightly less are among them.
+fn above(row: &[f32], most: f32, temperature: f32, floor: f32) -> impl Iterator<Item = Candidate> {
+    // e^((x - most) / temperature) >= floor, with room for rounding.
+    let bar = most + temperature * (floor.ln() - 1e-3);
+    // False for NaN. The sum turns -0 into 0, so that equal logits are equal in every order.
     let keep = move |(token, &x): (usize, &f32)| {
-        let weight = w(x);
-        // The sum turns -0 into 0, so that equal logits are equal in every order.
-        (weight >= floor && weight > 0.0).then_some(Candidate {
-            logit: x + 0.0,
-            token: token as u32,
-        })
+        (x >= bar && x > f32::NEG_INFINITY).then_some(Candidate { logit: x + 0.0, token: token as u32 })
     };
     row.iter().enumerate().filter_map(keep)
 }
 
-/// Sorts the best candidates to the front until their weights reach `mass`, and tells how many that are. At least 1.
+/// Brings the best candidates whose weights reach `mass` to the front, in any order, and tells how many that are:
+/// the fewest that do, at least 1. Halves the candidates and goes on with the half in which the mass is reached.
 fn nucleus(candidates: &mut [Candidate], mass: f64, w: &impl Fn(f32) -> f32) -> usize {
-    let (mut sum, mut done, mut run) = (0.0, 0, 128);
-    while done < candidates.len() {
-        let rest = &mut candidates[done..];
-        let len = run.min(rest.len());
-        if len < rest.len() {
-            rest.select_nth_unstable_by(len, Candidate::order);
+    // The candidates before `from` are in, those from `to` on are out.
+    let (mut from, mut to, mut sum) = (0, candidates.len(), 0.0);
+    while to - from > 1 {
+        let half = (to - from) / 2;
+        candidates[from..to].select_nth_unstable_by(half, Candidate::order);
+        let more: f64 = candidates[from..from + half].iter().map(|c| f64::from(w(c.logit))).sum();
+        if sum + more >= mass {
+            to = from + half;
+        } else {
+            (from, sum) = (from + half, sum + more);
         }
-        rest[..len].sort_unstable_by(Candidate::order);
-        for (i, c) in rest[..len].iter().enumerate() {
-            sum += f64::from(w(c.logit));
-            if sum >= mass {
-                return done + i + 1;
-            }
-        }
-        (done, run) = (done + len, run * 4);
     }
-    done
+    to
 }
 
 /// A draw from the whole row with the sums of its runs: first the run that the draw falls into, then the token.

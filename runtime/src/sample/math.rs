@@ -18,10 +18,7 @@ pub struct Candidate {
 impl Candidate {
     /// Better first: by logit, then by id.
     pub fn order(&self, other: &Candidate) -> Ordering {
-        other
-            .logit
-            .total_cmp(&self.logit)
-            .then(self.token.cmp(&other.token))
+        other.logit.total_cmp(&self.logit).then(self.token.cmp(&other.token))
     }
 }
 
@@ -40,15 +37,9 @@ pub fn best(row: &[f32]) -> Candidate {
             *m = if x > *m { x } else { *m };
         }
     }
-    let most = most
-        .iter()
-        .chain(rest)
-        .fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m });
+    let most = most.iter().chain(rest).fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m });
     let token = row.iter().position(|&x| x == most).unwrap_or(0);
-    Candidate {
-        logit: clean(most),
-        token: token as u32,
-    }
+    Candidate { logit: clean(most), token: token as u32 }
 }
 
 /// `e^x` for `x <= 0` with a relative error under 2e-7; 0 below -87 and for NaN.
@@ -62,21 +53,16 @@ pub fn exp_neg(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0;
     let inside = x >= -87.0;
     let x = if inside { x } else { 0.0 };
-    let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let rounded = x * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
     let r = (x - n * HI) - n * LO;
-    let taylor = [
-        1.0 / 5040.0,
-        1.0 / 720.0,
-        1.0 / 120.0,
-        1.0 / 24.0,
-        1.0 / 6.0,
-        0.5,
-        1.0,
-        1.0,
-    ];
-    let p = taylor.iter().fold(0.0, |p, c| p * r + c);
-    // n is in -126..=0.
-    let scale = f32::from_bits((((n as i32) + 127) as u32) << 23);
+    let p = 1.0 / 5040.0 * r + 1.0 / 720.0;
+    let p = p * r + 1.0 / 120.0;
+    let p = p * r + 1.0 / 24.0;
+    let p = p * r + 1.0 / 6.0;
+    let p = ((p * r + 0.5) * r + 1.0) * r + 1.0;
+    // The lowest bits of `rounded` are those of n, which is in -126..=0.
+    let scale = f32::from_bits(rounded.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23);
     if inside { p * scale } else { 0.0 }
 }
 
@@ -99,10 +85,7 @@ pub fn sum_weights(row: &[f32], most: f32, temperature: f32) -> f64 {
                     *s += weight(x, most, temperature);
                 }
             }
-            let tail: f64 = rest
-                .iter()
-                .map(|&x| f64::from(weight(x, most, temperature)))
-                .sum();
+            let tail: f64 = rest.iter().map(|&x| f64::from(weight(x, most, temperature))).sum();
             sums.iter().map(|&s| f64::from(s)).sum::<f64>() + tail
         })
         .sum()
@@ -129,10 +112,7 @@ pub fn top(row: &[f32], k: usize, out: &mut Vec<Candidate>) {
     let mut bar = f32::NEG_INFINITY;
     for (token, &x) in row.iter().enumerate() {
         if x > bar {
-            out.push(Candidate {
-                logit: clean(x),
-                token: token as u32,
-            });
+            out.push(Candidate { logit: clean(x), token: token as u32 });
             if out.len() == room {
                 out.select_nth_unstable_by(k - 1, Candidate::order);
                 out.truncate(k);

@@ -30,11 +30,7 @@ impl Sampler {
     /// For an answer to `prompt`. The parameters have passed [`Sampling::check`].
     pub fn new(sampling: Sampling, seed: u64, prompt: &[u32]) -> Sampler {
         let counts = Counts::wanted(&sampling).then(|| Counts::new(prompt));
-        Sampler {
-            sampling,
-            seed,
-            counts,
-        }
+        Sampler { sampling, seed, counts }
     }
 
     /// Chooses the token at `position` (tokens of prompt and answer before it), changing the row on the way.
@@ -56,20 +52,12 @@ impl Sampler {
         let top = best(logits);
         if top.logit == f32::NEG_INFINITY {
             // Nothing has a probability: the first token that is allowed.
-            return (0..logits.len() as u32)
-                .find(|t| !banned.contains(t))
-                .unwrap_or(0);
+            return (0..logits.len() as u32).find(|t| !banned.contains(t)).unwrap_or(0);
         }
         if self.sampling.temperature == 0.0 || self.sampling.top_k == 1 {
             return top.token;
         }
-        draw::draw(
-            logits,
-            top,
-            &self.sampling,
-            draw::uniform(self.seed, position),
-            scratch,
-        )
+        draw::draw(logits, top, &self.sampling, draw::uniform(self.seed, position), scratch)
     }
 
     /// Tells that the answer went on with a token.
@@ -92,12 +80,7 @@ pub fn choose(
 ) -> u32 {
     let mut sampler = Sampler::new(sampling.clone(), seed, prompt);
     answer.iter().for_each(|&t| sampler.accept(t));
-    sampler.choose(
-        logits,
-        (prompt.len() + answer.len()) as u64,
-        banned,
-        &mut Scratch::default(),
-    )
+    sampler.choose(logits, (prompt.len() + answer.len()) as u64, banned, &mut Scratch::default())
 }
 
 /// Log-probability of `token` under the row as it is, and of the `alternatives` most likely tokens, best first.
@@ -107,11 +90,7 @@ pub fn logprob(row: &[f32], token: u32, alternatives: u32) -> TokenLogprob {
     let of = |x: f32| {
         // Minus infinity from a finite or an infinite norm, and an infinite logit from itself.
         let lp = if x == norm { 0.0 } else { x - norm };
-        if lp.is_nan() || x == f32::NEG_INFINITY {
-            f32::NEG_INFINITY
-        } else {
-            lp.min(0.0)
-        }
+        if lp.is_nan() || x == f32::NEG_INFINITY { f32::NEG_INFINITY } else { lp.min(0.0) }
     };
     let mut candidates: Vec<Candidate> = Vec::new();
     if alternatives > 0 {

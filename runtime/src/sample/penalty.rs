@@ -20,9 +20,7 @@ impl Counts {
 
     /// The prompt's tokens, and no answer.
     pub fn new(prompt: &[u32]) -> Counts {
-        Counts {
-            seen: prompt.iter().map(|&t| (t, 0)).collect(),
-        }
+        Counts { seen: prompt.iter().map(|&t| (t, 0)).collect() }
     }
 
     /// One more token of the answer.
@@ -38,11 +36,7 @@ impl Counts {
             let Some(x) = logits.get_mut(token as usize) else {
                 continue;
             };
-            *x = if *x > 0.0 {
-                *x / repetition
-            } else {
-                *x * repetition
-            };
+            *x = if *x > 0.0 { *x / repetition } else { *x * repetition };
             if times > 0 {
                 *x -= sampling.presence_penalty + sampling.frequency_penalty * times as f32;
             }

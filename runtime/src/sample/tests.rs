@@ -34,9 +34,7 @@ fn reference(row: &[f32], s: &Sampling) -> Vec<f64> {
 
 /// A row that looks random, with clear differences between logits.
 fn row(n: usize, salt: u64) -> Vec<f32> {
-    (0..n)
-        .map(|i| (draw::uniform(salt, i as u64) * 12.0 - 6.0) as f32)
-        .collect()
+    (0..n).map(|i| (draw::uniform(salt, i as u64) * 12.0 - 6.0) as f32).collect()
 }
 
 #[test]
@@ -47,12 +45,7 @@ fn exponentials_are_exact_enough() {
         assert!((got - want).abs() <= want * 2.5e-7, "e^{x}: {got} {want}");
     }
     assert_eq!(
-        (
-            exp_neg(0.0),
-            exp_neg(-88.0),
-            exp_neg(f32::NEG_INFINITY),
-            exp_neg(f32::NAN)
-        ),
+        (exp_neg(0.0), exp_neg(-88.0), exp_neg(f32::NEG_INFINITY), exp_neg(f32::NAN)),
         (1.0, 0.0, 0.0, 0.0)
     );
 }
@@ -62,29 +55,11 @@ fn frequencies_follow_probabilities() {
     let base = Sampling::default();
     let settings = [
         base.clone(),
-        Sampling {
-            temperature: 0.7,
-            ..base.clone()
-        },
-        Sampling {
-            top_k: 5,
-            ..base.clone()
-        },
-        Sampling {
-            top_p: 0.8,
-            ..base.clone()
-        },
-        Sampling {
-            min_p: 0.1,
-            ..base.clone()
-        },
-        Sampling {
-            temperature: 2.0,
-            top_k: 12,
-            top_p: 0.9,
-            min_p: 0.05,
-            ..base.clone()
-        },
+        Sampling { temperature: 0.7, ..base.clone() },
+        Sampling { top_k: 5, ..base.clone() },
+        Sampling { top_p: 0.8, ..base.clone() },
+        Sampling { min_p: 0.1, ..base.clone() },
+        Sampling { temperature: 2.0, top_k: 12, top_p: 0.9, min_p: 0.05, ..base.clone() },
     ];
     let draws = 40_000;
     for (which, s) in settings.iter().enumerate() {
@@ -99,10 +74,7 @@ fn frequencies_follow_probabilities() {
         }
         let mut chi2 = 0.0;
         for (i, &p) in p.iter().enumerate() {
-            assert!(
-                p > 0.0 || counts[i] == 0,
-                "setting {which}: token {i} has no probability"
-            );
+            assert!(p > 0.0 || counts[i] == 0, "setting {which}: token {i} has no probability");
             if p > 0.0 {
                 let want = p * draws as f64;
                 chi2 += (f64::from(counts[i]) - want).powi(2) / want;
@@ -150,55 +122,21 @@ fn penalties_and_biases() {
     // 0 is in the prompt, 1 in both, 2 twice in the answer, 3 has a bias, 9 is out of the row.
     assert_eq!(sampler.choose(&mut row, 0, &[], &mut Scratch::default()), 3);
     assert_eq!(row, [2.0, -8.75, 1.0, 3.0, 2.5]);
-    assert_eq!(
-        choose(&mut [4.0, -4.0, 4.0, 4.0, 2.5], &s, 0, &[0, 1], &[1, 2, 2], &[]),
-        3
-    );
-    assert_eq!(
-        choose(&mut [4.0, -4.0, 4.0, 4.0, 2.5], &s, 0, &[0, 1], &[1, 2, 2], &[3]),
-        4
-    );
+    assert_eq!(choose(&mut [4.0, -4.0, 4.0, 4.0, 2.5], &s, 0, &[0, 1], &[1, 2, 2], &[]), 3);
+    assert_eq!(choose(&mut [4.0, -4.0, 4.0, 4.0, 2.5], &s, 0, &[0, 1], &[1, 2, 2], &[3]), 4);
 }
 
 #[test]
 fn odd_rows_have_an_answer() {
-    let odd = [
-        f32::NAN,
-        f32::INFINITY,
-        f32::NEG_INFINITY,
-        0.0,
-        -0.0,
-        f32::MAX,
-        f32::MIN,
-        1e-40,
-    ];
+    let odd = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, f32::MAX, f32::MIN, 1e-40];
     let settings = [
         Sampling::greedy(),
         Sampling::default(),
-        Sampling {
-            top_k: 2,
-            ..Sampling::default()
-        },
-        Sampling {
-            top_p: 0.5,
-            ..Sampling::default()
-        },
-        Sampling {
-            min_p: 0.5,
-            ..Sampling::default()
-        },
-        Sampling {
-            temperature: 1e-40,
-            repetition_penalty: 1.5,
-            ..Sampling::default()
-        },
-        Sampling {
-            top_k: 3,
-            top_p: 0.1,
-            min_p: 1.0,
-            presence_penalty: 1.0,
-            ..Sampling::default()
-        },
+        Sampling { top_k: 2, ..Sampling::default() },
+        Sampling { top_p: 0.5, ..Sampling::default() },
+        Sampling { min_p: 0.5, ..Sampling::default() },
+        Sampling { temperature: 1e-40, repetition_penalty: 1.5, ..Sampling::default() },
+        Sampling { top_k: 3, top_p: 0.1, min_p: 1.0, presence_penalty: 1.0, ..Sampling::default() },
     ];
     for a in odd {
         for b in odd {
@@ -208,23 +146,14 @@ fn odd_rows_have_an_answer() {
                     let mut row = [a, b, c];
                     let t = choose(&mut row, s, 1, &[0, 7], &[1], &[]) as usize;
                     let possible = row.iter().any(|x| *x > f32::NEG_INFINITY);
-                    assert!(
-                        t < 3 && (!possible || row[t] > f32::NEG_INFINITY),
-                        "{row:?} {s:?} gives {t}"
-                    );
+                    assert!(t < 3 && (!possible || row[t] > f32::NEG_INFINITY), "{row:?} {s:?} gives {t}");
                     let lp = logprob(&row, 1, 5);
-                    assert!(
-                        !lp.logprob.is_nan() && lp.top.iter().all(|t| !t.1.is_nan()),
-                        "{row:?} {lp:?}"
-                    );
+                    assert!(!lp.logprob.is_nan() && lp.top.iter().all(|t| !t.1.is_nan()), "{row:?} {lp:?}");
                 }
             }
         }
     }
-    assert_eq!(
-        choose(&mut [f32::NAN, f32::NAN], &Sampling::default(), 0, &[], &[], &[0]),
-        1
-    );
+    assert_eq!(choose(&mut [f32::NAN, f32::NAN], &Sampling::default(), 0, &[], &[], &[0]), 1);
 }
 
 #[test]

@@ -102,9 +102,7 @@ impl Scheduler {
             )));
         }
         self.check_fits(prompt, new.max_len)?;
-        let leader = new
-            .leader
-            .filter(|&l| self.sequence(l).is_some_and(|l| !l.prompt_computed()));
+        let leader = new.leader.filter(|&l| self.sequence(l).is_some_and(|l| !l.prompt_computed()));
         let id = match self.vacant.pop() {
             Some(index) => SeqId(index),
             None => {
@@ -223,20 +221,13 @@ impl Scheduler {
                 // Tokens before `logits_from` want no logits and are not bounded by the rows left.
                 let first_row = start.max(seq.logits_from);
                 let rows_end = first_row.saturating_add(self.limits.max_logit_rows - plan.rows);
-                let len = seq
-                    .remaining()
-                    .min(self.limits.max_step_tokens - plan.tokens)
-                    .min(rows_end - start);
+                let len =
+                    seq.remaining().min(self.limits.max_step_tokens - plan.tokens).min(rows_end - start);
                 if len == 0 {
                     continue;
                 }
                 let rows = (start + len).saturating_sub(first_row);
-                plan.chunks.push(Chunk {
-                    seq: id,
-                    start,
-                    len,
-                    rows,
-                });
+                plan.chunks.push(Chunk { seq: id, start, len, rows });
                 plan.tokens += len;
                 plan.rows += rows;
             }
@@ -249,11 +240,7 @@ impl Scheduler {
         let mut taken = 0;
         for &r in &self.running {
             let seq = self.seq(r);
-            taken += if seq.rank() < rank {
-                seq.remaining()
-            } else {
-                u32::from(seq.remaining() == 1)
-            };
+            taken += if seq.rank() < rank { seq.remaining() } else { u32::from(seq.remaining() == 1) };
             if taken >= self.limits.max_step_tokens {
                 return false;
             }
@@ -269,12 +256,7 @@ impl Scheduler {
         }
         let seq = self.seq(id);
         let priority = seq.priority;
-        let lower = self
-            .running
-            .iter()
-            .rev()
-            .take_while(|&&r| self.seq(r).priority < priority)
-            .count();
+        let lower = self.running.iter().rev().take_while(|&&r| self.seq(r).priority < priority).count();
         if self.running.len() - lower >= self.limits.max_batch as usize {
             return false;
         }
@@ -305,10 +287,7 @@ impl Scheduler {
 
     /// Pages that must be available for a waiting sequence to start: those without content, and idle ones with it.
     fn pages_wanted(&self, seq: &Sequence) -> u32 {
-        let held = seq
-            .cached_pages(&self.pool)
-            .filter(|&p| self.pool.refs(p) > 0)
-            .count() as u32;
+        let held = seq.cached_pages(&self.pool).filter(|&p| self.pool.refs(p) > 0).count() as u32;
         self.pool.pages_for(seq.tokens.len() as u32) - held
     }
 

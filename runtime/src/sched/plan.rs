@@ -36,10 +36,7 @@ pub struct Plan {
 impl Plan {
     /// A plan with room for any step within the limits.
     pub fn new(limits: &Dims) -> Plan {
-        Plan {
-            chunks: Vec::with_capacity(limits.max_batch as usize),
-            ..Plan::default()
-        }
+        Plan { chunks: Vec::with_capacity(limits.max_batch as usize), ..Plan::default() }
     }
 
     /// True if every sequence computes one token and wants its logits.

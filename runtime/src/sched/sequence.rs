@@ -142,9 +142,7 @@ impl Sequence {
     pub(super) fn advance(&mut self, chunk: &Chunk, pool: &mut KvPool) {
         debug_assert_eq!(chunk.start, self.computed);
         self.computed = chunk.start + chunk.len;
-        self.logits_from = self
-            .logits_from
-            .max(if chunk.rows > 0 { self.computed } else { 0 });
+        self.logits_from = self.logits_from.max(if chunk.rows > 0 { self.computed } else { 0 });
         if !pool.prefix_cache() {
             return;
         }

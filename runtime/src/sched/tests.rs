@@ -4,12 +4,7 @@ use super::*;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
-const LIMITS: Dims = Dims {
-    max_batch: 4,
-    max_seq_len: 64,
-    max_step_tokens: 8,
-    max_logit_rows: 8,
-};
+const LIMITS: Dims = Dims { max_batch: 4, max_seq_len: 64, max_step_tokens: 8, max_logit_rows: 8 };
 
 fn scheduler(limits: Dims, pages: u32, page_tokens: u32, prefix_cache: bool) -> Scheduler {
     Scheduler::new(limits, KvPool::new(pages, page_tokens, prefix_cache))
@@ -17,13 +12,7 @@ fn scheduler(limits: Dims, pages: u32, page_tokens: u32, prefix_cache: bool) -> 
 
 fn new(tokens: Vec<u32>, answer: u32) -> NewSequence {
     let max_len = tokens.len() as u32 + answer;
-    NewSequence {
-        tokens,
-        max_len,
-        priority: 0,
-        all_logits: false,
-        leader: None,
-    }
+    NewSequence { tokens, max_len, priority: 0, all_logits: false, leader: None }
 }
 
 /// Plans and commits a step, giving each sequence that is complete the token 900; returns (seq, start, len, rows).
@@ -34,17 +23,10 @@ fn step(s: &mut Scheduler) -> Vec<(SeqId, u32, u32, u32)> {
     for c in &plan.chunks {
         let seq = s.sequence(c.seq).unwrap();
         if seq.complete() {
-            if seq.tokens.len() + 1 < seq.max_len as usize {
-                s.push(c.seq, 900)
-            } else {
-                s.remove(c.seq)
-            }
+            if seq.tokens.len() + 1 < seq.max_len as usize { s.push(c.seq, 900) } else { s.remove(c.seq) }
         }
     }
-    plan.chunks
-        .iter()
-        .map(|c| (c.seq, c.start, c.len, c.rows))
-        .collect()
+    plan.chunks.iter().map(|c| (c.seq, c.start, c.len, c.rows)).collect()
 }
 
 #[test]
@@ -64,29 +46,16 @@ fn prompts_go_by_priority_then_arrival() {
     let mut s = scheduler(LIMITS, 64, 4, false);
     let a = s.add(new(vec![1; 6], 2)).unwrap();
     let b = s.add(new(vec![2; 6], 2)).unwrap();
-    let c = s
-        .add(NewSequence {
-            priority: 1,
-            ..new(vec![3; 6], 2)
-        })
-        .unwrap();
+    let c = s.add(NewSequence { priority: 1, ..new(vec![3; 6], 2) }).unwrap();
     assert_eq!(step(&mut s), [(c, 0, 6, 1), (a, 0, 2, 0)]);
     assert_eq!(step(&mut s), [(c, 6, 1, 1), (a, 2, 4, 1), (b, 0, 3, 0)]);
 }
 
 #[test]
 fn rows_bound_chunks_that_want_all_logits() {
-    let limits = Dims {
-        max_logit_rows: 3,
-        ..LIMITS
-    };
+    let limits = Dims { max_logit_rows: 3, ..LIMITS };
     let mut s = scheduler(limits, 64, 4, true);
-    let a = s
-        .add(NewSequence {
-            all_logits: true,
-            ..new(vec![1; 7], 1)
-        })
-        .unwrap();
+    let a = s.add(NewSequence { all_logits: true, ..new(vec![1; 7], 1) }).unwrap();
     let b = s.add(new(vec![2; 7], 1)).unwrap();
     assert_eq!(step(&mut s), [(a, 0, 3, 3), (b, 0, 5, 0)]);
     assert_eq!(step(&mut s), [(a, 3, 3, 3), (b, 5, 1, 0)]);
@@ -101,26 +70,13 @@ fn a_prefix_is_used_again_but_never_the_whole_prompt() {
     let a = s.add(new(vec![1, 2, 3, 4], 1)).unwrap();
     assert_eq!(step(&mut s), [(a, 0, 4, 1)]);
     let b = s.add(new(vec![1, 2, 3, 4], 1)).unwrap();
-    assert_eq!(
-        step(&mut s),
-        [(b, 2, 2, 1)],
-        "the last token's page is computed for its logits"
-    );
+    assert_eq!(step(&mut s), [(b, 2, 2, 1)], "the last token's page is computed for its logits");
     let c = s.add(new(vec![1, 2, 3, 4, 5], 1)).unwrap();
     assert_eq!(step(&mut s), [(c, 4, 1, 1)]);
-    let d = s
-        .add(NewSequence {
-            all_logits: true,
-            ..new(vec![1, 2, 3, 4, 5], 1)
-        })
-        .unwrap();
+    let d = s.add(NewSequence { all_logits: true, ..new(vec![1, 2, 3, 4, 5], 1) }).unwrap();
     assert_eq!(step(&mut s), [(d, 0, 5, 5)]);
     let e = s.add(new(vec![9, 2, 3, 4, 5], 1)).unwrap();
-    assert_eq!(
-        step(&mut s),
-        [(e, 0, 5, 1)],
-        "the same page after another beginning is another page"
-    );
+    assert_eq!(step(&mut s), [(e, 0, 5, 1)], "the same page after another beginning is another page");
     assert_eq!(s.pool().held(), 0);
 }
 
@@ -128,12 +84,7 @@ fn a_prefix_is_used_again_but_never_the_whole_prompt() {
 fn answers_to_one_prompt_share_its_pages() {
     let mut s = scheduler(LIMITS, 64, 2, true);
     let a = s.add(new(vec![1, 2, 3, 4, 5], 4)).unwrap();
-    let b = s
-        .add(NewSequence {
-            leader: Some(a),
-            ..new(vec![1, 2, 3, 4, 5], 4)
-        })
-        .unwrap();
+    let b = s.add(NewSequence { leader: Some(a), ..new(vec![1, 2, 3, 4, 5], 4) }).unwrap();
     assert_eq!(step(&mut s), [(a, 0, 5, 1)]);
     assert_eq!(step(&mut s), [(a, 5, 1, 1), (b, 4, 1, 1)]);
     let (pa, pb) = (s.sequence(a).unwrap().pages(), s.sequence(b).unwrap().pages());
@@ -142,12 +93,7 @@ fn answers_to_one_prompt_share_its_pages() {
     assert_eq!(s.pool().refs(pa[0]), 2);
     // A leader that goes away does not hold anybody up.
     let c = s.add(new(vec![7; 9], 4)).unwrap();
-    let d = s
-        .add(NewSequence {
-            leader: Some(c),
-            ..new(vec![7; 9], 4)
-        })
-        .unwrap();
+    let d = s.add(NewSequence { leader: Some(c), ..new(vec![7; 9], 4) }).unwrap();
     s.remove(c);
     assert!(step(&mut s).iter().any(|c| c.0 == d));
 }
@@ -166,31 +112,20 @@ fn the_last_in_rank_gives_way_and_comes_back() {
     assert_eq!(order[0], [(a, 0, 2, 1), (b, 0, 2, 1)]);
     assert_eq!(order[1], [(a, 2, 1, 1), (b, 2, 1, 1)]);
     let resumed = order.iter().flatten().find(|c| c.0 == b && c.1 == 0 && c.2 > 2);
-    assert!(
-        resumed.is_some(),
-        "b is computed again with what it had answered: {order:?}"
-    );
+    assert!(resumed.is_some(), "b is computed again with what it had answered: {order:?}");
     let rows: u32 = order.iter().flatten().filter(|c| c.0 == b).map(|c| c.3).sum();
     assert_eq!(rows, 6, "no token is chosen twice");
 }
 
 #[test]
 fn higher_priority_takes_the_place_of_lower_but_not_of_equal() {
-    let limits = Dims {
-        max_batch: 1,
-        ..LIMITS
-    };
+    let limits = Dims { max_batch: 1, ..LIMITS };
     let mut s = scheduler(limits, 64, 2, false);
     let a = s.add(new(vec![1, 2], 6)).unwrap();
     step(&mut s);
     let b = s.add(new(vec![3, 4], 6)).unwrap();
     assert_eq!(step(&mut s), [(a, 2, 1, 1)]);
-    let c = s
-        .add(NewSequence {
-            priority: 1,
-            ..new(vec![5, 6], 1)
-        })
-        .unwrap();
+    let c = s.add(NewSequence { priority: 1, ..new(vec![5, 6], 1) }).unwrap();
     assert_eq!(step(&mut s), [(c, 0, 2, 1)]);
     assert_eq!(step(&mut s), [(a, 0, 4, 1)], "a was there before b");
     s.remove(a);
@@ -200,20 +135,11 @@ fn higher_priority_takes_the_place_of_lower_but_not_of_equal() {
 #[test]
 fn nobody_is_pushed_out_in_vain() {
     let mut s = scheduler(LIMITS, 6, 1, false);
-    let a = s
-        .add(NewSequence {
-            priority: 2,
-            ..new(vec![1; 3], 3)
-        })
-        .unwrap();
+    let a = s.add(NewSequence { priority: 2, ..new(vec![1; 3], 3) }).unwrap();
     let b = s.add(new(vec![2; 1], 2)).unwrap();
     step(&mut s);
     // Needs 5 pages; a keeps 4, so b's page would not help.
-    s.add(NewSequence {
-        priority: 1,
-        ..new(vec![3; 5], 1)
-    })
-    .unwrap();
+    s.add(NewSequence { priority: 1, ..new(vec![3; 5], 1) }).unwrap();
     assert_eq!(step(&mut s).iter().map(|c| c.0).collect::<Vec<_>>(), [a, b]);
 }
 
@@ -221,19 +147,10 @@ fn nobody_is_pushed_out_in_vain() {
 fn a_page_shared_with_the_victim_does_not_count_as_freed() {
     let mut s = scheduler(LIMITS, 8, 1, true);
     let a = s.add(new(vec![1, 2, 3], 4)).unwrap();
-    let c = s
-        .add(NewSequence {
-            priority: 1,
-            ..new(vec![7, 7], 6)
-        })
-        .unwrap();
+    let c = s.add(NewSequence { priority: 1, ..new(vec![7, 7], 6) }).unwrap();
     step(&mut s);
     // Needs 6 pages, 2 of them a's. Pushing a out gives 2 besides, and 1 is available: too few.
-    s.add(NewSequence {
-        priority: 1,
-        ..new(vec![1, 2, 9, 9, 9, 9], 1)
-    })
-    .unwrap();
+    s.add(NewSequence { priority: 1, ..new(vec![1, 2, 9, 9, 9, 9], 1) }).unwrap();
     assert_eq!(step(&mut s).iter().map(|c| c.0).collect::<Vec<_>>(), [c, a]);
 }
 
@@ -241,12 +158,7 @@ fn a_page_shared_with_the_victim_does_not_count_as_freed() {
 fn what_can_never_run_is_refused() {
     let mut s = scheduler(LIMITS, 4, 2, true);
     let error = s.add(new(vec![1; 5], 5)).unwrap_err();
-    assert!(
-        error
-            .message
-            .contains("needs 9 tokens of KV cache (prompt 5), the cache holds 8"),
-        "{error}"
-    );
+    assert!(error.message.contains("needs 9 tokens of KV cache (prompt 5), the cache holds 8"), "{error}");
     s.add(new(vec![1; 5], 4)).unwrap();
     assert!(s.add(new(vec![], 4)).is_err());
 }
@@ -270,24 +182,11 @@ enum Act {
 }
 
 fn act() -> impl Strategy<Value = Act> {
-    let load = (
-        0u32..3,
-        1u32..14,
-        1u32..10,
-        -1i32..2,
-        prop::bool::weighted(0.2),
-        1u32..4,
-    )
-        .prop_map(|(stem, prompt, answer, priority, all_logits, answers)| {
-            Act::Add(Load {
-                stem,
-                prompt,
-                answer,
-                priority,
-                all_logits,
-                answers,
-            })
-        });
+    let load = (0u32..3, 1u32..14, 1u32..10, -1i32..2, prop::bool::weighted(0.2), 1u32..4).prop_map(
+        |(stem, prompt, answer, priority, all_logits, answers)| {
+            Act::Add(Load { stem, prompt, answer, priority, all_logits, answers })
+        },
+    );
     prop_oneof![3 => load, 6 => Just(Act::Step), 1 => any::<usize>().prop_map(Act::Cancel)]
 }
 
@@ -325,23 +224,15 @@ impl World {
     fn add(&mut self, load: &Load) {
         let mut leader = None;
         for i in 0..load.answers {
-            let tokens: Vec<u32> = (0..load.prompt)
-                .map(|p| load.stem * 100 * u32::from(p % 7 == 5) + p)
-                .collect();
+            let tokens: Vec<u32> =
+                (0..load.prompt).map(|p| load.stem * 100 * u32::from(p % 7 == 5) + p).collect();
             let all_logits = load.all_logits && i == 0;
             let max_len = load.prompt + load.answer;
-            let new = NewSequence {
-                tokens,
-                max_len,
-                priority: load.priority,
-                all_logits,
-                leader,
-            };
+            let new = NewSequence { tokens, max_len, priority: load.priority, all_logits, leader };
             let Ok(id) = self.s.add(new) else { return };
             leader = leader.or(Some(id));
             self.live.insert(id);
-            self.rows
-                .insert(id, (Vec::new(), if all_logits { 0 } else { load.prompt - 1 }));
+            self.rows.insert(id, (Vec::new(), if all_logits { 0 } else { load.prompt - 1 }));
         }
     }
 
@@ -352,11 +243,8 @@ impl World {
     }
 
     fn step(&mut self) {
-        let before: BTreeMap<SeqId, u32> = self
-            .live
-            .iter()
-            .map(|&id| (id, self.s.sequence(id).unwrap().computed()))
-            .collect();
+        let before: BTreeMap<SeqId, u32> =
+            self.live.iter().map(|&id| (id, self.s.sequence(id).unwrap().computed())).collect();
         self.s.schedule(&mut self.plan);
         assert_eq!(
             self.plan.chunks.is_empty(),
@@ -366,23 +254,13 @@ impl World {
         assert!(self.plan.tokens <= self.limits.max_step_tokens);
         assert!(self.plan.rows <= self.limits.max_logit_rows);
         assert!(self.plan.chunks.len() <= self.limits.max_batch as usize);
-        assert_eq!(
-            self.plan.tokens,
-            self.plan.chunks.iter().map(|c| c.len).sum::<u32>()
-        );
-        assert_eq!(
-            self.plan.rows,
-            self.plan.chunks.iter().map(|c| c.rows).sum::<u32>()
-        );
+        assert_eq!(self.plan.tokens, self.plan.chunks.iter().map(|c| c.len).sum::<u32>());
+        assert_eq!(self.plan.rows, self.plan.chunks.iter().map(|c| c.rows).sum::<u32>());
         self.reused += u64::from(self.plan.reused);
         self.scheduled += u64::from(self.plan.tokens);
         // A sequence that lost its pages may already have found some again: what is reused counts both ways.
         let restarted = |id: &SeqId| self.s.sequence(*id).unwrap().computed() < before[id];
-        let lost: u64 = before
-            .keys()
-            .filter(|id| restarted(id))
-            .map(|id| u64::from(before[id]))
-            .sum();
+        let lost: u64 = before.keys().filter(|id| restarted(id)).map(|id| u64::from(before[id])).sum();
         self.lost += lost;
 
         let n = self.s.pool().page_tokens() as usize;
@@ -396,20 +274,14 @@ impl World {
             }
             let (rows, first) = self.rows.get_mut(&c.seq).unwrap();
             let end = c.start + c.len;
-            assert!(
-                c.rows == 0 || end - c.rows == *first + rows.len() as u32,
-                "no row twice, none left out"
-            );
+            assert!(c.rows == 0 || end - c.rows == *first + rows.len() as u32, "no row twice, none left out");
             rows.extend(end - c.rows..end);
         }
         // After all writes of the step: everything that a sequence reads is its own.
         for c in &self.plan.chunks {
             let seq = self.s.sequence(c.seq).unwrap();
             for p in 0..(c.start + c.len) as usize {
-                assert_eq!(
-                    self.memory[seq.pages()[p / n] as usize * n + p % n],
-                    seq.tokens()[..=p]
-                );
+                assert_eq!(self.memory[seq.pages()[p / n] as usize * n + p % n], seq.tokens()[..=p]);
             }
         }
         self.s.commit(&self.plan);
@@ -419,11 +291,7 @@ impl World {
                 continue;
             }
             // Answers depend on all that came before.
-            let token = seq
-                .tokens()
-                .iter()
-                .fold(7u32, |h, t| (h ^ t).wrapping_mul(0x9e37_79b1))
-                % 5;
+            let token = seq.tokens().iter().fold(7u32, |h, t| (h ^ t).wrapping_mul(0x9e37_79b1)) % 5;
             if seq.tokens().len() + 1 < seq.max_len as usize {
                 self.s.push(c.seq, token)
             } else {
@@ -438,12 +306,7 @@ impl World {
         pool.assert_consistent();
         let mut refs = vec![0; pool.total() as usize];
         for &id in &self.live {
-            self.s
-                .sequence(id)
-                .unwrap()
-                .pages()
-                .iter()
-                .for_each(|&p| refs[p as usize] += 1);
+            self.s.sequence(id).unwrap().pages().iter().for_each(|&p| refs[p as usize] += 1);
         }
         assert!(refs.iter().enumerate().all(|(p, &n)| pool.refs(p as u32) == n));
     }

@@ -36,54 +36,32 @@ impl ChatTemplate {
     /// Compiles a template; `bos` and `eos` are the texts that it knows as `bos_token` and `eos_token`.
     pub fn new(source: &str, bos: Option<&str>, eos: Option<&str>) -> Result<ChatTemplate, Error> {
         let mut env = Environment::new();
-        let syntax = SyntaxConfig::builder()
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .build();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         env.set_syntax(syntax.map_err(|e| Error::bug(e.to_string()))?);
         env.set_fuel(Some(FUEL));
         env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        env.add_function(
-            "raise_exception",
-            |message: String| -> Result<Value, minijinja::Error> {
-                Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-            },
-        );
-        env.add_function(
-            "strftime_now",
-            |format: String| -> Result<String, minijinja::Error> {
-                let now = SystemTime::now()
-                    .duration_since(UNIX_EPOCH)
-                    .map_or(0, |d| d.as_secs());
-                strftime(now, &format).map_err(|e| minijinja::Error::new(ErrorKind::InvalidOperation, e))
-            },
-        );
+        env.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+        });
+        env.add_function("strftime_now", |format: String| -> Result<String, minijinja::Error> {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+            strftime(now, &format).map_err(|e| minijinja::Error::new(ErrorKind::InvalidOperation, e))
+        });
         env.add_filter("tojson", to_json);
-        env.add_template_owned("chat", without_generation_tags(source))
-            .map_err(|e| {
-                let line = e.line().map(|l| format!(", line {l}")).unwrap_or_default();
-                let what = e
-                    .detail()
-                    .map(str::to_string)
-                    .unwrap_or_else(|| e.kind().to_string());
-                Error::user(format!("the model's chat template{line}: {what}"))
-                    .help("give prompts as plain text instead of messages")
-            })?;
+        env.add_template_owned("chat", without_generation_tags(source)).map_err(|e| {
+            let line = e.line().map(|l| format!(", line {l}")).unwrap_or_default();
+            let what = e.detail().map(str::to_string).unwrap_or_else(|| e.kind().to_string());
+            Error::user(format!("the model's chat template{line}: {what}"))
+                .help("give prompts as plain text instead of messages")
+        })?;
         let text = |t: Option<&str>| t.unwrap_or_default().to_string();
-        Ok(ChatTemplate {
-            env,
-            bos: text(bos),
-            eos: text(eos),
-        })
+        Ok(ChatTemplate { env, bos: text(bos), eos: text(eos) })
     }
 
     /// The prompt of a chat. With `add_generation_prompt` it ends where the assistant's answer begins. Encode it
     /// without a BOS token: templates write their own.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Error> {
-        let template = self
-            .env
-            .get_template("chat")
-            .map_err(|e| Error::bug(e.to_string()))?;
+        let template = self.env.get_template("chat").map_err(|e| Error::bug(e.to_string()))?;
         let given = context! {
             messages => messages.iter().map(value).collect::<Vec<Value>>(),
             add_generation_prompt,
@@ -114,9 +92,8 @@ fn without_generation_tags(source: &str) -> String {
         let (before, tag) = rest.split_at(at);
         out.push_str(before);
         let end = tag.find("%}").map_or(tag.len(), |e| e + 2);
-        let word = tag[2..end]
-            .trim_end_matches("%}")
-            .trim_matches(|c: char| c.is_whitespace() || "+-".contains(c));
+        let word =
+            tag[2..end].trim_end_matches("%}").trim_matches(|c: char| c.is_whitespace() || "+-".contains(c));
         match word {
             "generation" => out.push_str(&tag[..end].replacen("generation", "if true", 1)),
             "endgeneration" => out.push_str(&tag[..end].replacen("endgeneration", "endif", 1)),
@@ -138,13 +115,11 @@ fn to_json(value: Value, kwargs: Kwargs) -> Result<Value, minijinja::Error> {
         Some(n) => {
             let spaces = " ".repeat(n.min(16));
             let format = serde_json::ser::PrettyFormatter::with_indent(spaces.as_bytes());
-            value
-                .serialize(&mut serde_json::Serializer::with_formatter(&mut out, format))
-                .map_err(failed)?;
+            value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, format)).map_err(failed)?;
         }
-        None => value
-            .serialize(&mut serde_json::Serializer::with_formatter(&mut out, OneLine))
-            .map_err(failed)?,
+        None => {
+            value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, OneLine)).map_err(failed)?
+        }
     }
     let text = String::from_utf8(out)
         .map_err(|e| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string()))?;

@@ -34,25 +34,13 @@ struct Start {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "type")]
 enum Step {
-    Sequence {
-        decoders: Vec<Step>,
-    },
+    Sequence { decoders: Vec<Step> },
     ByteLevel,
     ByteFallback,
     Fuse,
-    Replace {
-        pattern: Pattern,
-        content: String,
-    },
-    Strip {
-        content: char,
-        start: usize,
-        stop: usize,
-    },
-    Metaspace {
-        replacement: char,
-        prepend_scheme: String,
-    },
+    Replace { pattern: Pattern, content: String },
+    Strip { content: char, start: usize, stop: usize },
+    Metaspace { replacement: char, prepend_scheme: String },
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -103,10 +91,7 @@ impl Pieces {
             }
         }
         let table = byte_level_table();
-        let mut pieces = Pieces {
-            start,
-            ..Pieces::default()
-        };
+        let mut pieces = Pieces { start, ..Pieces::default() };
         for text in texts {
             if let Some(text) = text {
                 pieces.bytes.extend_from_slice(&through(&steps, text, &table));
@@ -126,10 +111,7 @@ impl Pieces {
 
     pub fn get(&self, token: u32) -> &[u8] {
         let i = token as usize;
-        let from = i
-            .checked_sub(1)
-            .and_then(|i| self.ends.get(i))
-            .map_or(0, |&e| e as usize);
+        let from = i.checked_sub(1).and_then(|i| self.ends.get(i)).map_or(0, |&e| e as usize);
         self.ends.get(i).map_or(&[], |&to| &self.bytes[from..to as usize])
     }
 }
@@ -148,27 +130,17 @@ fn split(steps: Vec<Step>, start: &mut Start) -> Result<Vec<Step>, Error> {
     for step in steps {
         match step {
             Step::Fuse => fused = true,
-            Step::Strip {
-                content,
-                start: n,
-                stop: 0,
-            } if fused && start.strip.is_none() => {
+            Step::Strip { content, start: n, stop: 0 } if fused && start.strip.is_none() => {
                 start.strip = Some((content, n));
             }
-            Step::Metaspace {
-                replacement,
-                prepend_scheme,
-            } if !fused => {
+            Step::Metaspace { replacement, prepend_scheme } if !fused => {
                 start.spaceless = prepend_scheme != "never";
                 each.push(Step::Replace {
                     pattern: Pattern::String(replacement.into()),
                     content: " ".into(),
                 });
             }
-            Step::Replace {
-                pattern: Pattern::Regex(regex),
-                ..
-            } => {
+            Step::Replace { pattern: Pattern::Regex(regex), .. } => {
                 return Err(Error::unsupported(format!(
                     "the tokenizer's decoder replaces by pattern: {regex}"
                 )));
@@ -195,17 +167,13 @@ fn through(steps: &[Step], token: String, table: &FxHashMap<char, u8>) -> Vec<u8
                 bytes.map_or(Piece::Text(text), Piece::Bytes)
             }
             Step::ByteFallback => {
-                let hex = text
-                    .strip_prefix("<0x")
-                    .and_then(|t| t.strip_suffix('>'))
-                    .filter(|h| h.len() == 2);
+                let hex = text.strip_prefix("<0x").and_then(|t| t.strip_suffix('>')).filter(|h| h.len() == 2);
                 let byte = hex.and_then(|h| u8::from_str_radix(h, 16).ok());
                 byte.map_or(Piece::Text(text), |b| Piece::Bytes(vec![b]))
             }
-            Step::Replace {
-                pattern: Pattern::String(from),
-                content,
-            } if !from.is_empty() => Piece::Text(text.replace(from, content)),
+            Step::Replace { pattern: Pattern::String(from), content } if !from.is_empty() => {
+                Piece::Text(text.replace(from, content))
+            }
             Step::Strip { content, start, stop } => {
                 let mut rest = text.as_str();
                 for _ in 0..*start {
@@ -230,10 +198,8 @@ fn through(steps: &[Step], token: String, table: &FxHashMap<char, u8>) -> Vec<u8
 /// from U+0100 on.
 fn byte_level_table() -> FxHashMap<char, u8> {
     let plain = |b: u8| matches!(b, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-    let mut table: FxHashMap<char, u8> = (0..=255u8)
-        .filter(|&b| plain(b))
-        .map(|b| (char::from(b), b))
-        .collect();
+    let mut table: FxHashMap<char, u8> =
+        (0..=255u8).filter(|&b| plain(b)).map(|b| (char::from(b), b)).collect();
     let others = (0..=255u8).filter(|&b| !plain(b));
     table.extend((0x100u32..).filter_map(char::from_u32).zip(others));
     table
@@ -313,11 +279,7 @@ impl Detokenizer {
         };
         let done = self.stripped.unwrap_or(0);
         let new = &out[begin..];
-        let count = new
-            .chars()
-            .take(most - done.min(most))
-            .take_while(|&c| c == content)
-            .count();
+        let count = new.chars().take(most - done.min(most)).take_while(|&c| c == content).count();
         let cut = count * content.len_utf8();
         self.inside = new.len() > cut || done + count == most;
         self.stripped = Some(done + count);

@@ -15,11 +15,7 @@ impl StopMatcher {
     /// Empty stop strings are ignored.
     pub fn new(stops: Vec<String>) -> StopMatcher {
         let stops = stops.into_iter().filter(|s| !s.is_empty()).collect();
-        StopMatcher {
-            stops,
-            held: String::new(),
-            stopped: false,
-        }
+        StopMatcher { stops, held: String::new(), stopped: false }
     }
 
     /// Takes a piece of text and appends what is clear. True if a stop string is complete: then the text before it
@@ -65,10 +61,7 @@ impl StopMatcher {
         let of = |stop: &String| {
             let most = (stop.len() - 1).min(self.held.len());
             // Bytes suffice: a stop string begins with a whole character, and so does what is held.
-            (1..=most)
-                .rev()
-                .find(|&n| self.held.as_bytes().ends_with(&stop.as_bytes()[..n]))
-                .unwrap_or(0)
+            (1..=most).rev().find(|&n| self.held.as_bytes().ends_with(&stop.as_bytes()[..n])).unwrap_or(0)
         };
         self.stops.iter().map(of).max().unwrap_or(0)
     }

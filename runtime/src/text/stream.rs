@@ -19,12 +19,7 @@ impl TextStream {
     /// An answer that ends before any of `stops`.
     pub fn new(tokenizer: Arc<Tokenizer>, stops: Vec<String>) -> TextStream {
         let (detokenizer, stops) = (Detokenizer::default(), StopMatcher::new(stops));
-        TextStream {
-            tokenizer,
-            detokenizer,
-            stops,
-            piece: String::new(),
-        }
+        TextStream { tokenizer, detokenizer, stops, piece: String::new() }
     }
 
     /// Text that is complete and clear with this token, and whether a stop string has ended the answer. With

@@ -16,15 +16,7 @@ pub fn strftime(seconds: u64, format: &str) -> Result<String, String> {
         "November",
         "December",
     ];
-    const DAYS: [&str; 7] = [
-        "Thursday",
-        "Friday",
-        "Saturday",
-        "Sunday",
-        "Monday",
-        "Tuesday",
-        "Wednesday",
-    ];
+    const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
     let (days, time) = (seconds / 86400, seconds % 86400);
     let (year, month, day, of_year) = civil(days);
     let (month_name, day_name) = (MONTHS[month as usize - 1], DAYS[(days % 7) as usize]);
@@ -48,11 +40,7 @@ pub fn strftime(seconds: u64, format: &str) -> Result<String, String> {
             Some('m') => out.push_str(&two(month)),
             Some('d') => out.push_str(&two(day)),
             Some('e') => out.push_str(&format!("{day:2}")),
-            Some('j') => out.push_str(&if plain {
-                of_year.to_string()
-            } else {
-                format!("{of_year:03}")
-            }),
+            Some('j') => out.push_str(&if plain { of_year.to_string() } else { format!("{of_year:03}") }),
             Some('H') => out.push_str(&two(time / 3600)),
             Some('I') => out.push_str(&two((time / 3600 + 11) % 12 + 1)),
             Some('M') => out.push_str(&two(time / 60 % 60)),
@@ -63,12 +51,7 @@ pub fn strftime(seconds: u64, format: &str) -> Result<String, String> {
             Some('A') => out.push_str(day_name),
             Some('a') => out.push_str(&day_name[..3]),
             Some('F') => out.push_str(&format!("{year}-{month:02}-{day:02}")),
-            Some('T') => out.push_str(&format!(
-                "{:02}:{:02}:{:02}",
-                time / 3600,
-                time / 60 % 60,
-                time % 60
-            )),
+            Some('T') => out.push_str(&format!("{:02}:{:02}:{:02}", time / 3600, time / 60 % 60, time % 60)),
             Some('Z') => out.push_str("UTC"),
             Some('%') => out.push('%'),
             other => {
@@ -93,20 +76,7 @@ fn civil(mut days: u64) -> (u64, u64, u64, u64) {
         year += 1;
     }
     let of_year = days + 1;
-    let lengths = [
-        31,
-        28 + u64::from(leap(year)),
-        31,
-        30,
-        31,
-        30,
-        31,
-        31,
-        30,
-        31,
-        30,
-        31,
-    ];
+    let lengths = [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
     let mut month = 1;
     for length in lengths {
         if days < length {
@@ -126,18 +96,9 @@ mod tests {
     fn known_dates() {
         let all = |s| strftime(s, "%F %T %A %a %d %-d %b %B %j %y").unwrap();
         assert_eq!(all(0), "1970-01-01 00:00:00 Thursday Thu 01 1 Jan January 001 70");
-        assert_eq!(
-            all(951_782_400),
-            "2000-02-29 00:00:00 Tuesday Tue 29 29 Feb February 060 00"
-        );
-        assert_eq!(
-            all(1_735_689_599),
-            "2024-12-31 23:59:59 Tuesday Tue 31 31 Dec December 366 24"
-        );
-        assert_eq!(
-            all(4_107_542_400),
-            "2100-03-01 00:00:00 Monday Mon 01 1 Mar March 060 00"
-        );
+        assert_eq!(all(951_782_400), "2000-02-29 00:00:00 Tuesday Tue 29 29 Feb February 060 00");
+        assert_eq!(all(1_735_689_599), "2024-12-31 23:59:59 Tuesday Tue 31 31 Dec December 366 24");
+        assert_eq!(all(4_107_542_400), "2100-03-01 00:00:00 Monday Mon 01 1 Mar March 060 00");
         assert_eq!(strftime(46_800, "%I %p 100%% %-I").unwrap(), "01 PM 100% 1");
         assert!(strftime(0, "%Q").unwrap_err().contains("%Q"));
         assert!(strftime(0, "%").is_err());

@@ -24,11 +24,8 @@ fn byte_level() -> serde_json::Value {
     let merges = ["h e", "l l", "he ll", "hell o", "\u{120} w", "\u{c3} \u{a4}"];
     let mut vocab: Vec<String> = chars;
     vocab.extend(merges.iter().map(|m| m.replace(' ', "")));
-    let vocab: serde_json::Map<String, serde_json::Value> = vocab
-        .into_iter()
-        .enumerate()
-        .map(|(i, t)| (t, i.into()))
-        .collect();
+    let vocab: serde_json::Map<String, serde_json::Value> =
+        vocab.into_iter().enumerate().map(|(i, t)| (t, i.into())).collect();
     let n = vocab.len();
     let added = |id: usize, content: &str, special: bool| {
         json!({ "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
@@ -53,23 +50,9 @@ fn byte_level() -> serde_json::Value {
 fn sentence_piece(decoder: serde_json::Value) -> serde_json::Value {
     let mut tokens = vec!["<unk>".to_string(), "<s>".into(), "</s>".into()];
     tokens.extend((0..256).map(|b| format!("<0x{b:02X}>")));
-    tokens.extend(
-        [
-            "\u{2581}",
-            "a",
-            "b",
-            "\u{e4}",
-            "\u{2581}a",
-            "\u{2581}\u{2581}",
-            "ab",
-        ]
-        .map(String::from),
-    );
-    let vocab: serde_json::Map<String, serde_json::Value> = tokens
-        .into_iter()
-        .enumerate()
-        .map(|(i, t)| (t, i.into()))
-        .collect();
+    tokens.extend(["\u{2581}", "a", "b", "\u{e4}", "\u{2581}a", "\u{2581}\u{2581}", "ab"].map(String::from));
+    let vocab: serde_json::Map<String, serde_json::Value> =
+        tokens.into_iter().enumerate().map(|(i, t)| (t, i.into())).collect();
     let special = |id: u32, content: &str| {
         json!({ "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
                 "normalized": false, "special": true })
@@ -111,20 +94,14 @@ static ALL: LazyLock<Vec<(Tokenizer, tokenizers::Tokenizer)>> = LazyLock::new(||
         sentence_piece(metaspace_decoder("never")),
         sentence_piece(serde_json::Value::Null),
     ];
-    jsons
-        .iter()
-        .map(|j| (load(j), tokenizers::Tokenizer::from_bytes(j.to_string()).unwrap()))
-        .collect()
+    jsons.iter().map(|j| (load(j), tokenizers::Tokenizer::from_bytes(j.to_string()).unwrap())).collect()
 });
 
 #[test]
 fn encoding_adds_bos_only_when_asked_twice() {
     let json = byte_level().to_string();
     let without = Tokenizer::new(json.as_bytes(), None).unwrap();
-    let (hello, bos) = (
-        without.token_id("hello").unwrap(),
-        without.token_id("<s>").unwrap(),
-    );
+    let (hello, bos) = (without.token_id("hello").unwrap(), without.token_id("<s>").unwrap());
     let with = Tokenizer::new(json.as_bytes(), Some(bos)).unwrap();
     let w = with.token_id("\u{120}w").unwrap();
     assert_eq!(with.encode("hello w", true).unwrap(), [bos, hello, w]);
@@ -132,10 +109,7 @@ fn encoding_adds_bos_only_when_asked_twice() {
     assert_eq!(with.encode("hello w", false).unwrap(), [hello, w]);
     assert_eq!(without.encode("hello w", true).unwrap(), [hello, w]);
     // Longer than the truncation, shorter than the padding of the file; special tokens are recognised.
-    assert_eq!(
-        without.encode("<s>hello w<s>", false).unwrap(),
-        [bos, hello, w, bos]
-    );
+    assert_eq!(without.encode("<s>hello w<s>", false).unwrap(), [bos, hello, w, bos]);
     assert!(with.is_special(bos) && !with.is_special(hello) && !with.is_special(u32::MAX));
     assert_eq!(with.token(bos).as_deref(), Some("<s>"));
 }
@@ -147,32 +121,16 @@ fn known_texts() {
         t.decode(&t.encode("hello w\u{e4}\u{1f600} <think\u{4e00}>", false).unwrap()),
         "hello w\u{e4}\u{1f600} <think\u{4e00}>"
     );
-    assert_eq!(
-        t.decode(&[
-            t.token_id("<s>").unwrap(),
-            t.token_id("hello").unwrap(),
-            9_999_999
-        ]),
-        "hello"
-    );
-    assert_eq!(
-        t.decode(&[0xf0, u32::from(b'a')].map(|b| byte_id(&t, b as u8))),
-        "\u{fffd}a"
-    );
+    assert_eq!(t.decode(&[t.token_id("<s>").unwrap(), t.token_id("hello").unwrap(), 9_999_999]), "hello");
+    assert_eq!(t.decode(&[0xf0, u32::from(b'a')].map(|b| byte_id(&t, b as u8))), "\u{fffd}a");
     assert_eq!(t.decode(&[byte_id(&t, 0xe4)]), "\u{fffd}");
 
     let t = load(&sentence_piece(llama_decoder()));
-    assert_eq!(
-        t.decode(&t.encode("a b\u{1f600}  ab", false).unwrap()),
-        "a b\u{1f600}  ab"
-    );
+    assert_eq!(t.decode(&t.encode("a b\u{1f600}  ab", false).unwrap()), "a b\u{1f600}  ab");
     let id = |s: &str| t.token_id(s).unwrap();
     // One space of the beginning goes, wherever special tokens are; later ones stay.
     assert_eq!(t.decode(&[id("\u{2581}\u{2581}"), id("\u{2581}a")]), "  a");
-    assert_eq!(
-        t.decode(&[1, id("\u{2581}"), id("\u{2581}a"), 2, id("\u{2581}")]),
-        " a "
-    );
+    assert_eq!(t.decode(&[1, id("\u{2581}"), id("\u{2581}a"), 2, id("\u{2581}")]), " a ");
     assert_eq!(t.decode(&[id("b"), id("\u{2581}a")]), "b a");
 }
 
@@ -268,10 +226,7 @@ const CHATML: &str = "{% for message in messages %}{{'<|im_start|>' + message['r
     '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
 fn message(role: &str, content: &str) -> Message {
-    Message {
-        role: role.into(),
-        content: content.into(),
-    }
+    Message { role: role.into(), content: content.into() }
 }
 
 fn render(source: &str) -> Result<String, crate::Error> {
@@ -285,10 +240,7 @@ fn chat_templates() {
     let chat = [message("user", "hi"), message("assistant", "yes?")];
     let plain = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nyes?<|im_end|>\n";
     assert_eq!(t.render(&chat, false).unwrap(), plain);
-    assert_eq!(
-        t.render(&chat, true).unwrap(),
-        format!("{plain}<|im_start|>assistant\n")
-    );
+    assert_eq!(t.render(&chat, true).unwrap(), format!("{plain}<|im_start|>assistant\n"));
     for (source, want) in [
         ("{{ bos_token }}{{ eos_token }}.", "<s>."),
         ("{% if true %}\n  a\n{% endif %}\nb", "  a\nb"),
@@ -303,17 +255,11 @@ fn chat_templates() {
             "user",
         ),
         ("{% for m in messages[::-1] %}{{ m.role }}{% endfor %}", "xuser"),
-        (
-            "{{ {'a': [1, 'a <b>'], 'b': none} | tojson }}",
-            "{\"a\": [1, \"a <b>\"], \"b\": null}",
-        ),
+        ("{{ {'a': [1, 'a <b>'], 'b': none} | tojson }}", "{\"a\": [1, \"a <b>\"], \"b\": null}"),
         ("{{ [1] | tojson(indent=2) }}", "[\n  1\n]"),
         ("{%- generation -%} a {%- endgeneration -%} b", "ab"),
         ("{% if tools is defined and tools %}t{% else %}n{% endif %}", "n"),
-        (
-            "{% if not strftime_now('%Y').startswith('20') %}when?{% endif %}",
-            "",
-        ),
+        ("{% if not strftime_now('%Y').startswith('20') %}when?{% endif %}", ""),
         ("{% macro f(x) %}[{{ x }}]{% endmacro %}{{ f(1) }}", "[1]"),
     ] {
         assert_eq!(render(source).as_deref(), Ok(want), "{source}");
@@ -329,11 +275,7 @@ fn chat_templates_that_fail_say_why() {
     );
     assert!(error("{% if %}").message.contains("line 1"));
     assert!(error("{{ strftime_now('%Q') }}").message.contains("%Q"));
-    assert!(
-        error("{{ [1] | tojson(sort_keys=true) }}")
-            .message
-            .contains("sort_keys")
-    );
+    assert!(error("{{ [1] | tojson(sort_keys=true) }}").message.contains("sort_keys"));
     let endless = "{% macro f() %}{% for i in range(10000) %}{% for j in range(10000) %}{% endfor %}{% endfor %}\
         {% endmacro %}{{ f() }}";
     assert!(error(endless).message.contains("does not come to an end"));

@@ -13,10 +13,7 @@ pub struct Tokenizer {
 
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tokenizer")
-            .field("vocab", &self.vocab())
-            .field("bos", &self.bos)
-            .finish()
+        f.debug_struct("Tokenizer").field("vocab", &self.vocab()).field("bos", &self.bos).finish()
     }
 }
 
@@ -71,10 +68,7 @@ impl Tokenizer {
 
     /// True for tokens that are no text: begin and end of sequence, turns of a chat.
     pub fn is_special(&self, id: u32) -> bool {
-        self.inner
-            .get_added_tokens_decoder()
-            .get(&id)
-            .is_some_and(|t| t.special)
+        self.inner.get_added_tokens_decoder().get(&id).is_some_and(|t| t.special)
     }
 
     #[cfg(test)]

@@ -60,10 +60,7 @@ impl FakeDevice {
     }
 
     fn ints(&self, buffer: Buffer, n: usize) -> Vec<i32> {
-        self.bytes(buffer)[..4 * n]
-            .chunks(4)
-            .map(|b| i32::from_le_bytes(b.try_into().unwrap()))
-            .collect()
+        self.bytes(buffer)[..4 * n].chunks(4).map(|b| i32::from_le_bytes(b.try_into().unwrap())).collect()
     }
 
     fn get(&self, buffer: Buffer, at: usize) -> u64 {
@@ -81,18 +78,13 @@ impl FakeDevice {
     fn slots(&self, bind: &Bindings, seq: usize, position: usize) -> (usize, usize) {
         let width = bind.table_width as usize;
         let table = self.ints(bind.block_table, (seq + 1) * width);
-        let (page, slot) = (
-            table[seq * width + position / self.page_tokens],
-            position % self.page_tokens,
-        );
+        let (page, slot) = (table[seq * width + position / self.page_tokens], position % self.page_tokens);
         let page = page as usize * 2 * self.page_tokens;
         (page + slot, page + self.page_tokens + slot)
     }
 
     fn execute(&mut self, kernel: &Kernel, args: &[Arg], bind: &Bindings, dims: StepDims) {
-        let Code::Host(host) = &kernel.code else {
-            panic!("PTX")
-        };
+        let Code::Host(host) = &kernel.code else { panic!("PTX") };
         let arena = |i: usize| match args[i] {
             Arg::Arena(offset) => offset as usize / 8,
             other => panic!("{other:?}"),
@@ -128,10 +120,8 @@ impl FakeDevice {
                 for s in 0..dims.seqs as usize {
                     for i in segments(s) {
                         let (k, v) = self.slots(bind, s, positions[i] as usize);
-                        let (x, y) = (
-                            self.get(bind.arena, arena(0) + i),
-                            self.get(bind.arena, arena(1) + i) ^ 5,
-                        );
+                        let (x, y) =
+                            (self.get(bind.arena, arena(0) + i), self.get(bind.arena, arena(1) + i) ^ 5);
                         self.set(kv(3), 8 * k, &x.to_le_bytes());
                         self.set(kv(3), 8 * v, &y.to_le_bytes());
                     }
@@ -165,11 +155,7 @@ impl FakeDevice {
                     let h = self.get(bind.arena, arena(0) + l);
                     for v in 0..*n as usize {
                         let x = logit(h, row(self, weight(1), v));
-                        self.set(
-                            bind.arena,
-                            8 * arena(2) + 4 * (l * *n as usize + v),
-                            &x.to_le_bytes(),
-                        );
+                        self.set(bind.arena, 8 * arena(2) + 4 * (l * *n as usize + v), &x.to_le_bytes());
                     }
                 }
             }
@@ -249,10 +235,7 @@ impl Device for FakeDevice {
             return Err(Error::unsupported("no graphs"));
         }
         self.log.lock().unwrap().records += 1;
-        let calls = calls
-            .iter()
-            .map(|c| (c.kernel.1.clone(), c.args.to_vec()))
-            .collect();
+        let calls = calls.iter().map(|c| (c.kernel.1.clone(), c.args.to_vec())).collect();
         self.graphs.push((calls, bind.clone(), dims));
         Ok(Graph(self.graphs.len() as u32 - 1))
     }

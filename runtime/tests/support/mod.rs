@@ -47,28 +47,18 @@ fn logit(state: u64, row: u64) -> f32 {
 
 /// Logits after each token, computed without cache, pages or steps.
 pub fn reference(tokens: &[u32]) -> Vec<Vec<f32>> {
-    let h: Vec<u64> = tokens
-        .iter()
-        .enumerate()
-        .map(|(p, &t)| embed(table(t), p as u32))
-        .collect();
+    let h: Vec<u64> = tokens.iter().enumerate().map(|(p, &t)| embed(table(t), p as u32)).collect();
     let layer = |h: &[u64]| -> Vec<u64> {
-        (0..h.len())
-            .map(|p| attend(h[p], h[..=p].iter().map(|&x| (x, x ^ 5))))
-            .collect()
+        (0..h.len()).map(|p| attend(h[p], h[..=p].iter().map(|&x| (x, x ^ 5)))).collect()
     };
     let h = layer(&layer(&h));
-    h.iter()
-        .map(|&s| (0..VOCAB).map(|t| logit(s, output(t))).collect())
-        .collect()
+    h.iter().map(|&s| (0..VOCAB).map(|t| logit(s, output(t))).collect()).collect()
 }
 
 /// The most likely token after `tokens`, and its logits.
 pub fn best(tokens: &[u32]) -> (u32, Vec<f32>) {
     let row = reference(tokens).pop().unwrap();
-    let best = (0..VOCAB)
-        .max_by(|&a, &b| row[a as usize].total_cmp(&row[b as usize]))
-        .unwrap();
+    let best = (0..VOCAB).max_by(|&a, &b| row[a as usize].total_cmp(&row[b as usize])).unwrap();
     (best, row)
 }
 
@@ -88,12 +78,7 @@ pub fn logprob(row: &[f32], token: u32) -> f64 {
 }
 
 pub fn dims() -> Dims {
-    Dims {
-        max_batch: 4,
-        max_seq_len: 64,
-        max_step_tokens: 16,
-        max_logit_rows: 8,
-    }
+    Dims { max_batch: 4, max_seq_len: 64, max_step_tokens: 16, max_logit_rows: 8 }
 }
 
 /// The manifest of the hash model: two layers of one head of two f32, which hold 64 bits.
@@ -112,25 +97,9 @@ pub fn manifest(dims: Dims, page_tokens: u32) -> Manifest {
     };
     let f32 = Dtype::F32;
     let kernels = vec![
-        kernel(
-            "embed",
-            HostKernel::Embedding {
-                width: 2,
-                scale: 1.0,
-                out: f32,
-            },
-        ),
+        kernel("embed", HostKernel::Embedding { width: 2, scale: 1.0, out: f32 }),
         kernel("append", HostKernel::KvAppend { x: f32 }),
-        kernel(
-            "attend",
-            HostKernel::Attention {
-                heads: 1,
-                scale: 1.0,
-                softcap: None,
-                x: f32,
-                out: f32,
-            },
-        ),
+        kernel("attend", HostKernel::Attention { heads: 1, scale: 1.0, softcap: None, x: f32, out: f32 }),
         kernel("rows", HostKernel::GatherRows { width: 2, x: f32 }),
         kernel(
             "output",
@@ -148,20 +117,11 @@ pub fn manifest(dims: Dims, page_tokens: u32) -> Manifest {
     let step = u64::from(dims.max_step_tokens) * 16;
     let logits = 5 * step;
     let launch = |kernel: u32, args: Vec<Arg>| Launch {
-        choices: vec![Choice {
-            from: 1,
-            to: dims.max_step_tokens,
-            kernel,
-        }],
+        choices: vec![Choice { from: 1, to: dims.max_step_tokens, kernel }],
         args,
         loc: String::new(),
     };
-    let (h0, h1, h2, r) = (
-        Arg::Arena(0),
-        Arg::Arena(step),
-        Arg::Arena(2 * step),
-        Arg::Arena(3 * step),
-    );
+    let (h0, h1, h2, r) = (Arg::Arena(0), Arg::Arena(step), Arg::Arena(2 * step), Arg::Arena(3 * step));
     let launches = vec![
         launch(0, vec![Arg::Tokens, Arg::Weight(0), h0]),
         launch(1, vec![h0, h0, Arg::Batch, Arg::Kv(0)]),
@@ -171,11 +131,7 @@ pub fn manifest(dims: Dims, page_tokens: u32) -> Manifest {
         launch(3, vec![h2, Arg::Rows, r]),
         launch(4, vec![r, Arg::Weight(1), Arg::Arena(logits)]),
     ];
-    let layer = KvLayer {
-        heads: 1,
-        head_dim: 2,
-        window: None,
-    };
+    let layer = KvLayer { heads: 1, head_dim: 2, window: None };
     Manifest {
         format: FORMAT,
         target: "host".into(),
@@ -194,11 +150,7 @@ pub fn manifest(dims: Dims, page_tokens: u32) -> Manifest {
         },
         dims,
         arena: logits + u64::from(dims.max_logit_rows) * u64::from(VOCAB) * 4,
-        kv: Kv {
-            page_tokens,
-            dtype: f32,
-            layers: vec![layer, layer],
-        },
+        kv: Kv { page_tokens, dtype: f32, layers: vec![layer, layer] },
         weights: vec![weight("table"), weight("output")],
         dummy_seed: None,
         kernels,

@@ -9,10 +9,7 @@ fuzz_target!(|bytes: &[u8]| {
         return;
     };
     for tensor in file.tensors() {
-        assert_eq!(
-            file.tensor(&tensor.name).map(<[u8]>::len).ok(),
-            Some(tensor.bytes as usize)
-        );
+        assert_eq!(file.tensor(&tensor.name).map(<[u8]>::len).ok(), Some(tensor.bytes as usize));
     }
     // What was accepted keeps its promises: a manifest that is read is one that could be written.
     assert!(file.manifest().check().is_ok());

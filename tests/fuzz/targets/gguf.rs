@@ -11,10 +11,7 @@ fuzz_target!(|bytes: &[u8]| {
         return;
     };
     for (name, tensor) in &header.tensors {
-        assert!(
-            tensor.bytes.end <= bytes.len(),
-            "tensor {name} lies outside the file"
-        );
+        assert!(tensor.bytes.end <= bytes.len(), "tensor {name} lies outside the file");
     }
     if let Ok(Some(vocabulary)) = Vocabulary::read(&header, bytes, &loc) {
         let _ = vocabulary.tokenizer();

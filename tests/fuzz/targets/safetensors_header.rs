@@ -8,10 +8,7 @@ use trtc_ir::Loc;
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(tensors) = tensors(bytes, &Loc::name("fuzz.safetensors")) {
         for (name, tensor) in &tensors {
-            assert!(
-                tensor.bytes.end <= bytes.len(),
-                "tensor {name} lies outside the file"
-            );
+            assert!(tensor.bytes.end <= bytes.len(), "tensor {name} lies outside the file");
         }
     }
 });

@@ -62,11 +62,7 @@ impl Directives {
             top &= comment || line.trim().is_empty();
             if let Some((before, wanted)) = line.split_once("// error:") {
                 // On a line of its own it means the next one.
-                let errs = if before.trim().is_empty() {
-                    number + 1
-                } else {
-                    number
-                };
+                let errs = if before.trim().is_empty() { number + 1 } else { number };
                 out.errors.push((errs, wanted.trim().to_owned()));
             } else if let (true, Some((word, rest))) = (top, directive(line)) {
                 out.set(word, rest).map_err(|e| format!("line {number}: {e}"))?;
@@ -102,15 +98,9 @@ impl Directives {
                 std::mem::replace(&mut self.print, form) != Form::Short
             }
             _ => {
-                return Err(format!(
-                    "there is no directive '{word}'; there are test, target, run, print"
-                ));
+                return Err(format!("there is no directive '{word}'; there are test, target, run, print"));
             }
         };
-        if again {
-            Err(format!("'{word}:' is given twice"))
-        } else {
-            Ok(())
-        }
+        if again { Err(format!("'{word}:' is given twice")) } else { Ok(()) }
     }
 }

@@ -15,26 +15,10 @@ struct Kind {
 }
 
 const KINDS: &[Kind] = &[
-    Kind {
-        name: "parse",
-        must_expect: false,
-        run: parse,
-    },
-    Kind {
-        name: "verify",
-        must_expect: false,
-        run: check,
-    },
-    Kind {
-        name: "pass",
-        must_expect: true,
-        run: pass,
-    },
-    Kind {
-        name: "run",
-        must_expect: true,
-        run: interpret,
-    },
+    Kind { name: "parse", must_expect: false, run: parse },
+    Kind { name: "verify", must_expect: false, run: check },
+    Kind { name: "pass", must_expect: true, run: pass },
+    Kind { name: "run", must_expect: true, run: interpret },
 ];
 
 fn kind(directives: &Directives) -> Option<&'static Kind> {
@@ -49,17 +33,12 @@ pub(super) fn must_expect(directives: &Directives) -> bool {
 pub(super) fn run(directives: &Directives, source: &str, name: &str) -> Result<Outcome, String> {
     let Some(kind) = kind(directives) else {
         let known: Vec<_> = KINDS.iter().map(|k| k.name).collect();
-        return Err(format!(
-            "there is no test '{}'; there are {}",
-            directives.test.0,
-            known.join(", ")
-        ));
+        return Err(format!("there is no test '{}'; there are {}", directives.test.0, known.join(", ")));
     };
     if kind.name != "pass" {
-        for (given, what) in [
-            (directives.tolerance.is_some(), "run:"),
-            (!directives.test.1.is_empty(), "an argument"),
-        ] {
+        for (given, what) in
+            [(directives.tolerance.is_some(), "run:"), (!directives.test.1.is_empty(), "an argument")]
+        {
             if given {
                 return Err(format!("'{what}' has no meaning for the test '{}'", kind.name));
             }
@@ -117,23 +96,13 @@ fn pass(directives: &Directives, source: &str, name: &str) -> Result<Outcome, St
         );
     }
     let before = or_errors!(sound(source, name));
-    let target = directives
-        .target
-        .as_deref()
-        .or(before.target.as_deref())
-        .unwrap_or("host");
+    let target = directives.target.as_deref().or(before.target.as_deref()).unwrap_or("host");
     let Some(target) = Target::named(target) else {
         let known: Vec<_> = TARGETS.iter().map(|t| t.name).collect();
-        return Err(format!(
-            "there is no target '{target}'; there are {}",
-            known.join(", ")
-        ));
+        return Err(format!("there is no target '{target}'; there are {}", known.join(", ")));
     };
     let mut after = before.clone();
-    let options = Options {
-        spec: true,
-        ..Options::default()
-    };
+    let options = Options { spec: true, ..Options::default() };
     or_errors!(run_passes(&mut after, &passes, &PassCx::new(target), options).map_err(|d| vec![d]));
     if let Some(tolerance) = directives.tolerance {
         sample::agree(&before, &after, tolerance)?;
@@ -143,7 +112,5 @@ fn pass(directives: &Directives, source: &str, name: &str) -> Result<Outcome, St
 
 fn interpret(_: &Directives, source: &str, name: &str) -> Result<Outcome, String> {
     let module = or_errors!(sound(source, name));
-    Ok(Outcome::Text(or_errors!(
-        sample::results(&module).map_err(|d| vec![d])
-    )))
+    Ok(Outcome::Text(or_errors!(sample::results(&module).map_err(|d| vec![d]))))
 }

@@ -68,10 +68,7 @@ pub fn collect(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
 /// Runs the test in a file; with `bless`, rewrites its expectation. The error says what is wrong, with a diff.
 pub fn run_file(path: &Path, bless: bool) -> Result<(), String> {
     let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    let name = path
-        .file_name()
-        .map(|n| n.to_string_lossy().into_owned())
-        .unwrap_or_default();
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     match run_text(&text, &name, bless)? {
         Some(blessed) => std::fs::write(path, blessed).map_err(|e| format!("{}: {e}", path.display())),
         None => Ok(()),
@@ -95,9 +92,7 @@ fn run_text(text: &str, name: &str, bless: bool) -> Result<Option<String>, Strin
         }
         Outcome::Text(found) => {
             if let Some((line, wanted)) = directives.errors.first() {
-                return Err(format!(
-                    "line {line}: expected the error {wanted:?}, but there is none"
-                ));
+                return Err(format!("line {line}: expected the error {wanted:?}, but there is none"));
             }
             compare(&directives, source, &found, bless)
         }
@@ -120,21 +115,12 @@ fn compare(
         return Ok(None);
     }
     if bless {
-        let comments = found.trim_end().lines().map(|l| {
-            if l.is_empty() {
-                "//".into()
-            } else {
-                format!("// {l}")
-            }
-        });
+        let comments =
+            found.trim_end().lines().map(|l| if l.is_empty() { "//".into() } else { format!("// {l}") });
         let block = comments.collect::<Vec<_>>().join("\n");
         return Ok(Some(format!("{}\n\n// expect:\n{block}\n", source.trim_end())));
     }
-    let missing = if directives.expect.is_none() {
-        "the file has no expect: block\n"
-    } else {
-        ""
-    };
+    let missing = if directives.expect.is_none() { "the file has no expect: block\n" } else { "" };
     let diff = TextDiff::from_lines(wanted.trim_end(), found.trim_end());
     let diff = diff.unified_diff().header("expected", "found").to_string();
     Err(format!("{missing}{diff}\n{HOW_TO_BLESS}"))
@@ -147,23 +133,14 @@ fn match_errors(directives: &Directives, source: &str, found: &[Diag]) -> Result
     for diag in found {
         let line = line_of(&diag.loc, source);
         let text = diag.to_string();
-        match open
-            .iter()
-            .position(|(at, wanted)| *at == line && text.contains(wanted.as_str()))
-        {
+        match open.iter().position(|(at, wanted)| *at == line && text.contains(wanted.as_str())) {
             Some(i) => drop(open.remove(i)),
             None => unexpected.push(format!("line {line}: unexpected {text}")),
         }
     }
-    let missing = open
-        .iter()
-        .map(|(line, wanted)| format!("line {line}: expected the error {wanted:?}"));
+    let missing = open.iter().map(|(line, wanted)| format!("line {line}: expected the error {wanted:?}"));
     unexpected.extend(missing);
-    if unexpected.is_empty() {
-        Ok(())
-    } else {
-        Err(unexpected.join("\n"))
-    }
+    if unexpected.is_empty() { Ok(()) } else { Err(unexpected.join("\n")) }
 }
 
 /// The line that a location means: its own, that of the declaration it names, or the module's first.
@@ -184,11 +161,7 @@ fn line_of(loc: &Loc, source: &str) -> usize {
         Loc::Fused(parts) => parts.first().map_or(0, |first| line_of(first, source)),
         _ => {
             let at = source.lines().position(wanted);
-            let header = || {
-                source
-                    .lines()
-                    .position(|l| l.trim_start().starts_with("llm.module"))
-            };
+            let header = || source.lines().position(|l| l.trim_start().starts_with("llm.module"));
             at.or_else(header).map_or(0, |at| at + 1)
         }
     }
@@ -216,19 +189,13 @@ llm.module @m dims(T in 1..4) {
     #[test]
     fn blessing_writes_what_then_passes() {
         let error = failure(ADD);
-        assert!(
-            error.contains("no expect: block") && error.contains("TRTC_BLESS=1"),
-            "{error}"
-        );
+        assert!(error.contains("no expect: block") && error.contains("TRTC_BLESS=1"), "{error}");
         let blessed = run_text(ADD, "t.mlir", true).unwrap().unwrap();
         assert_eq!(run_text(&blessed, "t.mlir", false), Ok(None));
         assert_eq!(run_text(&blessed, "t.mlir", true), Ok(None));
         let changed = blessed.replace("//     %y = llm.add %x", "//     %z = llm.add %x");
         let error = failure(&changed);
-        assert!(
-            error.contains("-    %z = llm.add") && error.contains("+    %y = llm.add"),
-            "{error}"
-        );
+        assert!(error.contains("-    %z = llm.add") && error.contains("+    %y = llm.add"), "{error}");
         assert_eq!(run_text(&changed, "t.mlir", true), Ok(Some(blessed)));
     }
 
@@ -242,11 +209,7 @@ llm.module @m dims(T in 1..4) {
             failure(&broken)
         );
         let right = broken.replace("    llm.return", "    // error: somewhere\n    llm.return");
-        assert!(
-            failure(&right).contains("line 7: expected the error \"somewhere\""),
-            "{}",
-            failure(&right)
-        );
+        assert!(failure(&right).contains("line 7: expected the error \"somewhere\""), "{}", failure(&right));
         let right = broken.replace("    %y", "    // error: %q is not defined\n    %y");
         assert_eq!(run_text(&right, "t.mlir", false), Ok(None));
         let wrong_text = right.replace("error: %q is", "error: %p is");

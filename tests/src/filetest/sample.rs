@@ -26,35 +26,19 @@ struct Step {
 impl Step {
     fn new(module: &Module, seed: u64, tokens: u64) -> Step {
         let clamp = |sym, n: u64| {
-            module
-                .dims
-                .iter()
-                .find(|d| d.0 == sym)
-                .map_or(n, |&(_, min, max)| n.clamp(min, max))
+            module.dims.iter().find(|d| d.0 == sym).map_or(n, |&(_, min, max)| n.clamp(min, max))
         };
         let tokens = clamp(Sym::T, tokens);
-        Step {
-            seed,
-            tokens,
-            rows: clamp(Sym::L, tokens.min(2)),
-        }
+        Step { seed, tokens, rows: clamp(Sym::L, tokens.min(2)) }
     }
 
     /// One request that goes on and, if there are tokens for it, one that begins.
     fn batch(&self) -> Batch {
         let tokens = self.tokens as usize;
         let first = tokens.div_ceil(2);
-        let mut segments = vec![Segment {
-            seq: 4,
-            start: HISTORY,
-            len: first,
-        }];
+        let mut segments = vec![Segment { seq: 4, start: HISTORY, len: first }];
         if tokens > first {
-            segments.push(Segment {
-                seq: 1,
-                start: 0,
-                len: tokens - first,
-            });
+            segments.push(Segment { seq: 1, start: 0, len: tokens - first });
         }
         Batch { segments }
     }
@@ -74,15 +58,9 @@ impl Step {
             Type::Batch => Data::Batch(Rc::new(self.batch())),
             Type::Kv(kv) => {
                 let width = (kv.heads * kv.head_dim) as usize;
-                let mut row = || {
-                    (0..width)
-                        .map(|_| round(random.signed(), kv.dtype))
-                        .collect::<Vec<_>>()
-                };
+                let mut row = || (0..width).map(|_| round(random.signed(), kv.dtype)).collect::<Vec<_>>();
                 let rows = (0..HISTORY).map(|_| (row(), row())).collect();
-                Data::Kv(Rc::new(KvState {
-                    seqs: [(4, rows)].into(),
-                }))
+                Data::Kv(Rc::new(KvState { seqs: [(4, rows)].into() }))
             }
             Type::Tensor(t) => {
                 let dims: Vec<usize> = t.dims.iter().map(|d| self.extent(*d)).collect();
@@ -103,10 +81,7 @@ impl Step {
         for op in ops {
             match op {
                 Op::Embedding(e) if e.tokens == param => {
-                    let vocab = module.weights[e.table]
-                        .ty
-                        .shape()
-                        .and_then(|s| s.first().copied());
+                    let vocab = module.weights[e.table].ty.shape().and_then(|s| s.first().copied());
                     return below(vocab.unwrap_or(1), random);
                 }
                 Op::GatherRows(g) if g.rows == param => return self.last_rows(count),
@@ -133,21 +108,12 @@ impl Step {
 
     fn positions(&self, count: usize) -> Vec<i32> {
         let batch = self.batch();
-        let all = batch
-            .segments
-            .iter()
-            .flat_map(|s| s.start..s.start + s.len)
-            .map(|p| p as i32);
+        let all = batch.segments.iter().flat_map(|s| s.start..s.start + s.len).map(|p| p as i32);
         all.chain(std::iter::repeat(0)).take(count).collect()
     }
 
     fn run(&self, module: &Module, weights: &RandomWeights) -> Result<Vec<Data>, Diag> {
-        let inputs: Vec<Data> = module
-            .func
-            .params
-            .iter()
-            .map(|&p| self.input(module, p))
-            .collect();
+        let inputs: Vec<Data> = module.func.params.iter().map(|&p| self.input(module, p)).collect();
         run(module, weights, &inputs)
     }
 }
@@ -163,9 +129,7 @@ pub(super) fn results(module: &Module) -> Result<String, Diag> {
         let _ = match data {
             Data::Float(t) => {
                 let _ = writeln!(out, "%{name} {:?}", t.dims);
-                t.data
-                    .chunks(t.width().max(1))
-                    .try_for_each(|row| writeln!(out, "  {}", numbers(row)))
+                t.data.chunks(t.width().max(1)).try_for_each(|row| writeln!(out, "  {}", numbers(row)))
             }
             Data::Int(v) => writeln!(out, "%{name} {v:?}"),
             Data::Batch(b) => writeln!(out, "%{name} {b:?}"),
@@ -190,10 +154,7 @@ pub(super) fn results(module: &Module) -> Result<String, Diag> {
 
 fn numbers(row: &[f32]) -> String {
     // Adding 0 makes -0 print as 0.
-    row.iter()
-        .map(|x| format!("{:.4e}", x + 0.0))
-        .collect::<Vec<_>>()
-        .join(" ")
+    row.iter().map(|x| format!("{:.4e}", x + 0.0)).collect::<Vec<_>>().join(" ")
 }
 
 /// Runs both modules on steps of several sizes and compares their results.
@@ -201,18 +162,10 @@ pub(super) fn agree(before: &Module, after: &Module, tolerance: f32) -> Result<(
     for (seed, tokens) in TOKENS.into_iter().enumerate() {
         let step = Step::new(before, seed as u64 + 1, tokens);
         let weights = || RandomWeights::new(step.seed).learn(before);
-        let old = step
-            .run(before, &weights())
-            .map_err(|d| format!("the interpreter, before: {d}"))?;
-        let new = step
-            .run(after, &weights())
-            .map_err(|d| format!("the interpreter, after: {d}"))?;
+        let old = step.run(before, &weights()).map_err(|d| format!("the interpreter, before: {d}"))?;
+        let new = step.run(after, &weights()).map_err(|d| format!("the interpreter, after: {d}"))?;
         if old.len() != new.len() {
-            return Err(format!(
-                "there were {} results, now there are {}",
-                old.len(),
-                new.len()
-            ));
+            return Err(format!("there were {} results, now there are {}", old.len(), new.len()));
         }
         for (i, (old, new)) in old.iter().zip(&new).enumerate() {
             let size = format!("result {i} of a step of {} tokens", step.tokens);
@@ -229,11 +182,7 @@ fn close(old: &Data, new: &Data, tolerance: f32) -> Result<(), String> {
         (Data::Float(a), Data::Float(b)) if a.dims == b.dims => elements(&a.data, &b.data, tolerance),
         (Data::Kv(a), Data::Kv(b)) => {
             let flat = |kv: &KvState| -> Vec<f32> {
-                kv.seqs
-                    .values()
-                    .flatten()
-                    .flat_map(|(k, v)| k.iter().chain(v).copied())
-                    .collect()
+                kv.seqs.values().flatten().flat_map(|(k, v)| k.iter().chain(v).copied()).collect()
             };
             let lengths =
                 |kv: &KvState| -> Vec<_> { kv.seqs.iter().map(|(s, rows)| (*s, rows.len())).collect() };
@@ -256,9 +205,7 @@ fn elements(a: &[f32], b: &[f32], tolerance: f32) -> Result<(), String> {
         // Written so that NaN fails.
         let difference = (x - y).abs();
         if difference.is_nan() || difference > tolerance * largest {
-            return Err(format!(
-                "element {i} was {x}, is {y}, with a tolerance of {tolerance} of {largest}"
-            ));
+            return Err(format!("element {i} was {x}, is {y}, with a tolerance of {tolerance} of {largest}"));
         }
     }
     Ok(())
@@ -289,9 +236,7 @@ mod tests {
         let rounded = module("%y = llm.linear %x, @w : tensor<Tx4xbf16>");
         assert_eq!(agree(&right, &rounded, 0.004), Ok(()));
         assert!(
-            agree(&right, &rounded, 1e-5)
-                .unwrap_err()
-                .contains("not the same before and after: element")
+            agree(&right, &rounded, 1e-5).unwrap_err().contains("not the same before and after: element")
         );
         let doubled =
             module("%z = llm.linear %x, @w : tensor<Tx4xf32>\n%y = llm.add %z, %z : tensor<Tx4xf32>");
@@ -299,11 +244,7 @@ mod tests {
         let narrower = module(
             "%z = llm.linear %x, @w : tensor<Tx4xf32>\n%y = llm.slice %z {start = 0} : tensor<Tx2xf32>",
         );
-        assert!(
-            agree(&right, &narrower, 1.0)
-                .unwrap_err()
-                .contains("kind or shape")
-        );
+        assert!(agree(&right, &narrower, 1.0).unwrap_err().contains("kind or shape"));
         assert!(elements(&[f32::NAN], &[f32::NAN], 1.0).is_err());
     }
 }

@@ -88,10 +88,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             common
         }
     };
-    let mut bench = Bench {
-        session: Session::open(&common.engine)?,
-        random: 0,
-    };
+    let mut bench = Bench { session: Session::open(&common.engine)?, random: 0 };
     let bandwidth = bench.bandwidth(common);
     let name = match &args.what {
         What::Latency { .. } => "latency",
@@ -99,28 +96,13 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         What::Throughput { .. } => "throughput",
     };
     let rows = match &args.what {
-        What::Latency {
-            batch,
-            input_len,
-            output_len,
-            repeat,
-            ..
-        } => bench.latency(batch, *input_len, *output_len, *repeat)?,
-        What::Prefill {
-            input_len, repeat, ..
-        } => bench.prefill(input_len, *repeat)?,
-        What::Throughput {
-            requests,
-            input_len,
-            output_len,
-            ..
-        } => {
+        What::Latency { batch, input_len, output_len, repeat, .. } => {
+            bench.latency(batch, *input_len, *output_len, *repeat)?
+        }
+        What::Prefill { input_len, repeat, .. } => bench.prefill(input_len, *repeat)?,
+        What::Throughput { requests, input_len, output_len, .. } => {
             let most = bench.session.manifest().dims.max_batch;
-            bench.throughput(
-                requests.unwrap_or(most.saturating_mul(4)),
-                *input_len,
-                *output_len,
-            )?
+            bench.throughput(requests.unwrap_or(most.saturating_mul(4)), *input_len, *output_len)?
         }
     };
     let m = bench.session.manifest();
@@ -139,19 +121,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         writeln!(out, "{object}")?;
         return Ok(());
     }
-    writeln!(
-        out,
-        "{} {}, {}, on {}",
-        m.model.name,
-        m.precision,
-        name,
-        bench.session.engine.device_name()
-    )?;
-    writeln!(
-        out,
-        "a step reads {} of weights",
-        facts::human(facts::read_per_step(m))
-    )?;
+    writeln!(out, "{} {}, {}, on {}", m.model.name, m.precision, name, bench.session.engine.device_name())?;
+    writeln!(out, "a step reads {} of weights", facts::human(facts::read_per_step(m)))?;
     if let Some(bandwidth) = bandwidth {
         writeln!(out, "read bandwidth of this run: {bandwidth:.1} GB/s")?;
     }
@@ -278,9 +249,7 @@ impl Bench {
         let mut rows = Vec::new();
         for &input in lengths {
             self.time(1, input, 1)?;
-            let times = (0..repeat)
-                .map(|_| self.time(1, input, 1))
-                .collect::<Result<_, _>>()?;
+            let times = (0..repeat).map(|_| self.time(1, input, 1)).collect::<Result<_, _>>()?;
             let seconds = median(times);
             rows.push(Row(vec![
                 ("input_len", f64::from(input), ""),
@@ -302,11 +271,7 @@ impl Bench {
             ("output_len", f64::from(output), ""),
             ("seconds", seconds, "s"),
             ("output_tokens_per_s", made / seconds, "tok/s of answers"),
-            (
-                "total_tokens_per_s",
-                (made + read) / seconds,
-                "tok/s with prompts",
-            ),
+            ("total_tokens_per_s", (made + read) / seconds, "tok/s with prompts"),
         ])])
     }
 }
@@ -314,10 +279,7 @@ impl Bench {
 /// The middle one, or the lower of the two in the middle.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
-    values
-        .get((values.len().max(1) - 1) / 2)
-        .copied()
-        .unwrap_or(f64::NAN)
+    values.get((values.len().max(1) - 1) / 2).copied().unwrap_or(f64::NAN)
 }
 
 #[cfg(test)]
@@ -332,15 +294,9 @@ mod tests {
 
     #[test]
     fn a_row_says_what_part_of_the_bandwidth_is_used() {
-        let row = Row(vec![
-            ("batch", 8.0, ""),
-            ("step_ms", 2.5, "ms a step"),
-            ("weights_gb_s", 30.0, "GB/s"),
-        ]);
-        assert_eq!(
-            row.text(Some(60.0)),
-            "batch 8, 2.500 ms a step, 30.0 GB/s (50 % of it)"
-        );
+        let row =
+            Row(vec![("batch", 8.0, ""), ("step_ms", 2.5, "ms a step"), ("weights_gb_s", 30.0, "GB/s")]);
+        assert_eq!(row.text(Some(60.0)), "batch 8, 2.500 ms a step, 30.0 GB/s (50 % of it)");
         assert_eq!(row.json()["step_ms"], 2.5);
     }
 }

@@ -53,10 +53,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         ..args.graph.options()?
     };
     let model = crate::env::model_path(&args.model);
-    let mut shown = Shown {
-        phase: None,
-        bar: None,
-    };
+    let mut shown = Shown { phase: None, bar: None };
     let report = trtc_compiler::build(&model, &args.output, &options, &mut |p| shown.at(p))?;
     drop(shown);
     let mut out = std::io::stdout().lock();
@@ -69,12 +66,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         grouped(report.parameters)
     )?;
     if report.phase == Phase::Pack {
-        write!(
-            out,
-            ", {} launches a step, {} of activations",
-            report.launches,
-            human(report.arena)
-        )?;
+        write!(out, ", {} launches a step, {} of activations", report.launches, human(report.arena))?;
     } else {
         write!(out, ", the module after {}", report.phase.name())?;
     }

@@ -61,10 +61,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             }
             text => history.push(("user", text.to_owned())),
         }
-        let messages: Vec<(&str, &str)> = history
-            .iter()
-            .map(|(role, text)| (*role, text.as_str()))
-            .collect();
+        let messages: Vec<(&str, &str)> = history.iter().map(|(role, text)| (*role, text.as_str())).collect();
         let prompt = session.chat_ids(&messages)?;
         let limit = session.manifest().dims.max_seq_len;
         if prompt.len() as u64 >= u64::from(limit) {
@@ -76,11 +73,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             history.pop();
             continue;
         }
-        let request = Request {
-            max_tokens: args.max_tokens,
-            sampling: sampling.clone(),
-            ..Request::new(prompt)
-        };
+        let request =
+            Request { max_tokens: args.max_tokens, sampling: sampling.clone(), ..Request::new(prompt) };
         let watch = Watch::new();
         let answers = session.drive(vec![request], |event| {
             if let Event::Token { text, .. } | Event::Done { text, .. } = event {

@@ -35,10 +35,6 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let phase = Phase::named(&args.phase).ok_or_else(|| Failure::bug(format!("no phase {}", args.phase)))?;
     let model = crate::env::model_path(&args.model);
     let module = trtc_compiler::module_after(&model, phase, &args.graph.options()?)?;
-    let text = if args.dot {
-        View::new(&module.func).dot(&module.func)
-    } else {
-        args.form.print(&module)
-    };
+    let text = if args.dot { View::new(&module.func).dot(&module.func) } else { args.form.print(&module) };
     Ok(std::io::stdout().lock().write_all(text.as_bytes())?)
 }

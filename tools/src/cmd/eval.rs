@@ -23,10 +23,8 @@ use trtc_runtime::{Answer, Event, Request, Sampling};
 /// each difference and their mean over all cases. Quantised engines are held to log-probabilities only, or measured
 /// without a bound.
 #[derive(clap::Args)]
-#[command(
-    after_help = "Examples:\n  trtc eval model.engine --text book.txt --max-tokens 20000\n  \
-                        trtc eval model.engine --golden golden.json --json"
-)]
+#[command(after_help = "Examples:\n  trtc eval model.engine --text book.txt --max-tokens 20000\n  \
+                        trtc eval model.engine --golden golden.json --json")]
 #[command(group(clap::ArgGroup::new("what").required(true).args(["text", "golden"])))]
 pub struct Args {
     #[command(flatten)]
@@ -66,11 +64,7 @@ fn read(path: &Path) -> Result<String, Failure> {
 
 /// A request for log-probabilities of its prompt and nothing else.
 fn forced(prompt: Vec<u32>) -> Request {
-    Request {
-        max_tokens: 0,
-        prompt_logprobs: Some(0),
-        ..Request::new(prompt)
-    }
+    Request { max_tokens: 0, prompt_logprobs: Some(0), ..Request::new(prompt) }
 }
 
 /// Perplexity of a text.
@@ -85,31 +79,24 @@ fn text(args: &Args, file: &Path) -> Result<(), Failure> {
     }
     tokens.truncate(args.max_tokens.map_or(usize::MAX, |n| n as usize));
     if tokens.len() < 2 {
-        return Err(
-            Failure::user(format!("'{}' has {} tokens", file.display(), tokens.len()))
-                .help("perplexity needs at least two"),
-        );
+        return Err(Failure::user(format!("'{}' has {} tokens", file.display(), tokens.len()))
+            .help("perplexity needs at least two"));
     }
     let most = session.manifest().dims.max_seq_len;
     let window = args.window.unwrap_or(most.min(2048));
     let stride = args.stride.unwrap_or((window / 2).max(1));
     if window > most {
-        return Err(
-            Failure::user(format!("--window is {window}, the engine takes {most}"))
-                .help("give a smaller one, or build the engine with a greater --max-seq-len"),
-        );
+        return Err(Failure::user(format!("--window is {window}, the engine takes {most}"))
+            .help("give a smaller one, or build the engine with a greater --max-seq-len"));
     }
     let plan = perplexity::windows(tokens.len(), window as usize, stride as usize, bos.is_some())
         .ok_or_else(|| {
-            Failure::user(format!(
-                "--window {window} and --stride {stride} leave tokens out"
-            ))
-            .help("give a stride of at most the window, less one for the BOS token where the model has one")
+            Failure::user(format!("--window {window} and --stride {stride} leave tokens out")).help(
+                "give a stride of at most the window, less one for the BOS token where the model has one",
+            )
         })?;
-    let requests: Vec<Request> = plan
-        .iter()
-        .map(|w| forced(bos.iter().chain(&tokens[w.tokens.clone()]).copied().collect()))
-        .collect();
+    let requests: Vec<Request> =
+        plan.iter().map(|w| forced(bos.iter().chain(&tokens[w.tokens.clone()]).copied().collect())).collect();
     let bar = Bar::new("windows", requests.len() as u64);
     let answers = session.drive(requests, |event| {
         if let Event::Done { .. } = event {
@@ -154,18 +141,11 @@ const TOP: u32 = 16;
 /// Comparison with reference outputs.
 fn golden(args: &Args, file: &Path) -> Result<(), Failure> {
     let golden: Golden = serde_json::from_str(&read(file)?).map_err(|e| {
-        Failure::user(format!(
-            "'{}' is not a file of reference outputs: {e}",
-            file.display()
-        ))
+        Failure::user(format!("'{}' is not a file of reference outputs: {e}", file.display()))
     })?;
     for (i, case) in golden.cases.iter().enumerate() {
         if let Some(what) = case.malformed() {
-            return Err(Failure::user(format!(
-                "'{}': case {}: {what}",
-                file.display(),
-                i + 1
-            )));
+            return Err(Failure::user(format!("'{}': case {}: {what}", file.display(), i + 1)));
         }
     }
     if golden.cases.is_empty() {
@@ -207,10 +187,8 @@ fn golden(args: &Args, file: &Path) -> Result<(), Failure> {
     if faults.is_empty() {
         return Ok(());
     }
-    let what = format!(
-        "the engine differs from the reference by more than {} may",
-        session.manifest().precision
-    );
+    let what =
+        format!("the engine differs from the reference by more than {} may", session.manifest().precision);
     Err(Failure::user(what).notes(faults))
 }
 
@@ -227,12 +205,7 @@ fn outcome(
     };
     let equal = Greedy::compare(&greedy.tokens, case, bound.and_then(|t| t.gap));
     let mut generated = Differences::default();
-    let got: Vec<f32> = greedy
-        .logprobs
-        .iter()
-        .take(equal.equal)
-        .map(|t| t.logprob)
-        .collect();
+    let got: Vec<f32> = greedy.logprobs.iter().take(equal.equal).map(|t| t.logprob).collect();
     generated.add_all(&got, &case.greedy_logprobs);
     let got: Vec<f32> = fed.prompt_logprobs.iter().map(|t| t.logprob).collect();
     // A log-probability for each token but the first: the prompt's, if the reference has them, then the answer's.
@@ -254,13 +227,7 @@ fn outcome(
             first.add(*got, want);
         }
     }
-    Ok(Outcome {
-        tokenizer,
-        greedy: equal,
-        generated,
-        fed,
-        first,
-    })
+    Ok(Outcome { tokenizer, greedy: equal, generated, fed, first })
 }
 
 fn differences(d: &Differences) -> Value {
@@ -300,11 +267,9 @@ fn table(
 ) -> Result<(), Failure> {
     let precision = &session.manifest().precision;
     match &compared.bound {
-        Some(t) => writeln!(
-            out,
-            "precision {precision}: mean difference at most {}, greatest {}",
-            t.mean, t.max
-        )?,
+        Some(t) => {
+            writeln!(out, "precision {precision}: mean difference at most {}, greatest {}", t.mean, t.max)?
+        }
         None => writeln!(out, "precision {precision}: measured, not held to a bound")?,
     }
     if !golden.reference.is_empty() {
@@ -317,15 +282,9 @@ fn table(
         "case", "prompt", "text", "greedy tokens", "fed: mean / max", "generated: mean / max"
     )?;
     for (i, (case, o)) in golden.cases.iter().zip(&compared.outcomes).enumerate() {
-        let text = o
-            .tokenizer
-            .map_or("-", |same| if same { "same" } else { "differs" });
+        let text = o.tokenizer.map_or("-", |same| if same { "same" } else { "differs" });
         let greedy = format!("{} (need {})", o.greedy.equal, o.greedy.required);
-        let verdict = if o.faults(compared.bound.as_ref()).is_empty() {
-            "ok"
-        } else {
-            "FAILED"
-        };
+        let verdict = if o.faults(compared.bound.as_ref()).is_empty() { "ok" } else { "FAILED" };
         writeln!(
             out,
             "{:>4}  {:>6}  {text:<7}  {greedy:<14}  {:<17}  {:<21}  {:.5}     {verdict}",
@@ -337,12 +296,6 @@ fn table(
         )?;
     }
     let (fed, generated) = compared.totals();
-    writeln!(
-        out,
-        "\n{:>37}  {:<17}  {:<21}",
-        "all",
-        pair(&fed),
-        pair(&generated)
-    )?;
+    writeln!(out, "\n{:>37}  {:<17}  {:<21}", "all", pair(&fed), pair(&generated))?;
     Ok(())
 }

@@ -39,11 +39,7 @@ pub struct Args {
 
 /// Shows it.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let verify = if args.verify {
-        Verify::Always
-    } else {
-        Verify::Never
-    };
+    let verify = if args.verify { Verify::Always } else { Verify::Never };
     let file = EngineFile::open_with(&args.engine, verify)?;
     let m = file.manifest();
     let mut out = std::io::stdout().lock();
@@ -62,13 +58,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         let width = m.kernels.iter().map(|k| k.name.len()).max().unwrap_or(0);
         writeln!(out, "\n{:<width$}  launches  code", "kernel")?;
         for (i, k) in m.kernels.iter().enumerate() {
-            writeln!(
-                out,
-                "{:<width$}  {:>8}  {}",
-                k.name,
-                launches(m, i).count(),
-                code(k)
-            )?;
+            writeln!(out, "{:<width$}  {:>8}  {}", k.name, launches(m, i).count(), code(k))?;
         }
         if args.verify {
             writeln!(out, "\nThe file is what its hash says.")?;
@@ -80,16 +70,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 /// Names and values, in the order of reading.
 pub fn summary(m: &Manifest, bytes: u64, hash: &str) -> Vec<(&'static str, String)> {
     let d = &m.dims;
-    let capability = m
-        .capability
-        .map_or(String::new(), |(a, b)| format!(", compute capability {a}.{b}"));
+    let capability = m.capability.map_or(String::new(), |(a, b)| format!(", compute capability {a}.{b}"));
     let encodings: Vec<String> = facts::by_encoding(m)
         .iter()
         .map(|(name, count, bytes)| format!("{count} as {name}: {}", human(*bytes)))
         .collect();
-    let dummy = m.dummy_seed.map_or(String::new(), |s| {
-        format!(" (made up from seed {s}; not in the file)")
-    });
+    let dummy = m.dummy_seed.map_or(String::new(), |s| format!(" (made up from seed {s}; not in the file)"));
     let text = match &m.text {
         None => "none: prompts are token ids".to_owned(),
         Some(t) if t.chat_template.is_some() => "tokenizer and chat template".to_owned(),
@@ -100,39 +86,23 @@ pub fn summary(m: &Manifest, bytes: u64, hash: &str) -> Vec<(&'static str, Strin
         ("parameters", grouped(m.model.parameters)),
         (
             "shape",
-            format!(
-                "{} layers, width {}, vocabulary {}",
-                m.model.layers, m.model.hidden, m.model.vocab
-            ),
+            format!("{} layers, width {}, vocabulary {}", m.model.layers, m.model.hidden, m.model.vocab),
         ),
         ("target", format!("{}{capability}", m.target)),
         ("precision", m.precision.clone()),
         (
             "limits",
-            format!(
-                "batch {}, sequence {}, step {} tokens",
-                d.max_batch, d.max_seq_len, d.max_step_tokens
-            ),
+            format!("batch {}, sequence {}, step {} tokens", d.max_batch, d.max_seq_len, d.max_step_tokens),
         ),
         ("weights", format!("{}{dummy}", human(facts::all_weights(m)))),
         ("", encodings.join("; ")),
         ("read a step", human(facts::read_per_step(m))),
         ("activations", human(m.arena)),
-        (
-            "cache",
-            format!(
-                "{} a token, pages of {}",
-                human(facts::kv_per_token(m)),
-                m.kv.page_tokens
-            ),
-        ),
+        ("cache", format!("{} a token, pages of {}", human(facts::kv_per_token(m)), m.kv.page_tokens)),
         ("launches a step", m.launches.len().to_string()),
         ("text", text),
         ("built from", m.provenance.source.clone()),
-        (
-            "built with",
-            format!("{} {}", m.provenance.compiler, m.provenance.options.join(" ")),
-        ),
+        ("built with", format!("{} {}", m.provenance.compiler, m.provenance.options.join(" "))),
         ("file", format!("{}, hash {hash}", human(bytes))),
     ]
 }
@@ -141,10 +111,7 @@ pub fn summary(m: &Manifest, bytes: u64, hash: &str) -> Vec<(&'static str, Strin
 pub fn code(k: &Kernel) -> String {
     match &k.code {
         // The variant's name, as Debug begins with it.
-        Code::Host(h) => format!(
-            "host {}",
-            format!("{h:?}").split([' ', '{']).next().unwrap_or_default()
-        ),
+        Code::Host(h) => format!("host {}", format!("{h:?}").split([' ', '{']).next().unwrap_or_default()),
         Code::Ptx(p) => format!("PTX {}, {} threads", p.entry, p.block.iter().product::<u32>()),
     }
 }
@@ -152,10 +119,7 @@ pub fn code(k: &Kernel) -> String {
 /// Launches that may choose a kernel, with the least and greatest token count for which they do.
 pub fn launches(m: &Manifest, kernel: usize) -> impl Iterator<Item = (usize, u32, u32)> + '_ {
     m.launches.iter().enumerate().flat_map(move |(i, l)| {
-        l.choices
-            .iter()
-            .filter(move |c| c.kernel as usize == kernel)
-            .map(move |c| (i, c.from, c.to))
+        l.choices.iter().filter(move |c| c.kernel as usize == kernel).map(move |c| (i, c.from, c.to))
     })
 }
 
@@ -169,19 +133,13 @@ fn kernel(args: &Args, file: &EngineFile, name: &str, out: &mut impl Write) -> R
     match (&k.code, args.ptx) {
         (Code::Ptx(p), true) => out.write_all(file.tensor(&p.module)?)?,
         (Code::Host(_), true) => {
-            return Err(Failure::user(format!(
-                "'{name}' is a function of the host device and has no PTX"
-            ))
-            .help("build the engine for a GPU target to have PTX"));
+            return Err(Failure::user(format!("'{name}' is a function of the host device and has no PTX"))
+                .help("build the engine for a GPU target to have PTX"));
         }
         (code, false) => {
             writeln!(out, "{}\n\n{code:#?}\n", k.contract.trim_end())?;
             for (launch, from, to) in launches(m, index) {
-                writeln!(
-                    out,
-                    "launch {launch}, {from} to {to} tokens: {}",
-                    m.launches[launch].loc
-                )?;
+                writeln!(out, "launch {launch}, {from} to {to} tokens: {}", m.launches[launch].loc)?;
             }
         }
     }

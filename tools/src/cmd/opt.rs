@@ -10,11 +10,9 @@ use trtc_passes::{KvOptions, Options, Pass, PassCx, Precision, Recipe, run_passe
 
 /// Run passes over a module in text form
 #[derive(clap::Args)]
-#[command(
-    after_help = "Examples:\n  trtc opt module.mlir --pass canonicalize,fuse-qkv\n  \
+#[command(after_help = "Examples:\n  trtc opt module.mlir --pass canonicalize,fuse-qkv\n  \
                         trtc dump model.gguf --phase import | trtc opt - --pass quantize --precision int4\n  \
-                        trtc opt --list"
-)]
+                        trtc opt --list")]
 pub struct Args {
     /// File to read; - is stdin
     #[arg(required_unless_present = "list")]
@@ -53,37 +51,24 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    let passes: Vec<&Pass> = args
-        .pass
-        .iter()
-        .map(|name| find(name))
-        .collect::<Result<_, _>>()?;
+    let passes: Vec<&Pass> = args.pass.iter().map(|name| find(name)).collect::<Result<_, _>>()?;
     let target =
         Target::named(&args.target).ok_or_else(|| Failure::bug(format!("no target {}", args.target)))?;
     let recipe = match graph::recipe(args.recipe.as_deref())? {
         Some(text) => Recipe::parse("--recipe", &text)?,
         None => Recipe::default(),
     };
-    let dtype = args
-        .kv_precision
-        .as_deref()
-        .map(|name| if name == "fp32" { DType::F32 } else { DType::Bf16 });
+    let dtype =
+        args.kv_precision.as_deref().map(|name| if name == "fp32" { DType::F32 } else { DType::Bf16 });
     let cx = PassCx {
         precision: args.precision.as_deref().and_then(Precision::named),
-        kv: KvOptions {
-            dtype,
-            ..KvOptions::default()
-        },
+        kv: KvOptions { dtype, ..KvOptions::default() },
         recipe: &recipe,
         ..PassCx::new(target)
     };
     let (name, source) = read(args.file.as_deref().unwrap_or(Path::new("-")))?;
     let mut module = text::parse(&source, &name)?;
-    let options = Options {
-        spec: crate::env::spec(),
-        fuel: args.fuel,
-        ..Options::default()
-    };
+    let options = Options { spec: crate::env::spec(), fuel: args.fuel, ..Options::default() };
     run_passes(&mut module, &passes, &cx, options)?;
     Ok(out.write_all(args.form.print(&module).as_bytes())?)
 }

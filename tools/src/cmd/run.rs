@@ -124,17 +124,8 @@ fn print(
             continue;
         }
         if prompts.len() > 1 || args.n > 1 {
-            let of = if args.n > 1 {
-                format!(", answer {}", answer.id.index + 1)
-            } else {
-                String::new()
-            };
-            writeln!(
-                out,
-                "{}== prompt {}{of}",
-                if i > 0 { "\n" } else { "" },
-                prompt + 1
-            )?;
+            let of = if args.n > 1 { format!(", answer {}", answer.id.index + 1) } else { String::new() };
+            writeln!(out, "{}== prompt {}{of}", if i > 0 { "\n" } else { "" }, prompt + 1)?;
         }
         if !session.has_text() {
             let ids: Vec<String> = answer.tokens.iter().map(u32::to_string).collect();
@@ -183,13 +174,7 @@ fn object(args: &Args, prompt: &[u32], answer: &Answer) -> serde_json::Value {
 fn table(title: &str, list: &[TokenLogprob], session: &Session, out: &mut impl Write) -> Result<(), Failure> {
     writeln!(out, "{title:>8}  logprob  text")?;
     for t in list {
-        write!(
-            out,
-            "{:>8} {:>8.4}  {:?}",
-            t.token,
-            t.logprob,
-            session.piece(t.token)
-        )?;
+        write!(out, "{:>8} {:>8.4}  {:?}", t.token, t.logprob, session.piece(t.token))?;
         for (token, logprob) in &t.top {
             write!(out, "  {token} {:?} {logprob:.4}", session.piece(*token))?;
         }

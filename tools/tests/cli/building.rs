@@ -22,13 +22,7 @@ fn a_disk_that_fills_up_leaves_no_partial_engine() {
     // A limit on the size of files stands for the end of the disk: writing fails in the middle.
     let script = "trap '' XFSZ; ulimit -f 128; exec \"$0\" build \"$1\" -o \"$2\"";
     let ran: Ran = Command::new("sh")
-        .args([
-            "-c",
-            script,
-            env!("CARGO_BIN_EXE_trtc"),
-            text(&llama()),
-            text(&out),
-        ])
+        .args(["-c", script, env!("CARGO_BIN_EXE_trtc"), text(&llama()), text(&out)])
         .output()
         .expect("sh starts")
         .into();
@@ -57,28 +51,10 @@ fn dumps_repeat_themselves() {
     let dir = folder("dumps");
     let (out, dump) = (dir.join("x.engine"), dir.join("dump"));
     let flags = ["--precision", "int8", "--max-seq-len", "64"];
-    trtc(
-        &[
-            &[
-                "build",
-                text(&llama()),
-                "-o",
-                text(&out),
-                "--dump-dir",
-                text(&dump),
-            ],
-            &flags[..],
-        ]
-        .concat(),
-    )
-    .ok();
+    trtc(&[&["build", text(&llama()), "-o", text(&out), "--dump-dir", text(&dump)], &flags[..]].concat())
+        .ok();
     let names = listing(&dump);
-    for want in [
-        "00-import.mlir",
-        "01-canonicalize.mlir",
-        "timings.json",
-        "commands.sh",
-    ] {
+    for want in ["00-import.mlir", "01-canonicalize.mlir", "timings.json", "commands.sh"] {
         assert!(names.iter().any(|n| n == want), "no {want} in {names:?}");
     }
     // Every line of the list of commands, run again, writes the file that it names.
@@ -87,11 +63,7 @@ fn dumps_repeat_themselves() {
     for line in commands.lines().filter(|l| l.starts_with("trtc opt ")) {
         let (line, file) = line.split_once(" > ").expect("a command writes a file");
         let args: Vec<&str> = line.split(' ').skip(1).collect();
-        let ran: Ran = command(&args)
-            .current_dir(&dump)
-            .output()
-            .expect("trtc starts")
-            .into();
+        let ran: Ran = command(&args).current_dir(&dump).output().expect("trtc starts").into();
         let want = std::fs::read_to_string(dump.join(file)).expect("a module");
         assert_eq!(ran.ok(), want, "{line}");
         repeated += 1;
@@ -105,14 +77,8 @@ fn phases_stop_where_they_are_told() {
     for phase in ["import", "quantize", "fuse", "select", "plan"] {
         let out = dir.join(phase);
         let flags = ["--precision", "int4", "--max-seq-len", "64"];
-        trtc(
-            &[
-                &["build", text(&llama()), "-o", text(&out), "--compile-to", phase],
-                &flags[..],
-            ]
-            .concat(),
-        )
-        .ok();
+        trtc(&[&["build", text(&llama()), "-o", text(&out), "--compile-to", phase], &flags[..]].concat())
+            .ok();
         let written = std::fs::read_to_string(&out).expect("a module");
         let dumped = trtc(&[&["dump", text(&llama()), "--phase", phase, "--locs"], &flags[..]].concat()).ok();
         assert_eq!(written, dumped, "{phase}");
@@ -126,10 +92,7 @@ fn phases_stop_where_they_are_told() {
 
 #[test]
 fn a_module_with_a_mistake_is_answered_with_its_place() {
-    let ran = trtc_with(
-        "llm.module @m {\n  llm.func @f() {\n    %x = llm.nonsense\n  }\n}\n",
-        &["opt", "-"],
-    );
+    let ran = trtc_with("llm.module @m {\n  llm.func @f() {\n    %x = llm.nonsense\n  }\n}\n", &["opt", "-"]);
     ran.fails(1, &["stdin:3:"]);
     assert!(trtc(&["opt", "--list"]).ok().contains("canonicalize"));
 }

@@ -35,9 +35,7 @@ fn a_cut_checkpoint_is_refused_and_leaves_nothing() {
 fn an_unknown_architecture_is_unsupported() {
     let dir = checkpoint("unknown");
     let config = std::fs::read_to_string(dir.join("config.json")).expect("a config");
-    let config = config
-        .replace("LlamaForCausalLM", "AlpacaForCausalLM")
-        .replace("\"llama\"", "\"alpaca\"");
+    let config = config.replace("LlamaForCausalLM", "AlpacaForCausalLM").replace("\"llama\"", "\"alpaca\"");
     std::fs::write(dir.join("config.json"), config).expect("another config");
     let out = dir.join("x.engine");
     trtc(&["build", text(&dir), "-o", text(&out)]).fails(2, &["lpaca", "Llama"]);

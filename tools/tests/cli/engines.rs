@@ -33,11 +33,7 @@ fn engine_for_gpu(path: &Path) {
     let file = EngineFile::open(Path::new(engine())).expect("the engine");
     let mut m = file.manifest().clone();
     (m.target, m.capability) = ("sm_90".to_owned(), Some((9, 0)));
-    let one = Extent {
-        of: Count::One,
-        div: 1,
-        mul: 1,
-    };
+    let one = Extent { of: Count::One, div: 1, mul: 1 };
     let code = PtxKernel {
         module: "kernel/k.ptx".into(),
         entry: "k".into(),
@@ -45,31 +41,17 @@ fn engine_for_gpu(path: &Path) {
         block: [32, 1, 1],
         shared: 0,
     };
-    m.kernels = vec![Kernel {
-        name: "k".into(),
-        code: Code::Ptx(code),
-        contract: String::new(),
-    }];
+    m.kernels = vec![Kernel { name: "k".into(), code: Code::Ptx(code), contract: String::new() }];
     for launch in &mut m.launches {
-        launch.choices = vec![Choice {
-            from: 1,
-            to: m.dims.max_step_tokens,
-            kernel: 0,
-        }];
+        launch.choices = vec![Choice { from: 1, to: m.dims.max_step_tokens, kernel: 0 }];
     }
     let ptx = b".version 8.0\n";
     let mut writer = EngineWriter::create(path, &m, &[("kernel/k.ptx", ptx.len() as u64)]).expect("a writer");
     while let Some(name) = writer.next_tensor().map(|t| t.name.clone()) {
-        let bytes = if name == "kernel/k.ptx" {
-            &ptx[..]
-        } else {
-            file.tensor(&name).expect("the same tensor")
-        };
+        let bytes =
+            if name == "kernel/k.ptx" { &ptx[..] } else { file.tensor(&name).expect("the same tensor") };
         let filled = writer.tensor(&name, |sink| {
-            sink.write_all(bytes).map_err(|error| EngineError::Io {
-                doing: "write",
-                error,
-            })
+            sink.write_all(bytes).map_err(|error| EngineError::Io { doing: "write", error })
         });
         filled.expect("it is written");
     }
@@ -82,15 +64,8 @@ fn an_engine_for_a_gpu_says_what_it_needs() {
     engine_for_gpu(&path);
     trtc(&["run", text(&path), "--prompt-ids", "1", "--device", "host"])
         .fails(2, &["sm_90", "compute capability 9.0", "help: ", "--target host"]);
-    assert!(
-        trtc(&["inspect", text(&path)])
-            .ok()
-            .contains("compute capability 9.0")
-    );
-    assert_eq!(
-        trtc(&["inspect", text(&path), "--kernel", "k", "--ptx"]).ok(),
-        ".version 8.0\n"
-    );
+    assert!(trtc(&["inspect", text(&path)]).ok().contains("compute capability 9.0"));
+    assert_eq!(trtc(&["inspect", text(&path), "--kernel", "k", "--ptx"]).ok(), ".version 8.0\n");
 }
 
 #[test]
@@ -102,11 +77,7 @@ fn inspect_shows_an_engine() {
     let manifest = json(&trtc(&["inspect", engine(), "--json"]).ok());
     assert_eq!(manifest["dims"]["max_seq_len"], 64);
     let kernel = manifest["kernels"][0]["name"].as_str().expect("a name");
-    assert!(
-        trtc(&["inspect", engine(), "--kernel", kernel])
-            .ok()
-            .contains("launch ")
-    );
+    assert!(trtc(&["inspect", engine(), "--kernel", kernel]).ok().contains("launch "));
     trtc(&["inspect", engine(), "--kernel", kernel, "--ptx"]).fails(1, &["no PTX"]);
     let page = folder("html").join("page.html");
     trtc(&["inspect", engine(), "--html", text(&page)]).ok();

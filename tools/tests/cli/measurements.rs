@@ -19,16 +19,9 @@ fn a_wrong_reference_is_noticed() {
     wrong["cases"][1]["greedy_logprobs"][3] = (-30.0).into();
     let ran = eval(&wrong);
     assert_eq!(ran.code, 1);
-    assert!(
-        ran.err.contains("note: case 2: a log-probability of"),
-        "{}",
-        ran.err
-    );
+    assert!(ran.err.contains("note: case 2: a log-probability of"), "{}", ran.err);
     let object = json(&ran.out);
-    assert_eq!(
-        (&object["pass"], &object["cases"][1]["pass"]),
-        (&false.into(), &false.into())
-    );
+    assert_eq!((&object["pass"], &object["cases"][1]["pass"]), (&false.into(), &false.into()));
     assert_eq!(object["cases"][0]["pass"], true);
     let mut wrong = golden.clone();
     let token = wrong["cases"][2]["greedy_ids"][0].as_u64().unwrap();
@@ -69,45 +62,18 @@ fn perplexity_of_a_text() {
 fn benches_print_what_they_measured() {
     let bench =
         |args: &[&str]| json(&trtc(&[&["bench", args[0], engine(), "--json"], &args[1..]].concat()).ok());
-    let latency = bench(&[
-        "latency",
-        "--batch",
-        "1,2",
-        "--input-len",
-        "8",
-        "--output-len",
-        "9",
-        "--repeat",
-        "1",
-    ]);
+    let latency =
+        bench(&["latency", "--batch", "1,2", "--input-len", "8", "--output-len", "9", "--repeat", "1"]);
     assert_eq!(latency["rows"].as_array().map(Vec::len), Some(2));
-    assert!(
-        latency["rows"][1]["tokens_per_s"]
-            .as_f64()
-            .is_some_and(|x| x > 0.0)
-    );
+    assert!(latency["rows"][1]["tokens_per_s"].as_f64().is_some_and(|x| x > 0.0));
     assert!(latency["read_bandwidth_gb_s"].as_f64().is_some_and(|x| x > 0.1));
-    assert!(
-        latency["weight_bytes_per_step"]
-            .as_u64()
-            .is_some_and(|x| x > 100_000)
-    );
+    assert!(latency["weight_bytes_per_step"].as_u64().is_some_and(|x| x > 100_000));
     let prefill = bench(&["prefill", "--input-len", "8,32", "--repeat", "1"]);
     assert_eq!(prefill["rows"][1]["input_len"], 32.0);
-    let throughput = bench(&[
-        "throughput",
-        "--requests",
-        "6",
-        "--input-len",
-        "8",
-        "--output-len",
-        "8",
-    ]);
+    let throughput = bench(&["throughput", "--requests", "6", "--input-len", "8", "--output-len", "8"]);
     let row = &throughput["rows"][0];
-    let (all, out) = (
-        row["total_tokens_per_s"].as_f64().unwrap(),
-        row["output_tokens_per_s"].as_f64().unwrap(),
-    );
+    let (all, out) =
+        (row["total_tokens_per_s"].as_f64().unwrap(), row["output_tokens_per_s"].as_f64().unwrap());
     assert!((all / out - 2.0).abs() < 1e-6);
     trtc(&["bench", "latency", engine(), "--batch", "64"]).fails(1, &["--batch 64", "--max-batch"]);
     trtc(&["bench", "prefill", engine(), "--input-len", "500"]).fails(1, &["500"]);
@@ -117,31 +83,10 @@ fn benches_print_what_they_measured() {
 fn dummy_weights_need_no_checkpoint() {
     let path = folder("dummy").join("dummy.engine");
     let config = llama().join("config.json");
-    trtc(&[
-        "build",
-        text(&config),
-        "-o",
-        text(&path),
-        "--weights",
-        "dummy:7",
-        "--max-seq-len",
-        "64",
-    ])
-    .ok();
+    trtc(&["build", text(&config), "-o", text(&path), "--weights", "dummy:7", "--max-seq-len", "64"]).ok();
     let size = std::fs::metadata(&path).expect("an engine").len();
     let with_weights = std::fs::metadata(engine()).expect("an engine").len();
     assert!(size * 4 < with_weights, "{size} bytes beside {with_weights}");
-    let run = || {
-        trtc(&[
-            "run",
-            text(&path),
-            "--prompt-ids",
-            "1,2",
-            "--max-tokens",
-            "4",
-            "--ignore-eos",
-        ])
-        .ok()
-    };
+    let run = || trtc(&["run", text(&path), "--prompt-ids", "1,2", "--max-tokens", "4", "--ignore-eos"]).ok();
     assert_eq!(run(), run());
 }

@@ -46,13 +46,7 @@ fn json_has_every_field_and_batches_change_nothing() {
     for answer in &both {
         assert_eq!(answer["token_ids"].as_array().map(Vec::len), Some(8));
         assert_eq!(answer["logprobs"].as_array().map(Vec::len), Some(8));
-        assert!(
-            answer["logprobs"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .all(|x| x.as_f64().is_some_and(|x| x <= 0.0))
-        );
+        assert!(answer["logprobs"].as_array().unwrap().iter().all(|x| x.as_f64().is_some_and(|x| x <= 0.0)));
         assert_eq!(answer["text"], "");
         assert_eq!(answer["finish_reason"], "length");
     }
@@ -61,16 +55,7 @@ fn json_has_every_field_and_batches_change_nothing() {
 
 #[test]
 fn log_probabilities_are_listed_as_asked() {
-    let args = [
-        "run",
-        engine(),
-        "--prompt-ids",
-        "1,2,3",
-        "--max-tokens",
-        "2",
-        "--ignore-eos",
-        "--json",
-    ];
+    let args = ["run", engine(), "--prompt-ids", "1,2,3", "--max-tokens", "2", "--ignore-eos", "--json"];
     let more = ["--logprobs", "3", "--prompt-logprobs", "2"];
     let a = json(&trtc(&[&args[..], &more].concat()).ok());
     assert_eq!(a["prompt_logprobs"].as_array().map(Vec::len), Some(2));
@@ -78,37 +63,16 @@ fn log_probabilities_are_listed_as_asked() {
     // Greedy: the chosen token is the best.
     assert_eq!(a["top_logprobs"][1][0][0], a["token_ids"][1]);
     assert_eq!(a["top_logprobs"][1][0][1], a["logprobs"][1]);
-    let table = trtc(&[
-        "run",
-        engine(),
-        "--prompt-ids",
-        "1,2",
-        "--max-tokens",
-        "2",
-        "--logprobs",
-        "1",
-    ])
-    .ok();
+    let table = trtc(&["run", engine(), "--prompt-ids", "1,2", "--max-tokens", "2", "--logprobs", "1"]).ok();
     assert!(table.contains("logprob"), "{table}");
 }
 
 #[test]
 fn seeds_make_answers_repeatable() {
     let run = |seed: &str| {
-        let flags = [
-            "--temperature",
-            "1.5",
-            "--max-tokens",
-            "16",
-            "--ignore-eos",
-            "--json",
-            "--seed",
-            seed,
-        ];
+        let flags = ["--temperature", "1.5", "--max-tokens", "16", "--ignore-eos", "--json", "--seed", seed];
         let out = trtc(&[&["run", engine(), "--prompt-ids", "1", "-n", "2"], &flags[..]].concat()).ok();
-        out.lines()
-            .map(|l| json(l)["token_ids"].clone())
-            .collect::<Vec<_>>()
+        out.lines().map(|l| json(l)["token_ids"].clone()).collect::<Vec<_>>()
     };
     let first = run("5");
     assert_eq!(first, run("5"));
@@ -124,19 +88,8 @@ fn stop_tokens_and_biases_are_honoured() {
     };
     let plain = run(&["--max-tokens", "6", "--ignore-eos"]);
     let third = &plain["token_ids"][2];
-    let first = plain["token_ids"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .position(|t| t == third)
-        .unwrap();
-    let stopped = run(&[
-        "--max-tokens",
-        "6",
-        "--ignore-eos",
-        "--stop-id",
-        &third.to_string(),
-    ]);
+    let first = plain["token_ids"].as_array().unwrap().iter().position(|t| t == third).unwrap();
+    let stopped = run(&["--max-tokens", "6", "--ignore-eos", "--stop-id", &third.to_string()]);
     assert_eq!(stopped["finish_reason"], "stop");
     assert_eq!(stopped["token_ids"].as_array().map(Vec::len), Some(first));
     let forced = run(&["--max-tokens", "3", "--ignore-eos", "--logit-bias", "7=100"]);
@@ -145,49 +98,15 @@ fn stop_tokens_and_biases_are_honoured() {
 
 #[test]
 fn text_comes_out_as_text() {
-    let plain = trtc(&[
-        "run",
-        talking(),
-        "-p",
-        "hello one two",
-        "--max-tokens",
-        "4",
-        "--ignore-eos",
-    ])
-    .ok();
+    let plain = trtc(&["run", talking(), "-p", "hello one two", "--max-tokens", "4", "--ignore-eos"]).ok();
     let flags = ["--max-tokens", "4", "--ignore-eos", "--json"];
     let object = json(&trtc(&[&["run", talking(), "-p", "hello one two"], &flags[..]].concat()).ok());
     assert_eq!(format!("{}\n", object["text"].as_str().unwrap()), plain);
-    assert!(
-        object["prompt_ids"]
-            .as_array()
-            .unwrap()
-            .ends_with(&[5.into(), 6.into(), 7.into()]),
-        "{object}"
-    );
+    assert!(object["prompt_ids"].as_array().unwrap().ends_with(&[5.into(), 6.into(), 7.into()]), "{object}");
     let chat = json(&trtc(&[&["run", talking(), "--chat", "-p", "hello"], &flags[..]].concat()).ok());
-    assert!(
-        chat["prompt_ids"]
-            .as_array()
-            .unwrap()
-            .ends_with(&[3.into(), 5.into(), 4.into()]),
-        "{chat}"
-    );
-    let two = trtc(&[
-        "run",
-        talking(),
-        "-p",
-        "one",
-        "two",
-        "--max-tokens",
-        "2",
-        "--ignore-eos",
-    ])
-    .ok();
-    assert!(
-        two.contains("== prompt 1\n") && two.contains("== prompt 2\n"),
-        "{two}"
-    );
+    assert!(chat["prompt_ids"].as_array().unwrap().ends_with(&[3.into(), 5.into(), 4.into()]), "{chat}");
+    let two = trtc(&["run", talking(), "-p", "one", "two", "--max-tokens", "2", "--ignore-eos"]).ok();
+    assert!(two.contains("== prompt 1\n") && two.contains("== prompt 2\n"), "{two}");
 }
 
 #[test]
@@ -197,9 +116,6 @@ fn chat_answers_line_by_line() {
     let lines: Vec<&str> = out.lines().collect();
     assert_eq!(lines.len(), 3, "{out}");
     assert!(lines[1].contains("/nonsense"));
-    assert_eq!(
-        lines[0], lines[2],
-        "after /reset the same words get the same answer"
-    );
+    assert_eq!(lines[0], lines[2], "after /reset the same words get the same answer");
     trtc_with("hi\n", &["chat", engine()]).fails(1, &["no chat template"]);
 }

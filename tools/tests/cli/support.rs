@@ -16,11 +16,7 @@ pub struct Ran {
 impl From<Output> for Ran {
     fn from(o: Output) -> Ran {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("output is UTF-8");
-        Ran {
-            code: o.status.code().unwrap_or(-1),
-            out: text(o.stdout),
-            err: text(o.stderr),
-        }
+        Ran { code: o.status.code().unwrap_or(-1), out: text(o.stdout), err: text(o.stderr) }
     }
 }
 
@@ -41,11 +37,7 @@ impl Ran {
             assert!(self.err.contains(word), "no {word:?} in: {}", self.err);
         }
         let (user, other) = ("error: ", "unsupported: ");
-        assert!(
-            self.err.starts_with(user) || self.err.starts_with(other),
-            "{}",
-            self.err
-        );
+        assert!(self.err.starts_with(user) || self.err.starts_with(other), "{}", self.err);
         assert!(!self.err.contains('\x1b'), "colours in a pipe: {}", self.err);
         assert!(!self.err.contains("panicked"), "{}", self.err);
     }
@@ -69,12 +61,7 @@ pub fn trtc_with(input: &str, args: &[&str]) -> Ran {
         .stderr(Stdio::piped())
         .spawn()
         .expect("trtc starts");
-    child
-        .stdin
-        .take()
-        .expect("stdin is a pipe")
-        .write_all(input.as_bytes())
-        .expect("trtc reads");
+    child.stdin.take().expect("stdin is a pipe").write_all(input.as_bytes()).expect("trtc reads");
     child.wait_with_output().expect("trtc ends").into()
 }
 
@@ -88,9 +75,7 @@ pub fn text(path: &Path) -> &str {
 
 /// A folder that lasts as long as the tests run.
 pub fn folder(name: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .join(format!("cli-{}", std::process::id()))
-        .join(name);
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cli-{}", std::process::id())).join(name);
     std::fs::create_dir_all(&path).expect("a folder for the test");
     path
 }
@@ -100,11 +85,8 @@ pub fn checkpoint(name: &str) -> PathBuf {
     let to = folder(name);
     for file in ["config.json", "model.safetensors"] {
         // Written and not copied: the original may be read-only.
-        std::fs::write(
-            to.join(file),
-            std::fs::read(llama().join(file)).expect("the checkpoint"),
-        )
-        .expect("a copy");
+        std::fs::write(to.join(file), std::fs::read(llama().join(file)).expect("the checkpoint"))
+            .expect("a copy");
     }
     to
 }
@@ -115,16 +97,7 @@ pub fn engine() -> &'static str {
     ENGINE.get_or_init(|| {
         let path = folder("engine").join("model.engine");
         let model = llama();
-        let args = [
-            "build",
-            text(&model),
-            "-o",
-            text(&path),
-            "--max-seq-len",
-            "64",
-            "--max-batch",
-            "4",
-        ];
+        let args = ["build", text(&model), "-o", text(&path), "--max-seq-len", "64", "--max-batch", "4"];
         trtc(&args).ok();
         text(&path).to_owned()
     })
@@ -135,22 +108,9 @@ pub fn talking() -> &'static str {
     static ENGINE: OnceLock<String> = OnceLock::new();
     ENGINE.get_or_init(|| {
         let dir = checkpoint("talking");
-        let words = [
-            "<unk>",
-            "<s>",
-            "</s>",
-            "user",
-            "assistant",
-            "hello",
-            "one",
-            "two",
-            "three",
-        ];
-        let mut vocab: serde_json::Map<String, Value> = words
-            .iter()
-            .zip(0..)
-            .map(|(w, i)| ((*w).to_owned(), Value::from(i)))
-            .collect();
+        let words = ["<unk>", "<s>", "</s>", "user", "assistant", "hello", "one", "two", "three"];
+        let mut vocab: serde_json::Map<String, Value> =
+            words.iter().zip(0..).map(|(w, i)| ((*w).to_owned(), Value::from(i))).collect();
         for i in words.len()..384 {
             vocab.insert(format!("w{i}"), i.into());
         }

@@ -7,26 +7,12 @@ use std::process::Stdio;
 fn help_and_version_succeed_and_usage_errors_are_the_users() {
     assert!(trtc(&["--help"]).ok().contains("build"));
     assert!(trtc(&["--version"]).ok().starts_with("trtc "));
-    for sub in [
-        "build",
-        "run",
-        "chat",
-        "eval",
-        "bench",
-        "inspect",
-        "dump",
-        "opt",
-        "completions",
-    ] {
+    for sub in ["build", "run", "chat", "eval", "bench", "inspect", "dump", "opt", "completions"] {
         assert!(trtc(&[sub, "--help"]).ok().contains("Examples:"), "{sub}");
     }
-    for args in [
-        &["nonsense"][..],
-        &["build"],
-        &["run", "x", "--no-such-flag"],
-        &["bench", "nothing", "x"],
-        &[],
-    ] {
+    for args in
+        [&["nonsense"][..], &["build"], &["run", "x", "--no-such-flag"], &["bench", "nothing", "x"], &[]]
+    {
         let ran = trtc(args);
         assert_eq!(ran.code, 1, "{args:?}: {}", ran.err);
         assert!(ran.err.contains("Usage:"), "{args:?}: {}", ran.err);
@@ -37,11 +23,9 @@ fn help_and_version_succeed_and_usage_errors_are_the_users() {
 fn names_that_do_not_exist_are_answered_with_those_that_do() {
     let model = llama();
     let out = folder("names").join("x");
-    for (flag, value, known) in [
-        ("--target", "sm_1", "sm_90"),
-        ("--precision", "int3", "int4"),
-        ("--compile-to", "fusion", "fuse"),
-    ] {
+    for (flag, value, known) in
+        [("--target", "sm_1", "sm_90"), ("--precision", "int3", "int4"), ("--compile-to", "fusion", "fuse")]
+    {
         let ran = trtc(&["build", text(&model), "-o", text(&out), flag, value]);
         assert_eq!(ran.code, 1, "{}", ran.err);
         assert!(ran.err.contains(known), "{}", ran.err);
@@ -72,16 +56,8 @@ fn a_closed_pipe_is_silent() {
 
 #[test]
 fn a_full_disk_under_stdout_is_told() {
-    let full = std::fs::OpenOptions::new()
-        .write(true)
-        .open("/dev/full")
-        .expect("/dev/full");
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
     let mut c = command(&["inspect", engine()]);
-    let ran: Ran = c
-        .stdout(full)
-        .stderr(Stdio::piped())
-        .output()
-        .expect("trtc starts")
-        .into();
+    let ran: Ran = c.stdout(full).stderr(Stdio::piped()).output().expect("trtc starts").into();
     ran.fails(1, &["cannot write the output"]);
 }

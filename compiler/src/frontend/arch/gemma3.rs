@@ -53,14 +53,12 @@ fn config(facts: &Facts) -> Result<ModelConfig, Diag> {
     }
     let facts = &facts;
     if facts.bool("use_bidirectional_attention")?.unwrap_or(false) {
-        return Err(facts.unsupported(
-            "use_bidirectional_attention",
-            "is true: only causal models are supported",
-        ));
+        return Err(
+            facts.unsupported("use_bidirectional_attention", "is true: only causal models are supported")
+        );
     }
-    let mut c = ModelConfig::common(ARCH.name, facts, |dim| {
-        rope::read(facts, dim, "full_attention", GLOBAL_THETA)
-    })?;
+    let mut c =
+        ModelConfig::common(ARCH.name, facts, |dim| rope::read(facts, dim, "full_attention", GLOBAL_THETA))?;
     c.act = ModelConfig::activation(facts, "hidden_activation", "gelu_pytorch_tanh")?;
     let bias = facts.bool("attention_bias")?.unwrap_or(false);
     (c.qkv_bias, c.o_bias) = (bias, bias);
@@ -85,9 +83,7 @@ fn config(facts: &Facts) -> Result<ModelConfig, Diag> {
                 "sliding_window_pattern"
             };
             let pattern = facts.u32(key)?.unwrap_or(PATTERN).max(1);
-            (1..=c.layer_count())
-                .map(|l| window.filter(|_| !l.is_multiple_of(pattern)))
-                .collect()
+            (1..=c.layer_count()).map(|l| window.filter(|_| !l.is_multiple_of(pattern))).collect()
         }
     };
     set_windows(&mut c, &windows);

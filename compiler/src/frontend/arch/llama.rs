@@ -6,13 +6,8 @@ use crate::frontend::facts::Facts;
 use crate::frontend::rope;
 use trtc_ir::Diag;
 
-pub const ARCH: Arch = Arch {
-    name: "llama",
-    classes: &["LlamaForCausalLM"],
-    model_types: &["llama"],
-    gguf: &["llama"],
-    config,
-};
+pub const ARCH: Arch =
+    Arch { name: "llama", classes: &["LlamaForCausalLM"], model_types: &["llama"], gguf: &["llama"], config };
 
 fn config(facts: &Facts) -> Result<ModelConfig, Diag> {
     let mut c = ModelConfig::common(ARCH.name, facts, |dim| {

@@ -8,13 +8,8 @@ use crate::frontend::facts::Facts;
 use crate::frontend::rope;
 use trtc_ir::Diag;
 
-pub const ARCH: Arch = Arch {
-    name: "mistral",
-    classes: &["MistralForCausalLM"],
-    model_types: &["mistral"],
-    gguf: &[],
-    config,
-};
+pub const ARCH: Arch =
+    Arch { name: "mistral", classes: &["MistralForCausalLM"], model_types: &["mistral"], gguf: &[], config };
 
 fn config(facts: &Facts) -> Result<ModelConfig, Diag> {
     let mut c = ModelConfig::common(ARCH.name, facts, |dim| {

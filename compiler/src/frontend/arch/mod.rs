@@ -42,13 +42,10 @@ pub fn of_gguf(name: &str, loc: &Loc) -> Result<&'static Arch, Diag> {
 pub fn of_config(facts: &Facts) -> Result<&'static Arch, Diag> {
     let classes = facts.strings("architectures")?.unwrap_or_default();
     if !classes.is_empty() {
-        return ARCHS
-            .iter()
-            .find(|a| a.classes.iter().any(|c| classes.contains(c)))
-            .ok_or_else(|| {
-                let known: Vec<&str> = ARCHS.iter().flat_map(|a| a.classes).copied().collect();
-                unknown(&facts.loc, "architectures", &classes, &known)
-            });
+        return ARCHS.iter().find(|a| a.classes.iter().any(|c| classes.contains(c))).ok_or_else(|| {
+            let known: Vec<&str> = ARCHS.iter().flat_map(|a| a.classes).copied().collect();
+            unknown(&facts.loc, "architectures", &classes, &known)
+        });
     }
     let Some(name) = facts.str("model_type")? else {
         return Err(Diag::user(
@@ -57,21 +54,15 @@ pub fn of_config(facts: &Facts) -> Result<&'static Arch, Diag> {
         )
         .help("pass the config.json of a model"));
     };
-    ARCHS
-        .iter()
-        .find(|a| a.model_types.contains(&name))
-        .ok_or_else(|| {
-            let known: Vec<&str> = ARCHS.iter().flat_map(|a| a.model_types).copied().collect();
-            unknown(&facts.loc, "model_type", &[name], &known)
-        })
+    ARCHS.iter().find(|a| a.model_types.contains(&name)).ok_or_else(|| {
+        let known: Vec<&str> = ARCHS.iter().flat_map(|a| a.model_types).copied().collect();
+        unknown(&facts.loc, "model_type", &[name], &known)
+    })
 }
 
 fn unknown(loc: &Loc, key: &str, found: &[&str], known: &[&str]) -> Diag {
-    Diag::unsupported(
-        loc,
-        format!("`{key}` is {}, which is not supported", found.join(", ")),
-    )
-    .help(format!("supported: {}", known.join(", ")))
+    Diag::unsupported(loc, format!("`{key}` is {}, which is not supported", found.join(", ")))
+        .help(format!("supported: {}", known.join(", ")))
 }
 
 /// Windows by layer from `layer_types` (`full_attention`, `sliding_attention`), or `None` where the key is absent.
@@ -84,21 +75,15 @@ fn windows_by_type(
         return Ok(None);
     };
     if types.len() != layers {
-        let what = format!(
-            "has {} entries, and `{}` is {layers}",
-            types.len(),
-            facts.spell("num_hidden_layers")
-        );
+        let what =
+            format!("has {} entries, and `{}` is {layers}", types.len(), facts.spell("num_hidden_layers"));
         return Err(facts.wrong("layer_types", what));
     }
     let one = |ty: &&str| match *ty {
         "full_attention" => Ok(None),
         "sliding_attention" => match window {
             Some(w) => Ok(Some(w)),
-            None => Err(facts.wrong(
-                "sliding_window",
-                "is missing, but `layer_types` has sliding_attention",
-            )),
+            None => Err(facts.wrong("sliding_window", "is missing, but `layer_types` has sliding_attention")),
         },
         other => Err(facts.unsupported(
             "layer_types",

@@ -6,13 +6,8 @@ use crate::frontend::facts::Facts;
 use crate::frontend::rope;
 use trtc_ir::Diag;
 
-pub const ARCH: Arch = Arch {
-    name: "qwen3",
-    classes: &["Qwen3ForCausalLM"],
-    model_types: &["qwen3"],
-    gguf: &["qwen3"],
-    config,
-};
+pub const ARCH: Arch =
+    Arch { name: "qwen3", classes: &["Qwen3ForCausalLM"], model_types: &["qwen3"], gguf: &["qwen3"], config };
 
 fn config(facts: &Facts) -> Result<ModelConfig, Diag> {
     let mut c = ModelConfig::common(ARCH.name, facts, |dim| {

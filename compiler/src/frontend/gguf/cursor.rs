@@ -38,11 +38,8 @@ pub struct Array {
 impl Array {
     /// The elements of an array of integers or floats, as f64 (exact up to 53 bits).
     pub fn numbers(&self, file: &[u8], loc: &Loc) -> Result<Vec<f64>, Diag> {
-        let mut r = Cursor {
-            bytes: file.get(..self.bytes.end).unwrap_or_default(),
-            at: self.bytes.start,
-            loc,
-        };
+        let mut r =
+            Cursor { bytes: file.get(..self.bytes.end).unwrap_or_default(), at: self.bytes.start, loc };
         let mut out =
             Vec::with_capacity(self.bytes.len() / scalar_size(self.elem).unwrap_or(usize::MAX).max(1));
         for _ in 0..self.count {
@@ -61,11 +58,8 @@ impl Array {
 
     /// The elements of an array of strings.
     pub fn strings<'a>(&self, file: &'a [u8], loc: &Loc) -> Result<Vec<&'a str>, Diag> {
-        let mut r = Cursor {
-            bytes: file.get(..self.bytes.end).unwrap_or_default(),
-            at: self.bytes.start,
-            loc,
-        };
+        let mut r =
+            Cursor { bytes: file.get(..self.bytes.end).unwrap_or_default(), at: self.bytes.start, loc };
         if self.elem != STRING {
             return Err(r.user("an array of strings holds something else"));
         }
@@ -116,19 +110,15 @@ impl<'a, 'l> Cursor<'a, 'l> {
 
     pub fn take(&mut self, n: u64, what: impl Display) -> Result<&'a [u8], Diag> {
         let left = self.bytes.len().saturating_sub(self.at);
-        let got = usize::try_from(n)
-            .ok()
-            .filter(|&n| n <= left)
-            .and_then(|n| self.bytes.get(self.at..self.at + n));
+        let got =
+            usize::try_from(n).ok().filter(|&n| n <= left).and_then(|n| self.bytes.get(self.at..self.at + n));
         match got {
             Some(got) => {
                 self.at += got.len();
                 Ok(got)
             }
             None => Err(self
-                .user(format!(
-                    "ends within {what}: {n} bytes are needed, {left} are left"
-                ))
+                .user(format!("ends within {what}: {n} bytes are needed, {left} are left"))
                 .help("the file is damaged or not complete: fetch it again")),
         }
     }
@@ -169,11 +159,7 @@ impl<'a, 'l> Cursor<'a, 'l> {
                 let (elem, count) = (self.u32(key)?, self.u64(key)?);
                 let start = self.at;
                 self.skip_array(elem, count, key, depth)?;
-                Meta::Array(Array {
-                    elem,
-                    count,
-                    bytes: start..self.at,
-                })
+                Meta::Array(Array { elem, count, bytes: start..self.at })
             }
             10 => Meta::Uint(u64::from_le_bytes(self.array(key)?)),
             11 => Meta::Int(i64::from_le_bytes(self.array(key)?)),

@@ -70,14 +70,7 @@ const fn row(
     bytes: usize,
     block: fn(&[u8], &mut [f32]),
 ) -> Row {
-    Row {
-        encoding,
-        name,
-        ggml,
-        elems,
-        bytes,
-        block,
-    }
+    Row { encoding, name, ggml, elems, bytes, block }
 }
 
 const TABLE: [Row; 14] = [
@@ -149,9 +142,9 @@ impl Encoding {
         match self {
             Encoding::F32 => plain::<4>(bytes, out, f32::from_le_bytes),
             Encoding::F16 => plain::<2>(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
-            Encoding::Bf16 => plain::<2>(bytes, out, |b| {
-                f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)
-            }),
+            Encoding::Bf16 => {
+                plain::<2>(bytes, out, |b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16))
+            }
             _ => {
                 for (b, o) in bytes.chunks_exact(row.bytes).zip(out.chunks_exact_mut(row.elems)) {
                     (row.block)(b, o);
@@ -271,10 +264,7 @@ fn scale_min(packed: &[u8], j: usize) -> (f32, f32) {
     let (scale, min) = if j < 4 {
         (packed[j] & 63, packed[j + 4] & 63)
     } else {
-        (
-            (packed[j + 4] & 15) | (packed[j - 4] >> 6) << 4,
-            (packed[j + 4] >> 4) | (packed[j] >> 6) << 4,
-        )
+        ((packed[j + 4] & 15) | (packed[j - 4] >> 6) << 4, (packed[j + 4] >> 4) | (packed[j] >> 6) << 4)
     };
     (f32::from(scale), f32::from(min))
 }

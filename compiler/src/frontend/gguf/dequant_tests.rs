@@ -33,12 +33,7 @@ fn element(e: Encoding, b: &[u8], i: usize) -> f32 {
             // Scale bytes as three groups of four: a, b, c.
             let s = i / 16;
             let (lane, group) = (s % 4, s / 4);
-            let low = [
-                b[96 + lane] & 15,
-                b[100 + lane] & 15,
-                b[96 + lane] >> 4,
-                b[100 + lane] >> 4,
-            ][group];
+            let low = [b[96 + lane] & 15, b[100 + lane] & 15, b[96 + lane] >> 4, b[100 + lane] >> 4][group];
             let high = b[104 + lane] >> (2 * group) & 3;
             let scale = i32::from(low) + 16 * i32::from(high) - 32;
             half_at(b, 108) * scale as f32 * (i32::from(q) - if keep == 1 { 0 } else { 4 }) as f32
@@ -46,16 +41,8 @@ fn element(e: Encoding, b: &[u8], i: usize) -> f32 {
         Encoding::Q4K | Encoding::Q5K => {
             let j = i / 32;
             let s = &b[4..16];
-            let scale = if j < 4 {
-                s[j] % 64
-            } else {
-                s[4 + j] % 16 + s[j - 4] / 64 * 16
-            };
-            let min = if j < 4 {
-                s[j + 4] % 64
-            } else {
-                s[4 + j] / 16 + s[j] / 64 * 16
-            };
+            let scale = if j < 4 { s[j] % 64 } else { s[4 + j] % 16 + s[j - 4] / 64 * 16 };
+            let min = if j < 4 { s[j + 4] % 64 } else { s[4 + j] / 16 + s[j] / 64 * 16 };
             let start = if e == Encoding::Q4K { 16 } else { 48 };
             let mut q = nibble(start + i / 64 * 32 + i % 32, i % 64 >= 32);
             if e == Encoding::Q5K {

@@ -44,51 +44,33 @@ impl Gguf {
     }
 
     pub fn strings(self, key: &str, values: &[&str]) -> Gguf {
-        let mut bytes = [
-            8u32.to_le_bytes().as_slice(),
-            &(values.len() as u64).to_le_bytes(),
-        ]
-        .concat();
+        let mut bytes = [8u32.to_le_bytes().as_slice(), &(values.len() as u64).to_le_bytes()].concat();
         values.iter().for_each(|v| put_str(&mut bytes, v));
         self.raw(key, 9, &bytes)
     }
 
     pub fn i32s(self, key: &str, values: &[i32]) -> Gguf {
-        let mut bytes = [
-            5u32.to_le_bytes().as_slice(),
-            &(values.len() as u64).to_le_bytes(),
-        ]
-        .concat();
+        let mut bytes = [5u32.to_le_bytes().as_slice(), &(values.len() as u64).to_le_bytes()].concat();
         values.iter().for_each(|v| bytes.extend(v.to_le_bytes()));
         self.raw(key, 9, &bytes)
     }
 
     pub fn f32s(self, key: &str, values: &[f32]) -> Gguf {
-        let mut bytes = [
-            6u32.to_le_bytes().as_slice(),
-            &(values.len() as u64).to_le_bytes(),
-        ]
-        .concat();
+        let mut bytes = [6u32.to_le_bytes().as_slice(), &(values.len() as u64).to_le_bytes()].concat();
         values.iter().for_each(|v| bytes.extend(v.to_le_bytes()));
         self.raw(key, 9, &bytes)
     }
 
     /// A tensor; extents are outermost first.
     pub fn tensor(mut self, name: &str, shape: &[u64], ty: u32, data: Vec<u8>) -> Gguf {
-        self.tensors
-            .push((name.into(), shape.iter().rev().copied().collect(), ty, data));
+        self.tensors.push((name.into(), shape.iter().rev().copied().collect(), ty, data));
         self
     }
 
     /// An f32 tensor whose element `i` is `i`.
     pub fn counting(self, name: &str, shape: &[u64]) -> Gguf {
         let n: u64 = shape.iter().product();
-        self.tensor(
-            name,
-            shape,
-            0,
-            (0..n).flat_map(|i| (i as f32).to_le_bytes()).collect(),
-        )
+        self.tensor(name, shape, 0, (0..n).flat_map(|i| (i as f32).to_le_bytes()).collect())
     }
 
     /// Replaces the data of a tensor by f32 values.
@@ -143,16 +125,7 @@ pub fn temporary(bytes: &[u8]) -> tempfile::NamedTempFile {
 }
 
 /// The bytes that GPT-2's vocabularies write for `A` and so on are the letters themselves.
-const WORDS: [&str; 8] = [
-    "<|endoftext|>",
-    "a",
-    "b",
-    "c",
-    "ab",
-    "abc",
-    "\u{120}",
-    "<|im_end|>",
-];
+const WORDS: [&str; 8] = ["<|endoftext|>", "a", "b", "c", "ab", "abc", "\u{120}", "<|im_end|>"];
 
 /// A whole model of one layer: hidden 8, 2 heads of 4, 1 key/value head, tied output.
 pub fn llama() -> Gguf {

@@ -31,10 +31,8 @@ const KEYS: [(&str, &str); 19] = [
 ];
 
 /// `(ours, theirs)` for keys without the architecture's prefix.
-const TOKENIZER_KEYS: [(&str, &str); 2] = [
-    ("bos_token_id", "tokenizer.ggml.bos_token_id"),
-    ("eos_token_id", "tokenizer.ggml.eos_token_id"),
-];
+const TOKENIZER_KEYS: [(&str, &str); 2] =
+    [("bos_token_id", "tokenizer.ggml.bos_token_id"), ("eos_token_id", "tokenizer.ggml.eos_token_id")];
 
 /// The table of rotary factors, where a converter has written one.
 pub const ROPE_FACTORS: &str = "rope_freqs.weight";
@@ -43,10 +41,9 @@ pub const ROPE_FACTORS: &str = "rope_freqs.weight";
 pub fn architecture<'h>(header: &'h Header, loc: &Loc) -> Result<&'h str, Diag> {
     match header.meta.get("general.architecture") {
         Some(Meta::Str(name)) => Ok(name),
-        Some(other) => Err(Diag::user(
-            loc,
-            format!("`general.architecture` must be a string, found {other:?}"),
-        )),
+        Some(other) => {
+            Err(Diag::user(loc, format!("`general.architecture` must be a string, found {other:?}")))
+        }
         None => Err(Diag::user(loc, "`general.architecture` is missing")),
     }
 }
@@ -66,9 +63,7 @@ pub fn facts(
         let key = format!("{arch}.{theirs}");
         match header.meta.get(&key) {
             Some(Meta::Array(flags)) if ours == "sliding_window_pattern" => {
-                facts
-                    .map
-                    .insert("layer_types".into(), layer_types(flags, file, loc)?);
+                facts.map.insert("layer_types".into(), layer_types(flags, file, loc)?);
             }
             Some(value) => {
                 facts.map.insert(ours.into(), scalar(value, &key, file, loc)?);
@@ -85,37 +80,24 @@ pub fn facts(
     }
     facts.map.insert("eos_token_id".into(), json!(eos));
     let has = |name: &str| weights.info(name).is_some();
-    facts
-        .map
-        .insert("tie_word_embeddings".into(), json!(!has("output.weight")));
-    facts
-        .map
-        .insert("attention_bias".into(), json!(has("blk.0.attn_q.bias")));
-    facts.map.insert(
-        "attention_output_bias".into(),
-        json!(has("blk.0.attn_output.bias")),
-    );
-    facts
-        .map
-        .insert("mlp_bias".into(), json!(has("blk.0.ffn_gate.bias")));
+    facts.map.insert("tie_word_embeddings".into(), json!(!has("output.weight")));
+    facts.map.insert("attention_bias".into(), json!(has("blk.0.attn_q.bias")));
+    facts.map.insert("attention_output_bias".into(), json!(has("blk.0.attn_output.bias")));
+    facts.map.insert("mlp_bias".into(), json!(has("blk.0.ffn_gate.bias")));
     // The table's own extent is what the weights agree with.
     if let Some(&rows) = weights.info("token_embd.weight").and_then(|i| i.shape.first()) {
         facts.map.insert("vocab_size".into(), json!(rows));
     }
     if let Some(n) = facts.u32("num_local_experts")?.filter(|&n| n > 0) {
-        return Err(facts.unsupported(
-            "num_local_experts",
-            format!("is {n}: mixtures of experts are not supported"),
-        ));
+        return Err(
+            facts.unsupported("num_local_experts", format!("is {n}: mixtures of experts are not supported"))
+        );
     }
     let (key_dim, value_dim) = (facts.u32("head_dim")?, facts.u32("value_dim")?);
     if let (Some(k), Some(v)) = (key_dim, value_dim)
         && k != v
     {
-        let what = format!(
-            "is {v}, and `{}` is {k}: they must be equal",
-            facts.spell("head_dim")
-        );
+        let what = format!("is {v}, and `{}` is {k}: they must be equal", facts.spell("head_dim"));
         return Err(facts.unsupported("value_dim", what));
     }
     if let Some(scaling) = rope_scaling(header, &facts, weights, arch)? {
@@ -139,11 +121,7 @@ fn scalar(value: &Meta, key: &str, file: &[u8], loc: &Loc) -> Result<Value, Diag
 /// `layer_types` from a flag for each layer: true where it has a window.
 fn layer_types(flags: &Array, file: &[u8], loc: &Loc) -> Result<Value, Diag> {
     let name = |&flag: &f64| {
-        if flag == 0.0 {
-            "full_attention"
-        } else {
-            "sliding_attention"
-        }
+        if flag == 0.0 { "full_attention" } else { "sliding_attention" }
     };
     Ok(flags.numbers(file, loc)?.iter().map(name).collect())
 }
@@ -152,10 +130,9 @@ fn same_for_all(array: &Array, key: &str, file: &[u8], loc: &Loc) -> Result<f64,
     let values = array.numbers(file, loc)?;
     match values.split_first() {
         Some((first, rest)) if rest.iter().all(|v| v == first) => Ok(*first),
-        Some(_) => Err(Diag::unsupported(
-            loc,
-            format!("`{key}` differs between layers, which is not supported"),
-        )),
+        Some(_) => {
+            Err(Diag::unsupported(loc, format!("`{key}` differs between layers, which is not supported")))
+        }
         None => Err(Diag::user(loc, format!("`{key}` is an empty array"))),
     }
 }
@@ -192,16 +169,10 @@ fn factors(facts: &Facts, weights: &CheckpointWeights, original: Option<f64>) ->
     let loc = weights.loc(ROPE_FACTORS);
     let (count, _) = weights.extent(ROPE_FACTORS).unwrap_or_default();
     if count == 0 || count > 4096 {
-        return Err(Diag::user(
-            &loc,
-            format!("tensor {ROPE_FACTORS:?} has {count} elements"),
-        ));
+        return Err(Diag::user(&loc, format!("tensor {ROPE_FACTORS:?} has {count} elements")));
     }
     let mut found = vec![0.0; count as usize];
-    let tensor = TensorRef {
-        name: ROPE_FACTORS.into(),
-        interleaved_heads: None,
-    };
+    let tensor = TensorRef { name: ROPE_FACTORS.into(), interleaved_heads: None };
     weights.read_rows(&tensor, 0..count, &mut found)?;
     if found.iter().all(|&f| f == 1.0) {
         return Ok(None);
@@ -210,31 +181,15 @@ fn factors(facts: &Facts, weights: &CheckpointWeights, original: Option<f64>) ->
     let theta = facts.positive("rope_theta")?.unwrap_or(DEFAULT_THETA);
     let (low, high) = (1.0, 4.0);
     for original in original.into_iter().chain([8192.0]) {
-        let scaling = RopeScaling::Llama3 {
-            factor,
-            low,
-            high,
-            original,
-        };
-        let expected = divisors(RopeFreqs {
-            dim: 2 * count as u32,
-            theta,
-            scaling,
-        });
-        if expected
-            .iter()
-            .zip(&found)
-            .all(|(e, f)| (e - f).abs() <= 1e-4 * e)
-        {
+        let scaling = RopeScaling::Llama3 { factor, low, high, original };
+        let expected = divisors(RopeFreqs { dim: 2 * count as u32, theta, scaling });
+        if expected.iter().zip(&found).all(|(e, f)| (e - f).abs() <= 1e-4 * e) {
             return Ok(Some(json!({
                 "rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high,
                 "original_max_position_embeddings": original,
             })));
         }
     }
-    Err(Diag::unsupported(
-        &loc,
-        format!("tensor {ROPE_FACTORS:?} is not a llama3 table of rotary factors"),
-    )
-    .help("build from the model's Hugging Face folder instead"))
+    Err(Diag::unsupported(&loc, format!("tensor {ROPE_FACTORS:?} is not a llama3 table of rotary factors"))
+        .help("build from the model's Hugging Face folder instead"))
 }

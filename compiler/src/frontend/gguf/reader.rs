@@ -39,18 +39,14 @@ pub fn parse_header(bytes: &[u8], loc: &Loc) -> Result<Header, Diag> {
                 .help("convert it for little-endian machines"));
         }
         v => {
-            return Err(
-                Diag::unsupported(loc, format!("is GGUF version {v}; versions 2 and 3 can be read"))
-                    .help("convert the model again with a current converter"),
-            );
+            return Err(Diag::unsupported(loc, format!("is GGUF version {v}; versions 2 and 3 can be read"))
+                .help("convert the model again with a current converter"));
         }
     }
     let (tensor_count, entry_count) = (r.u64("the tensor count")?, r.u64("the metadata count")?);
     let mut meta = BTreeMap::new();
     for i in 0..entry_count {
-        let key = r
-            .string(&format!("metadata key {i} of {entry_count}"))?
-            .to_owned();
+        let key = r.string(&format!("metadata key {i} of {entry_count}"))?.to_owned();
         let ty = r.u32(&key)?;
         let value = r.value(ty, &key, 0)?;
         if meta.contains_key(&key) {
@@ -66,15 +62,11 @@ pub fn parse_header(bytes: &[u8], loc: &Loc) -> Result<Header, Diag> {
         None => ALIGNMENT,
         Some(Meta::Uint(n)) if n.is_power_of_two() && *n <= 1 << 20 => *n,
         Some(other) => {
-            return Err(r.user(format!(
-                "`general.alignment` must be a power of two, found {other:?}"
-            )));
+            return Err(r.user(format!("`general.alignment` must be a power of two, found {other:?}")));
         }
     };
     // A file may end before the padding does: then it has no data.
-    let start = (r.at() as u64)
-        .next_multiple_of(alignment)
-        .min(bytes.len() as u64);
+    let start = (r.at() as u64).next_multiple_of(alignment).min(bytes.len() as u64);
     let tensors = place(infos, start, alignment, bytes.len() as u64, loc)?;
     Ok(Header { meta, tensors })
 }
@@ -135,19 +127,8 @@ fn place(
         }
         let from = (start + e.offset) as usize;
         let bytes = from..from + e.size.unwrap_or(0) as usize;
-        let info = TensorInfo {
-            shape: e.shape,
-            dtype: e.dtype,
-        };
-        out.push((
-            e.name,
-            Tensor {
-                info,
-                encoding: e.encoding,
-                file: 0,
-                bytes,
-            },
-        ));
+        let info = TensorInfo { shape: e.shape, dtype: e.dtype };
+        out.push((e.name, Tensor { info, encoding: e.encoding, file: 0, bytes }));
     }
     Ok(out)
 }
@@ -158,9 +139,9 @@ impl Cursor<'_, '_> {
         let name = self.string(&what)?.to_owned();
         let dims = self.u32(what)?;
         if dims > MAX_DIMS {
-            return Err(self.user(format!(
-                "tensor {name:?} has {dims} dimensions; at most {MAX_DIMS} are allowed"
-            )));
+            return Err(
+                self.user(format!("tensor {name:?} has {dims} dimensions; at most {MAX_DIMS} are allowed"))
+            );
         }
         let mut shape = Vec::new();
         for _ in 0..dims {
@@ -168,10 +149,7 @@ impl Cursor<'_, '_> {
         }
         let number = self.u32(what)?;
         let offset = self.u64(what)?;
-        let elems = shape
-            .iter()
-            .try_fold(1u64, |n, &d| n.checked_mul(d))
-            .filter(|&n| n > 0 && n < 1 << 62);
+        let elems = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d)).filter(|&n| n > 0 && n < 1 << 62);
         let Some(elems) = elems else {
             return Err(self.user(format!("tensor {name:?} has the impossible extents {shape:?}")));
         };
@@ -179,14 +157,7 @@ impl Cursor<'_, '_> {
         shape.reverse();
         let Some(encoding) = Encoding::of_ggml(number) else {
             let dtype = format!("number {number}");
-            return Ok(Entry {
-                name,
-                shape,
-                encoding: None,
-                dtype,
-                offset,
-                size: None,
-            });
+            return Ok(Entry { name, shape, encoding: None, dtype, offset, size: None });
         };
         if !inner.is_multiple_of(encoding.block_elems() as u64) {
             let message = format!(

@@ -33,20 +33,10 @@ fn metadata_and_tensors_of_both_versions() {
         assert_eq!(h.meta["b"], Meta::Bool(true));
         assert_eq!(h.meta["s"], Meta::Str("text".into()));
         let array = |key: &str| {
-            if let Meta::Array(a) = &h.meta[key] {
-                a.clone()
-            } else {
-                panic!("{key}")
-            }
+            if let Meta::Array(a) = &h.meta[key] { a.clone() } else { panic!("{key}") }
         };
-        assert_eq!(
-            array("words").strings(&bytes, &Loc::Unknown).unwrap(),
-            ["x", "yz", ""]
-        );
-        assert_eq!(
-            array("floats").numbers(&bytes, &Loc::Unknown).unwrap(),
-            [1.5, -2.0]
-        );
+        assert_eq!(array("words").strings(&bytes, &Loc::Unknown).unwrap(), ["x", "yz", ""]);
+        assert_eq!(array("floats").numbers(&bytes, &Loc::Unknown).unwrap(), [1.5, -2.0]);
         assert!(array("floats").strings(&bytes, &Loc::Unknown).is_err());
         assert!(array("words").numbers(&bytes, &Loc::Unknown).is_err());
         let (name, b) = &h.tensors[1];
@@ -60,10 +50,7 @@ fn metadata_and_tensors_of_both_versions() {
 
 #[test]
 fn an_alignment_of_its_own() {
-    let file = Gguf::default()
-        .u32("general.alignment", 64)
-        .counting("a", &[3])
-        .build();
+    let file = Gguf::default().u32("general.alignment", 64).counting("a", &[3]).build();
     // The fixture pads to 32, so the data may lie 32 bytes too early: move it.
     let header_end = file.len() - 32;
     let mut moved = file[..header_end].to_vec();
@@ -71,10 +58,7 @@ fn an_alignment_of_its_own() {
     moved.extend(&file[header_end..]);
     let h = parse(&moved).unwrap();
     assert_eq!(&moved[h.tensors[0].1.bytes.clone()][4..8], 1.0f32.to_le_bytes());
-    let bad = Gguf::default()
-        .u32("general.alignment", 48)
-        .counting("a", &[3])
-        .build();
+    let bad = Gguf::default().u32("general.alignment", 48).counting("a", &[3]).build();
     assert!(message(&bad).contains("`general.alignment` must be a power of two"));
 }
 
@@ -88,13 +72,7 @@ fn what_is_not_a_gguf_file() {
 
 /// A header with these counts and nothing behind it.
 fn counts(tensors: u64, entries: u64) -> Vec<u8> {
-    [
-        b"GGUF".as_slice(),
-        &3u32.to_le_bytes(),
-        &tensors.to_le_bytes(),
-        &entries.to_le_bytes(),
-    ]
-    .concat()
+    [b"GGUF".as_slice(), &3u32.to_le_bytes(), &tensors.to_le_bytes(), &entries.to_le_bytes()].concat()
 }
 
 #[test]
@@ -108,9 +86,7 @@ fn absurd_counts_and_lengths_are_errors_at_once() {
         let value = [elem.to_le_bytes().as_slice(), &count.to_le_bytes()].concat();
         assert!(message(&Gguf::default().raw("k", 9, &value).build()).contains("`k`") || elem == 9);
     }
-    let huge = Gguf::default()
-        .tensor("t", &[1 << 40, 1 << 40], 0, vec![])
-        .build();
+    let huge = Gguf::default().tensor("t", &[1 << 40, 1 << 40], 0, vec![]).build();
     assert!(message(&huge).contains("\"t\" has the impossible extents"));
     let zero = Gguf::default().tensor("t", &[0, 4], 0, vec![]).build();
     assert!(message(&zero).contains("\"t\" has the impossible extents"));

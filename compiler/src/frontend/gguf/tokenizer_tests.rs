@@ -18,19 +18,11 @@ fn error(file: &Gguf) -> String {
 }
 
 fn ids(json: &str, text: &str) -> Vec<u32> {
-    Tokenizer::from_bytes(json.as_bytes())
-        .unwrap()
-        .encode(text, true)
-        .unwrap()
-        .get_ids()
-        .to_vec()
+    Tokenizer::from_bytes(json.as_bytes()).unwrap().encode(text, true).unwrap().get_ids().to_vec()
 }
 
 fn decode(json: &str, ids: &[u32]) -> String {
-    Tokenizer::from_bytes(json.as_bytes())
-        .unwrap()
-        .decode(ids, false)
-        .unwrap()
+    Tokenizer::from_bytes(json.as_bytes()).unwrap().decode(ids, false).unwrap()
 }
 
 /// SentencePiece: pieces, their scores and kinds.
@@ -73,10 +65,7 @@ fn sentencepiece_joins_the_best_piece_first() {
     assert_eq!(ids(&t.json, "a?"), [6, 0]);
     assert_eq!(decode(&t.json, &[6, 7, 3]), "abc\n");
     assert_eq!((t.add_bos, bos, ends), (true, Some(1), vec![2]));
-    assert_eq!(
-        (t.bos_token.as_deref(), t.eos_token.as_deref()),
-        (Some("<s>"), Some("</s>"))
-    );
+    assert_eq!((t.bos_token.as_deref(), t.eos_token.as_deref()), (Some("<s>"), Some("</s>")));
 }
 
 #[test]
@@ -96,20 +85,7 @@ fn bpe(pre: &str) -> Gguf {
         .str("tokenizer.ggml.pre", pre)
         .strings(
             "tokenizer.ggml.tokens",
-            &[
-                "<|endoftext|>",
-                "a",
-                "b",
-                "1",
-                "2",
-                "12",
-                "ab",
-                "Ġ",
-                "Ġa",
-                "abb",
-                "<|im_end|>",
-                "<tool>",
-            ],
+            &["<|endoftext|>", "a", "b", "1", "2", "12", "ab", "Ġ", "Ġa", "abb", "<|im_end|>", "<tool>"],
         )
         .i32s("tokenizer.ggml.token_type", &[3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 3, 4])
         .strings("tokenizer.ggml.merges", &["Ġ a", "a b", "1 2"])
@@ -134,16 +110,8 @@ fn each_way_of_splitting_loads_and_splits() {
     for (pre, digits, whole) in cases {
         let file = bpe(pre).bool("tokenizer.ggml.add_bos_token", false);
         let (t, ends, bos) = read(&file).unwrap();
-        assert_eq!(
-            ids(&t.json, "12"),
-            if digits { vec![3, 4] } else { vec![5] },
-            "{pre}"
-        );
-        assert_eq!(
-            ids(&t.json, "abb"),
-            if whole { vec![9] } else { vec![6, 2] },
-            "{pre}"
-        );
+        assert_eq!(ids(&t.json, "12"), if digits { vec![3, 4] } else { vec![5] }, "{pre}");
+        assert_eq!(ids(&t.json, "abb"), if whole { vec![9] } else { vec![6, 2] }, "{pre}");
         assert_eq!(ids(&t.json, "b a<|im_end|>a<tool>"), [2, 8, 10, 1, 11], "{pre}");
         assert_eq!(decode(&t.json, &[2, 8, 10]), "b a<|im_end|>", "{pre}");
         assert_eq!((bos, ends), (None, vec![0, 10]));
@@ -160,20 +128,14 @@ fn the_same_file_gives_the_same_bytes() {
 fn a_file_without_a_vocabulary() {
     let bytes = Gguf::default().u32("n", 1).build();
     let header = parse_header(&bytes, &Loc::Unknown).unwrap();
-    assert!(
-        Vocabulary::read(&header, &bytes, &Loc::Unknown)
-            .unwrap()
-            .is_none()
-    );
+    assert!(Vocabulary::read(&header, &bytes, &Loc::Unknown).unwrap().is_none());
 }
 
 #[test]
 fn errors_name_the_key() {
     assert!(error(&bpe("brand-new")).contains("`tokenizer.ggml.pre` is \"brand-new\""));
     assert!(error(&bpe("brand-new")).contains("smollm"));
-    let bert = Gguf::default()
-        .str("tokenizer.ggml.model", "bert")
-        .strings("tokenizer.ggml.tokens", &["a"]);
+    let bert = Gguf::default().str("tokenizer.ggml.model", "bert").strings("tokenizer.ggml.tokens", &["a"]);
     assert!(error(&bert).contains("`tokenizer.ggml.model` is \"bert\""));
     let empty = Gguf::default().str("tokenizer.ggml.model", "llama");
     assert!(error(&empty).contains("`tokenizer.ggml.tokens` is missing"));
@@ -187,9 +149,8 @@ fn errors_name_the_key() {
         .strings("tokenizer.ggml.tokens", &["a", "b"])
         .f32s("tokenizer.ggml.scores", &[0.0]);
     assert!(error(&short).contains("has 1 entries for 2 tokens"));
-    let no_merges = Gguf::default()
-        .str("tokenizer.ggml.model", "gpt2")
-        .strings("tokenizer.ggml.tokens", &["a"]);
+    let no_merges =
+        Gguf::default().str("tokenizer.ggml.model", "gpt2").strings("tokenizer.ggml.tokens", &["a"]);
     assert!(error(&no_merges).contains("`tokenizer.ggml.merges` is missing"));
     for merge in ["ab", "a x", "", " "] {
         let file = Gguf::default()

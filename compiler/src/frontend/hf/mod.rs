@@ -40,11 +40,7 @@ pub fn open_config(path: &Path) -> Result<Checkpoint, Diag> {
     let full = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let folder = full.parent().unwrap_or(Path::new("."));
     let is_plain = full.file_name().is_some_and(|n| n == CONFIG);
-    let name = if is_plain {
-        name_of(folder, "")
-    } else {
-        name_of(path, ".json")
-    };
+    let name = if is_plain { name_of(folder, "") } else { name_of(path, ".json") };
     with_text(config, CheckpointWeights::absent(why), folder, name, loc)
 }
 
@@ -66,26 +62,12 @@ fn with_text(
     }
     config.eos.sort_unstable();
     config.eos.dedup();
-    if let Some(id) = config
-        .bos
-        .iter()
-        .chain(&config.eos)
-        .find(|&&id| id >= config.vocab)
-    {
-        let message = format!(
-            "token {id} begins or ends a sequence, and the vocabulary has {}",
-            config.vocab
-        );
+    if let Some(id) = config.bos.iter().chain(&config.eos).find(|&&id| id >= config.vocab) {
+        let message =
+            format!("token {id} begins or ends a sequence, and the vocabulary has {}", config.vocab);
         return Err(Diag::user(&loc, message).help("use the tokenizer files that belong to this model"));
     }
-    Ok(Checkpoint {
-        config,
-        weights,
-        tokenizer: text.map(|t| t.data),
-        generation,
-        name,
-        loc,
-    })
+    Ok(Checkpoint { config, weights, tokenizer: text.map(|t| t.data), generation, name, loc })
 }
 
 /// A file's JSON object. A syntax error names its line.
@@ -97,11 +79,7 @@ fn read_object(path: &Path) -> Result<Map<String, Value>, Diag> {
         Ok(Value::Object(map)) => Ok(map),
         Ok(_) => Err(Diag::user(&Loc::name(name), "must be a JSON object")),
         Err(e) => {
-            let at = Loc::File {
-                path: name,
-                line: e.line() as u32,
-                col: e.column() as u32,
-            };
+            let at = Loc::File { path: name, line: e.line() as u32, col: e.column() as u32 };
             Err(Diag::user(&at, format!("is not valid JSON: {e}")))
         }
     }
@@ -149,11 +127,8 @@ fn open_weights(folder: &Path, loc: &Loc) -> Result<CheckpointWeights, Diag> {
         .collect();
     let with = |end: &str| files.iter().any(|f| f.ends_with(end));
     if with(".safetensors") {
-        return Err(Diag::user(
-            loc,
-            format!("has .safetensors files, but neither {WEIGHTS} nor {INDEX}"),
-        )
-        .help("fetch the index too, or rename a single file"));
+        return Err(Diag::user(loc, format!("has .safetensors files, but neither {WEIGHTS} nor {INDEX}"))
+            .help("fetch the index too, or rename a single file"));
     }
     if with(".bin") || with(".pth") || with(".pt") {
         return Err(Diag::unsupported(loc, "has weights in PyTorch's own format only")
@@ -172,28 +147,21 @@ fn add(weights: &mut CheckpointWeights, path: &Path) -> Result<(), Diag> {
 
 /// Maps every shard that the index names, and checks that each has the tensors it is said to have.
 fn open_shards(folder: &Path, weights: &mut CheckpointWeights) -> Result<(), Diag> {
-    let index = Facts::new(
-        Loc::name(folder.join(INDEX).display().to_string()),
-        read_object(&folder.join(INDEX))?,
-    );
+    let index =
+        Facts::new(Loc::name(folder.join(INDEX).display().to_string()), read_object(&folder.join(INDEX))?);
     let map = index.object("weight_map")?.filter(|m| !m.map.is_empty());
     let map = map.ok_or_else(|| Diag::user(&index.loc, "`weight_map` is missing or empty"))?;
     let mut shards = BTreeSet::new();
     for name in map.map.keys() {
         let shard = map.str(name)?.unwrap_or_default();
         if shard.is_empty() || shard.contains(['/', '\\']) || shard == ".." {
-            return Err(map.wrong(
-                name,
-                format!("must be the name of a file in this folder, found {shard:?}"),
-            ));
+            return Err(
+                map.wrong(name, format!("must be the name of a file in this folder, found {shard:?}"))
+            );
         }
         shards.insert(shard);
     }
-    let missing: Vec<&str> = shards
-        .iter()
-        .filter(|s| !folder.join(s).is_file())
-        .copied()
-        .collect();
+    let missing: Vec<&str> = shards.iter().filter(|s| !folder.join(s).is_file()).copied().collect();
     if !missing.is_empty() {
         return Err(Diag::user(
             &index.loc,
@@ -219,10 +187,9 @@ fn open_shards(folder: &Path, weights: &mut CheckpointWeights) -> Result<(), Dia
 
 /// Which of the ways to name tensors these weights follow.
 fn naming(weights: &CheckpointWeights) -> Naming {
-    let ways = names::PREFIXES.iter().map(|&(prefix, head)| Naming::HuggingFace {
-        prefix: prefix.into(),
-        head: head.into(),
-    });
+    let ways = names::PREFIXES
+        .iter()
+        .map(|&(prefix, head)| Naming::HuggingFace { prefix: prefix.into(), head: head.into() });
     ways.into_iter()
         .find(|way| weights.info(&names::EMBED.tensor(None, way)).is_some())
         .unwrap_or_else(Naming::hugging_face)

@@ -25,19 +25,12 @@ fn facts(path: &Path) -> Result<Option<Facts>, Diag> {
     if !path.is_file() {
         return Ok(None);
     }
-    Ok(Some(Facts::new(
-        Loc::name(path.display().to_string()),
-        read_object(path)?,
-    )))
+    Ok(Some(Facts::new(Loc::name(path.display().to_string()), read_object(path)?)))
 }
 
 fn read_text(path: &Path) -> Result<String, Diag> {
-    std::fs::read_to_string(path).map_err(|e| {
-        Diag::user(
-            &Loc::name(path.display().to_string()),
-            format!("cannot be read: {e}"),
-        )
-    })
+    std::fs::read_to_string(path)
+        .map_err(|e| Diag::user(&Loc::name(path.display().to_string()), format!("cannot be read: {e}")))
 }
 
 /// Reads the tokenizer of a folder. `bos` is the token that the configuration names.
@@ -76,18 +69,8 @@ pub fn read(folder: &Path, bos: Option<u32>) -> Result<Option<Text>, Diag> {
     let bos_token = bos_token.or_else(|| bos.and_then(|id| tokenizer.id_to_token(id)));
     let eos = eos_token.as_deref().and_then(|t| tokenizer.token_to_id(t));
     let chat_template = chat_template(folder, config.as_ref())?;
-    let data = TokenizerData {
-        json,
-        add_bos,
-        chat_template,
-        bos_token,
-        eos_token,
-    };
-    Ok(Some(Text {
-        data,
-        bos: bos.filter(|_| add_bos),
-        eos,
-    }))
+    let data = TokenizerData { json, add_bos, chat_template, bos_token, eos_token };
+    Ok(Some(Text { data, bos: bos.filter(|_| add_bos), eos }))
 }
 
 /// The token that the tokenizer's own post-processing puts before a text, if it does.
@@ -99,10 +82,7 @@ fn prepended(tokenizer: &Tokenizer, loc: &Loc) -> Result<Option<u32>, Diag> {
     };
     let (with, without) = (encode(true)?, encode(false)?);
     let (with, without) = (with.get_ids(), without.get_ids());
-    Ok(with
-        .first()
-        .copied()
-        .filter(|first| with.len() > without.len() && without.first() != Some(first)))
+    Ok(with.first().copied().filter(|first| with.len() > without.len() && without.first() != Some(first)))
 }
 
 /// A special token: its text, or an object with it.
@@ -110,12 +90,7 @@ fn token(config: &Facts, key: &str) -> Result<Option<String>, Diag> {
     match config.get(key) {
         Some(Value::Object(_)) => {
             let object = config.object(key)?;
-            Ok(object
-                .as_ref()
-                .map(|o| o.str("content"))
-                .transpose()?
-                .flatten()
-                .map(str::to_owned))
+            Ok(object.as_ref().map(|o| o.str("content")).transpose()?.flatten().map(str::to_owned))
         }
         _ => Ok(config.str(key)?.map(str::to_owned)),
     }
@@ -144,10 +119,7 @@ fn template_of(config: &Facts) -> Result<Option<String>, Diag> {
     match chosen.map(|entry| part(entry, "template")) {
         None => Ok(None),
         Some(Some(template)) => Ok(Some(template)),
-        Some(None) => Err(config.wrong(
-            KEY,
-            "must be a string, or a list of objects with name and template",
-        )),
+        Some(None) => Err(config.wrong(KEY, "must be a string, or a list of objects with name and template")),
     }
 }
 

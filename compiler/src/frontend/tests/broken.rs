@@ -16,10 +16,7 @@ fn config_error(changes: serde_json::Value) -> Diag {
 fn paths_that_are_no_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
     let e = error(&folder.path().join("nowhere"));
-    assert!(
-        e.message.contains("does not exist") && e.help.is_some() && e.fault == Fault::User,
-        "{e}"
-    );
+    assert!(e.message.contains("does not exist") && e.help.is_some() && e.fault == Fault::User, "{e}");
     assert!(error(folder.path()).message.contains("without a config.json"));
     for (file, bytes, message) in [
         ("notes.txt", "hello", "not a checkpoint of a known kind"),
@@ -36,34 +33,20 @@ fn paths_that_are_no_checkpoint() {
     }
     std::fs::write(folder.path().join("config.json"), "{\n \"a\": 1,\n}").unwrap();
     let e = error(folder.path());
-    assert!(
-        e.message.contains("not valid JSON") && e.loc.to_string().contains(":3:"),
-        "{e}"
-    );
+    assert!(e.message.contains("not valid JSON") && e.loc.to_string().contains(":3:"), "{e}");
 }
 
 #[test]
 fn configurations_that_name_no_known_model() {
     let e = config_error(json!({"architectures": ["GPT5ForCausalLM"]}));
-    assert!(
-        e.fault == Fault::Unsupported && e.message.contains("GPT5ForCausalLM"),
-        "{e}"
-    );
-    assert!(
-        e.help
-            .unwrap()
-            .contains("LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM")
-    );
+    assert!(e.fault == Fault::Unsupported && e.message.contains("GPT5ForCausalLM"), "{e}");
+    assert!(e.help.unwrap().contains("LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM"));
     assert!(
         config_error(json!({"architectures": null, "model_type": "t5"}))
             .message
             .contains("`model_type` is t5")
     );
-    assert!(
-        config_error(json!({"architectures": 3}))
-            .message
-            .contains("must be a list of strings")
-    );
+    assert!(config_error(json!({"architectures": 3})).message.contains("must be a list of strings"));
 }
 
 #[test]
@@ -82,19 +65,11 @@ fn missing_and_absurd_sizes_name_the_key() {
         let e = config_error(change.clone());
         assert_eq!(e.message, format!("`{key}` is missing"));
         change[key] = json!(0);
-        assert!(
-            config_error(change.clone())
-                .message
-                .contains(&format!("`{key}` must be"))
-        );
+        assert!(config_error(change.clone()).message.contains(&format!("`{key}` must be")));
         change[key] = json!(-1);
         assert!(config_error(change).message.contains(&format!("`{key}` must be")));
     }
-    for (key, value) in [
-        ("num_hidden_layers", 100_000),
-        ("vocab_size", u32::MAX),
-        ("hidden_size", 1 << 30),
-    ] {
+    for (key, value) in [("num_hidden_layers", 100_000), ("vocab_size", u32::MAX), ("hidden_size", 1 << 30)] {
         let mut change = json!({});
         change[key] = json!(value);
         assert!(config_error(change).message.contains("must be at most"), "{key}");
@@ -104,42 +79,20 @@ fn missing_and_absurd_sizes_name_the_key() {
             .message
             .contains("not a multiple of `num_key_value_heads`")
     );
+    assert!(config_error(json!({"head_dim": 63})).message.contains("`head_dim` must be even"));
     assert!(
-        config_error(json!({"head_dim": 63}))
-            .message
-            .contains("`head_dim` must be even")
+        config_error(json!({"head_dim": null, "hidden_size": 127})).message.contains("`hidden_size` is 127")
     );
-    assert!(
-        config_error(json!({"head_dim": null, "hidden_size": 127}))
-            .message
-            .contains("`hidden_size` is 127")
-    );
-    assert!(
-        config_error(json!({"hidden_act": "relu"}))
-            .message
-            .contains("`hidden_act` is \"relu\"")
-    );
+    assert!(config_error(json!({"hidden_act": "relu"})).message.contains("`hidden_act` is \"relu\""));
     assert!(
         config_error(json!({"final_logit_softcapping": 30.0}))
             .message
             .contains("`final_logit_softcapping` is 30")
     );
-    assert!(
-        config_error(json!({"eos_token_id": [2, 9999]}))
-            .message
-            .contains("9999")
-    );
-    assert!(
-        config_error(json!({"eos_token_id": "two"}))
-            .message
-            .contains("`eos_token_id` must be")
-    );
+    assert!(config_error(json!({"eos_token_id": [2, 9999]})).message.contains("9999"));
+    assert!(config_error(json!({"eos_token_id": "two"})).message.contains("`eos_token_id` must be"));
     let yarn = json!({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}});
-    assert!(
-        config_error(yarn)
-            .message
-            .contains("`rope_parameters.rope_type` is \"yarn\"")
-    );
+    assert!(config_error(yarn).message.contains("`rope_parameters.rope_type` is \"yarn\""));
     let e = config_error(json!({"quantization_config": {"quant_method": "awq", "bits": 4}}));
     assert!(e.fault == Fault::Unsupported && e.message.contains("awq"), "{e}");
 }
@@ -170,17 +123,9 @@ fn missing_extra_and_misshapen_weights_are_named() {
         t.push(("model.layers.0.adapter.weight".into(), copy));
     });
     let e = error(extra.path()).to_string();
-    assert!(
-        e.contains("does not read") && e.contains("\"model.layers.0.adapter.weight\""),
-        "{e}"
-    );
+    assert!(e.contains("does not read") && e.contains("\"model.layers.0.adapter.weight\""), "{e}");
 
-    let e = error(
-        Folder::of("llama")
-            .config(json!({"intermediate_size": 320}))
-            .path(),
-    )
-    .to_string();
+    let e = error(Folder::of("llama").config(json!({"intermediate_size": 320})).path()).to_string();
     assert!(
         e.contains(
             "\"model.layers.0.mlp.down_proj.weight\" is (128 x 256), the configuration asks for (128 x 320)"
@@ -214,24 +159,13 @@ fn shards_that_are_missing_or_disagree() {
     assert!(e.message.contains("neither model.safetensors nor"), "{e}");
 
     let mut map = serde_json::Map::new();
-    first
-        .iter()
-        .for_each(|(n, _)| drop(map.insert(n.clone(), json!("a.safetensors"))));
-    second
-        .iter()
-        .for_each(|(n, _)| drop(map.insert(n.clone(), json!("b.safetensors"))));
+    first.iter().for_each(|(n, _)| drop(map.insert(n.clone(), json!("a.safetensors"))));
+    second.iter().for_each(|(n, _)| drop(map.insert(n.clone(), json!("b.safetensors"))));
     let index = |map: &serde_json::Map<String, serde_json::Value>| {
-        folder.write(
-            "model.safetensors.index.json",
-            json!({"weight_map": map}).to_string().as_bytes(),
-        );
+        folder.write("model.safetensors.index.json", json!({"weight_map": map}).to_string().as_bytes());
     };
     index(&map);
-    assert!(
-        error(folder.path())
-            .message
-            .contains("names files that are not there: b.safetensors")
-    );
+    assert!(error(folder.path()).message.contains("names files that are not there: b.safetensors"));
 
     write_tensors(&folder.path().join("b.safetensors"), second);
     let whole = open(folder.path()).unwrap();
@@ -241,33 +175,18 @@ fn shards_that_are_missing_or_disagree() {
     map.insert("model.ghost".into(), json!("b.safetensors"));
     index(&map);
     let e = error(folder.path());
-    assert!(
-        e.message
-            .contains("\"model.ghost\" is in b.safetensors, and it is not"),
-        "{e}"
-    );
+    assert!(e.message.contains("\"model.ghost\" is in b.safetensors, and it is not"), "{e}");
 
     map.insert("model.ghost".into(), json!("../b.safetensors"));
     index(&map);
-    assert!(
-        error(folder.path())
-            .message
-            .contains("must be the name of a file in this folder")
-    );
+    assert!(error(folder.path()).message.contains("must be the name of a file in this folder"));
 
     map.remove("model.ghost");
     index(&map);
-    write_tensors(
-        &folder.path().join("b.safetensors"),
-        &tensors[tensors.len() / 2 - 1..],
-    );
+    write_tensors(&folder.path().join("b.safetensors"), &tensors[tensors.len() / 2 - 1..]);
     assert!(error(folder.path()).message.contains("is also in"));
     index(&serde_json::Map::new());
-    assert!(
-        error(folder.path())
-            .message
-            .contains("`weight_map` is missing or empty")
-    );
+    assert!(error(folder.path()).message.contains("`weight_map` is missing or empty"));
 }
 
 #[test]
@@ -277,10 +196,7 @@ fn a_cut_file_is_named_with_its_tensor() {
     let bytes = std::fs::read(&path).unwrap();
     std::fs::write(&path, &bytes[..bytes.len() - 100]).unwrap();
     let e = error(folder.path());
-    assert!(
-        e.loc.to_string().contains("model.safetensors") && e.message.contains("tensor \"model."),
-        "{e}"
-    );
+    assert!(e.loc.to_string().contains("model.safetensors") && e.message.contains("tensor \"model."), "{e}");
 }
 
 #[test]
@@ -314,17 +230,11 @@ fn gguf_models_that_lack_something() {
     assert!(message(&llama().u32("llama.expert_count", 8)).contains("`llama.expert_count` is 8"));
     assert!(message(&llama().str("llama.rope.scaling.type", "yarn")).contains("\"yarn\""));
     assert!(message(&llama().u32("split.count", 3)).contains("one of 3 parts"));
-    let values = llama()
-        .u32("llama.attention.key_length", 4)
-        .u32("llama.attention.value_length", 8);
+    let values = llama().u32("llama.attention.key_length", 4).u32("llama.attention.value_length", 8);
     assert!(message(&values).contains("`llama.attention.value_length` is 8"));
-    let small = llama()
-        .without("token_embd.weight")
-        .counting("token_embd.weight", &[5, 8]);
+    let small = llama().without("token_embd.weight").counting("token_embd.weight", &[5, 8]);
     assert!(message(&small).contains("has 8 tokens, and the embedding table 5 rows"));
     let unknown =
-        llama()
-            .without("blk.0.attn_q.weight")
-            .tensor("blk.0.attn_q.weight", &[8, 8], 19, vec![0; 64]);
+        llama().without("blk.0.attn_q.weight").tensor("blk.0.attn_q.weight", &[8, 8], 19, vec![0; 64]);
     assert!(message(&unknown).contains("\"blk.0.attn_q.weight\" has element type number 19"));
 }

@@ -15,11 +15,7 @@ fn tiny(name: &str) -> (Checkpoint, Module) {
 
 fn ropes(module: &Module) -> Vec<trtc_ir::RopeFreqs> {
     let freqs = |w: &trtc_ir::Weight| {
-        if let Source::Rope(f) = w.source {
-            Some(f)
-        } else {
-            None
-        }
+        if let Source::Rope(f) = w.source { Some(f) } else { None }
     };
     module.weights.iter().filter_map(|(_, w)| freqs(w)).collect()
 }
@@ -29,22 +25,10 @@ fn llama() {
     let (checkpoint, module) = tiny("llama");
     assert_eq!(checkpoint.config.arch, "llama");
     assert_eq!(ropes(&module).len(), 1);
-    assert!(matches!(
-        ropes(&module)[0].scaling,
-        RopeScaling::Llama3 {
-            factor: 8.0,
-            original: 64.0,
-            ..
-        }
-    ));
+    assert!(matches!(ropes(&module)[0].scaling, RopeScaling::Llama3 { factor: 8.0, original: 64.0, .. }));
     assert!(module.weight_named("lm_head").is_some());
     assert_eq!(count(&module, |op| matches!(op, Op::RmsNorm(_))), 5);
-    let names: Vec<&str> = module
-        .weights
-        .iter()
-        .map(|(_, w)| w.name.as_str())
-        .take(10)
-        .collect();
+    let names: Vec<&str> = module.weights.iter().map(|(_, w)| w.name.as_str()).take(10).collect();
     assert_eq!(
         names,
         [
@@ -67,9 +51,7 @@ fn a_tied_model_reads_the_table_twice() {
     let (checkpoint, module) = tiny("llama-tied");
     assert!(checkpoint.config.tied && module.weight_named("lm_head").is_none());
     let last = *module.func.order.last().unwrap();
-    let Op::Linear(head) = &module.func.ops[last].op else {
-        panic!("the last op is the output projection")
-    };
+    let Op::Linear(head) = &module.func.ops[last].op else { panic!("the last op is the output projection") };
     assert_eq!(Some(head.weight), module.weight_named("tok_embd"));
 }
 
@@ -77,17 +59,10 @@ fn a_tied_model_reads_the_table_twice() {
 fn mistral_has_a_window_on_every_layer_unless_it_covers_everything() {
     let (checkpoint, module) = tiny("mistral");
     let windows = |m: &Module| -> Vec<Option<u32>> {
-        m.func
-            .params
-            .iter()
-            .filter_map(|&p| m.func.values[p].ty.kv().map(|k| k.window))
-            .collect()
+        m.func.params.iter().filter_map(|&p| m.func.values[p].ty.kv().map(|k| k.window)).collect()
     };
     assert_eq!(windows(&module), [Some(24), Some(24)]);
-    let short = ImportOptions {
-        max_seq_len: 24,
-        ..options()
-    };
+    let short = ImportOptions { max_seq_len: 24, ..options() };
     assert_eq!(windows(&import(&checkpoint, &short).unwrap()), [None, None]);
 }
 
@@ -118,15 +93,7 @@ fn gemma3() {
 fn types_follow_the_options() {
     let (_, module) = tiny("llama");
     let f = &module.func;
-    let ty = |name: &str| {
-        f.values
-            .iter()
-            .find(|(_, v)| v.name == name)
-            .unwrap()
-            .1
-            .ty
-            .to_string()
-    };
+    let ty = |name: &str| f.values.iter().find(|(_, v)| v.name == name).unwrap().1.ty.to_string();
     assert_eq!(ty("x"), "tensor<Tx128xf32>");
     assert_eq!(ty("l0_attn_norm"), "tensor<Tx128xbf16>");
     assert_eq!(ty("l0_q"), "tensor<Tx4x64xf32>");
@@ -144,10 +111,7 @@ fn types_follow_the_options() {
 #[test]
 fn weights_are_those_of_the_file() {
     let (checkpoint, _) = tiny("llama");
-    let tensor = TensorRef {
-        name: "model.layers.1.self_attn.k_proj.weight".into(),
-        interleaved_heads: None,
-    };
+    let tensor = TensorRef { name: "model.layers.1.self_attn.k_proj.weight".into(), interleaved_heads: None };
     let mut all = vec![0.0; 128 * 128];
     checkpoint.weights.read_rows(&tensor, 0..128, &mut all).unwrap();
     let mut row = vec![0.0; 128];
@@ -160,13 +124,6 @@ fn weights_are_those_of_the_file() {
 #[test]
 fn sequences_beyond_the_context_are_refused() {
     let (checkpoint, _) = tiny("llama");
-    let e = import(
-        &checkpoint,
-        &ImportOptions {
-            max_seq_len: 513,
-            ..options()
-        },
-    )
-    .unwrap_err();
+    let e = import(&checkpoint, &ImportOptions { max_seq_len: 513, ..options() }).unwrap_err();
     assert!(e.message.contains("513") && e.message.contains("512"), "{e}");
 }

@@ -37,10 +37,7 @@ fn older_keys_give_the_same_model() {
     assert_eq!(open(old.path()).unwrap().config, new);
     // Without a rope section at all, the default.
     let bare = Folder::of("llama-tied").config(json!({"rope_parameters": null}));
-    assert_eq!(
-        open(bare.path()).unwrap().config,
-        open(Folder::of("llama-tied").path()).unwrap().config
-    );
+    assert_eq!(open(bare.path()).unwrap().config, open(Folder::of("llama-tied").path()).unwrap().config);
 }
 
 #[test]
@@ -50,12 +47,7 @@ fn older_gemma3_keys_give_the_same_model() {
         "rope_parameters": null, "layer_types": null, "_sliding_window_pattern": null, "sliding_window_pattern": 6,
         "rope_theta": 1e6, "rope_local_base_freq": 1e4, "rope_scaling": null, "tie_word_embeddings": null,
     });
-    assert_eq!(
-        open(Folder::of("gemma3").config(old.clone()).path())
-            .unwrap()
-            .config,
-        new
-    );
+    assert_eq!(open(Folder::of("gemma3").config(old.clone()).path()).unwrap().config, new);
     // Linear scaling is of the layers without a window alone.
     let mut scaled = old;
     scaled["rope_scaling"] = json!({"factor": 8.0, "rope_type": "linear"});
@@ -72,10 +64,7 @@ fn a_multimodal_wrapper_is_its_language_model() {
                 *name = name.replacen("model.", prefix, 1);
             }
             let image = tensors[0].1.clone();
-            tensors.push((
-                "vision_tower.vision_model.embeddings.patch_embedding.weight".into(),
-                image,
-            ));
+            tensors.push(("vision_tower.vision_model.embeddings.patch_embedding.weight".into(), image));
         });
         let bytes = std::fs::read(folder.path().join("config.json")).unwrap();
         let inner: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
@@ -86,9 +75,7 @@ fn a_multimodal_wrapper_is_its_language_model() {
         let module = import(&checkpoint, &options()).unwrap();
         check_graph(&module, &checkpoint.config);
         let table = &module.weights[module.weight_named("tok_embd").unwrap()].source;
-        let Source::Tensors(parts) = table else {
-            panic!("the table is a tensor")
-        };
+        let Source::Tensors(parts) = table else { panic!("the table is a tensor") };
         assert_eq!(parts[0].name, format!("{prefix}embed_tokens.weight"));
     }
 }
@@ -112,33 +99,21 @@ fn what_published_gemma3_configurations_leave_out() {
 fn windows_of_later_layers() {
     let on = json!({"layer_types": null, "use_sliding_window": true, "sliding_window": 32, "max_window_layers": 1});
     let windows = |f: Folder| -> Vec<Option<u32>> {
-        open(f.path())
-            .unwrap()
-            .config
-            .layers
-            .iter()
-            .map(|l| l.window)
-            .collect()
+        open(f.path()).unwrap().config.layers.iter().map(|l| l.window).collect()
     };
     assert_eq!(windows(Folder::of("qwen2").config(on.clone())), [None, Some(32)]);
     let off = json!({"layer_types": null, "use_sliding_window": false, "sliding_window": 32, "max_window_layers": 0});
     assert_eq!(windows(Folder::of("qwen2").config(off)), [None, None]);
     let typed = json!({"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 32});
     assert_eq!(windows(Folder::of("qwen3").config(typed)), [Some(32), None]);
-    assert_eq!(
-        windows(Folder::of("mistral").config(json!({"sliding_window": null}))),
-        [None, None]
-    );
+    assert_eq!(windows(Folder::of("mistral").config(json!({"sliding_window": null}))), [None, None]);
 }
 
 #[test]
 fn biases_follow_the_configuration() {
     let folder = Folder::of("llama").config(json!({"attention_bias": true, "mlp_bias": true}));
     let e = error(folder.path()).to_string();
-    assert!(
-        e.contains("\"model.layers.0.self_attn.o_proj.bias\" (128)") && e.contains("14 of them"),
-        "{e}"
-    );
+    assert!(e.contains("\"model.layers.0.self_attn.o_proj.bias\" (128)") && e.contains("14 of them"), "{e}");
 }
 
 #[test]
@@ -151,25 +126,11 @@ fn tokens_that_end_a_sequence_come_from_both_files() {
     let checkpoint = open(folder.path()).unwrap();
     assert_eq!(checkpoint.config.eos, [2, 5, 7]);
     let g = checkpoint.generation;
-    assert_eq!(
-        (g.temperature, g.top_p, g.top_k, g.min_p),
-        (Some(0.6), Some(0.9), Some(20), None)
-    );
-    folder.write(
-        "generation_config.json",
-        br#"{"do_sample": false, "temperature": 0.6, "eos_token_id": 5}"#,
-    );
+    assert_eq!((g.temperature, g.top_p, g.top_k, g.min_p), (Some(0.6), Some(0.9), Some(20), None));
+    folder.write("generation_config.json", br#"{"do_sample": false, "temperature": 0.6, "eos_token_id": 5}"#);
     let checkpoint = open(folder.path()).unwrap();
-    assert_eq!(
-        (checkpoint.config.eos, checkpoint.generation.temperature),
-        (vec![2, 5], Some(0.0))
-    );
-    for bad in [
-        r#"{"eos_token_id": 99999}"#,
-        r#"{"top_p": 2}"#,
-        r#"{"temperature": "hot"}"#,
-        "{",
-    ] {
+    assert_eq!((checkpoint.config.eos, checkpoint.generation.temperature), (vec![2, 5], Some(0.0)));
+    for bad in [r#"{"eos_token_id": 99999}"#, r#"{"top_p": 2}"#, r#"{"temperature": "hot"}"#, "{"] {
         folder.write("generation_config.json", bad.as_bytes());
         assert!(open(folder.path()).is_err(), "{bad}");
     }
@@ -229,16 +190,9 @@ fn tokenizers_that_cannot_be_read() {
     let folder = Folder::of("llama");
     folder.write("tokenizer.model", b"\x0a");
     let e = error(folder.path());
-    assert!(
-        e.message.contains("tokenizer.model, but no tokenizer.json") && e.help.is_some(),
-        "{e}"
-    );
+    assert!(e.message.contains("tokenizer.model, but no tokenizer.json") && e.help.is_some(), "{e}");
     folder.write("tokenizer.json", b"{}");
-    assert!(
-        error(folder.path())
-            .message
-            .contains("cannot be read as a tokenizer")
-    );
+    assert!(error(folder.path()).message.contains("cannot be read as a tokenizer"));
 }
 
 #[test]
@@ -247,22 +201,14 @@ fn a_configuration_alone_keeps_the_tokenizer_beside_it() {
     folder.write("tokenizer.json", &tokenizer(true));
     let checkpoint = open(&folder.path().join("config.json")).unwrap();
     assert!(!checkpoint.weights.present() && checkpoint.tokenizer.unwrap().add_bos);
-    assert_eq!(
-        Some(checkpoint.name.as_str()),
-        folder.path().file_name().unwrap().to_str()
-    );
+    assert_eq!(Some(checkpoint.name.as_str()), folder.path().file_name().unwrap().to_str());
 }
 
 #[test]
 fn a_stored_copy_of_a_tied_output_layer_is_not_read() {
     let folder = Folder::of("llama").config(json!({"tie_word_embeddings": true}));
     let checkpoint = open(folder.path()).unwrap();
-    assert!(
-        import(&checkpoint, &options())
-            .unwrap()
-            .weight_named("lm_head")
-            .is_none()
-    );
+    assert!(import(&checkpoint, &options()).unwrap().weight_named("lm_head").is_none());
 }
 
 #[test]

@@ -51,12 +51,7 @@ fn check_graph(module: &Module, config: &ModelConfig) {
 
 /// How many ops of one name a graph has.
 fn count(module: &Module, pick: fn(&Op) -> bool) -> usize {
-    module
-        .func
-        .order
-        .iter()
-        .filter(|&&op| pick(&module.func.ops[op].op))
-        .count()
+    module.func.order.iter().filter(|&&op| pick(&module.func.ops[op].op)).count()
 }
 
 /// The error of opening and importing.
@@ -133,18 +128,12 @@ fn stored(path: &Path) -> Vec<(String, Stored)> {
         shape: t.shape().to_vec(),
         bytes: t.data().to_vec(),
     };
-    file.tensors()
-        .into_iter()
-        .map(|(name, t)| (name, own(t)))
-        .collect()
+    file.tensors().into_iter().map(|(name, t)| (name, own(t))).collect()
 }
 
 fn write_tensors(path: &Path, tensors: &[(String, Stored)]) {
     let views = tensors.iter().map(|(name, t)| {
-        (
-            name.as_str(),
-            ::safetensors::tensor::TensorView::new(t.dtype, t.shape.clone(), &t.bytes).unwrap(),
-        )
+        (name.as_str(), ::safetensors::tensor::TensorView::new(t.dtype, t.shape.clone(), &t.bytes).unwrap())
     });
     std::fs::write(path, ::safetensors::serialize(views, None).unwrap()).unwrap();
 }

@@ -34,10 +34,7 @@ fn check(golden: &str) {
         let got: Vec<u32> = bos.into_iter().chain(encoded.get_ids().iter().copied()).collect();
         assert_eq!(got, want, "{prompt:?}");
         let greedy: Vec<u32> = serde_json::from_value(case["greedy_ids"].clone()).unwrap();
-        assert_eq!(
-            tokenizer.decode(&greedy, false).unwrap(),
-            case["greedy_text"].as_str().unwrap()
-        );
+        assert_eq!(tokenizer.decode(&greedy, false).unwrap(), case["greedy_text"].as_str().unwrap());
         assert_eq!(tokenizer.decode(encoded.get_ids(), false).unwrap(), prompt);
     }
 }
@@ -66,10 +63,7 @@ fn every_weight_of_a_quantised_model_reads_as_finite_numbers() {
     let names: Vec<String> = checkpoint.weights.names().map(str::to_owned).collect();
     for name in names {
         let (rows, width) = checkpoint.weights.extent(&name).unwrap();
-        let tensor = TensorRef {
-            name: name.clone(),
-            interleaved_heads: None,
-        };
+        let tensor = TensorRef { name: name.clone(), interleaved_heads: None };
         let mut out = vec![0.0; (64.min(rows) * width) as usize];
         for first in (0..rows).step_by(64) {
             let last = (first + 64).min(rows);

@@ -18,9 +18,7 @@ impl Weights for Whole<'_> {
             Source::Tensors(parts) => {
                 let mut data = vec![0.0; dims.iter().product()];
                 let (rows, _) = self.0.extent(&parts[0].name).unwrap();
-                self.0
-                    .read_rows(&parts[0], 0..rows, &mut data)
-                    .map_err(|e| e.to_string())?;
+                self.0.read_rows(&parts[0], 0..rows, &mut data).map_err(|e| e.to_string())?;
                 data
             }
         };
@@ -32,30 +30,16 @@ impl Weights for Whole<'_> {
 fn logits(checkpoint: &Checkpoint, module: &Module, tokens: &[u32]) -> Vec<Vec<f32>> {
     let n = tokens.len();
     let count: Vec<i32> = (0..n as i32).collect();
-    let batch = Batch {
-        segments: vec![Segment {
-            seq: 0,
-            start: 0,
-            len: n,
-        }],
-    };
+    let batch = Batch { segments: vec![Segment { seq: 0, start: 0, len: n }] };
     let mut inputs = vec![
         Data::Int(tokens.iter().map(|&t| t as i32).collect()),
         Data::Int(count.clone()),
         Data::Int(count),
         Data::Batch(Rc::new(batch)),
     ];
-    inputs.extend(
-        checkpoint
-            .config
-            .layers
-            .iter()
-            .map(|_| Data::Kv(Rc::new(KvState::default()))),
-    );
+    inputs.extend(checkpoint.config.layers.iter().map(|_| Data::Kv(Rc::new(KvState::default()))));
     let mut results = run(module, &Whole(&checkpoint.weights), &inputs).unwrap();
-    let Some(Data::Float(t)) = results.pop() else {
-        panic!("the result is the logits")
-    };
+    let Some(Data::Float(t)) = results.pop() else { panic!("the result is the logits") };
     t.data.chunks_exact(t.dims[1]).map(<[f32]>::to_vec).collect()
 }
 
@@ -66,9 +50,7 @@ fn log_probability(logits: &[f32], token: u32) -> f32 {
 }
 
 fn best(logits: &[f32]) -> u32 {
-    (0..logits.len())
-        .max_by(|&a, &b| logits[a].total_cmp(&logits[b]))
-        .unwrap() as u32
+    (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32
 }
 
 fn numbers<T: serde::de::DeserializeOwned>(case: &Value, key: &str) -> Vec<T> {
@@ -104,15 +86,8 @@ fn check(checkpoint: &Checkpoint, module: &Module, case: &Value, steps: usize, t
     for step in 0..steps {
         let row = &logits[prompt.len() - 1 + step];
         let got = log_probability(row, greedy[step]);
-        assert!(
-            (got - wanted[step]).abs() < tolerance,
-            "step {step}: {got} {}",
-            wanted[step]
-        );
-        assert!(
-            best(row) == greedy[step] || gaps[step] < 2.0 * tolerance,
-            "step {step}"
-        );
+        assert!((got - wanted[step]).abs() < tolerance, "step {step}: {got} {}", wanted[step]);
+        assert!(best(row) == greedy[step] || gaps[step] < 2.0 * tolerance, "step {step}");
     }
 }
 

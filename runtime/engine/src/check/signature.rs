@@ -59,10 +59,7 @@ impl Slot {
                     Ok(())
                 } else {
                     let types = if bf16 { "f32 or bf16" } else { "f32" };
-                    Err(format!(
-                        "it is {}, the kernel takes [{len}] in {types}, row-major",
-                        found()
-                    ))
+                    Err(format!("it is {}, the kernel takes [{len}] in {types}, row-major", found()))
                 }
             }
             _ => Err(format!("the kernel takes {self:?}")),
@@ -79,26 +76,16 @@ fn tokens(width: u64, dtype: Dtype) -> Slot {
 }
 
 fn norm(len: u32) -> Slot {
-    Slot::Vector {
-        len: u64::from(len),
-        bf16: true,
-    }
+    Slot::Vector { len: u64::from(len), bf16: true }
 }
 
 fn f32s(len: u32) -> Slot {
-    Slot::Vector {
-        len: u64::from(len),
-        bf16: false,
-    }
+    Slot::Vector { len: u64::from(len), bf16: false }
 }
 
 /// Refuses zeros among a kernel's extents.
 fn extents(values: &[u32]) -> Result<(), String> {
-    if values.contains(&0) {
-        Err(format!("an extent is 0 in {values:?}"))
-    } else {
-        Ok(())
-    }
+    if values.contains(&0) { Err(format!("an extent is 0 in {values:?}")) } else { Ok(()) }
 }
 
 fn floats(values: &[f32]) -> Result<(), String> {
@@ -135,66 +122,26 @@ pub fn signature(kernel: &HostKernel, kv: Option<&KvLayer>, vocab: u32) -> Resul
             floats(&[scale])?;
             vec![
                 Slot::Tokens,
-                Slot::Matrix {
-                    n: wide(vocab),
-                    more: true,
-                    k: wide(width),
-                },
+                Slot::Matrix { n: wide(vocab), more: true, k: wide(width) },
                 tokens(wide(width), out),
             ]
         }
-        HostKernel::RmsNorm {
-            width,
-            per_token,
-            eps,
-            offset,
-            rows: count,
-            x,
-            out,
-        } => {
+        HostKernel::RmsNorm { width, per_token, eps, offset, rows: count, x, out } => {
             extents(&[width, per_token])?;
             floats(&[eps, offset])?;
             let all = wide(width) * wide(per_token);
             vec![rows(count, all, x), norm(width), rows(count, all, out)]
         }
-        HostKernel::AddRmsNorm {
-            width,
-            eps,
-            offset,
-            x,
-            residual,
-            h,
-            out,
-        } => {
+        HostKernel::AddRmsNorm { width, eps, offset, x, residual, h, out } => {
             extents(&[width])?;
             floats(&[eps, offset])?;
             let w = wide(width);
-            vec![
-                tokens(w, x),
-                tokens(w, residual),
-                norm(width),
-                tokens(w, h),
-                tokens(w, out),
-            ]
+            vec![tokens(w, x), tokens(w, residual), norm(width), tokens(w, h), tokens(w, out)]
         }
-        HostKernel::Linear {
-            n,
-            k,
-            rows: count,
-            bias,
-            residual,
-            x,
-            out,
-        } => {
+        HostKernel::Linear { n, k, rows: count, bias, residual, x, out } => {
             extents(&[n, k])?;
-            let mut slots = vec![
-                rows(count, wide(k), x),
-                Slot::Matrix {
-                    n: wide(n),
-                    more: false,
-                    k: wide(k),
-                },
-            ];
+            let mut slots =
+                vec![rows(count, wide(k), x), Slot::Matrix { n: wide(n), more: false, k: wide(k) }];
             slots.extend(bias.then(|| f32s(n)));
             slots.extend(residual.map(|dtype| rows(count, wide(n), dtype)));
             slots.push(rows(count, wide(n), out));
@@ -209,18 +156,9 @@ pub fn signature(kernel: &HostKernel, kv: Option<&KvLayer>, vocab: u32) -> Resul
         }
         HostKernel::Add { width, lhs, rhs, out } => {
             extents(&[width])?;
-            vec![
-                tokens(wide(width), lhs),
-                tokens(wide(width), rhs),
-                tokens(wide(width), out),
-            ]
+            vec![tokens(wide(width), lhs), tokens(wide(width), rhs), tokens(wide(width), out)]
         }
-        HostKernel::Rope {
-            heads,
-            head_dim,
-            dim,
-            x,
-        } => {
+        HostKernel::Rope { heads, head_dim, dim, x } => {
             extents(&[heads])?;
             rotated(dim, head_dim)?;
             let all = wide(heads) * wide(head_dim);
@@ -231,14 +169,7 @@ pub fn signature(kernel: &HostKernel, kv: Option<&KvLayer>, vocab: u32) -> Resul
             let width = wide(kv.heads) * wide(kv.head_dim);
             vec![tokens(width, x), tokens(width, x), Slot::Batch, Slot::Kv]
         }
-        HostKernel::RopeKvAppend {
-            heads,
-            dim,
-            q_norm,
-            k_norm,
-            x,
-            out,
-        } => {
+        HostKernel::RopeKvAppend { heads, dim, q_norm, k_norm, x, out } => {
             let (heads, kv) = grouped(heads, kv)?;
             rotated(dim, kv.head_dim)?;
             for (eps, offset) in q_norm.iter().chain(&k_norm) {
@@ -251,25 +182,13 @@ pub fn signature(kernel: &HostKernel, kv: Option<&KvLayer>, vocab: u32) -> Resul
             slots.extend([Slot::Batch, Slot::Kv, tokens(heads * wide(kv.head_dim), out)]);
             slots
         }
-        HostKernel::Attention {
-            heads,
-            scale,
-            softcap,
-            x,
-            out,
-        } => {
+        HostKernel::Attention { heads, scale, softcap, x, out } => {
             let (heads, kv) = grouped(heads, kv)?;
             floats(&[scale, softcap.unwrap_or(0.0)])?;
             let width = heads * wide(kv.head_dim);
             vec![tokens(width, x), Slot::Batch, Slot::Kv, tokens(width, out)]
         }
-        HostKernel::GatedAct {
-            width,
-            act: _,
-            packed,
-            x,
-            out,
-        } => {
+        HostKernel::GatedAct { width, act: _, packed, x, out } => {
             extents(&[width])?;
             let w = wide(width);
             match packed {
@@ -279,11 +198,7 @@ pub fn signature(kernel: &HostKernel, kv: Option<&KvLayer>, vocab: u32) -> Resul
         }
         HostKernel::GatherRows { width, x } => {
             extents(&[width])?;
-            vec![
-                tokens(wide(width), x),
-                Slot::Rows,
-                rows(Count::Rows, wide(width), x),
-            ]
+            vec![tokens(wide(width), x), Slot::Rows, rows(Count::Rows, wide(width), x)]
         }
     })
 }

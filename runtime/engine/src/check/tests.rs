@@ -52,20 +52,12 @@ fn contradictions_are_found() {
             m.target = "sm_90".into();
             m.capability = Some((9, 0));
         }),
-        ("two tensors are called \"norm\"", |m| {
-            m.weights[0].name = "norm".into()
-        }),
-        ("two tensors are called \"o.scale\"", |m| {
-            m.weights[0].name = "o.scale".into()
-        }),
-        ("two tensors are called \"embed\"", |m| {
-            m.text.as_mut().unwrap().tokenizer = "embed".into()
-        }),
+        ("two tensors are called \"norm\"", |m| m.weights[0].name = "norm".into()),
+        ("two tensors are called \"o.scale\"", |m| m.weights[0].name = "o.scale".into()),
+        ("two tensors are called \"embed\"", |m| m.text.as_mut().unwrap().tokenizer = "embed".into()),
         ("cannot name a tensor", |m| m.weights[0].name = "pad.0".into()),
         ("cannot name a tensor", |m| m.weights[0].name = String::new()),
-        ("not a unique name of a kernel", |m| {
-            m.kernels[0].name = "k1".into()
-        }),
+        ("not a unique name of a kernel", |m| m.kernels[0].name = "k1".into()),
         ("no elements", |m| m.weights[0].shape = vec![0, 4]),
         ("dimensions", |m| m.weights[1].shape = vec![1; 5]),
         ("there are none", |m| m.launches.clear()),
@@ -80,24 +72,16 @@ fn contradictions_are_found() {
         ("no kernel 8", |m| m.launches[0].choices[0].kernel = 8),
         ("64", |m| m.launches[0].args = vec![Arg::Tokens; 64]),
         ("arguments", |m| m.launches[0].args = vec![Arg::Tokens; 65]),
-        ("argument 1: Weight(7)", |m| {
-            m.launches[0].args[1] = Arg::Weight(7)
-        }),
+        ("argument 1: Weight(7)", |m| m.launches[0].args[1] = Arg::Weight(7)),
         ("argument 4: Kv(1)", |m| m.launches[3].args[4] = Arg::Kv(1)),
         ("not aligned", |m| m.launches[0].args[2] = Arg::Arena(8)),
-        ("do not lie in an arena", |m| {
-            m.launches[0].args[2] = Arg::Arena(m.arena / 16 * 16)
-        }),
-        ("argument 0: Positions where", |m| {
-            m.launches[0].args[0] = Arg::Positions
-        }),
+        ("do not lie in an arena", |m| m.launches[0].args[2] = Arg::Arena(m.arena / 16 * 16)),
+        ("argument 0: Positions where", |m| m.launches[0].args[0] = Arg::Positions),
         ("3 arguments, the kernel takes 4", |m| {
             m.launches[2].args.remove(2);
         }),
         ("logits", |m| m.logits = 3088),
-        ("the kernel takes [24, 10]", |m| {
-            m.launches[2].args[1] = Arg::Weight(5)
-        }),
+        ("the kernel takes [24, 10]", |m| m.launches[2].args[1] = Arg::Weight(5)),
         ("the kernel takes [21, 10]", |m| m.weights[0].shape = vec![20, 10]),
         ("[24] in f32", |m| m.weights[3].encoding = Encoding::Bf16),
         ("[10] in f32 or bf16", |m| m.weights[1].shape = vec![11]),
@@ -165,11 +149,7 @@ fn an_embedding_may_have_more_rows_than_the_vocabulary() {
 #[test]
 fn huge_extents_do_not_overflow() {
     let most = u32::MAX;
-    let kv = KvLayer {
-        heads: 1,
-        head_dim: 1 << 12,
-        window: None,
-    };
+    let kv = KvLayer { heads: 1, head_dim: 1 << 12, window: None };
     let (x, out) = (Dtype::F32, Dtype::F32);
     for kernel in [
         HostKernel::RmsNorm {
@@ -181,35 +161,14 @@ fn huge_extents_do_not_overflow() {
             x,
             out,
         },
-        HostKernel::RopeKvAppend {
-            heads: most,
-            dim: 2,
-            q_norm: None,
-            k_norm: None,
-            x,
-            out,
-        },
-        HostKernel::Slice {
-            of: most,
-            start: most,
-            width: most,
-            x,
-        },
-        HostKernel::Rope {
-            heads: most,
-            head_dim: most,
-            dim: 2,
-            x,
-        },
+        HostKernel::RopeKvAppend { heads: most, dim: 2, q_norm: None, k_norm: None, x, out },
+        HostKernel::Slice { of: most, start: most, width: most, x },
+        HostKernel::Rope { heads: most, head_dim: most, dim: 2, x },
     ] {
         let slots = signature(&kernel, Some(&kv), 1).unwrap_or_default();
         for slot in slots {
             if let Slot::Arena { count, width, dtype } = slot {
-                assert!(
-                    manifest()
-                        .check_arena("", 0, count, width, dtype.bytes())
-                        .is_err()
-                );
+                assert!(manifest().check_arena("", 0, count, width, dtype.bytes()).is_err());
             }
         }
     }

@@ -14,10 +14,7 @@ fn whole(w: &Weight, part: Part) -> Vec<u8> {
 /// All values of a weight, row by row, over the given extents.
 fn values(w: &Weight, shape: &[u64]) -> Vec<f32> {
     let parts = Part::ALL.map(|p| whole(w, p));
-    let read = Weight {
-        shape: shape.to_vec(),
-        ..w.clone()
-    };
+    let read = Weight { shape: shape.to_vec(), ..w.clone() };
     let mut all = Vec::new();
     let mut row = vec![0.0; shape[shape.len() - 1] as usize];
     for r in 0..shape.iter().rev().skip(1).product() {
@@ -27,12 +24,8 @@ fn values(w: &Weight, shape: &[u64]) -> Vec<f32> {
     all
 }
 
-const ENCODINGS: [Encoding; 4] = [
-    Encoding::F32,
-    Encoding::Bf16,
-    Encoding::I8Channel,
-    Encoding::I4Group { group: 32 },
-];
+const ENCODINGS: [Encoding; 4] =
+    [Encoding::F32, Encoding::Bf16, Encoding::I8Channel, Encoding::I4Group { group: 32 }];
 
 #[test]
 fn matrices_have_the_right_spread() {

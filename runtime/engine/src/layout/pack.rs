@@ -54,9 +54,7 @@ fn inputs(lengths: impl ExactSizeIterator<Item = usize>) -> Result<usize, Engine
     let mut lengths = lengths;
     match lengths.next() {
         Some(k) if count <= PANEL && lengths.all(|l| l == k) => Ok(k),
-        _ => Err(layout_error(format!(
-            "a panel has 1 to {PANEL} rows of equal length, not {count} of any"
-        ))),
+        _ => Err(layout_error(format!("a panel has 1 to {PANEL} rows of equal length, not {count} of any"))),
     }
 }
 
@@ -105,24 +103,13 @@ fn interleave<'a, T: Copy + 'a, const U: usize, const W: usize>(
 pub(super) fn to_bf16(x: f32) -> u16 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
-    if x.is_nan() {
-        (bits >> 16 | 0x40) as u16
-    } else {
-        rounded as u16
-    }
+    if x.is_nan() { (bits >> 16 | 0x40) as u16 } else { rounded as u16 }
 }
 
 /// Appends a panel in [`Encoding::F32`]; `rows` are up to 16 rows of `(k)`.
 pub fn pack_panel_f32(rows: &[&[f32]], out: &mut Vec<u8>) -> Result<(), EngineError> {
     let k = inputs(rows.iter().map(|r| r.len()))?;
-    interleave(
-        rows.iter().copied(),
-        k,
-        out,
-        0,
-        |_| 0.0,
-        |&[x]: &[f32; 1]| x.to_le_bytes(),
-    );
+    interleave(rows.iter().copied(), k, out, 0, |_| 0.0, |&[x]: &[f32; 1]| x.to_le_bytes());
     Ok(())
 }
 
@@ -150,10 +137,7 @@ pub fn pack_panel_i8(rows: &[I8Row<'_>], out: &mut Packed) -> Result<(), EngineE
 pub fn pack_panel_i4(rows: &[I4Row<'_>], group: u32, out: &mut Packed) -> Result<(), EngineError> {
     let k = inputs(rows.iter().map(|r| r.q.len()))?;
     let groups = panels(&[PANEL as u64, k as u64], Encoding::I4Group { group })?.groups as usize;
-    if rows
-        .iter()
-        .any(|r| r.scale.len() != groups || r.zero.len() != groups)
-    {
+    if rows.iter().any(|r| r.scale.len() != groups || r.zero.len() != groups) {
         return Err(layout_error(format!(
             "{k} inputs in groups of {group} need {groups} scales and zero points"
         )));
@@ -173,19 +157,11 @@ pub fn pack_panel_i4(rows: &[I4Row<'_>], group: u32, out: &mut Packed) -> Result
         ((word(x) | word(x >> 8) << 16) as u32).to_le_bytes()
     };
     let last_zero = |r: usize| rows.get(r).and_then(|row| row.zero.last()).copied().unwrap_or(0);
-    interleave(
-        rows.iter().map(|r| r.q),
-        k,
-        &mut out.payload,
-        0x88,
-        last_zero,
-        eight,
-    );
+    interleave(rows.iter().map(|r| r.q), k, &mut out.payload, 0x88, last_zero, eight);
     for g in 0..groups {
         for r in 0..PANEL {
             let row = rows.get(r);
-            out.scale
-                .extend_from_slice(&row.map_or(bf16::ZERO, |row| row.scale[g]).to_le_bytes());
+            out.scale.extend_from_slice(&row.map_or(bf16::ZERO, |row| row.scale[g]).to_le_bytes());
             out.zero.push(row.map_or(0, |row| row.zero[g]) as u8);
         }
     }

@@ -11,11 +11,7 @@ fn pack(n: usize, k: usize, encoding: Encoding, q: &[i8], f: &[f32]) -> (Weight,
     let meta = weight("w", &[n as u64, k as u64], encoding, Layout::Panel16);
     let mut out = Packed::default();
     let mut want = vec![0.0; n * k];
-    let group = if let Encoding::I4Group { group } = encoding {
-        group as usize
-    } else {
-        k
-    };
+    let group = if let Encoding::I4Group { group } = encoding { group as usize } else { k };
     let groups = k.div_ceil(group);
     let scales: Vec<bf16> = (0..n * groups).map(|i| bf16::from_f32(0.5 + i as f32)).collect();
     let zeros: Vec<i8> = (0..n * groups).map(|i| (i % 16) as i8 - 8).collect();
@@ -26,13 +22,8 @@ fn pack(n: usize, k: usize, encoding: Encoding, q: &[i8], f: &[f32]) -> (Weight,
             Encoding::F32 => pack_panel_f32(&slices, &mut out.payload).unwrap(),
             Encoding::Bf16 => pack_panel_bf16(&slices, &mut out.payload).unwrap(),
             Encoding::I8Channel => {
-                let rows: Vec<I8Row> = rows
-                    .iter()
-                    .map(|r| I8Row {
-                        q: &q[r * k..r * k + k],
-                        scale: *r as f32 + 0.25,
-                    })
-                    .collect();
+                let rows: Vec<I8Row> =
+                    rows.iter().map(|r| I8Row { q: &q[r * k..r * k + k], scale: *r as f32 + 0.25 }).collect();
                 pack_panel_i8(&rows, &mut out).unwrap();
             }
             Encoding::I4Group { group } => {
@@ -123,11 +114,7 @@ fn bytes_are_where_the_table_says() {
     // One row, inputs 0..8 with q = -8..0: word 0 has inputs 0 2 4 6 from the low nibble, word 1 has 1 3 5 7.
     let q: Vec<i8> = (0..8).map(|i| i - 8).collect();
     let mut out = Packed::default();
-    let row = I4Row {
-        q: &q,
-        scale: &[bf16::ONE],
-        zero: &[-1],
-    };
+    let row = I4Row { q: &q, scale: &[bf16::ONE], zero: &[-1] };
     pack_panel_i4(&[row, row], 8, &mut out).unwrap();
     assert_eq!(out.payload[..8], [0x20, 0x64, 0x31, 0x75, 0x20, 0x64, 0x31, 0x75]);
     assert!(out.payload[8..].iter().all(|&b| b == 0x88) && out.payload.len() == 64);
@@ -135,20 +122,8 @@ fn bytes_are_where_the_table_says() {
     assert_eq!(out.zero[..3], [255, 255, 0]);
 
     let mut out = Packed::default();
-    pack_panel_i8(
-        &[
-            I8Row {
-                q: &[1, 2, 3],
-                scale: 1.0,
-            },
-            I8Row {
-                q: &[4, 5, 6],
-                scale: 2.0,
-            },
-        ],
-        &mut out,
-    )
-    .unwrap();
+    pack_panel_i8(&[I8Row { q: &[1, 2, 3], scale: 1.0 }, I8Row { q: &[4, 5, 6], scale: 2.0 }], &mut out)
+        .unwrap();
     assert_eq!(out.payload[..5], [1, 2, 4, 5, 0]);
     assert_eq!(out.payload[32..37], [3, 0, 6, 0, 0]);
     assert_eq!(out.scale[..8], [0, 0, 128, 63, 0, 0, 0, 64]);
@@ -159,33 +134,14 @@ fn bytes_are_where_the_table_says() {
 
     let mut out = Vec::new();
     pack_panel_f32(&[&[1.0, 2.0], &[3.0, 4.0]], &mut out).unwrap();
-    assert_eq!(
-        (
-            f32_at(&out, 0),
-            f32_at(&out, 1),
-            f32_at(&out, 16),
-            f32_at(&out, 17)
-        ),
-        (1.0, 3.0, 2.0, 4.0)
-    );
+    assert_eq!((f32_at(&out, 0), f32_at(&out, 1), f32_at(&out, 16), f32_at(&out, 17)), (1.0, 3.0, 2.0, 4.0));
 }
 
 #[test]
 fn rounding_is_that_of_bf16() {
-    let edges = [
-        0u32,
-        0x7f7f_ffff,
-        0x7f80_0000,
-        0x7f80_0001,
-        0xff80_0000,
-        0xffff_ffff,
-        0x3f80_8000,
-        0x3f81_8000,
-    ];
-    for bits in edges
-        .into_iter()
-        .chain((0..100_000).map(|i: u32| i.wrapping_mul(2654435761)))
-    {
+    let edges =
+        [0u32, 0x7f7f_ffff, 0x7f80_0000, 0x7f80_0001, 0xff80_0000, 0xffff_ffff, 0x3f80_8000, 0x3f81_8000];
+    for bits in edges.into_iter().chain((0..100_000).map(|i: u32| i.wrapping_mul(2654435761))) {
         let x = f32::from_bits(bits);
         assert_eq!(to_bf16(x), bf16::from_f32(x).to_bits(), "{bits:08x}");
     }
@@ -207,11 +163,7 @@ fn wrong_shapes_are_refused() {
     assert!(pack_panel_f32(&[&[1.0], &[1.0, 2.0]], &mut Vec::new()).is_err());
     assert!(pack_panel_f32(&[&[1.0f32][..]; 17], &mut Vec::new()).is_err());
     let mut out = Packed::default();
-    let row = |q, zero| I4Row {
-        q,
-        scale: &[bf16::ONE],
-        zero,
-    };
+    let row = |q, zero| I4Row { q, scale: &[bf16::ONE], zero };
     assert!(pack_panel_i4(&[row(&[8], &[0])], 8, &mut out).is_err());
     assert!(pack_panel_i4(&[row(&[7], &[-9])], 8, &mut out).is_err());
     assert!(pack_panel_i4(&[row(&[7; 9], &[0])], 8, &mut out).is_err());

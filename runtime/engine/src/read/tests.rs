@@ -26,10 +26,7 @@ fn container(manifest_json: Option<&str>, tensors: &[(&str, usize, usize)], data
 /// The header of a file and its data.
 fn split(bytes: &[u8]) -> (serde_json::Value, Vec<u8>) {
     let n = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    (
-        serde_json::from_slice(&bytes[8..8 + n]).unwrap(),
-        bytes[8 + n..].to_vec(),
-    )
+    (serde_json::from_slice(&bytes[8..8 + n]).unwrap(), bytes[8 + n..].to_vec())
 }
 
 fn join(header: &serde_json::Value, data: &[u8]) -> Vec<u8> {
@@ -51,14 +48,7 @@ fn read(bytes: &[u8]) -> Result<EngineFile, EngineError> {
 fn a_written_file_opens() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.engine");
-    for m in [
-        manifest(),
-        ptx_manifest(),
-        Manifest {
-            dummy_seed: Some(1),
-            ..manifest()
-        },
-    ] {
+    for m in [manifest(), ptx_manifest(), Manifest { dummy_seed: Some(1), ..manifest() }] {
         let written = write(&m, &path).unwrap();
         let file = EngineFile::open_with(&path, Verify::Always).unwrap();
         assert_eq!((file.hash(), file.len()), (written.hash.as_str(), written.bytes));
@@ -137,20 +127,9 @@ fn what_is_no_engine_is_named() {
     let error = EngineFile::open(dir.path()).unwrap_err();
     assert!(error.to_string().contains("a folder"));
     std::fs::write(dir.path().join("config.json"), "{}").unwrap();
-    assert!(
-        EngineFile::open(dir.path())
-            .unwrap_err()
-            .help()
-            .unwrap()
-            .contains("trtc build MODEL")
-    );
+    assert!(EngineFile::open(dir.path()).unwrap_err().help().unwrap().contains("trtc build MODEL"));
     std::fs::write(dir.path().join("empty"), "").unwrap();
-    assert!(
-        EngineFile::open(&dir.path().join("empty"))
-            .unwrap_err()
-            .to_string()
-            .contains("empty")
-    );
+    assert!(EngineFile::open(&dir.path().join("empty")).unwrap_err().to_string().contains("empty"));
     let none = EngineFile::open(&dir.path().join("none")).unwrap_err();
     assert!(matches!(none.root(), EngineError::Io { .. }));
 }
@@ -162,18 +141,13 @@ fn tensors_are_compared_with_the_manifest() {
     let refused = |change: &dyn Fn(&mut serde_json::Value), data: &[u8]| {
         let mut header = header.clone();
         change(&mut header);
-        EngineFile::parse(&join(&header, data))
-            .expect_err("should be refused")
-            .to_string()
+        EngineFile::parse(&join(&header, data)).expect_err("should be refused").to_string()
     };
     EngineFile::parse(&join(&header, &data)).unwrap();
 
     // The last tensor away, with its bytes.
     let last = header["tokenizer.json"]["data_offsets"][0].as_u64().unwrap() as usize;
-    let cut = refused(
-        &|h| drop(h.as_object_mut().unwrap().remove("tokenizer.json")),
-        &data[..last],
-    );
+    let cut = refused(&|h| drop(h.as_object_mut().unwrap().remove("tokenizer.json")), &data[..last]);
     assert!(cut.contains("\"tokenizer.json\" is missing"), "{cut}");
     // A weight under another name.
     let rename = |h: &mut serde_json::Value| {
@@ -186,11 +160,8 @@ fn tensors_are_compared_with_the_manifest() {
     assert!(refused(&|h| h["o"]["dtype"] = "F64".into(), &data).contains("damaged"));
     assert!(refused(&|h| h["head"]["shape"] = serde_json::json!([2, 160, 1]), &data).contains("[2, 160, 1]"));
     assert!(
-        refused(
-            &|h| h["qkv.scale"]["data_offsets"] = h["o"]["data_offsets"].clone(),
-            &data
-        )
-        .contains("damaged")
+        refused(&|h| h["qkv.scale"]["data_offsets"] = h["o"]["data_offsets"].clone(), &data)
+            .contains("damaged")
     );
     // One more tensor at the end.
     let more = |h: &mut serde_json::Value| {
@@ -205,12 +176,7 @@ fn tensors_are_compared_with_the_manifest() {
     assert!(refused(&no_hash, &data).contains("trtc.hash"));
     let mut wrong = header.clone();
     wrong["__metadata__"]["trtc.hash"] = "0".repeat(32).into();
-    assert!(
-        EngineFile::parse(&join(&wrong, &data))
-            .unwrap()
-            .verify_hash()
-            .is_err()
-    );
+    assert!(EngineFile::parse(&join(&wrong, &data)).unwrap().verify_hash().is_err());
 }
 
 proptest! {

@@ -6,10 +6,7 @@ use crate::testing::{content, file, manifest, ptx_manifest, write};
 use safetensors::SafeTensors;
 
 fn names(dir: &Path) -> Vec<String> {
-    std::fs::read_dir(dir)
-        .unwrap()
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .collect()
+    std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 #[test]
@@ -36,12 +33,8 @@ fn the_container_crate_reads_it() {
         }
         // Seven weights, a scale and a zero of one, a scale of another, then the tokenizer or four modules more.
         assert_eq!(seen, if m.capability.is_some() { 15 } else { 11 });
-        let shape = |name: &str| {
-            (
-                read.tensor(name).unwrap().dtype(),
-                read.tensor(name).unwrap().shape().to_vec(),
-            )
-        };
+        let shape =
+            |name: &str| (read.tensor(name).unwrap().dtype(), read.tensor(name).unwrap().shape().to_vec());
         use safetensors::Dtype;
         assert_eq!(shape("qkv"), (Dtype::U8, vec![2, 2, 32, 2]));
         assert_eq!(shape("qkv.scale"), (Dtype::BF16, vec![2, 2, 16]));
@@ -60,17 +53,10 @@ fn the_same_inputs_give_the_same_bytes() {
 
 #[test]
 fn a_dummy_engine_has_computed_weights_only() {
-    let m = Manifest {
-        dummy_seed: Some(3),
-        ..manifest()
-    };
+    let m = Manifest { dummy_seed: Some(3), ..manifest() };
     let bytes = file(&m);
     let read = SafeTensors::deserialize(&bytes).unwrap();
-    let mut names: Vec<_> = read
-        .names()
-        .into_iter()
-        .filter(|n| !n.starts_with("pad."))
-        .collect();
+    let mut names: Vec<_> = read.names().into_iter().filter(|n| !n.starts_with("pad.")).collect();
     names.sort();
     assert_eq!(names, ["rope", "tokenizer.json"]);
 }
@@ -80,24 +66,12 @@ fn contracts_are_kept() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.engine");
     let m = manifest();
-    assert!(matches!(
-        EngineWriter::create(&path, &m, &[]),
-        Err(EngineError::Contract(_))
-    ));
+    assert!(matches!(EngineWriter::create(&path, &m, &[]), Err(EngineError::Contract(_))));
     let extras = [("tokenizer.json", 3)];
     let more = [("tokenizer.json", 3), ("other", 3)];
-    assert!(matches!(
-        EngineWriter::create(&path, &m, &more),
-        Err(EngineError::Contract(_))
-    ));
-    let bad = Manifest {
-        arena: 1,
-        ..manifest()
-    };
-    assert!(matches!(
-        EngineWriter::create(&path, &bad, &extras),
-        Err(EngineError::Contract(_))
-    ));
+    assert!(matches!(EngineWriter::create(&path, &m, &more), Err(EngineError::Contract(_))));
+    let bad = Manifest { arena: 1, ..manifest() };
+    assert!(matches!(EngineWriter::create(&path, &bad, &extras), Err(EngineError::Contract(_))));
     let nothing = |_: &mut dyn Write| Ok::<(), EngineError>(());
 
     let mut w = EngineWriter::create(&path, &m, &extras).unwrap();
@@ -106,12 +80,7 @@ fn contracts_are_kept() {
     let w = EngineWriter::create(&path, &m, &extras).unwrap();
     assert!(w.finish().is_err());
     let mut w = EngineWriter::create(&path, &m, &extras).unwrap();
-    assert!(
-        w.tensor("embed", nothing)
-            .unwrap_err()
-            .to_string()
-            .contains("were not given")
-    );
+    assert!(w.tensor("embed", nothing).unwrap_err().to_string().contains("were not given"));
     drop(w);
     let mut w = EngineWriter::create(&path, &m, &extras).unwrap();
     // The callback swallows the failure; it is still reported.
@@ -119,12 +88,7 @@ fn contracts_are_kept() {
         let _ = w.write_all(&[0; 421]);
         Ok::<(), EngineError>(())
     };
-    assert!(
-        w.tensor("embed", too_much)
-            .unwrap_err()
-            .to_string()
-            .contains("more bytes")
-    );
+    assert!(w.tensor("embed", too_much).unwrap_err().to_string().contains("more bytes"));
     drop(w);
     assert_eq!(names(dir.path()), Vec::<String>::new());
 }
@@ -162,9 +126,7 @@ fn failures_leave_nothing_behind() {
 fn a_small_disk_is_noticed_before_anything_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.engine");
-    let error = EngineWriter::create(&path, &manifest(), &[("tokenizer.json", 1 << 60)])
-        .err()
-        .unwrap();
+    let error = EngineWriter::create(&path, &manifest(), &[("tokenizer.json", 1 << 60)]).err().unwrap();
     assert!(
         matches!(error.root(), EngineError::NoSpace { need, free } if *need > 1 << 60 && *free < 1 << 60)
     );

@@ -42,14 +42,7 @@ impl<'a> Args<'a> {
         dims: StepDims,
         list: &'a [Arg],
     ) -> Args<'a> {
-        Args {
-            views,
-            loaded,
-            bind,
-            dims,
-            list,
-            next: Cell::new(0),
-        }
+        Args { views, loaded, bind, dims, list, next: Cell::new(0) }
     }
 
     /// Rows that a kernel works on.
@@ -69,9 +62,7 @@ impl<'a> Args<'a> {
         if taken == given {
             return Ok(());
         }
-        Err(Error::bug(format!(
-            "{given} arguments are given, {taken} are used"
-        )))
+        Err(Error::bug(format!("{given} arguments are given, {taken} are used")))
     }
 
     fn take(&self) -> Option<Arg> {
@@ -82,18 +73,12 @@ impl<'a> Args<'a> {
 
     fn wrong<T>(&self, what: &str, want: &str, found: Option<Arg>) -> Result<T, Error> {
         let at = self.next.get();
-        Err(Error::bug(format!(
-            "argument {at} ({what}) must be {want}, found {found:?}"
-        )))
+        Err(Error::bug(format!("argument {at} ({what}) must be {want}, found {found:?}")))
     }
 
     fn arena(&self, what: &str) -> Result<Region, Error> {
         match self.take() {
-            Some(Arg::Arena(offset)) => Ok(Region {
-                buffer: self.bind.arena,
-                offset,
-                len: u64::MAX,
-            }),
+            Some(Arg::Arena(offset)) => Ok(Region { buffer: self.bind.arena, offset, len: u64::MAX }),
             found => self.wrong(what, "in the arena", found),
         }
     }
@@ -142,15 +127,7 @@ impl<'a> Args<'a> {
     }
 
     fn whole(&self, what: &str, buffer: Buffer, count: usize) -> Result<&'a [i32], Error> {
-        self.views.read(
-            what,
-            Region {
-                buffer,
-                offset: 0,
-                len: u64::MAX,
-            },
-            count,
-        )
+        self.views.read(what, Region { buffer, offset: 0, len: u64::MAX }, count)
     }
 
     /// The step's tokens, each below `vocab`.
@@ -161,12 +138,8 @@ impl<'a> Args<'a> {
 
     /// The tokens' positions, each below the longest sequence.
     pub fn positions(&self) -> Result<&'a [i32], Error> {
-        let positions = self.ints(
-            "positions",
-            Arg::Positions,
-            self.bind.positions,
-            self.rows(Count::Tokens),
-        )?;
+        let positions =
+            self.ints("positions", Arg::Positions, self.bind.positions, self.rows(Count::Tokens))?;
         below("position", positions, self.loaded.dims.max_seq_len as usize)
     }
 
@@ -207,15 +180,7 @@ impl<'a> Args<'a> {
             width,
             &geometry,
         )?;
-        Ok((
-            batch,
-            geometry,
-            Region {
-                buffer,
-                offset: 0,
-                len: u64::MAX,
-            },
-        ))
+        Ok((batch, geometry, Region { buffer, offset: 0, len: u64::MAX }))
     }
 
     /// All pages of a cache, to read.
@@ -241,9 +206,7 @@ impl<'a> Args<'a> {
             weight.shape.len() == shape.len() && weight.shape.iter().zip(shape).all(|(a, &b)| *a == b as u64);
         if !same {
             let (name, found) = (&weight.name, &weight.shape);
-            return Err(Error::bug(format!(
-                "weight {name} ({what}) must be {shape:?}, found {found:?}"
-            )));
+            return Err(Error::bug(format!("weight {name} ({what}) must be {shape:?}, found {found:?}")));
         }
         Ok((weight, regions))
     }
@@ -280,19 +243,14 @@ impl<'a> Args<'a> {
             (Encoding::Bf16, Layout::Panel16) => Source::Bf16(self.views.read(what, payload, padded)?),
             (Encoding::I8Channel, Layout::Panel16) => Source::I8 {
                 q: self.views.read(what, payload, padded)?,
-                scale: self
-                    .views
-                    .read("scales", scale_region(regions.scale)?, panels * LANES)?,
+                scale: self.views.read("scales", scale_region(regions.scale)?, panels * LANES)?,
             },
             (Encoding::I4Group { group }, Layout::Panel16) if group > 0 && group % 8 == 0 => {
                 let scales = panels * k.div_ceil(group as usize) * LANES;
                 Source::I4 {
                     q: self.views.read(what, payload, panels * k.div_ceil(8) * 64)?,
                     scale: self.views.read("scales", scale_region(regions.scale)?, scales)?,
-                    zero: regions
-                        .zero
-                        .map(|r| self.views.read("zeros", r, scales))
-                        .transpose()?,
+                    zero: regions.zero.map(|r| self.views.read("zeros", r, scales)).transpose()?,
                     group: group as usize,
                 }
             }

@@ -64,12 +64,7 @@ impl<'a> Batch<'a> {
         width: usize,
         cache: &Geometry,
     ) -> Result<Batch<'a>, Error> {
-        let batch = Batch {
-            query_start,
-            context,
-            table,
-            width,
-        };
+        let batch = Batch { query_start, context, table, width };
         let bad = |what: String| Err(Error::bug(format!("the step's tables are wrong: {what}")));
         let ends = (query_start.first().copied(), query_start.last().copied());
         if ends != (Some(0), i32::try_from(tokens).ok()) || query_start.len() != context.len() + 1 {
@@ -77,10 +72,7 @@ impl<'a> Batch<'a> {
         }
         for (s, run) in query_start.windows(2).enumerate() {
             if run[0] > run[1] || context[s] < run[1] - run[0] {
-                return bad(format!(
-                    "request {s} has tokens {run:?} and a context of {}",
-                    context[s]
-                ));
+                return bad(format!("request {s} has tokens {run:?} and a context of {}", context[s]));
             }
             let Segment { tokens, start } = batch.segment(s);
             let end = start + tokens.len();
@@ -95,10 +87,7 @@ impl<'a> Batch<'a> {
                 if usize::try_from(id).is_ok_and(|id| id < cache.pages) {
                     continue;
                 }
-                return bad(format!(
-                    "page {page} of request {s} is {id}, the cache has {}",
-                    cache.pages
-                ));
+                return bad(format!("page {page} of request {s} is {id}, the cache has {}", cache.pages));
             }
         }
         Ok(batch)
@@ -112,10 +101,7 @@ impl<'a> Batch<'a> {
     /// A request's tokens.
     pub fn segment(&self, s: usize) -> Segment {
         let tokens = self.query_start[s] as usize..self.query_start[s + 1] as usize;
-        Segment {
-            start: self.context[s] as usize - tokens.len(),
-            tokens,
-        }
+        Segment { start: self.context[s] as usize - tokens.len(), tokens }
     }
 
     /// The page of a request that holds a position.
@@ -130,13 +116,7 @@ mod tests {
 
     #[test]
     fn wrong_tables_are_refused() {
-        let cache = Geometry {
-            heads: 1,
-            head_dim: 4,
-            page_tokens: 4,
-            window: Some(6),
-            pages: 3,
-        };
+        let cache = Geometry { heads: 1, head_dim: 4, page_tokens: 4, window: Some(6), pages: 3 };
         let check = |q: &[i32], c: &[i32], t: &[i32]| Batch::new(3, q, c, t, 2, &cache).map(|b| b.len());
         assert_eq!(check(&[0, 2, 3], &[2, 8], &[0, -1, 1, 2]), Ok(2));
         assert!(check(&[0, 2, 4], &[2, 8], &[0, -1, 1, 2]).is_err());

@@ -216,10 +216,7 @@ mod tests {
         for bits in (0..=u32::MAX).step_by(104_729) {
             let x = f32::from_bits(bits);
             let (ours, theirs) = (<bf16 as Elem>::put(x), bf16::from_f32(x));
-            assert!(
-                ours.to_bits() == theirs.to_bits() || (ours.is_nan() && theirs.is_nan()),
-                "{bits:#x}"
-            );
+            assert!(ours.to_bits() == theirs.to_bits() || (ours.is_nan() && theirs.is_nan()), "{bits:#x}");
         }
     }
 
@@ -231,14 +228,8 @@ mod tests {
             let s = xd / (1.0 + (-xd).exp());
             let u = (2.0 / std::f64::consts::PI).sqrt() * (xd + 0.044715 * xd * xd * xd);
             let g = xd / 2.0 * (1.0 + u.tanh());
-            assert!(
-                (f64::from(silu::<true>(x)) - s).abs() <= 3e-7 * s.abs() + 1e-9,
-                "silu {x}"
-            );
-            assert!(
-                (f64::from(gelu_tanh::<true>(x)) - g).abs() <= 2e-6 * g.abs() + 1e-7,
-                "gelu {x}"
-            );
+            assert!((f64::from(silu::<true>(x)) - s).abs() <= 3e-7 * s.abs() + 1e-9, "silu {x}");
+            assert!((f64::from(gelu_tanh::<true>(x)) - g).abs() <= 2e-6 * g.abs() + 1e-7, "gelu {x}");
             assert!((f64::from(tanh::<true>(x)) - xd.tanh()).abs() <= 2e-7, "tanh {x}");
         }
         assert_eq!(silu::<true>(-200.0), 0.0);

@@ -22,11 +22,7 @@ impl Isa {
 
     /// The best that this processor has.
     pub fn detect() -> Isa {
-        Isa::ALL
-            .into_iter()
-            .rev()
-            .find(|i| i.available())
-            .unwrap_or(Isa::Scalar)
+        Isa::ALL.into_iter().rev().find(|i| i.available()).unwrap_or(Isa::Scalar)
     }
 
     /// True if this processor can execute it.

@@ -49,37 +49,17 @@ pub fn execute(
             args.end()?;
             typed_mut!(out = out => rows::embedding(pool, isa, ids, &table, width, scale, out))
         }
-        HostKernel::RmsNorm {
-            width,
-            per_token,
-            eps,
-            offset,
-            rows: of,
-            x,
-            out,
-        } => {
+        HostKernel::RmsNorm { width, per_token, eps, offset, rows: of, x, out } => {
             let width = width as usize;
             let count = args.rows(of) * per_token as usize * width;
             let x = args.floats("x", x, count)?;
             let weight = args.vector("weight", width)?;
             let out = args.floats_mut("out", out, count)?;
             args.end()?;
-            let norm = Norm {
-                weight: &weight,
-                eps,
-                offset,
-            };
+            let norm = Norm { weight: &weight, eps, offset };
             typed!(x = x => typed_mut!(out = out => rows::rms_norm(pool, isa, x, norm, out)))
         }
-        HostKernel::AddRmsNorm {
-            width,
-            eps,
-            offset,
-            x,
-            residual,
-            h,
-            out,
-        } => {
+        HostKernel::AddRmsNorm { width, eps, offset, x, residual, h, out } => {
             let width = width as usize;
             let count = tokens * width;
             let x = args.floats("x", x, count)?;
@@ -88,63 +68,27 @@ pub fn execute(
             let h = args.floats_mut("h", h, count)?;
             let out = args.floats_mut("n", out, count)?;
             args.end()?;
-            let norm = Norm {
-                weight: &weight,
-                eps,
-                offset,
-            };
+            let norm = Norm { weight: &weight, eps, offset };
             typed!(x = x => typed!(r = residual => typed_mut!(h = h => typed_mut!(out = out =>
                 rows::add_rms_norm(pool, isa, x, r, norm, h, out)))))
         }
-        HostKernel::Linear {
-            n,
-            k,
-            rows: of,
-            bias,
-            residual,
-            x,
-            out,
-        } => {
+        HostKernel::Linear { n, k, rows: of, bias, residual, x, out } => {
             let (n, k, rows) = (n as usize, k as usize, args.rows(of));
             let x = args.floats("x", x, rows * k)?;
             let weight = args.matrix("weight", n, k)?;
             let bias = if bias { Some(args.vector("bias", n)?) } else { None };
-            let residual = residual
-                .map(|d| args.floats("residual", d, rows * n))
-                .transpose()?;
+            let residual = residual.map(|d| args.floats("residual", d, rows * n)).transpose()?;
             let out = args.floats_mut("out", out, rows * n)?;
             args.end()?;
-            let mut cx = Cx {
-                pool,
-                isa,
-                scratch: &mut machine.scratch,
-            };
-            linear(
-                &mut cx,
-                Linear {
-                    rows,
-                    n,
-                    k,
-                    x,
-                    weight,
-                    bias: bias.as_deref(),
-                    residual,
-                    out,
-                },
-            )
+            let mut cx = Cx { pool, isa, scratch: &mut machine.scratch };
+            linear(&mut cx, Linear { rows, n, k, x, weight, bias: bias.as_deref(), residual, out })
         }
         HostKernel::Slice { of, start, width, x } => {
             let (of, start, width) = (of as usize, start as usize, width as usize);
             if start + width > of {
-                return Err(Error::bug(format!(
-                    "columns {start}..{} of rows of {of}",
-                    start + width
-                )));
+                return Err(Error::bug(format!("columns {start}..{} of rows of {of}", start + width)));
             }
-            let (from, to) = (
-                args.floats("x", x, tokens * of)?,
-                args.floats_mut("out", x, tokens * width)?,
-            );
+            let (from, to) = (args.floats("x", x, tokens * of)?, args.floats_mut("out", x, tokens * width)?);
             args.end()?;
             copy(pool, from, of, start, width, &|i| i, to)
         }
@@ -164,25 +108,12 @@ pub fn execute(
             args.end()?;
             typed!(l = lhs => typed!(r = rhs => typed_mut!(out = out => rows::add(pool, isa, width, l, r, out))))
         }
-        HostKernel::GatedAct {
-            width,
-            act,
-            packed,
-            x,
-            out,
-        } => {
+        HostKernel::GatedAct { width, act, packed, x, out } => {
             let width = width as usize;
             let count = tokens * width;
-            let gate = args.floats(
-                if packed { "x" } else { "gate" },
-                x,
-                if packed { 2 * count } else { count },
-            )?;
-            let up = if packed {
-                None
-            } else {
-                Some(args.floats("up", x, count)?)
-            };
+            let gate =
+                args.floats(if packed { "x" } else { "gate" }, x, if packed { 2 * count } else { count })?;
+            let up = if packed { None } else { Some(args.floats("up", x, count)?) };
             let out = args.floats_mut("out", out, count)?;
             args.end()?;
             match (gate, up) {
@@ -195,12 +126,7 @@ pub fn execute(
                 _ => Err(Error::bug("gate and up have different types")),
             }
         }
-        HostKernel::Rope {
-            heads,
-            head_dim,
-            dim,
-            x,
-        } => {
+        HostKernel::Rope { heads, head_dim, dim, x } => {
             let (head_dim, count) = (head_dim as usize, tokens * heads as usize * head_dim as usize);
             let half = half_of(dim, head_dim)?;
             let from = args.floats("x", x, count)?;
@@ -234,14 +160,7 @@ pub fn execute(
                 _ => Err(Error::bug("k and v have different types")),
             }
         }
-        HostKernel::RopeKvAppend {
-            heads,
-            dim,
-            q_norm,
-            k_norm,
-            x,
-            out,
-        } => {
+        HostKernel::RopeKvAppend { heads, dim, q_norm, k_norm, x, out } => {
             let (heads, (kv_heads, head_dim)) = (heads as usize, cache_heads(loaded, list));
             let half = half_of(dim, head_dim)?;
             let qkv = args.floats("qkv", x, tokens * (heads + 2 * kv_heads) * head_dim)?;
@@ -261,18 +180,10 @@ pub fn execute(
                 rope::rope_kv_append(pool, isa, job)
             })))
         }
-        HostKernel::Attention {
-            heads,
-            scale,
-            softcap,
-            x,
-            out,
-        } => {
+        HostKernel::Attention { heads, scale, softcap, x, out } => {
             let (heads, (kv_heads, head_dim)) = (heads as usize, cache_heads(loaded, list));
             if kv_heads == 0 || heads % kv_heads != 0 {
-                return Err(Error::bug(format!(
-                    "{heads} query heads share {kv_heads} key/value heads"
-                )));
+                return Err(Error::bug(format!("{heads} query heads share {kv_heads} key/value heads")));
             }
             let count = tokens * heads * head_dim;
             let q = args.floats("q", x, count)?;
@@ -280,56 +191,28 @@ pub fn execute(
             let pages = args.pages(&cache, region)?;
             let out = args.floats_mut("out", out, count)?;
             args.end()?;
-            let mut cx = Cx {
-                pool,
-                isa,
-                scratch: &mut machine.scratch,
-            };
-            attention(
-                &mut cx,
-                Attention {
-                    q,
-                    batch,
-                    cache,
-                    pages,
-                    heads,
-                    scale,
-                    softcap,
-                    out,
-                },
-            )
+            let mut cx = Cx { pool, isa, scratch: &mut machine.scratch };
+            attention(&mut cx, Attention { q, batch, cache, pages, heads, scale, softcap, out })
         }
     }
 }
 
 /// A head's norm, if the kernel has one.
 fn norm(weight: Option<&[f32]>, with: Option<(f32, f32)>) -> Option<Norm<'_>> {
-    weight
-        .zip(with)
-        .map(|(weight, (eps, offset))| Norm { weight, eps, offset })
+    weight.zip(with).map(|(weight, (eps, offset))| Norm { weight, eps, offset })
 }
 
 /// Rows of a table that is an argument.
 fn vocabulary(loaded: &Loaded, list: &[Arg]) -> usize {
-    let table = list.iter().find_map(|a| {
-        if let Arg::Weight(i) = a {
-            loaded.weights.get(*i as usize)
-        } else {
-            None
-        }
-    });
+    let table =
+        list.iter().find_map(|a| if let Arg::Weight(i) = a { loaded.weights.get(*i as usize) } else { None });
     table.and_then(|w| w.shape.first()).map_or(0, |&n| n as usize)
 }
 
 /// Heads and elements of a head of the cache that is an argument.
 fn cache_heads(loaded: &Loaded, list: &[Arg]) -> (usize, usize) {
-    let layer = list.iter().find_map(|a| {
-        if let Arg::Kv(i) = a {
-            loaded.kv.layers.get(*i as usize)
-        } else {
-            None
-        }
-    });
+    let layer =
+        list.iter().find_map(|a| if let Arg::Kv(i) = a { loaded.kv.layers.get(*i as usize) } else { None });
     layer.map_or((0, 0), |l| (l.heads as usize, l.head_dim as usize))
 }
 
@@ -338,9 +221,7 @@ fn half_of(dim: u32, head_dim: usize) -> Result<usize, Error> {
     if dim.is_multiple_of(2) && dim as usize <= head_dim {
         return Ok(dim as usize / 2);
     }
-    Err(Error::bug(format!(
-        "{dim} elements of a head of {head_dim} cannot be rotated"
-    )))
+    Err(Error::bug(format!("{dim} elements of a head of {head_dim} cannot be rotated")))
 }
 
 /// One more than the greatest position.

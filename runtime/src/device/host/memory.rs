@@ -33,10 +33,7 @@ impl Owned {
     /// `len` zeroed bytes, or `None` if there are not so many.
     pub fn zeroed(len: usize) -> Option<Owned> {
         if len == 0 {
-            return Some(Owned {
-                ptr: NonNull::dangling(),
-                len,
-            });
+            return Some(Owned { ptr: NonNull::dangling(), len });
         }
         #[cfg(target_os = "linux")]
         if len >= MAPPED {
@@ -116,13 +113,10 @@ pub struct Memory {
 impl Memory {
     /// Takes zeroed memory; `what` names its purpose in the error.
     pub fn alloc(&mut self, bytes: u64, what: &str) -> Result<Buffer, Error> {
-        let owned = usize::try_from(bytes)
-            .ok()
-            .and_then(Owned::zeroed)
-            .ok_or_else(|| {
-                Error::unsupported(format!("cannot take {bytes} bytes of memory for {what}"))
-                    .help("use a smaller batch, a shorter sequence length or a smaller cache")
-            })?;
+        let owned = usize::try_from(bytes).ok().and_then(Owned::zeroed).ok_or_else(|| {
+            Error::unsupported(format!("cannot take {bytes} bytes of memory for {what}"))
+                .help("use a smaller batch, a shorter sequence length or a smaller cache")
+        })?;
         self.place(Store::Owned(owned))
     }
 
@@ -138,9 +132,7 @@ impl Memory {
             self.slots.len() - 1
         });
         self.slots[index] = Some(store);
-        u32::try_from(index)
-            .map(Buffer)
-            .map_err(|_| Error::bug("more buffers than a handle can number"))
+        u32::try_from(index).map(Buffer).map_err(|_| Error::bug("more buffers than a handle can number"))
     }
 
     /// Gives a buffer back; an unknown handle is ignored.
@@ -152,9 +144,7 @@ impl Memory {
 
     fn base(&self, buffer: Buffer) -> Result<(*mut u8, usize, bool), Error> {
         let store = self.slots.get(buffer.0 as usize).and_then(Option::as_ref);
-        store
-            .map(Store::base)
-            .ok_or_else(|| Error::bug(format!("buffer {} does not exist", buffer.0)))
+        store.map(Store::base).ok_or_else(|| Error::bug(format!("buffer {} does not exist", buffer.0)))
     }
 
     /// Bytes of a buffer.
@@ -165,15 +155,7 @@ impl Memory {
     /// Copies bytes into a buffer.
     pub fn upload(&mut self, to: Buffer, offset: u64, bytes: &[u8]) -> Result<(), Error> {
         let views = Views::new(self);
-        let into = views.write::<u8>(
-            "upload",
-            Region {
-                buffer: to,
-                offset,
-                len: u64::MAX,
-            },
-            bytes.len(),
-        )?;
+        let into = views.write::<u8>("upload", Region { buffer: to, offset, len: u64::MAX }, bytes.len())?;
         into.copy_from_slice(bytes);
         Ok(())
     }
@@ -183,11 +165,7 @@ impl Memory {
         let views = Views::new(self);
         into.copy_from_slice(views.read(
             "download",
-            Region {
-                buffer: from,
-                offset,
-                len: u64::MAX,
-            },
+            Region { buffer: from, offset, len: u64::MAX },
             into.len(),
         )?);
         Ok(())
@@ -224,11 +202,7 @@ pub struct Views<'a> {
 impl<'a> Views<'a> {
     /// Takes the memory for one launch.
     pub fn new(memory: &'a mut Memory) -> Views<'a> {
-        Views {
-            memory,
-            taken: RefCell::new(Vec::with_capacity(16)),
-            exclusive: PhantomData,
-        }
+        Views { memory, taken: RefCell::new(Vec::with_capacity(16)), exclusive: PhantomData }
     }
 
     /// `count` elements at the start of a region, to read.
@@ -264,9 +238,7 @@ impl<'a> Views<'a> {
             )));
         }
         if write && !writable {
-            return Err(Error::bug(format!(
-                "{what} would write to shared read-only bytes"
-            )));
+            return Err(Error::bug(format!("{what} would write to shared read-only bytes")));
         }
         if bytes == 0 {
             return Ok(NonNull::dangling().as_ptr());
@@ -282,13 +254,8 @@ impl<'a> Views<'a> {
         }
         let range = start..start + bytes;
         let mut taken = self.taken.borrow_mut();
-        if taken
-            .iter()
-            .any(|(r, w)| (write || *w) && r.start < range.end && range.start < r.end)
-        {
-            return Err(Error::bug(format!(
-                "{what} overlaps another argument that is written or read"
-            )));
+        if taken.iter().any(|(r, w)| (write || *w) && r.start < range.end && range.start < r.end) {
+            return Err(Error::bug(format!("{what} overlaps another argument that is written or read")));
         }
         taken.push((range, write));
         Ok(ptr.cast())
@@ -308,11 +275,7 @@ unsafe impl<T: Send> Sync for Shards<'_, T> {}
 impl<'a, T> Shards<'a, T> {
     /// Takes a slice apart.
     pub fn new(slice: &'a mut [T]) -> Shards<'a, T> {
-        Shards {
-            ptr: slice.as_mut_ptr(),
-            len: slice.len(),
-            slice: PhantomData,
-        }
+        Shards { ptr: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }
 
     /// A part of the slice; panics if it lies outside.
@@ -334,15 +297,8 @@ impl<'a, T> Shards<'a, T> {
 /// Free memory of the machine, bytes; 0 where the system does not say.
 pub fn available() -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text
-        .lines()
-        .find_map(|l| l.strip_prefix("MemAvailable:"))
-        .unwrap_or("");
-    line.trim()
-        .trim_end_matches("kB")
-        .trim()
-        .parse::<u64>()
-        .map_or(0, |kib| kib * 1024)
+    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:")).unwrap_or("");
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().map_or(0, |kib| kib * 1024)
 }
 
 #[cfg(test)]
@@ -361,42 +317,14 @@ mod tests {
         let shared = memory.share(Arc::new(vec![7u8; 16])).unwrap();
         let views = Views::new(&mut memory);
         assert!(views.read::<f32>("x", region(b, 0, 64), 16).is_ok());
-        assert!(
-            views
-                .read::<f32>("x", region(b, 4, 64), 16)
-                .unwrap_err()
-                .message
-                .contains("needs 64 bytes")
-        );
+        assert!(views.read::<f32>("x", region(b, 4, 64), 16).unwrap_err().message.contains("needs 64 bytes"));
         assert!(views.read::<f32>("x", region(b, 0, 32), 16).is_err());
-        assert!(
-            views
-                .read::<f32>("x", region(b, 2, 64), 1)
-                .unwrap_err()
-                .message
-                .contains("aligned")
-        );
+        assert!(views.read::<f32>("x", region(b, 2, 64), 1).unwrap_err().message.contains("aligned"));
         assert!(views.read::<f32>("x", region(Buffer(9), 0, 64), 1).is_err());
         assert!(views.read::<f32>("x", region(b, u64::MAX, 64), 1).is_err());
-        assert!(
-            views
-                .read::<f32>("x", region(b, 0, u64::MAX), usize::MAX)
-                .is_err()
-        );
-        assert!(
-            views
-                .write::<f32>("y", region(b, 32, 32), 8)
-                .unwrap_err()
-                .message
-                .contains("overlaps")
-        );
-        assert!(
-            views
-                .write::<u8>("y", region(shared, 0, 1), 1)
-                .unwrap_err()
-                .message
-                .contains("read-only")
-        );
+        assert!(views.read::<f32>("x", region(b, 0, u64::MAX), usize::MAX).is_err());
+        assert!(views.write::<f32>("y", region(b, 32, 32), 8).unwrap_err().message.contains("overlaps"));
+        assert!(views.write::<u8>("y", region(shared, 0, 1), 1).unwrap_err().message.contains("read-only"));
         drop(views);
         let views = Views::new(&mut memory);
         let w = views.write::<f32>("y", region(b, 0, 32), 8).unwrap();

@@ -3,10 +3,7 @@
 //! Launches are executed at once, in order. Every row of a result is computed in the same order of operations
 //! whatever else is in the step and however many threads there are.
 
-#![allow(
-    clippy::needless_range_loop,
-    reason = "register tiles are indexed by constants, which unrolls them"
-)]
+#![allow(clippy::needless_range_loop, reason = "register tiles are indexed by constants, which unrolls them")]
 
 mod args;
 mod attention;
@@ -90,10 +87,8 @@ impl HostDevice {
     pub fn with_isa(options: HostOptions, isa: Isa) -> Result<HostDevice, Error> {
         if !isa.available() {
             let best = Isa::detect().name();
-            return Err(
-                Error::unsupported(format!("this processor has no {}", isa.name()))
-                    .help(format!("ask for {best} or less")),
-            );
+            return Err(Error::unsupported(format!("this processor has no {}", isa.name()))
+                .help(format!("ask for {best} or less")));
         }
         let threads = options.threads.unwrap_or_else(cores).max(1);
         let machine = Machine {
@@ -126,8 +121,7 @@ impl HostDevice {
         let age = self.next_event.wrapping_sub(event.0);
         let known = age >= 1 && age as usize <= self.events.len();
         let at = self.events.get(event.0 as usize % EVENTS).filter(|_| known);
-        at.copied()
-            .ok_or_else(|| Error::bug(format!("event {} is not among the last {EVENTS}", event.0)))
+        at.copied().ok_or_else(|| Error::bug(format!("event {} is not among the last {EVENTS}", event.0)))
     }
 }
 
@@ -141,10 +135,7 @@ fn host(kernel: &Kernel) -> Result<&HostKernel, Error> {
 }
 
 fn in_kernel(name: &str) -> impl Fn(Error) -> Error + '_ {
-    move |e| Error {
-        message: format!("kernel {name}: {}", e.message),
-        ..e
-    }
+    move |e| Error { message: format!("kernel {name}: {}", e.message), ..e }
 }
 
 fn not_loaded() -> Error {
@@ -154,9 +145,7 @@ fn not_loaded() -> Error {
 impl Device for HostDevice {
     fn name(&self) -> String {
         let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = info
-            .lines()
-            .find_map(|l| l.strip_prefix("model name")?.split_once(':'));
+        let model = info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(':'));
         let model = model.map_or(std::env::consts::ARCH, |(_, name)| name.trim());
         let threads = self.threads();
         let plural = if threads == 1 { "" } else { "s" };
@@ -199,11 +188,7 @@ impl Device for HostDevice {
             return Err(Error::bug("pages of the cache hold no tokens"));
         }
         let (weights, kv) = (manifest.weights.clone(), manifest.kv.clone());
-        self.loaded = Some(Loaded {
-            weights,
-            kv,
-            dims: manifest.dims,
-        });
+        self.loaded = Some(Loaded { weights, kv, dims: manifest.dims });
         self.recordings.clear();
         Ok(())
     }
@@ -212,36 +197,18 @@ impl Device for HostDevice {
         let kernel = call.kernel.1;
         let loaded = self.loaded.as_ref().ok_or_else(not_loaded)?;
         let code = host(kernel)?;
-        execute(
-            &mut self.machine,
-            &mut self.memory,
-            loaded,
-            code,
-            call.args,
-            bind,
-            dims,
-        )
-        .map_err(in_kernel(&kernel.name))
+        execute(&mut self.machine, &mut self.memory, loaded, code, call.args, bind, dims)
+            .map_err(in_kernel(&kernel.name))
     }
 
     fn record(&mut self, calls: &[Call<'_>], bind: &Bindings, dims: StepDims) -> Result<Graph, Error> {
         let record = |call: &Call<'_>| {
             let kernel = host(call.kernel.1)?.clone();
-            Ok(Recorded {
-                name: call.kernel.1.name.clone(),
-                kernel,
-                args: call.args.to_vec(),
-            })
+            Ok(Recorded { name: call.kernel.1.name.clone(), kernel, args: call.args.to_vec() })
         };
         let calls = calls.iter().map(record).collect::<Result<_, Error>>()?;
-        self.recordings.push(Recording {
-            calls,
-            bind: bind.clone(),
-            dims,
-        });
-        u32::try_from(self.recordings.len() - 1)
-            .map(Graph)
-            .map_err(|_| Error::bug("too many recordings"))
+        self.recordings.push(Recording { calls, bind: bind.clone(), dims });
+        u32::try_from(self.recordings.len() - 1).map(Graph).map_err(|_| Error::bug("too many recordings"))
     }
 
     fn replay(&mut self, graph: Graph) -> Result<(), Error> {
@@ -249,16 +216,8 @@ impl Device for HostDevice {
         let recording = self.recordings.get(graph.0 as usize);
         let r = recording.ok_or_else(|| Error::bug(format!("recording {} does not exist", graph.0)))?;
         for call in &r.calls {
-            execute(
-                &mut self.machine,
-                &mut self.memory,
-                loaded,
-                &call.kernel,
-                &call.args,
-                &r.bind,
-                r.dims,
-            )
-            .map_err(in_kernel(&call.name))?;
+            execute(&mut self.machine, &mut self.memory, loaded, &call.kernel, &call.args, &r.bind, r.dims)
+                .map_err(in_kernel(&call.name))?;
         }
         Ok(())
     }
@@ -280,10 +239,6 @@ impl Device for HostDevice {
 
     fn elapsed(&mut self, from: Event, to: Event) -> Result<f64, Error> {
         let (from, to) = (self.instant(from)?, self.instant(to)?);
-        Ok(if to >= from {
-            (to - from).as_secs_f64()
-        } else {
-            -(from - to).as_secs_f64()
-        })
+        Ok(if to >= from { (to - from).as_secs_f64() } else { -(from - to).as_secs_f64() })
     }
 }

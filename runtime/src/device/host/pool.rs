@@ -70,10 +70,7 @@ impl Pool {
             sleeping: (0..others).map(|_| Padded(AtomicBool::new(false))).collect(),
             cursors: (0..=others).map(|_| Padded(AtomicUsize::new(0))).collect(),
         });
-        let mut pool = Pool {
-            shared,
-            workers: Vec::with_capacity(others),
-        };
+        let mut pool = Pool { shared, workers: Vec::with_capacity(others) };
         for index in 0..others {
             let shared = Arc::clone(&pool.shared);
             let worker = std::thread::Builder::new()
@@ -105,9 +102,7 @@ impl Pool {
         let (grain, threads) = (grain.max(1), self.threads());
         if items <= grain || threads == 1 {
             return catch_unwind(AssertUnwindSafe(|| {
-                (0..items)
-                    .step_by(grain)
-                    .for_each(|i| job(0, i..(i + grain).min(items)));
+                (0..items).step_by(grain).for_each(|i| job(0, i..(i + grain).min(items)));
             }))
             .map_err(|p| panicked(&text(&*p)));
         }
@@ -209,12 +204,7 @@ fn work(shared: &Shared, index: usize) {
             seen = state / (2 * OPEN);
             continue;
         }
-        if shared
-            .state
-            .0
-            .compare_exchange(state, state + 1, Ordering::AcqRel, Ordering::Relaxed)
-            .is_err()
-        {
+        if shared.state.0.compare_exchange(state, state + 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             continue;
         }
         seen = state / (2 * OPEN);
@@ -237,8 +227,7 @@ fn panicked(message: &str) -> Error {
 /// The message of a panic.
 fn text(payload: &(dyn Any + Send)) -> String {
     let word = payload.downcast_ref::<&str>().map(|s| (*s).to_owned());
-    word.or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".to_owned())
+    word.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }
 
 /// Physical cores that this process may use.
@@ -293,10 +282,7 @@ mod tests {
                         });
                     })
                     .unwrap();
-                    assert!(
-                        seen.iter().all(|n| n.load(Ordering::Relaxed) == 1),
-                        "{threads} {items} {grain}"
-                    );
+                    assert!(seen.iter().all(|n| n.load(Ordering::Relaxed) == 1), "{threads} {items} {grain}");
                 }
             }
         }
@@ -307,14 +293,9 @@ mod tests {
         for threads in [1, 3] {
             let mut pool = Pool::new(threads).unwrap();
             for bad in [0, 17, 99] {
-                let err = pool
-                    .split(100, 1, &|_, r| assert!(r.start != bad, "item {bad} fails"))
-                    .unwrap_err();
-                assert!(
-                    err.message.contains(&format!("item {bad} fails")),
-                    "{}",
-                    err.message
-                );
+                let err =
+                    pool.split(100, 1, &|_, r| assert!(r.start != bad, "item {bad} fails")).unwrap_err();
+                assert!(err.message.contains(&format!("item {bad} fails")), "{}", err.message);
                 let n = AtomicUsize::new(0);
                 let count = |_, r: Range<usize>| {
                     n.fetch_add(r.len(), Ordering::Relaxed);

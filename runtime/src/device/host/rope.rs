@@ -37,10 +37,7 @@ impl Tables {
             t.freqs.len() == freqs.len() && t.freqs.iter().zip(freqs).all(|(a, b)| a.to_bits() == b.to_bits())
         });
         let index = known.unwrap_or_else(|| {
-            self.tables.push(Table {
-                freqs: freqs.to_vec(),
-                rows: Vec::new(),
-            });
+            self.tables.push(Table { freqs: freqs.to_vec(), rows: Vec::new() });
             self.tables.len() - 1
         });
         let table = &mut self.tables[index];
@@ -56,10 +53,7 @@ impl Tables {
                 table.rows.extend(freqs.iter().map(|f| angle(f).sin() as f32));
             }
         }
-        Angles {
-            rows: &table.rows,
-            half,
-        }
+        Angles { rows: &table.rows, half }
     }
 }
 
@@ -136,9 +130,7 @@ pub fn rope<X: Elem>(
             // SAFETY: rows do not overlap.
             let out = unsafe { shards.part(t * width..(t + 1) * width) };
             let heads = x[t * width..(t + 1) * width].chunks_exact(head_dim);
-            heads
-                .zip(out.chunks_exact_mut(head_dim))
-                .for_each(|(x, o)| rotate(isa, x, None, cos, sin, o));
+            heads.zip(out.chunks_exact_mut(head_dim)).for_each(|(x, o)| rotate(isa, x, None, cos, sin, o));
         }
     })
 }
@@ -175,22 +167,18 @@ pub fn kv_append<X: Elem, K: Elem>(
 ) -> Result<(), Error> {
     let width = cache.heads * cache.head_dim;
     let (places, shards) = (Places { batch, cache }, Shards::new(pages));
-    pool.split(
-        2 * cache.heads,
-        grain(k.len() / cache.heads.max(1)),
-        &|_, range| {
-            for unit in range {
-                let (which, head) = (unit / cache.heads, unit % cache.heads);
-                let from = if which == 0 { k } else { v };
-                places.each(which, head, |token, at| {
-                    let x = &from[token * width + head * cache.head_dim..][..cache.head_dim];
-                    // SAFETY: heads have places of their own.
-                    let out = unsafe { shards.part(at..at + cache.head_dim) };
-                    rotate(isa, x, None, &[], &[], out);
-                });
-            }
-        },
-    )
+    pool.split(2 * cache.heads, grain(k.len() / cache.heads.max(1)), &|_, range| {
+        for unit in range {
+            let (which, head) = (unit / cache.heads, unit % cache.heads);
+            let from = if which == 0 { k } else { v };
+            places.each(which, head, |token, at| {
+                let x = &from[token * width + head * cache.head_dim..][..cache.head_dim];
+                // SAFETY: heads have places of their own.
+                let out = unsafe { shards.part(at..at + cache.head_dim) };
+                rotate(isa, x, None, &[], &[], out);
+            });
+        }
+    })
 }
 
 /// Heads that a thread takes at once.
@@ -228,18 +216,7 @@ pub fn rope_kv_append<X: Elem, K: Elem, O: Elem>(
     isa: Isa,
     job: RopeKvAppend<'_, X, K, O>,
 ) -> Result<(), Error> {
-    let RopeKvAppend {
-        qkv,
-        positions,
-        angles,
-        heads,
-        q_norm,
-        k_norm,
-        batch,
-        cache,
-        pages,
-        q,
-    } = job;
+    let RopeKvAppend { qkv, positions, angles, heads, q_norm, k_norm, batch, cache, pages, q } = job;
     let (dim, kv_heads) = (cache.head_dim, cache.heads);
     let width = (heads + 2 * kv_heads) * dim;
     let (q, pages) = (Shards::new(q), Shards::new(pages));

@@ -15,9 +15,7 @@ const GRAIN: usize = 8192;
 
 /// Calls `f(row)` for every row, on several threads if there is enough to do.
 fn each_row(pool: &mut Pool, rows: usize, width: usize, f: impl Fn(usize) + Sync) -> Result<(), Error> {
-    pool.split(rows, (GRAIN / width.max(1)).max(1), &|_, range| {
-        range.for_each(&f)
-    })
+    pool.split(rows, (GRAIN / width.max(1)).max(1), &|_, range| range.for_each(&f))
 }
 
 /// Calls `f(row, out's row)` for every row of `out`.
@@ -47,9 +45,7 @@ pub fn embedding<O: Elem>(
     scale: f32,
     out: &mut [O],
 ) -> Result<(), Error> {
-    fill_rows(pool, width, out, |t, out| {
-        gather_row(isa, table, width, tokens[t] as usize, scale, out)
-    })
+    fill_rows(pool, width, out, |t, out| gather_row(isa, table, width, tokens[t] as usize, scale, out))
 }
 
 /// The learned part of a norm.
@@ -100,9 +96,7 @@ pub fn rms_norm<X: Elem, O: Elem>(
     out: &mut [O],
 ) -> Result<(), Error> {
     let width = norm.weight.len();
-    fill_rows(pool, width, out, |i, out| {
-        norm_row(isa, &x[i * width..(i + 1) * width], &norm, out)
-    })
+    fill_rows(pool, width, out, |i, out| norm_row(isa, &x[i * width..(i + 1) * width], &norm, out))
 }
 
 per_isa! {

@@ -19,10 +19,7 @@ fn main() -> Result<()> {
     };
     std::fs::write(target("gguf")?.join("llama.gguf"), gguf())?;
     let header = r#"{"__metadata__":{"a":"b"},"x":{"dtype":"BF16","shape":[2,2],"data_offsets":[0,8]},"y":{"dtype":"F32","shape":[],"data_offsets":[8,12]}}"#;
-    std::fs::write(
-        target("safetensors_header")?.join("two.safetensors"),
-        safetensors(header, 12),
-    )?;
+    std::fs::write(target("safetensors_header")?.join("two.safetensors"), safetensors(header, 12))?;
     let engines = target("engine_read")?;
     for (name, manifest) in [("host", host()), ("gpu", gpu())] {
         engine(&engines.join(format!("{name}.engine")), &manifest)?;
@@ -44,12 +41,8 @@ fn copy_modules(from: &Path, to: &Path) -> Result<usize> {
         if path.is_dir() {
             copied += copy_modules(&path, to)?;
         } else if path.extension().is_some_and(|e| e == "mlir") {
-            let name = path
-                .components()
-                .rev()
-                .take(2)
-                .map(|c| c.as_os_str().to_string_lossy())
-                .collect::<Vec<_>>();
+            let name =
+                path.components().rev().take(2).map(|c| c.as_os_str().to_string_lossy()).collect::<Vec<_>>();
             std::fs::copy(&path, to.join(name.join("-")))?;
             copied += 1;
         }
@@ -117,20 +110,11 @@ fn gguf() -> Vec<u8> {
     ] {
         g.u32(key, value);
     }
-    g.entry(
-        "llama.attention.layer_norm_rms_epsilon",
-        6,
-        &1e-5f32.to_le_bytes(),
-    );
+    g.entry("llama.attention.layer_norm_rms_epsilon", 6, &1e-5f32.to_le_bytes());
     g.entry("llama.rope.freq_base", 6, &1e4f32.to_le_bytes());
     g.str("tokenizer.ggml.model", "llama");
     let tokens = ["<unk>", "<s>", "</s>", "\u{2581}", "a", "b", "ab", "<0x0A>"];
-    g.array(
-        "tokenizer.ggml.tokens",
-        8,
-        tokens.len(),
-        tokens.iter().flat_map(|t| string(t)).collect(),
-    );
+    g.array("tokenizer.ggml.tokens", 8, tokens.len(), tokens.iter().flat_map(|t| string(t)).collect());
     g.array(
         "tokenizer.ggml.scores",
         6,
@@ -193,11 +177,7 @@ fn host() -> eng::Manifest {
         contract: String::new(),
     };
     let launch = |kernel, args| eng::Launch {
-        choices: vec![eng::Choice {
-            from: 1,
-            to: 16,
-            kernel,
-        }],
+        choices: vec![eng::Choice { from: 1, to: 16, kernel }],
         args,
         loc: "model".into(),
     };
@@ -218,21 +198,12 @@ fn host() -> eng::Manifest {
             eos: vec![2],
             context: 64,
         },
-        dims: eng::Dims {
-            max_batch: 4,
-            max_seq_len: 64,
-            max_step_tokens: 16,
-            max_logit_rows: 8,
-        },
+        dims: eng::Dims { max_batch: 4, max_seq_len: 64, max_step_tokens: 16, max_logit_rows: 8 },
         arena: 4096,
         kv: eng::Kv {
             page_tokens: 16,
             dtype: eng::Dtype::Bf16,
-            layers: vec![eng::KvLayer {
-                heads: 1,
-                head_dim: 4,
-                window: Some(8),
-            }],
+            layers: vec![eng::KvLayer { heads: 1, head_dim: 4, window: Some(8) }],
         },
         weights: vec![
             weight("table", eng::Encoding::Bf16, eng::Layout::Rows),
@@ -240,14 +211,7 @@ fn host() -> eng::Manifest {
         ],
         dummy_seed: None,
         kernels: vec![
-            kernel(
-                "embedding",
-                eng::HostKernel::Embedding {
-                    width: 4,
-                    scale: 1.0,
-                    out: x,
-                },
-            ),
+            kernel("embedding", eng::HostKernel::Embedding { width: 4, scale: 1.0, out: x }),
             kernel("gather", eng::HostKernel::GatherRows { width: 4, x }),
             kernel(
                 "linear",
@@ -265,10 +229,7 @@ fn host() -> eng::Manifest {
         launches: vec![
             launch(0, vec![eng::Arg::Tokens, eng::Arg::Weight(0), eng::Arg::Arena(0)]),
             launch(1, vec![eng::Arg::Arena(0), eng::Arg::Rows, eng::Arg::Arena(256)]),
-            launch(
-                2,
-                vec![eng::Arg::Arena(256), eng::Arg::Weight(1), eng::Arg::Arena(512)],
-            ),
+            launch(2, vec![eng::Arg::Arena(256), eng::Arg::Weight(1), eng::Arg::Arena(512)]),
         ],
         logits: 512,
         text: Some(eng::Text {
@@ -278,10 +239,7 @@ fn host() -> eng::Manifest {
             bos_token: Some("<s>".into()),
             eos_token: None,
         }),
-        generation: eng::Generation {
-            temperature: Some(0.5),
-            ..eng::Generation::default()
-        },
+        generation: eng::Generation { temperature: Some(0.5), ..eng::Generation::default() },
         provenance: eng::Provenance::default(),
     }
 }
@@ -294,44 +252,20 @@ fn gpu() -> eng::Manifest {
         code: eng::Code::Ptx(eng::PtxKernel {
             module: "kernel/step.ptx".into(),
             entry: "step".into(),
-            grid: [
-                extent(eng::Count::Tokens),
-                extent(eng::Count::One),
-                extent(eng::Count::Seqs),
-            ],
+            grid: [extent(eng::Count::Tokens), extent(eng::Count::One), extent(eng::Count::Seqs)],
             block: [128, 1, 1],
             shared: 1024,
         }),
         contract: "module {}".into(),
     };
-    let args = vec![
-        eng::Arg::Tokens,
-        eng::Arg::Positions,
-        eng::Arg::Batch,
-        eng::Arg::Kv(0),
-        eng::Arg::Arena(16),
-    ];
-    let choices = vec![
-        eng::Choice {
-            from: 1,
-            to: 8,
-            kernel: 0,
-        },
-        eng::Choice {
-            from: 9,
-            to: 16,
-            kernel: 0,
-        },
-    ];
+    let args =
+        vec![eng::Arg::Tokens, eng::Arg::Positions, eng::Arg::Batch, eng::Arg::Kv(0), eng::Arg::Arena(16)];
+    let choices = vec![eng::Choice { from: 1, to: 8, kernel: 0 }, eng::Choice { from: 9, to: 16, kernel: 0 }];
     eng::Manifest {
         target: "sm_90".into(),
         capability: Some((9, 0)),
         kernels: vec![kernel],
-        launches: vec![eng::Launch {
-            choices,
-            args,
-            loc: "model".into(),
-        }],
+        launches: vec![eng::Launch { choices, args, loc: "model".into() }],
         ..host()
     }
 }
@@ -343,24 +277,13 @@ fn engine(path: &Path, manifest: &eng::Manifest) -> Result<()> {
         .iter()
         .map(|name| (name.to_string(), extra.len() as u64))
         .collect();
-    let sizes: Vec<(&str, u64)> = extras
-        .iter()
-        .map(|(name, bytes)| (name.as_str(), *bytes))
-        .collect();
+    let sizes: Vec<(&str, u64)> = extras.iter().map(|(name, bytes)| (name.as_str(), *bytes)).collect();
     let mut writer = EngineWriter::create(path, manifest, &sizes)?;
     while let Some(tensor) = writer.next_tensor() {
         let (name, bytes) = (tensor.name.clone(), tensor.bytes as usize);
-        let fill = if extras.iter().any(|(n, _)| *n == name) {
-            extra.to_vec()
-        } else {
-            vec![0x3f; bytes]
-        };
+        let fill = if extras.iter().any(|(n, _)| *n == name) { extra.to_vec() } else { vec![0x3f; bytes] };
         writer.tensor(&name, |out| {
-            out.write_all(&fill)
-                .map_err(|error| trtc_engine::EngineError::Io {
-                    doing: "write",
-                    error,
-                })
+            out.write_all(&fill).map_err(|error| trtc_engine::EngineError::Io { doing: "write", error })
         })?;
     }
     writer.finish()?;

@@ -50,14 +50,7 @@ const TABLE: [Pre; 8] = [
         add_bos: false,
     },
     Pre {
-        names: &[
-            "smollm",
-            "starcoder",
-            "refact",
-            "codeshell",
-            "exaone",
-            "minerva-7b",
-        ],
+        names: &["smollm", "starcoder", "refact", "codeshell", "exaone", "minerva-7b"],
         split: Split::DigitsGpt2,
         nfc: false,
         ignore_merges: false,
@@ -84,13 +77,7 @@ const TABLE: [Pre; 8] = [
         ignore_merges: false,
         add_bos: false,
     },
-    Pre {
-        names: &["tekken"],
-        split: Split::Pattern(TEKKEN),
-        nfc: false,
-        ignore_merges: true,
-        add_bos: true,
-    },
+    Pre { names: &["tekken"], split: Split::Pattern(TEKKEN), nfc: false, ignore_merges: true, add_bos: true },
     Pre {
         names: &["gpt-4o", "llama4"],
         split: Split::Pattern(GPT4O),
@@ -113,14 +100,8 @@ pub fn pre(name: Option<&str>, loc: &Loc) -> Result<&'static Pre, Diag> {
     let name = name.unwrap_or("default");
     ROWS.iter().find(|p| p.names.contains(&name)).ok_or_else(|| {
         let known: Vec<&str> = ROWS.iter().flat_map(|p| p.names).copied().collect();
-        Diag::unsupported(
-            loc,
-            format!("`tokenizer.ggml.pre` is {name:?}, which is not supported"),
-        )
-        .help(format!(
-            "supported: {}; or build from the model's Hugging Face folder",
-            known.join(", ")
-        ))
+        Diag::unsupported(loc, format!("`tokenizer.ggml.pre` is {name:?}, which is not supported"))
+            .help(format!("supported: {}; or build from the model's Hugging Face folder", known.join(", ")))
     })
 }
 
@@ -130,10 +111,7 @@ pub fn parts<'a>(v: &'a Vocabulary<'_>, pre: &Pre, merges: &[&'a str]) -> Result
     for (i, merge) in merges.iter().enumerate() {
         // A part may begin with a space, so the separator is looked for behind the first character.
         let first = merge.chars().next().map_or(0, char::len_utf8);
-        let cut = merge
-            .get(first..)
-            .and_then(|rest| rest.find(' '))
-            .map(|at| at + first);
+        let cut = merge.get(first..).and_then(|rest| rest.find(' ')).map(|at| at + first);
         let pair = cut
             .map(|at| (&merge[..at], &merge[at + 1..]))
             .filter(|(l, r)| known.contains(l) && known.contains(r));
@@ -158,19 +136,14 @@ pub fn parts<'a>(v: &'a Vocabulary<'_>, pre: &Pre, merges: &[&'a str]) -> Result
     let sequence = |list: Vec<Value>| json!({"type": "Sequence", "pretokenizers": list});
     let pre_tokenizer = match pre.split {
         Split::Gpt2 => byte_level(true),
-        Split::DigitsGpt2 => sequence(vec![
-            json!({"type": "Digits", "individual_digits": true}),
-            byte_level(true),
-        ]),
+        Split::DigitsGpt2 => {
+            sequence(vec![json!({"type": "Digits", "individual_digits": true}), byte_level(true)])
+        }
         Split::Pattern(p) => sequence(vec![split(p), byte_level(false)]),
         Split::Patterns(list) => sequence(list.iter().map(|p| split(p)).chain([byte_level(false)]).collect()),
     };
     Ok(Parts {
-        normalizer: if pre.nfc {
-            json!({"type": "NFC"})
-        } else {
-            Value::Null
-        },
+        normalizer: if pre.nfc { json!({"type": "NFC"}) } else { Value::Null },
         pre_tokenizer,
         decoder: byte_level(true),
         model: BpeModel {

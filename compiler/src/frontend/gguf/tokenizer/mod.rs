@@ -41,14 +41,8 @@ impl Kind {
 
 /// Which algorithm the vocabulary is for, with what that needs.
 enum Model<'a> {
-    ByteLevel {
-        pre: &'static byte_level::Pre,
-        merges: Vec<&'a str>,
-    },
-    SentencePiece {
-        scores: Vec<f64>,
-        add_space_prefix: bool,
-    },
+    ByteLevel { pre: &'static byte_level::Pre, merges: Vec<&'a str> },
+    SentencePiece { scores: Vec<f64>, add_space_prefix: bool },
 }
 
 /// The vocabulary of a file.
@@ -124,9 +118,7 @@ impl<'a> Keys<'a> {
     }
 
     fn strings(&self, key: &str) -> Result<Option<Vec<&'a str>>, Diag> {
-        self.array(key)?
-            .map(|a| a.strings(self.file, self.loc))
-            .transpose()
+        self.array(key)?.map(|a| a.strings(self.file, self.loc)).transpose()
     }
 
     /// Numbers, one for each token.
@@ -180,19 +172,11 @@ impl<'a> Vocabulary<'a> {
                     None => (0..words.len()).map(|i| -(i as f64)).collect(),
                 };
                 let add_space_prefix = keys.bool("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
-                (
-                    Model::SentencePiece {
-                        scores,
-                        add_space_prefix,
-                    },
-                    true,
-                )
+                (Model::SentencePiece { scores, add_space_prefix }, true)
             }
             other => {
-                return Err(
-                    Diag::unsupported(loc, format!("`tokenizer.ggml.model` is {other:?}"))
-                        .help("supported: gpt2, llama"),
-                );
+                return Err(Diag::unsupported(loc, format!("`tokenizer.ggml.model` is {other:?}"))
+                    .help("supported: gpt2, llama"));
             }
         };
         let add_bos = keys.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(add_bos);
@@ -238,12 +222,8 @@ impl<'a> Vocabulary<'a> {
         let by_text = (0..self.tokens.len() as u32).filter(|&i| {
             self.kinds[i as usize] == Kind::Control && ENDS.contains(&self.tokens[i as usize].as_ref())
         });
-        let mut ends: Vec<u32> = self
-            .eos
-            .into_iter()
-            .chain(self.ends.iter().copied())
-            .chain(by_text)
-            .collect();
+        let mut ends: Vec<u32> =
+            self.eos.into_iter().chain(self.ends.iter().copied()).chain(by_text).collect();
         ends.sort_unstable();
         ends.dedup();
         ends
@@ -253,10 +233,9 @@ impl<'a> Vocabulary<'a> {
     pub fn tokenizer(&self) -> Result<TokenizerData, Diag> {
         let parts = match &self.model {
             Model::ByteLevel { pre, merges } => byte_level::parts(self, pre, merges)?,
-            Model::SentencePiece {
-                scores,
-                add_space_prefix,
-            } => sentencepiece::parts(self, scores, *add_space_prefix),
+            Model::SentencePiece { scores, add_space_prefix } => {
+                sentencepiece::parts(self, scores, *add_space_prefix)
+            }
         };
         let json = serde_json::to_string(&Frame {
             version: "1.0",
@@ -270,10 +249,7 @@ impl<'a> Vocabulary<'a> {
             model: parts.model,
         })
         .map_err(|e| Diag::bug(&self.loc, format!("the tokenizer cannot be written: {e}")))?;
-        let text = |id: Option<u32>| {
-            id.and_then(|i| self.tokens.get(i as usize))
-                .map(|t| t.to_string())
-        };
+        let text = |id: Option<u32>| id.and_then(|i| self.tokens.get(i as usize)).map(|t| t.to_string());
         Ok(TokenizerData {
             json,
             add_bos: self.add_bos,

@@ -14,11 +14,8 @@ pub const SPACE: char = '\u{2581}';
 pub fn parts<'a>(v: &'a Vocabulary<'_>, scores: &[f64], add_space_prefix: bool) -> Parts<'a> {
     let spaces = json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE.to_string()});
     let prefix = json!({"type": "Prepend", "prepend": SPACE.to_string()});
-    let normalizer = if add_space_prefix {
-        json!({"type": "Sequence", "normalizers": [prefix, spaces]})
-    } else {
-        spaces
-    };
+    let normalizer =
+        if add_space_prefix { json!({"type": "Sequence", "normalizers": [prefix, spaces]}) } else { spaces };
     let mut decoders = vec![
         json!({"type": "Replace", "pattern": {"String": SPACE.to_string()}, "content": " "}),
         json!({"type": "ByteFallback"}),
@@ -34,10 +31,7 @@ pub fn parts<'a>(v: &'a Vocabulary<'_>, scores: &[f64], add_space_prefix: bool) 
         model: BpeModel {
             ty: "BPE",
             dropout: (),
-            unk_token: v
-                .unknown
-                .and_then(|id| v.tokens.get(id as usize))
-                .map(|t| t.as_ref()),
+            unk_token: v.unknown.and_then(|id| v.tokens.get(id as usize)).map(|t| t.as_ref()),
             continuing_subword_prefix: (),
             end_of_word_suffix: (),
             fuse_unk: true,
@@ -53,10 +47,8 @@ pub fn parts<'a>(v: &'a Vocabulary<'_>, scores: &[f64], add_space_prefix: bool) 
 /// before, and bytes stand for what has no piece.
 fn merges<'a>(v: &'a Vocabulary<'_>, scores: &[f64]) -> Vec<(&'a str, &'a str)> {
     let normal = |id: &usize| v.kinds[*id] == Kind::Normal;
-    let ids: HashMap<&str, usize> = (0..v.tokens.len())
-        .filter(normal)
-        .map(|i| (v.tokens[i].as_ref(), i))
-        .collect();
+    let ids: HashMap<&str, usize> =
+        (0..v.tokens.len()).filter(normal).map(|i| (v.tokens[i].as_ref(), i)).collect();
     let mut by_score: Vec<usize> = (0..v.tokens.len()).filter(normal).collect();
     by_score.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
     let mut out = Vec::new();
@@ -69,10 +61,7 @@ fn merges<'a>(v: &'a Vocabulary<'_>, scores: &[f64]) -> Vec<(&'a str, &'a str)> 
             }
         }
         cuts.sort_unstable();
-        out.extend(
-            cuts.iter()
-                .map(|&(l, r)| (v.tokens[l].as_ref(), v.tokens[r].as_ref())),
-        );
+        out.extend(cuts.iter().map(|&(l, r)| (v.tokens[l].as_ref(), v.tokens[r].as_ref())));
     }
     out
 }

@@ -18,20 +18,28 @@ pub fn turn(
 ) {
     assert!(first + places.len() <= LANES);
     #[cfg(target_arch = "x86_64")]
-    if isa >= Isa::Avx512 && (matches!(pages, Floats::F32(_)) || dot != Dot::F32) {
+    if isa >= Isa::Avx512 && (matches!(pages, Floats::F32(_)) || dim.is_multiple_of(2)) {
         let (base, len, elem) = match pages {
             Floats::F32(x) => (x.as_ptr().cast::<u8>(), x.len(), size_of::<f32>()),
             Floats::Bf16(x) => (x.as_ptr().cast::<u8>(), x.len(), size_of::<half::bf16>()),
         };
         let words = dim * elem / size_of::<u32>();
-        assert!(places.iter().all(|p| p + dim <= len) && block.len() >= words * LANES);
+        assert!(places.iter().all(|p| p + dim <= len));
         let mut rows = [std::ptr::null(); LANES];
         for (row, place) in rows[first..].iter_mut().zip(places) {
             *row = base.wrapping_add(place * elem).cast();
         }
+        let split = dot == Dot::F32 && elem < size_of::<f32>();
+        assert!(block.len() >= words * LANES * (1 + usize::from(split)));
         // SAFETY: the device admits only an instruction set that the processor has; every row that is not null
-        // holds `words` words, the block 16 of each.
-        unsafe { turn_words(&rows, words, block.as_mut_ptr()) };
+        // holds `words` words, the block 16 of each, or of both halves of each.
+        unsafe {
+            if split {
+                turn_words::<true>(&rows, words, block.as_mut_ptr());
+            } else {
+                turn_words::<false>(&rows, words, block.as_mut_ptr());
+            }
+        }
         return;
     }
     let _ = dot;
@@ -57,16 +65,14 @@ fn turn_body<const FMA: bool, K: Elem>(
     block[..dim * LANES].fill(0);
     for (lane, place) in (first..).zip(places) {
         let column = block.iter_mut().skip(lane).step_by(LANES);
-        column
-            .zip(&pages[*place..place + dim])
-            .for_each(|(o, k)| *o = k.get().to_bits());
+        column.zip(&pages[*place..place + dim]).for_each(|(o, k)| *o = k.get().to_bits());
     }
 }
 
-/// Turns 16 rows of `words` words; rows that are null are 0.
+/// Turns 16 rows of `words` words; rows that are null are 0. With `SPLIT` a word is two bf16, which become f32.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn turn_words(rows: &[*const u32; LANES], words: usize, out: *mut u32) {
+unsafe fn turn_words<const SPLIT: bool>(rows: &[*const u32; LANES], words: usize, out: *mut u32) {
     use std::arch::x86_64::*;
     for from in (0..words).step_by(LANES) {
         let n = LANES.min(words - from);
@@ -103,8 +109,17 @@ unsafe fn turn_words(rows: &[*const u32; LANES], words: usize, out: *mut u32) {
             t[12 + j] = _mm512_shuffle_i32x4::<0xdd>(ab_high, cd_high);
         }
         for (i, t) in t.iter().enumerate().take(n) {
-            // SAFETY: the block holds 16 positions of each word.
-            unsafe { _mm512_storeu_si512(out.add((from + i) * LANES).cast(), *t) };
+            // SAFETY: the block holds 16 positions of each word, or of both its halves.
+            unsafe {
+                let out = out.add((from + i) * LANES * (1 + usize::from(SPLIT)));
+                if SPLIT {
+                    let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+                    _mm512_storeu_si512(out.cast(), _mm512_slli_epi32::<16>(*t));
+                    _mm512_storeu_si512(out.add(LANES).cast(), _mm512_and_si512(*t, upper));
+                } else {
+                    _mm512_storeu_si512(out.cast(), *t);
+                }
+            }
         }
     }
 }

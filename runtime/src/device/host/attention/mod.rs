@@ -119,11 +119,7 @@ impl Job<'_> {
     fn tiles(&self, rows: usize) -> Tiles {
         let most = fma::max_tokens(self.isa);
         #[cfg(target_arch = "x86_64")]
-        let most = if self.dot == Dot::Bf16 {
-            most.min(dp::MAX_TOKENS)
-        } else {
-            most
-        };
+        let most = if self.dot == Dot::Bf16 { most.min(dp::MAX_TOKENS) } else { most };
         Tiles::new(rows, most)
     }
 
@@ -182,21 +178,13 @@ pub fn attention(cx: &mut Cx<'_>, a: Attention<'_>) -> Result<(), Error> {
         for from in segment.tokens.clone().step_by(step) {
             let tokens = from..(from + step).min(segment.tokens.end);
             let position = segment.start + (from - segment.tokens.start);
-            let unit = |head| Unit {
-                request,
-                head,
-                tokens: tokens.clone(),
-                position,
-            };
+            let unit = |head| Unit { request, head, tokens: tokens.clone(), position };
             units.extend((0..cache.heads).map(unit));
         }
     }
     let units = &*units;
     let whole = |items: usize| if work < ALONE { items } else { 1 };
-    let partial: usize = units
-        .iter()
-        .map(|u| job.segments(u).len() * job.part_len(job.rows(u)))
-        .sum();
+    let partial: usize = units.iter().map(|u| job.segments(u).len() * job.part_len(job.rows(u))).sum();
     let cut = units.len() < 4 * pool.threads()
         && units.iter().any(|u| job.segments(u).len() > 1)
         && partial <= MOST_PARTIAL;

@@ -3,7 +3,10 @@
 use super::{Dot, Job, SEGMENT, Unit, keys, softmax, values};
 use crate::device::host::batch::Geometry;
 use crate::device::host::elem::{Elem, Floats, typed};
-use crate::device::host::linear::{LANES, fma};
+use crate::device::host::linear::{
+    LANES,
+    fma::{self, Panels},
+};
 use crate::device::host::scratch::Local;
 use std::ops::Range;
 
@@ -79,11 +82,7 @@ impl Job<'_> {
 
     /// First elements of the keys at positions of a segment.
     fn places(&self, unit: &Unit, segment: usize, seen: Range<usize>, places: &mut Vec<usize>) {
-        let Geometry {
-            page_tokens,
-            head_dim,
-            ..
-        } = self.cache;
+        let Geometry { page_tokens, head_dim, .. } = self.cache;
         places.clear();
         let mut position = segment * SEGMENT + seen.start;
         while places.len() < seen.len() {
@@ -122,15 +121,7 @@ impl Job<'_> {
             let width = self.panels() * LANES;
             self.runs(&local.places, all.start, seen, count, &mut local.runs);
             let sums = &mut sums[from * width..(from + count) * width];
-            values::weigh(
-                self.isa,
-                self.pages,
-                self.cache.head_dim,
-                &local.runs,
-                scores,
-                count,
-                sums,
-            );
+            values::weigh(self.isa, self.pages, self.cache.head_dim, &local.runs, scores, count, sums);
         }
     }
 
@@ -180,7 +171,7 @@ impl Job<'_> {
                     }
                     Dot::F32 => {
                         let tile = fma::Tile {
-                            weights: &local.block.f32(PANELS * stride)[(a - first) * stride..],
+                            weights: Panels::F32(&local.block.f32(PANELS * stride)[(a - first) * stride..]),
                             stride,
                             x: &local.x.f32(rows * words)[from * words..],
                             inputs: words,
@@ -204,15 +195,9 @@ impl Job<'_> {
             let key = keys[at - first];
             let most = ((at / LANES + 1) * LANES).min(seen.end);
             let next = keys[at - first..].iter().zip(0..);
-            let count = next
-                .take_while(|&(k, i)| at + i < most && *k == key + i * dim)
-                .count();
+            let count = next.take_while(|&(k, i)| at + i < most && *k == key + i * dim).count();
             let weight = at / LANES * rows * LANES + at % LANES;
-            runs.push(Run {
-                value: key + to_value,
-                weight,
-                count,
-            });
+            runs.push(Run { value: key + to_value, weight, count });
             at += count;
         }
     }
@@ -220,9 +205,5 @@ impl Job<'_> {
 
 /// The panels of 16 that hold a range of positions.
 fn panels_of(seen: &Range<usize>) -> Range<usize> {
-    if seen.is_empty() {
-        0..0
-    } else {
-        seen.start / LANES..seen.end.div_ceil(LANES)
-    }
+    if seen.is_empty() { 0..0 } else { seen.start / LANES..seen.end.div_ceil(LANES) }
 }

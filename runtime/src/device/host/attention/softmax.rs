@@ -48,26 +48,16 @@ fn softmax_body<const FMA: bool>(
         if row.seen.start > panel * LANES || row.seen.end < (panel + 1) * LANES {
             for (i, v) in x.iter_mut().enumerate() {
                 let at = panel * LANES + i;
-                *v = if at >= row.seen.start && at < row.seen.end {
-                    *v
-                } else {
-                    f32::NEG_INFINITY
-                };
+                *v = if at >= row.seen.start && at < row.seen.end { *v } else { f32::NEG_INFINITY };
             }
         }
         for (m, v) in greatest.iter_mut().zip(x) {
             *m = if *v > *m { *v } else { *m };
         }
     }
-    let greatest = greatest
-        .iter()
-        .fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+    let greatest = greatest.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
     // Where nothing is seen every score is minus infinity, and so is every difference from 0.
-    let base = if greatest == f32::NEG_INFINITY {
-        0.0
-    } else {
-        greatest
-    };
+    let base = if greatest == f32::NEG_INFINITY { 0.0 } else { greatest };
     let mut sums = [0f32; LANES];
     for panel in row.panels.clone() {
         let Some(x) = lanes(scores, row, panel) else {
@@ -124,10 +114,8 @@ fn merge_body<const FMA: bool>(
             continue;
         }
         let greatest = if new > m { new } else { m };
-        let (old_factor, new_factor) = (
-            exp_of_negative::<FMA>(m - greatest),
-            exp_of_negative::<FMA>(new - greatest),
-        );
+        let (old_factor, new_factor) =
+            (exp_of_negative::<FMA>(m - greatest), exp_of_negative::<FMA>(new - greatest));
         state[from + row] = greatest;
         let sum = &mut state[rows + from + row];
         *sum = fma::<FMA>(*sum, old_factor, part_state[rows + from + row] * new_factor);

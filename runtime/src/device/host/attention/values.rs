@@ -81,13 +81,9 @@ fn weigh_body<const FMA: bool, V: Elem>(
                     let weight = weights[run.weight + row * LANES + i];
                     let value = &pages[run.value + i * dim + elem..][..count];
                     if let Some(value) = value.first_chunk::<LANES>() {
-                        acc.iter_mut()
-                            .zip(value)
-                            .for_each(|(a, v)| *a = fma::<FMA>(weight, v.get(), *a));
+                        acc.iter_mut().zip(value).for_each(|(a, v)| *a = fma::<FMA>(weight, v.get(), *a));
                     } else {
-                        acc.iter_mut()
-                            .zip(value)
-                            .for_each(|(a, v)| *a = fma::<FMA>(weight, v.get(), *a));
+                        acc.iter_mut().zip(value).for_each(|(a, v)| *a = fma::<FMA>(weight, v.get(), *a));
                     }
                 }
             }
@@ -157,22 +153,14 @@ fn kernel<const BF16: bool>(panels: usize, rows: usize) -> Kernel {
 unsafe fn sum_runs<const BF16: bool, const P: usize, const R: usize>(a: &Raw<'_>) {
     use std::arch::x86_64::*;
     let mut acc = [[_mm512_setzero_ps(); R]; P];
-    let elem = if BF16 {
-        size_of::<half::bf16>()
-    } else {
-        size_of::<f32>()
-    };
+    let elem = if BF16 { size_of::<half::bf16>() } else { size_of::<f32>() };
     let mask = (0xffff_u32 >> (LANES - a.width)) as __mmask16;
     // The low and the high 16 of 32 bf16, each to the upper half of an f32.
     let low: [u16; 32] = std::array::from_fn(|i| i as u16 / 2);
     let high: [u16; 32] = std::array::from_fn(|i| 16 + i as u16 / 2);
     // SAFETY: both have 64 bytes.
-    let (low, high) = unsafe {
-        (
-            _mm512_loadu_si512(low.as_ptr().cast()),
-            _mm512_loadu_si512(high.as_ptr().cast()),
-        )
-    };
+    let (low, high) =
+        unsafe { (_mm512_loadu_si512(low.as_ptr().cast()), _mm512_loadu_si512(high.as_ptr().cast())) };
     for run in a.runs {
         let mut value = a.values.wrapping_add(run.value * elem);
         let mut weight = a.weights.wrapping_add(run.weight);

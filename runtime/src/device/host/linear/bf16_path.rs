@@ -27,26 +27,11 @@ impl<'a> Weights<'a> {
     /// The weights, if these kernels read their form.
     pub fn of(source: Source<'a>) -> Option<Weights<'a>> {
         match source {
-            Source::Bf16(w) => Some(Weights {
-                kind: Kind::Bf16,
-                payload: bytes(w),
-                groups: None,
-            }),
-            Source::I8 { q, .. } => Some(Weights {
-                kind: Kind::I8,
-                payload: q,
-                groups: None,
-            }),
-            Source::I4 {
-                q,
-                scale,
-                zero,
-                group,
-            } => Some(Weights {
-                kind: Kind::I4,
-                payload: q,
-                groups: Some((group, scale, zero)),
-            }),
+            Source::Bf16(w) => Some(Weights { kind: Kind::Bf16, payload: bytes(w), groups: None }),
+            Source::I8 { q, .. } => Some(Weights { kind: Kind::I8, payload: q, groups: None }),
+            Source::I4 { q, scale, zero, group } => {
+                Some(Weights { kind: Kind::I4, payload: q, groups: Some((group, scale, zero)) })
+            }
             Source::RowsF32(_) | Source::RowsBf16(_) | Source::F32(_) => None,
         }
     }
@@ -65,22 +50,15 @@ pub fn run(
     let (isa, scratch) = (*isa, &mut **scratch);
     let pairs = k.next_multiple_of(if w.kind == Kind::I4 { 8 } else { 2 }) / 2;
     let tiles = Tiles::new(rows, dp::MAX_TOKENS);
-    let in_place = if rows == 1 && k == 2 * pairs {
-        words(x)
-    } else {
-        None
-    };
+    let in_place = if rows == 1 && k == 2 * pairs { words(x) } else { None };
     let packed = match in_place {
         Some(x) => x,
         None => pack_x(pool, &mut scratch.x, tiles, x, k, pairs)?,
     };
     let group = w.groups.map_or(k, |(group, ..)| group);
     let groups = k.div_ceil(group);
-    let xsum: &[f32] = if w.groups.is_some() {
-        sum_x(pool, &mut scratch.sums, tiles, x, k, group)?
-    } else {
-        &[]
-    };
+    let xsum: &[f32] =
+        if w.groups.is_some() { sum_x(pool, &mut scratch.sums, tiles, x, k, group)? } else { &[] };
     // The groups of a block that begins at `pair`, for a tile of tokens.
     let groups_at = |panel: usize, pair: usize, token: usize, tokens: usize| {
         w.groups.map(|(group, scale, zero)| {
@@ -110,21 +88,12 @@ pub fn run(
             };
             // SAFETY: this path is taken only with AVX-512 BF16.
             unsafe { dp::tile(&tile, range.len(), rows, &mut sums) };
-            let place = Place {
-                panel: range.start,
-                panels: range.len(),
-                token: 0,
-                tokens: rows,
-            };
+            let place = Place { panel: range.start, panels: range.len(), token: 0, tokens: rows };
             finish(isa, &sums, place, epilogue, out);
         });
     }
     // A block is whole groups.
-    let block = if w.groups.is_some() {
-        (BLOCK / group).max(1) * group
-    } else {
-        BLOCK
-    } / 2;
+    let block = if w.groups.is_some() { (BLOCK / group).max(1) * group } else { BLOCK } / 2;
     let locals = Shards::new(&mut scratch.local);
     pool.split(panels, PANELS, &|thread, range| {
         // SAFETY: each thread has an index of its own.
@@ -138,40 +107,19 @@ pub fn run(
             let stored = &w.payload[range.start * stride + from * w.kind.pair_bytes()..];
             let (kind, weights, stride) = match w.kind {
                 Kind::Bf16 | Kind::I4Wide => (w.kind, stored, stride),
-                Kind::I8 => (
-                    Kind::Bf16,
-                    widen(&mut local.block, w.kind, stored, stride, count, n),
-                    n * 64,
-                ),
-                Kind::I4 => (
-                    Kind::I4Wide,
-                    widen(&mut local.block, w.kind, stored, stride, count, n),
-                    n * 64,
-                ),
+                Kind::I8 => (Kind::Bf16, widen(&mut local.block, w.kind, stored, stride, count, n), n * 64),
+                Kind::I4 => (Kind::I4Wide, widen(&mut local.block, w.kind, stored, stride, count, n), n * 64),
             };
             for (token, tokens) in (0..tiles.count()).map(|i| tiles.get(i)) {
                 let x = &packed[token * pairs + from * tokens..][..n * tokens];
                 let groups = groups_at(range.start, from, token, tokens);
-                let tile = dp::Tile {
-                    kind,
-                    weights,
-                    stride,
-                    x,
-                    pairs: n,
-                    groups,
-                    fresh: from == 0,
-                };
+                let tile = dp::Tile { kind, weights, stride, x, pairs: n, groups, fresh: from == 0 };
                 // SAFETY: this path is taken only with AVX-512 BF16.
                 unsafe { dp::tile(&tile, count, tokens, &mut sums[token * count * LANES..]) };
             }
         }
         for (token, tokens) in (0..tiles.count()).map(|i| tiles.get(i)) {
-            let place = Place {
-                panel: range.start,
-                panels: count,
-                token,
-                tokens,
-            };
+            let place = Place { panel: range.start, panels: count, token, tokens };
             finish(isa, &sums[token * count * LANES..], place, epilogue, out);
         }
     })

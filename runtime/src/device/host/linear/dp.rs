@@ -238,11 +238,7 @@ unsafe fn product<const KIND: u8, const P: usize, const T: usize>(a: &Raw) {
                 for t in 0..T {
                     let sum = a.sums.add((p * T + t) * LANES);
                     let xsum = _mm512_set1_ps(*a.xsum.add(group * T + t));
-                    let old = if a.fresh && group == 0 {
-                        _mm512_setzero_ps()
-                    } else {
-                        _mm512_loadu_ps(sum)
-                    };
+                    let old = if a.fresh && group == 0 { _mm512_setzero_ps() } else { _mm512_loadu_ps(sum) };
                     let part = _mm512_fnmadd_ps(zero, xsum, acc[p][t]);
                     _mm512_storeu_ps(sum, _mm512_fmadd_ps(scale, part, old));
                 }
@@ -279,11 +275,7 @@ unsafe fn add_pairs<const KIND: u8, const P: usize, const T: usize>(
             if KIND != I4_WIDE {
                 // Beyond the end of these panels come the ones that this thread works on next.
                 let next = at + ahead(KIND);
-                let next = if next < end {
-                    next
-                } else {
-                    next - end + P * a.stride
-                };
+                let next = if next < end { next } else { next - end + P * a.stride };
                 for p in 0..P {
                     _mm_prefetch::<_MM_HINT_T1>(a.weights.wrapping_add(next + p * a.stride).cast());
                 }
@@ -326,11 +318,7 @@ unsafe fn load_pairs<const KIND: u8, const P: usize>(at: *const u8, stride: usiz
         let mut pairs = [as_bf16(_mm512_setzero_si512()); P];
         for p in 0..P {
             let at = at.add(p * stride);
-            pairs[p] = if KIND == I8 {
-                widen_i8(at)
-            } else {
-                as_bf16(_mm512_loadu_si512(at.cast()))
-            };
+            pairs[p] = if KIND == I8 { widen_i8(at) } else { as_bf16(_mm512_loadu_si512(at.cast())) };
         }
         pairs
     }
@@ -387,11 +375,7 @@ unsafe fn widen_i8(at: *const u8) -> __m512bh {
         let low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast())));
         let high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.add(16).cast())));
         let index = _mm512_loadu_si512(HIGH_HALVES.as_ptr().cast());
-        as_bf16(_mm512_permutex2var_epi16(
-            _mm512_castps_si512(low),
-            index,
-            _mm512_castps_si512(high),
-        ))
+        as_bf16(_mm512_permutex2var_epi16(_mm512_castps_si512(low), index, _mm512_castps_si512(high)))
     }
 }
 

@@ -16,8 +16,10 @@ pub mod unpack;
 use super::elem::{Floats, FloatsMut};
 use super::isa::Isa;
 use super::memory::Shards;
-use super::scratch::Cx;
+use super::pool::Pool;
+use super::scratch::{Aligned, Cx};
 use crate::error::Error;
+use fma::Panels;
 use half::bf16;
 use pack::Tiles;
 use store::{Epilogue, Place, store};
@@ -31,8 +33,8 @@ const PANELS: usize = 2;
 /// Panels that a thread takes at once where the weights are read as they are.
 const GRAIN: usize = 4;
 
-/// Inputs of a block of widened f32 weights: two panels of it are half of a first-level cache.
-const F32_BLOCK: usize = 128;
+/// Bytes of a block of two panels that serves all tokens before the next: three quarters of a first-level cache.
+const BLOCK_BYTES: usize = 24 << 10;
 
 /// A weight matrix `(n, k)`: encoding and layout, as `trtc_engine::layout` defines them. The slices hold exactly
 /// what the shape needs.
@@ -105,26 +107,13 @@ pub fn linear(cx: &mut Cx<'_>, job: Linear<'_>) -> Result<(), Error> {
     if job.rows == 0 || job.n == 0 {
         return Ok(());
     }
-    let scale = if let Source::I8 { scale, .. } = job.weight {
-        Some(scale)
-    } else {
-        None
-    };
-    let epilogue = Epilogue {
-        n: job.n,
-        scale,
-        bias: job.bias,
-        residual: job.residual,
-    };
+    let scale = if let Source::I8 { scale, .. } = job.weight { Some(scale) } else { None };
+    let epilogue = Epilogue { n: job.n, scale, bias: job.bias, residual: job.residual };
     let out = match job.out {
         FloatsMut::F32(out) => Out::F32(Shards::new(out)),
         FloatsMut::Bf16(out) => Out::Bf16(Shards::new(out)),
     };
-    let shape = Shape {
-        rows: job.rows,
-        n: job.n,
-        k: job.k,
-    };
+    let shape = Shape { rows: job.rows, n: job.n, k: job.k };
     #[cfg(target_arch = "x86_64")]
     if cx.isa == Isa::Avx512Bf16
         && let Floats::Bf16(x) = job.x
@@ -155,79 +144,72 @@ fn in_f32(
     let Cx { pool, isa, scratch } = cx;
     let (isa, scratch) = (*isa, &mut **scratch);
     let tiles = Tiles::new(rows, fma::max_tokens(isa));
+    // Weights that the kernels read as they are: elements of an input of a panel, inputs with padding.
+    let (plain, bytes, inputs) = match *weight {
+        Source::F32(w) => (Some(Panels::F32(w)), size_of::<f32>(), k),
+        Source::Bf16(w) => (Some(Panels::Bf16(w)), size_of::<bf16>(), k.next_multiple_of(2)),
+        _ => (None, size_of::<f32>(), k),
+    };
     let packed: &[f32] = match x {
-        Floats::F32(x) if rows == 1 => x,
-        _ => {
-            let packed = scratch.x.f32(rows * k);
-            let shards = Shards::new(&mut *packed);
-            pool.split(tiles.count(), (8192 / k).max(1), &|_, range| {
-                for (from, tokens) in range.map(|i| tiles.get(i)) {
-                    // SAFETY: tiles do not overlap.
-                    let out = unsafe { shards.part(from * k..(from + tokens) * k) };
-                    pack::pack_f32(x, from, tokens, k, out);
-                }
-            })?;
-            packed
-        }
+        Floats::F32(x) if rows == 1 && inputs == k => x,
+        _ => pack_x(pool, &mut scratch.x, tiles, x, k, inputs, rows)?,
     };
-    let panels = n.div_ceil(LANES);
-    let plain = if let Source::F32(w) = *weight {
-        Some(w)
-    } else {
-        None
-    };
-    // f32 panels of few tokens are read through once; otherwise a block serves all tokens before the next.
-    let block = if plain.is_some() && tiles.count() == 1 {
-        k
-    } else {
-        F32_BLOCK.min(k)
-    };
-    let grain = if plain.is_some() && tiles.count() == 1 {
-        GRAIN
-    } else {
-        PANELS
-    };
+    // For few tokens plain weights are read through once; otherwise a block serves all tokens before the next.
+    let once = plain.is_some() && tiles.count() == 1;
+    let block = if once { inputs } else { BLOCK_BYTES / (PANELS * LANES * bytes) };
     let locals = Shards::new(&mut scratch.local);
-    pool.split(panels, grain, &|thread, range| {
+    pool.split(n.div_ceil(LANES), if once { GRAIN } else { PANELS }, &|thread, range| {
         // SAFETY: each thread has an index of its own.
         let [local] = (unsafe { locals.part(thread..thread + 1) }) else {
             return;
         };
         let count = range.len();
         let sums = local.sums.f32(count * rows * LANES);
-        for from in (0..k).step_by(block) {
-            let inputs = block.min(k - from);
-            let (weights, stride) = if let Some(w) = plain {
-                let stride = k * LANES;
-                (&w[range.start * stride + from * LANES..], stride)
-            } else {
-                let stride = inputs * LANES;
-                let wide = local.block.f32(count * stride);
-                for (panel, wide) in range.clone().zip(wide.chunks_exact_mut(stride)) {
-                    unpack::unpack(isa, weight, n, k, panel, from, inputs, wide);
+        for from in (0..inputs).step_by(block) {
+            let some = block.min(inputs - from);
+            let at = (range.start * inputs + from) * LANES;
+            let (weights, stride) = match plain {
+                Some(Panels::F32(w)) => (Panels::F32(&w[at..]), inputs * LANES),
+                Some(Panels::Bf16(w)) => (Panels::Bf16(&w[at..]), inputs * LANES),
+                None => {
+                    let wide = local.block.f32(count * some * LANES);
+                    for (panel, wide) in range.clone().zip(wide.chunks_exact_mut(some * LANES)) {
+                        unpack::unpack(isa, weight, n, k, panel, from, some, wide);
+                    }
+                    (Panels::F32(wide), some * LANES)
                 }
-                (&*wide, stride)
             };
             for (token, tokens) in (0..tiles.count()).map(|i| tiles.get(i)) {
-                let x = &packed[token * k + from * tokens..][..inputs * tokens];
-                let tile = fma::Tile {
-                    weights,
-                    stride,
-                    x,
-                    inputs,
-                    fresh: from == 0,
-                };
+                let x = &packed[token * inputs + from * tokens..][..some * tokens];
+                let tile = fma::Tile { weights, stride, x, inputs: some, fresh: from == 0 };
                 fma::tile(isa, &tile, count, tokens, &mut sums[token * count * LANES..]);
             }
         }
         for (token, tokens) in (0..tiles.count()).map(|i| tiles.get(i)) {
-            let place = Place {
-                panel: range.start,
-                panels: count,
-                token,
-                tokens,
-            };
+            let place = Place { panel: range.start, panels: count, token, tokens };
             finish(isa, &sums[token * count * LANES..], place, epilogue, out);
         }
     })
+}
+
+/// Packs x as f32: `[tile][input][token]`, inputs from `k` on 0.
+fn pack_x<'a>(
+    pool: &mut Pool,
+    into: &'a mut Aligned,
+    tiles: Tiles,
+    x: Floats<'_>,
+    k: usize,
+    inputs: usize,
+    rows: usize,
+) -> Result<&'a [f32], Error> {
+    let packed = into.f32(rows * inputs);
+    let shards = Shards::new(&mut *packed);
+    pool.split(tiles.count(), (8192 / k).max(1), &|_, range| {
+        for (from, tokens) in range.map(|i| tiles.get(i)) {
+            // SAFETY: tiles do not overlap.
+            let out = unsafe { shards.part(from * inputs..(from + tokens) * inputs) };
+            pack::pack_f32(x, from, tokens, k, out);
+        }
+    })?;
+    Ok(packed)
 }

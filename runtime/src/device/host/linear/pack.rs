@@ -16,10 +16,7 @@ pub struct Tiles {
 impl Tiles {
     /// Cuts `tokens` into tiles of at most `most`.
     pub fn new(tokens: usize, most: usize) -> Tiles {
-        Tiles {
-            tokens,
-            count: tokens.div_ceil(most).max(1),
-        }
+        Tiles { tokens, count: tokens.div_ceil(most).max(1) }
     }
 
     /// Number of tiles.
@@ -30,10 +27,7 @@ impl Tiles {
     /// First token and number of tokens of a tile.
     pub fn get(self, tile: usize) -> (usize, usize) {
         let (small, larger) = (self.tokens / self.count, self.tokens % self.count);
-        (
-            tile * small + tile.min(larger),
-            small + usize::from(tile < larger),
-        )
+        (tile * small + tile.min(larger), small + usize::from(tile < larger))
     }
 }
 
@@ -61,7 +55,7 @@ fn word(low: bf16, high: bf16) -> u32 {
     u32::from(low.to_bits()) | u32::from(high.to_bits()) << 16
 }
 
-/// Packs one tile of rows of `k` as f32 `[input][token]`.
+/// Packs one tile of rows of `k` as f32 `[input][token]`; inputs from `k` on are 0.
 pub fn pack_f32(x: Floats<'_>, from: usize, tokens: usize, k: usize, out: &mut [f32]) {
     typed!(x = x => {
         for (t, row) in x[from * k..(from + tokens) * k].chunks_exact(k).enumerate() {
@@ -70,6 +64,7 @@ pub fn pack_f32(x: Floats<'_>, from: usize, tokens: usize, k: usize, out: &mut [
             }
         }
     });
+    out[k * tokens..].fill(0.0);
 }
 
 /// Sums of each row over each group of inputs: `[group][token]`.
@@ -110,19 +105,8 @@ mod tests {
         let x: Vec<bf16> = (0..10).map(|i| bf16::from_f32(i as f32 + 1.0)).collect();
         let mut out = [u32::MAX; 8];
         pack_pairs(&x, 5, 4, &mut out);
-        let get = |w: u32| {
-            (
-                bf16::from_bits(w as u16).to_f32(),
-                bf16::from_bits((w >> 16) as u16).to_f32(),
-            )
-        };
-        assert_eq!(
-            out.map(get)[..4],
-            [(1.0, 2.0), (6.0, 7.0), (3.0, 4.0), (8.0, 9.0)]
-        );
-        assert_eq!(
-            out.map(get)[4..],
-            [(5.0, 0.0), (10.0, 0.0), (0.0, 0.0), (0.0, 0.0)]
-        );
+        let get = |w: u32| (bf16::from_bits(w as u16).to_f32(), bf16::from_bits((w >> 16) as u16).to_f32());
+        assert_eq!(out.map(get)[..4], [(1.0, 2.0), (6.0, 7.0), (3.0, 4.0), (8.0, 9.0)]);
+        assert_eq!(out.map(get)[4..], [(5.0, 0.0), (10.0, 0.0), (0.0, 0.0), (0.0, 0.0)]);
     }
 }

@@ -48,12 +48,7 @@ fn unpack_body<const FMA: bool>(
                 }
             }
         }
-        Source::I4 {
-            q,
-            scale,
-            zero,
-            group,
-        } => {
+        Source::I4 { q, scale, zero, group } => {
             let (chunks, groups) = (k.div_ceil(8), k.div_ceil(group));
             for (i, out) in out.chunks_exact_mut(LANES).enumerate() {
                 let at = from + i;
@@ -108,9 +103,7 @@ fn gather_body<const FMA: bool, O: Elem>(
         Source::RowsBf16(w) => whole_row(&w[row * k..][..k], scale, out),
         Source::F32(w) => {
             let w = &w[panel * k * LANES..];
-            out.iter_mut()
-                .enumerate()
-                .for_each(|(i, o)| *o = O::put(scale * w[i * LANES + r]));
+            out.iter_mut().enumerate().for_each(|(i, o)| *o = O::put(scale * w[i * LANES + r]));
         }
         Source::Bf16(w) => {
             let w: &[bf16] = &w[panel * 2 * pairs * LANES..];
@@ -125,12 +118,7 @@ fn gather_body<const FMA: bool, O: Elem>(
             let value = |q: u8| O::put(scale * (f32::from(q as i8) * c));
             pair_row(out, |at| value(w[at + 2 * r]), |at| value(w[at + 2 * r + 1]));
         }
-        Source::I4 {
-            q,
-            scale: scales,
-            zero,
-            group,
-        } => {
+        Source::I4 { q, scale: scales, zero, group } => {
             let words = &q[panel * k.div_ceil(8) * 64..];
             let groups = k.div_ceil(group);
             for (g, out) in out.chunks_mut(group).enumerate() {
@@ -150,9 +138,7 @@ fn gather_body<const FMA: bool, O: Elem>(
 
 #[inline(always)]
 fn whole_row<W: Elem, O: Elem>(row: &[W], scale: f32, out: &mut [O]) {
-    out.iter_mut()
-        .zip(row)
-        .for_each(|(o, v)| *o = O::put(scale * v.get()));
+    out.iter_mut().zip(row).for_each(|(o, v)| *o = O::put(scale * v.get()));
 }
 
 /// Fills a row from functions of the pair's first element: for the even input, for the odd one.

@@ -54,16 +54,8 @@ impl Case {
 
     fn rig(&self, cache: &[f32]) -> Rig {
         let window = self.window.map(|w| w as u32);
-        let layer = KvLayer {
-            heads: self.kv_heads as u32,
-            head_dim: self.head_dim as u32,
-            window,
-        };
-        let kv = Kv {
-            page_tokens: self.page_tokens as u32,
-            dtype: self.kv_type,
-            layers: vec![layer],
-        };
+        let layer = KvLayer { heads: self.kv_heads as u32, head_dim: self.head_dim as u32, window };
+        let kv = Kv { page_tokens: self.page_tokens as u32, dtype: self.kv_type, layers: vec![layer] };
         let mut rig = Rig::with_cache(self.isa, self.threads, kv, PAGES as u64);
         let bytes = encode(cache, self.kv_type);
         rig.device.upload(rig.bind.kv[0], 0, &bytes).unwrap();
@@ -100,12 +92,7 @@ impl Case {
     fn run(&self, rig: &mut Rig, all: &[Seq], q: &[f32]) -> Vec<f32> {
         rig.used = 0;
         rig.batch(all);
-        let args = [
-            rig.input(q, self.q_type),
-            Arg::Batch,
-            Arg::Kv(0),
-            rig.output(q.len(), self.out_type),
-        ];
+        let args = [rig.input(q, self.q_type), Arg::Batch, Arg::Kv(0), rig.output(q.len(), self.out_type)];
         let kernel = HostKernel::Attention {
             heads: self.heads as u32,
             scale: self.scale(),
@@ -131,32 +118,21 @@ impl Case {
                     };
                     let scores: Vec<f64> = (first..=position)
                         .map(|p| {
-                            let dot: f64 = q
-                                .iter()
-                                .zip(row(0, p))
-                                .map(|(a, b)| f64::from(*a) * f64::from(*b))
-                                .sum();
+                            let dot: f64 =
+                                q.iter().zip(row(0, p)).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
                             let score = dot * f64::from(self.scale());
-                            self.softcap
-                                .map_or(score, |c| f64::from(c) * (score / f64::from(c)).tanh())
+                            self.softcap.map_or(score, |c| f64::from(c) * (score / f64::from(c)).tanh())
                         })
                         .collect();
                     let most = scores.iter().copied().fold(f64::MIN, f64::max);
                     let weights: Vec<f64> = scores.iter().map(|s| (s - most).exp()).collect();
                     let sum: f64 = weights.iter().sum();
                     for (i, &y) in got.iter().enumerate() {
-                        let values = weights
-                            .iter()
-                            .zip(first..)
-                            .map(|(w, p)| w * f64::from(row(1, p)[i]));
+                        let values = weights.iter().zip(first..).map(|(w, p)| w * f64::from(row(1, p)[i]));
                         let want = values.sum::<f64>() / sum;
                         let off = (f64::from(y) - want).abs();
                         let at = tolerance(want, 2.0, self.out_type);
-                        assert!(
-                            off <= at,
-                            "{}: {s:?} {position} {head} {i} is {y}, not {want}",
-                            self.what()
-                        );
+                        assert!(off <= at, "{}: {s:?} {position} {head} {i} is {y}, not {want}", self.what());
                     }
                 }
             }
@@ -183,22 +159,11 @@ fn types_shapes_and_windows() {
         for q_type in DTYPES {
             for kv_type in DTYPES {
                 for out_type in DTYPES {
-                    Case {
-                        q_type,
-                        kv_type,
-                        out_type,
-                        ..Case::small(isa)
-                    }
-                    .test(&mut rng, &ragged);
+                    Case { q_type, kv_type, out_type, ..Case::small(isa) }.test(&mut rng, &ragged);
                 }
                 for window in [1, 5, 100, 256, 300] {
-                    Case {
-                        q_type,
-                        kv_type,
-                        window: Some(window),
-                        ..Case::small(isa)
-                    }
-                    .test(&mut rng, &ragged);
+                    Case { q_type, kv_type, window: Some(window), ..Case::small(isa) }
+                        .test(&mut rng, &ragged);
                 }
                 for (heads, kv_heads, head_dim) in [
                     (4, 4, 32),
@@ -211,25 +176,11 @@ fn types_shapes_and_windows() {
                     (60, 1, 16),
                 ] {
                     for page_tokens in [16, 5, 64] {
-                        Case {
-                            heads,
-                            kv_heads,
-                            head_dim,
-                            page_tokens,
-                            q_type,
-                            kv_type,
-                            ..Case::small(isa)
-                        }
-                        .test(&mut rng, &[(0, 1), (30, 1), (0, 20), (255, 4)]);
+                        Case { heads, kv_heads, head_dim, page_tokens, q_type, kv_type, ..Case::small(isa) }
+                            .test(&mut rng, &[(0, 1), (30, 1), (0, 20), (255, 4)]);
                     }
                 }
-                Case {
-                    softcap: Some(1.5),
-                    q_type,
-                    kv_type,
-                    ..Case::small(isa)
-                }
-                .test(&mut rng, &ragged);
+                Case { softcap: Some(1.5), q_type, kv_type, ..Case::small(isa) }.test(&mut rng, &ragged);
             }
         }
     }
@@ -240,17 +191,8 @@ fn long_prompts() {
     let mut rng = Rng::new(31);
     for isa in isas() {
         for page_tokens in [16, 32] {
-            Case {
-                page_tokens,
-                ..Case::small(isa)
-            }
-            .test(&mut rng, &[(0, 700), (900, 70)]);
-            Case {
-                page_tokens,
-                window: Some(400),
-                ..Case::small(isa)
-            }
-            .test(&mut rng, &[(100, 800)]);
+            Case { page_tokens, ..Case::small(isa) }.test(&mut rng, &[(0, 700), (900, 70)]);
+            Case { page_tokens, window: Some(400), ..Case::small(isa) }.test(&mut rng, &[(100, 800)]);
         }
     }
 }
@@ -260,10 +202,7 @@ fn long_prompts() {
 fn pages_before_the_window_are_not_touched() {
     let mut rng = Rng::new(32);
     for isa in isas() {
-        let case = Case {
-            window: Some(50),
-            ..Case::small(isa)
-        };
+        let case = Case { window: Some(50), ..Case::small(isa) };
         let mut all = seqs(&mut rng, 16, &[(400, 1), (300, 40)], PAGES);
         let cache = case.cache(&mut rng, &all);
         let q = rounded(&rng.units(41 * case.heads * case.head_dim), case.q_type);
@@ -285,38 +224,19 @@ fn a_query_is_the_same_in_every_chunk_and_with_any_number_of_threads() {
             (Dtype::F32, Dtype::F32, None),
             (Dtype::F32, Dtype::Bf16, Some(300)),
         ] {
-            let case = Case {
-                q_type,
-                kv_type,
-                window,
-                ..Case::small(isa)
-            };
+            let case = Case { q_type, kv_type, window, ..Case::small(isa) };
             let width = case.heads * case.head_dim;
             let all = seqs(&mut rng, case.page_tokens, &[(0, 530), (700, 1), (40, 1)], PAGES);
             let cache = case.cache(&mut rng, &all);
             let q = rounded(&rng.units(532 * width), q_type);
             let mut rig = case.rig(&cache);
-            let mut other = Case {
-                threads: 1,
-                q_type,
-                kv_type,
-                window,
-                ..Case::small(isa)
-            }
-            .rig(&cache);
+            let mut other = Case { threads: 1, q_type, kv_type, window, ..Case::small(isa) }.rig(&cache);
             let whole = case.run(&mut rig, &all, &q);
             assert_eq!(whole, case.run(&mut other, &all, &q), "{} threads", case.what());
             let pages = &all[0].pages;
             let mut from = 0;
-            for (i, new) in [1, 2, 5, 60, 1, 13, 174, 1, 100, 143, 20, 9, 1]
-                .into_iter()
-                .enumerate()
-            {
-                let chunk = Seq {
-                    past: from,
-                    new,
-                    pages: pages[..(from + new).div_ceil(16)].to_vec(),
-                };
+            for (i, new) in [1, 2, 5, 60, 1, 13, 174, 1, 100, 143, 20, 9, 1].into_iter().enumerate() {
+                let chunk = Seq { past: from, new, pages: pages[..(from + new).div_ceil(16)].to_vec() };
                 let rows = from * width..(from + new) * width;
                 // Alone, and beside a decode of another request.
                 let alone = case.run(&mut rig, std::slice::from_ref(&chunk), &q[rows.clone()]);
@@ -324,25 +244,13 @@ fn a_query_is_the_same_in_every_chunk_and_with_any_number_of_threads() {
                 let mut both = q[531 * width..].to_vec();
                 both.extend_from_slice(&q[rows.clone()]);
                 let got = case.run(&mut other, &[all[2].clone(), chunk], &both);
-                assert!(
-                    got[..width] == whole[531 * width..],
-                    "{} beside chunk {i}",
-                    case.what()
-                );
-                assert!(
-                    got[width..] == whole[rows],
-                    "{} chunk {i} in company",
-                    case.what()
-                );
+                assert!(got[..width] == whole[531 * width..], "{} beside chunk {i}", case.what());
+                assert!(got[width..] == whole[rows], "{} chunk {i} in company", case.what());
                 from += new;
             }
             assert_eq!(from, 530);
             let decode = case.run(&mut rig, &all[1..2], &q[530 * width..531 * width]);
-            assert!(
-                decode == whole[530 * width..531 * width],
-                "{} decode",
-                case.what()
-            );
+            assert!(decode == whole[530 * width..531 * width], "{} decode", case.what());
         }
     }
 }

@@ -6,46 +6,19 @@ use std::sync::Arc;
 #[test]
 fn a_recording_reads_the_inputs_of_its_replay() {
     let mut rig = Rig::new(Isa::detect(), 2);
-    rig.dims = StepDims {
-        tokens: 2,
-        rows: 0,
-        seqs: 0,
-    };
-    let (a, b) = (
-        rig.input(&[1.0, 2.0], Dtype::F32),
-        rig.input(&[10.0, 20.0], Dtype::F32),
-    );
+    rig.dims = StepDims { tokens: 2, rows: 0, seqs: 0 };
+    let (a, b) = (rig.input(&[1.0, 2.0], Dtype::F32), rig.input(&[10.0, 20.0], Dtype::F32));
     let (sum, twice) = (rig.output(2, Dtype::F32), rig.output(2, Dtype::F32));
-    let kernel = HostKernel::Add {
-        width: 1,
-        lhs: Dtype::F32,
-        rhs: Dtype::F32,
-        out: Dtype::F32,
-    };
-    let kernel = Kernel {
-        name: "add".into(),
-        code: Code::Host(kernel),
-        contract: String::new(),
-    };
+    let kernel = HostKernel::Add { width: 1, lhs: Dtype::F32, rhs: Dtype::F32, out: Dtype::F32 };
+    let kernel = Kernel { name: "add".into(), code: Code::Host(kernel), contract: String::new() };
     let (first, second) = ([a, b, sum], [sum, b, twice]);
-    let calls = [
-        Call {
-            kernel: (0, &kernel),
-            args: &first,
-        },
-        Call {
-            kernel: (0, &kernel),
-            args: &second,
-        },
-    ];
+    let calls = [Call { kernel: (0, &kernel), args: &first }, Call { kernel: (0, &kernel), args: &second }];
     rig.device.load(&rig.manifest, &|_| Ok(vec![])).unwrap();
     let graph = rig.device.record(&calls, &rig.bind, rig.dims).unwrap();
     rig.device.replay(graph).unwrap();
     assert_eq!(rig.read(twice, 2, Dtype::F32), [21.0, 42.0]);
     let Arg::Arena(at) = a else { unreachable!() };
-    rig.device
-        .upload(rig.bind.arena, at, &encode(&[5.0, 6.0], Dtype::F32))
-        .unwrap();
+    rig.device.upload(rig.bind.arena, at, &encode(&[5.0, 6.0], Dtype::F32)).unwrap();
     rig.device.replay(graph).unwrap();
     assert_eq!(rig.read(twice, 2, Dtype::F32), [25.0, 46.0]);
     assert!(rig.device.replay(crate::device::Graph(1)).is_err());
@@ -90,11 +63,7 @@ fn weights_are_read_in_place() {
         out: Dtype::F32,
     };
     rig.run(kernel.clone(), &[x, weight, one]);
-    rig.bind.weights[0].payload = Region {
-        buffer,
-        offset: 64,
-        len: matrix.parts.payload.len() as u64,
-    };
+    rig.bind.weights[0].payload = Region { buffer, offset: 64, len: matrix.parts.payload.len() as u64 };
     rig.run(kernel, &[x, weight, two]);
     assert_eq!(rig.read(one, 32, Dtype::F32), rig.read(two, 32, Dtype::F32));
 }
@@ -105,54 +74,24 @@ fn gpu_code_and_missing_engines_are_refused() {
     let ptx = PtxKernel {
         module: "kernel/a.ptx".into(),
         entry: "a".into(),
-        grid: [Extent {
-            of: Count::One,
-            div: 1,
-            mul: 1,
-        }; 3],
+        grid: [Extent { of: Count::One, div: 1, mul: 1 }; 3],
         block: [1, 1, 1],
         shared: 0,
     };
-    let kernel = Kernel {
-        name: "a".into(),
-        code: Code::Ptx(ptx),
-        contract: String::new(),
-    };
+    let kernel = Kernel { name: "a".into(), code: Code::Ptx(ptx), contract: String::new() };
     rig.manifest.kernels.push(kernel);
     let error = rig.device.load(&rig.manifest, &|_| Ok(vec![])).unwrap_err();
     assert!(error.message.contains("kernel a is GPU code") && error.help.is_some());
-    let add = HostKernel::Add {
-        width: 1,
-        lhs: Dtype::F32,
-        rhs: Dtype::F32,
-        out: Dtype::F32,
-    };
-    let add = Kernel {
-        name: "add".into(),
-        code: Code::Host(add),
-        contract: String::new(),
-    };
-    let call = Call {
-        kernel: (0, &add),
-        args: &[],
-    };
-    assert!(
-        rig.device
-            .launch(call, &rig.bind, rig.dims)
-            .unwrap_err()
-            .message
-            .contains("before an engine")
-    );
+    let add = HostKernel::Add { width: 1, lhs: Dtype::F32, rhs: Dtype::F32, out: Dtype::F32 };
+    let add = Kernel { name: "add".into(), code: Code::Host(add), contract: String::new() };
+    let call = Call { kernel: (0, &add), args: &[] };
+    assert!(rig.device.launch(call, &rig.bind, rig.dims).unwrap_err().message.contains("before an engine"));
 }
 
 #[test]
 fn it_says_what_it_is() {
     let device = HostDevice::new(HostOptions { threads: Some(2) }).unwrap();
-    assert!(
-        device.name().starts_with("host (") && device.name().contains("2 threads"),
-        "{}",
-        device.name()
-    );
+    assert!(device.name().starts_with("host (") && device.name().contains("2 threads"), "{}", device.name());
     assert_eq!(device.threads(), 2);
     assert_eq!(device.isa(), Isa::detect());
     #[cfg(target_os = "linux")]
@@ -164,10 +103,7 @@ fn no_tokens_are_no_work() {
     let mut rng = Rng::new(41);
     let mut rig = Rig::new(Isa::detect(), 2);
     let weight = Matrix::random(&mut rng, 32, 64, Encoding::Bf16, Layout::Panel16).place(&mut rig);
-    let (x, out) = (
-        rig.input(&rng.units(64), Dtype::Bf16),
-        rig.output(32, Dtype::Bf16),
-    );
+    let (x, out) = (rig.input(&rng.units(64), Dtype::Bf16), rig.output(32, Dtype::Bf16));
     let kernel = HostKernel::Linear {
         n: 32,
         k: 64,

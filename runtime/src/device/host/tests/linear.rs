@@ -46,11 +46,7 @@ impl Case {
             let (t, o) = (i / n, i % n);
             let x = &self.x[t * k..(t + 1) * k];
             let w = &self.matrix.values[o * k..(o + 1) * k];
-            let products = || {
-                x.iter()
-                    .zip(w)
-                    .map(|(&x, &w)| f64::from(round(x, self.x_type)) * f64::from(w))
-            };
+            let products = || x.iter().zip(w).map(|(&x, &w)| f64::from(round(x, self.x_type)) * f64::from(w));
             let mut want: f64 = products().sum();
             let mut size: f64 = products().map(f64::abs).sum();
             // The zero point's share is taken off after the sum, so it counts for the size.
@@ -65,10 +61,7 @@ impl Case {
             }
             let off = (f64::from(y) - want).abs();
             let most = tolerance(want, size, self.out_type);
-            assert!(
-                off <= most,
-                "{what}: ({t}, {o}) is {y}, not {want}: off by {off:e}, at most {most:e}"
-            );
+            assert!(off <= most, "{what}: ({t}, {o}) is {y}, not {want}: off by {off:e}, at most {most:e}");
         }
     }
 }
@@ -78,15 +71,7 @@ fn every_form_type_and_instruction_set() {
     let mut rng = Rng::new(1);
     let (mut biased, mut added) = (false, 0);
     for (encoding, layout) in FORMS {
-        for (n, k) in [
-            (16, 64),
-            (40, 96),
-            (5, 32),
-            (150, 200),
-            (77, 420),
-            (33, 33),
-            (64, 7),
-        ] {
+        for (n, k) in [(16, 64), (40, 96), (5, 32), (150, 200), (77, 420), (33, 33), (64, 7)] {
             let matrix = Matrix::random(&mut rng, n, k, encoding, layout);
             let Matrix { parts, values, .. } = matrix;
             for (x_type, out_type) in [
@@ -98,14 +83,7 @@ fn every_form_type_and_instruction_set() {
                 let most = 33;
                 (biased, added) = (!biased, (added + 1) % 3);
                 let case = Case {
-                    matrix: Matrix {
-                        n,
-                        k,
-                        encoding,
-                        layout,
-                        parts: parts.clone(),
-                        values: values.clone(),
-                    },
+                    matrix: Matrix { n, k, encoding, layout, parts: parts.clone(), values: values.clone() },
                     x_type,
                     out_type,
                     x: rng.units(most * k),
@@ -181,51 +159,19 @@ fn a_row_is_the_same_in_every_batch_and_with_any_number_of_threads() {
 #[test]
 fn i4_without_zero_points_is_zero_points_of_zero() {
     let mut rng = Rng::new(3);
-    let mut matrix = Matrix::random(
-        &mut rng,
-        40,
-        256,
-        Encoding::I4Group { group: 64 },
-        Layout::Panel16,
-    );
+    let mut matrix = Matrix::random(&mut rng, 40, 256, Encoding::I4Group { group: 64 }, Layout::Panel16);
     matrix.parts.zero.fill(0);
     let x = rng.units(14 * 256);
-    let case = Case {
-        matrix,
-        x_type: Dtype::Bf16,
-        out_type: Dtype::F32,
-        x,
-        bias: None,
-        residual: None,
-    };
+    let case = Case { matrix, x_type: Dtype::Bf16, out_type: Dtype::F32, x, bias: None, residual: None };
     for isa in isas() {
         for rows in [1, 14] {
             let mut rig = Rig::new(isa, 1);
             let with = case.run(&mut rig, 0..rows);
             let mut parts = case.matrix.parts.clone();
             parts.zero.clear();
-            let Matrix {
-                n,
-                k,
-                encoding,
-                layout,
-                ..
-            } = case.matrix;
-            let matrix = Matrix {
-                n,
-                k,
-                encoding,
-                layout,
-                parts,
-                values: vec![],
-            };
-            let without = Case {
-                matrix,
-                x: case.x.clone(),
-                bias: None,
-                residual: None,
-                ..case
-            };
+            let Matrix { n, k, encoding, layout, .. } = case.matrix;
+            let matrix = Matrix { n, k, encoding, layout, parts, values: vec![] };
+            let without = Case { matrix, x: case.x.clone(), bias: None, residual: None, ..case };
             assert_eq!(with, without.run(&mut rig, 0..rows), "{isa:?}");
         }
     }
@@ -251,30 +197,15 @@ fn arguments_that_do_not_fit_are_refused() {
     rig.run(kernel(16, 32, false), &[x, w, out]);
     let mut fails = |kernel: HostKernel, args: &[Arg], why: &str| {
         let message = rig.try_run(kernel, args).unwrap_err().message;
-        assert!(
-            message.contains(why) && message.starts_with("kernel test: "),
-            "{message}"
-        );
+        assert!(message.contains(why) && message.starts_with("kernel test: "), "{message}");
     };
-    fails(
-        kernel(32, 32, false),
-        &[x, w, out],
-        "must be [32, 32], found [16, 32]",
-    );
+    fails(kernel(32, 32, false), &[x, w, out], "must be [32, 32], found [16, 32]");
     fails(kernel(16, 32, true), &[x, w, out], "argument 3 (bias)");
     fails(kernel(16, 32, false), &[x, w], "argument 3 (out)");
     fails(kernel(16, 32, false), &[x, w, out, out], "4 arguments are given");
     fails(kernel(16, 32, false), &[x, w, x], "overlaps");
     fails(kernel(16, 32, false), &[w, w, out], "argument 1 (x)");
-    fails(
-        kernel(16, 32, false),
-        &[x, Arg::Weight(9), out],
-        "a weight that is bound",
-    );
-    fails(
-        kernel(16, 32, false),
-        &[x, w, Arg::Arena(ARENA - 4)],
-        "needs 128 bytes",
-    );
+    fails(kernel(16, 32, false), &[x, Arg::Weight(9), out], "a weight that is bound");
+    fails(kernel(16, 32, false), &[x, w, Arg::Arena(ARENA - 4)], "needs 128 bytes");
     fails(kernel(16, 32, false), &[Arg::Arena(2), w, out], "aligned");
 }

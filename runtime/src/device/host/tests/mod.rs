@@ -54,11 +54,7 @@ fn isas() -> impl Iterator<Item = Isa> {
 const DTYPES: [Dtype; 2] = [Dtype::F32, Dtype::Bf16];
 
 fn round(x: f32, dtype: Dtype) -> f32 {
-    if dtype == Dtype::F32 {
-        x
-    } else {
-        bf16::from_f32(x).to_f32()
-    }
+    if dtype == Dtype::F32 { x } else { bf16::from_f32(x).to_f32() }
 }
 
 fn rounded(x: &[f32], dtype: Dtype) -> Vec<f32> {
@@ -100,26 +96,11 @@ const MAX_SEQ: u32 = 4096;
 
 impl Rig {
     fn new(isa: Isa, threads: usize) -> Rig {
-        Rig::with_cache(
-            isa,
-            threads,
-            Kv {
-                page_tokens: 1,
-                dtype: Dtype::F32,
-                layers: vec![],
-            },
-            0,
-        )
+        Rig::with_cache(isa, threads, Kv { page_tokens: 1, dtype: Dtype::F32, layers: vec![] }, 0)
     }
 
     fn with_cache(isa: Isa, threads: usize, kv: Kv, pages: u64) -> Rig {
-        let mut device = HostDevice::with_isa(
-            HostOptions {
-                threads: Some(threads),
-            },
-            isa,
-        )
-        .unwrap();
+        let mut device = HostDevice::with_isa(HostOptions { threads: Some(threads) }, isa).unwrap();
         let mut take = |bytes: u64| device.alloc(bytes, "test").unwrap();
         let layers: Vec<Buffer> = kv.layers.iter().map(|l| take(pages * kv.page_bytes(l))).collect();
         let bind = Bindings {
@@ -134,17 +115,7 @@ impl Rig {
             block_table: take(1 << 20),
             table_width: 0,
         };
-        Rig {
-            device,
-            manifest: manifest(kv),
-            bind,
-            used: 0,
-            dims: StepDims {
-                tokens: 0,
-                rows: 0,
-                seqs: 0,
-            },
-        }
+        Rig { device, manifest: manifest(kv), bind, used: 0, dims: StepDims { tokens: 0, rows: 0, seqs: 0 } }
     }
 
     fn place(&mut self, bytes: &[u8]) -> Arg {
@@ -166,9 +137,7 @@ impl Rig {
     }
 
     fn read(&mut self, arg: Arg, count: usize, dtype: Dtype) -> Vec<f32> {
-        let Arg::Arena(at) = arg else {
-            panic!("{arg:?} is not in the arena")
-        };
+        let Arg::Arena(at) = arg else { panic!("{arg:?} is not in the arena") };
         self.read_buffer(self.bind.arena, at, count, dtype)
     }
 
@@ -183,11 +152,7 @@ impl Rig {
         let mut region = |bytes: &[u8]| {
             let buffer = self.device.alloc(bytes.len() as u64, "weight").unwrap();
             self.device.upload(buffer, 0, bytes).unwrap();
-            Region {
-                buffer,
-                offset: 0,
-                len: bytes.len() as u64,
-            }
+            Region { buffer, offset: 0, len: bytes.len() as u64 }
         };
         let payload = region(&parts.payload);
         let scale = (!parts.scale.is_empty()).then(|| region(&parts.scale));
@@ -195,22 +160,13 @@ impl Rig {
         self.bind.weights.push(WeightRegions { payload, scale, zero });
         let name = format!("w{}", self.manifest.weights.len());
         let shape = shape.iter().map(|&d| d as u64).collect();
-        self.manifest.weights.push(Weight {
-            name,
-            shape,
-            encoding,
-            layout,
-            computed: false,
-        });
+        self.manifest.weights.push(Weight { name, shape, encoding, layout, computed: false });
         Arg::Weight(self.manifest.weights.len() as u32 - 1)
     }
 
     /// A vector in f32.
     fn vector(&mut self, x: &[f32]) -> Arg {
-        let parts = Packed {
-            payload: encode(x, Dtype::F32),
-            ..Packed::default()
-        };
+        let parts = Packed { payload: encode(x, Dtype::F32), ..Packed::default() };
         self.weight(&[x.len()], Encoding::F32, Layout::Rows, &parts)
     }
 
@@ -226,18 +182,11 @@ impl Rig {
             positions.extend(s.past as i32..(s.past + s.new) as i32);
             table.extend(s.pages.iter().copied().chain(std::iter::repeat(-1)).take(width));
         }
-        self.dims = StepDims {
-            tokens: positions.len() as u32,
-            rows: 0,
-            seqs: seqs.len() as u32,
-        };
+        self.dims = StepDims { tokens: positions.len() as u32, rows: 0, seqs: seqs.len() as u32 };
         let b = self.bind.clone();
-        for (buffer, list) in [
-            (b.query_start, starts),
-            (b.context, contexts),
-            (b.block_table, table),
-            (b.positions, positions),
-        ] {
+        for (buffer, list) in
+            [(b.query_start, starts), (b.context, contexts), (b.block_table, table), (b.positions, positions)]
+        {
             self.ints(buffer, &list);
         }
     }
@@ -248,20 +197,9 @@ impl Rig {
     }
 
     fn try_run(&mut self, kernel: HostKernel, args: &[Arg]) -> Result<(), Error> {
-        let kernel = Kernel {
-            name: "test".into(),
-            code: Code::Host(kernel),
-            contract: String::new(),
-        };
+        let kernel = Kernel { name: "test".into(), code: Code::Host(kernel), contract: String::new() };
         self.device.load(&self.manifest, &|_| Ok(vec![])).unwrap();
-        self.device.launch(
-            Call {
-                kernel: (0, &kernel),
-                args,
-            },
-            &self.bind,
-            self.dims,
-        )
+        self.device.launch(Call { kernel: (0, &kernel), args }, &self.bind, self.dims)
     }
 
     fn run(&mut self, kernel: HostKernel, args: &[Arg]) {
@@ -271,14 +209,8 @@ impl Rig {
 
 fn decode(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
     match dtype {
-        Dtype::F32 => bytes
-            .chunks_exact(4)
-            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-            .collect(),
-        Dtype::Bf16 => bytes
-            .chunks_exact(2)
-            .map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32())
-            .collect(),
+        Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        Dtype::Bf16 => bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
     }
 }
 
@@ -299,12 +231,7 @@ fn manifest(kv: Kv) -> Manifest {
             eos: vec![],
             context: MAX_SEQ,
         },
-        dims: Dims {
-            max_batch: 64,
-            max_seq_len: MAX_SEQ,
-            max_step_tokens: 4096,
-            max_logit_rows: 64,
-        },
+        dims: Dims { max_batch: 64, max_seq_len: MAX_SEQ, max_step_tokens: 4096, max_logit_rows: 64 },
         arena: ARENA,
         kv,
         weights: vec![],
@@ -338,32 +265,23 @@ impl Matrix {
             (Layout::Rows, Encoding::F32) => layout::pack_rows(&x, Dtype::F32, &mut parts.payload),
             (Layout::Rows, _) => layout::pack_rows(&x, Dtype::Bf16, &mut parts.payload),
             (Layout::Panel16, Encoding::F32) => {
-                rows.chunks(PANEL)
-                    .for_each(|p| layout::pack_panel_f32(p, &mut parts.payload).unwrap());
+                rows.chunks(PANEL).for_each(|p| layout::pack_panel_f32(p, &mut parts.payload).unwrap());
             }
             (Layout::Panel16, Encoding::Bf16) => {
-                rows.chunks(PANEL)
-                    .for_each(|p| layout::pack_panel_bf16(p, &mut parts.payload).unwrap());
+                rows.chunks(PANEL).for_each(|p| layout::pack_panel_bf16(p, &mut parts.payload).unwrap());
             }
             (Layout::Panel16, Encoding::I8Channel) => {
                 let q: Vec<i8> = (0..n * k).map(|_| rng.below(256) as u8 as i8).collect();
-                let rows: Vec<I8Row<'_>> = q
-                    .chunks_exact(k)
-                    .map(|q| I8Row {
-                        q,
-                        scale: 0.001 + rng.unit().abs() * 0.01,
-                    })
-                    .collect();
-                rows.chunks(PANEL)
-                    .for_each(|p| layout::pack_panel_i8(p, &mut parts).unwrap());
+                let rows: Vec<I8Row<'_>> =
+                    q.chunks_exact(k).map(|q| I8Row { q, scale: 0.001 + rng.unit().abs() * 0.01 }).collect();
+                rows.chunks(PANEL).for_each(|p| layout::pack_panel_i8(p, &mut parts).unwrap());
             }
             (Layout::Panel16, Encoding::I4Group { group }) => {
                 let groups = k.div_ceil(group as usize);
                 let mut nibbles = |n: usize| (0..n).map(|_| rng.below(16) as i8 - 8).collect::<Vec<i8>>();
                 let (q, zero) = (nibbles(n * k), nibbles(n * groups));
-                let scale: Vec<bf16> = (0..n * groups)
-                    .map(|_| bf16::from_f32(0.01 + rng.unit().abs() * 0.1))
-                    .collect();
+                let scale: Vec<bf16> =
+                    (0..n * groups).map(|_| bf16::from_f32(0.01 + rng.unit().abs() * 0.1)).collect();
                 let rows: Vec<I4Row<'_>> = (0..n)
                     .map(|r| I4Row {
                         q: &q[r * k..(r + 1) * k],
@@ -371,30 +289,17 @@ impl Matrix {
                         zero: &zero[r * groups..(r + 1) * groups],
                     })
                     .collect();
-                rows.chunks(PANEL)
-                    .for_each(|p| layout::pack_panel_i4(p, group, &mut parts).unwrap());
+                rows.chunks(PANEL).for_each(|p| layout::pack_panel_i4(p, group, &mut parts).unwrap());
             }
         }
-        let weight = Weight {
-            name: "w".into(),
-            shape: vec![n as u64, k as u64],
-            encoding,
-            layout,
-            computed: false,
-        };
+        let weight =
+            Weight { name: "w".into(), shape: vec![n as u64, k as u64], encoding, layout, computed: false };
         let mut values = vec![0.0; n * k];
         let [payload, scale, zero] = [Part::Payload, Part::Scale, Part::Zero].map(|p| parts.part(p));
         for (i, row) in values.chunks_exact_mut(k).enumerate() {
             layout::unpack_row(&weight, payload, scale, zero, i as u64, row).unwrap();
         }
-        Matrix {
-            n,
-            k,
-            encoding,
-            layout,
-            parts,
-            values,
-        }
+        Matrix { n, k, encoding, layout, parts, values }
     }
 
     fn place(&self, rig: &mut Rig) -> Arg {

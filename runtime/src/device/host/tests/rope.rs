@@ -3,9 +3,7 @@
 use super::*;
 
 fn freqs(dim: usize) -> Vec<f32> {
-    (0..dim / 2)
-        .map(|i| 10000f32.powf(-2.0 * i as f32 / dim as f32))
-        .collect()
+    (0..dim / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / dim as f32)).collect()
 }
 
 /// One head rotated, after a norm if there is one.
@@ -14,9 +12,7 @@ fn rotated(x: &[f32], position: usize, freqs: &[f32], norm: Option<(&[f32], f32,
     if let Some((w, eps, offset)) = norm {
         let mean = x.iter().map(|v| v * v).sum::<f64>() / x.len() as f64;
         let inverse = 1.0 / (mean + f64::from(eps)).sqrt();
-        x.iter_mut()
-            .zip(w)
-            .for_each(|(v, w)| *v *= inverse * (f64::from(*w) + f64::from(offset)));
+        x.iter_mut().zip(w).for_each(|(v, w)| *v *= inverse * (f64::from(*w) + f64::from(offset)));
     }
     let half = freqs.len();
     for (i, f) in freqs.iter().enumerate() {
@@ -32,10 +28,7 @@ fn check(got: &[f32], want: &[f64], dtype: Dtype, what: &str) {
     assert_eq!(got.len(), want.len(), "{what}");
     for (i, (&y, &want)) in got.iter().zip(want).enumerate() {
         let off = (f64::from(y) - want).abs();
-        assert!(
-            off <= tolerance(want, 1.0, dtype),
-            "{what}: element {i} is {y}, not {want}"
-        );
+        assert!(off <= tolerance(want, 1.0, dtype), "{what}: element {i} is {y}, not {want}");
     }
 }
 
@@ -53,12 +46,8 @@ fn rope() {
                         (0..tokens).map(|_| rng.below(MAX_SEQ as usize) as i32).collect();
                     rig.ints(rig.bind.positions, &positions);
                     rig.dims.tokens = tokens as u32;
-                    let args = [
-                        rig.input(&x, dtype),
-                        Arg::Positions,
-                        rig.vector(&freqs),
-                        rig.output(count, dtype),
-                    ];
+                    let args =
+                        [rig.input(&x, dtype), Arg::Positions, rig.vector(&freqs), rig.output(count, dtype)];
                     let kernel = HostKernel::Rope {
                         heads: heads as u32,
                         head_dim: head_dim as u32,
@@ -71,12 +60,7 @@ fn rope() {
                         .enumerate()
                         .flat_map(|(i, x)| rotated(x, positions[i / heads] as usize, &freqs, None))
                         .collect();
-                    check(
-                        &rig.read(args[3], count, dtype),
-                        &want,
-                        dtype,
-                        &format!("{isa:?} {head_dim}"),
-                    );
+                    check(&rig.read(args[3], count, dtype), &want, dtype, &format!("{isa:?} {head_dim}"));
                 }
             }
         }
@@ -87,26 +71,12 @@ fn rope() {
 fn positions_out_of_range_are_refused() {
     let mut rig = Rig::new(Isa::Scalar, 1);
     rig.dims.tokens = 1;
-    let args = [
-        rig.input(&[0.0; 8], Dtype::F32),
-        Arg::Positions,
-        rig.vector(&freqs(8)),
-        rig.output(8, Dtype::F32),
-    ];
-    let kernel = HostKernel::Rope {
-        heads: 1,
-        head_dim: 8,
-        dim: 8,
-        x: Dtype::F32,
-    };
+    let args =
+        [rig.input(&[0.0; 8], Dtype::F32), Arg::Positions, rig.vector(&freqs(8)), rig.output(8, Dtype::F32)];
+    let kernel = HostKernel::Rope { heads: 1, head_dim: 8, dim: 8, x: Dtype::F32 };
     for bad in [-1, MAX_SEQ as i32] {
         rig.ints(rig.bind.positions, &[bad]);
-        assert!(
-            rig.try_run(kernel.clone(), &args)
-                .unwrap_err()
-                .message
-                .contains("is not within")
-        );
+        assert!(rig.try_run(kernel.clone(), &args).unwrap_err().message.contains("is not within"));
     }
 }
 
@@ -117,9 +87,7 @@ pub fn seqs(rng: &mut Rng, page_tokens: usize, sizes: &[(usize, usize)], pages: 
         .iter()
         .map(|&(past, new)| {
             let need = (past + new).div_ceil(page_tokens);
-            let pages = (0..need)
-                .map(|_| free.swap_remove(rng.below(free.len())))
-                .collect();
+            let pages = (0..need).map(|_| free.swap_remove(rng.below(free.len()))).collect();
             Seq { past, new, pages }
         })
         .collect()
@@ -135,31 +103,15 @@ fn cache_stores() {
             (Dtype::Bf16, Dtype::F32, Dtype::F32),
             (Dtype::F32, Dtype::Bf16, Dtype::Bf16),
         ] {
-            for (fused, q_norm, k_norm) in [
-                (true, true, true),
-                (true, false, true),
-                (true, false, false),
-                (false, false, false),
-            ] {
+            for (fused, q_norm, k_norm) in
+                [(true, true, true), (true, false, true), (true, false, false), (false, false, false)]
+            {
                 let (heads, kv_heads, head_dim, page_tokens, pages) = (6, 2, 24, 8, 40);
                 let dim = if q_norm { 24 } else { 16 };
-                let layer = KvLayer {
-                    heads: kv_heads as u32,
-                    head_dim: head_dim as u32,
-                    window: None,
-                };
-                let kv = Kv {
-                    page_tokens: page_tokens as u32,
-                    dtype: kv_type,
-                    layers: vec![layer, layer],
-                };
+                let layer = KvLayer { heads: kv_heads as u32, head_dim: head_dim as u32, window: None };
+                let kv = Kv { page_tokens: page_tokens as u32, dtype: kv_type, layers: vec![layer, layer] };
                 let mut rig = Rig::with_cache(isa, 2, kv, pages);
-                let all = seqs(
-                    &mut rng,
-                    page_tokens,
-                    &[(3, 1), (0, 19), (16, 1), (7, 30)],
-                    pages as usize,
-                );
+                let all = seqs(&mut rng, page_tokens, &[(3, 1), (0, 19), (16, 1), (7, 30)], pages as usize);
                 rig.batch(&all);
                 let tokens = rig.dims.tokens as usize;
                 let (width, kv_width) = ((heads + 2 * kv_heads) * head_dim, kv_heads * head_dim);
@@ -186,16 +138,11 @@ fn cache_stores() {
                     rig.run(kernel, &args);
                 } else {
                     let part = |from: usize| -> Vec<f32> {
-                        x.chunks_exact(width)
-                            .flat_map(|r| r[from..from + kv_width].to_vec())
-                            .collect()
+                        x.chunks_exact(width).flat_map(|r| r[from..from + kv_width].to_vec()).collect()
                     };
                     let k = rig.input(&part(heads * head_dim), x_type);
                     let v = rig.input(&part((heads + kv_heads) * head_dim), x_type);
-                    rig.run(
-                        HostKernel::KvAppend { x: x_type },
-                        &[k, v, Arg::Batch, Arg::Kv(1)],
-                    );
+                    rig.run(HostKernel::KvAppend { x: x_type }, &[k, v, Arg::Batch, Arg::Kv(1)]);
                 }
                 let what = format!("{isa:?} {x_type:?} {kv_type:?} {fused} {q_norm} {k_norm}");
                 let page = 2 * kv_heads * page_tokens * head_dim;

@@ -6,10 +6,7 @@ fn check(got: &[f32], want: impl Iterator<Item = f64>, dtype: Dtype, what: &str)
     let mut count = 0;
     for (i, (&y, want)) in got.iter().zip(want).enumerate() {
         let off = (f64::from(y) - want).abs();
-        assert!(
-            off <= tolerance(want, want.abs(), dtype),
-            "{what}: element {i} is {y}, not {want}"
-        );
+        assert!(off <= tolerance(want, want.abs(), dtype), "{what}: element {i} is {y}, not {want}");
         count += 1;
     }
     assert_eq!(count, got.len(), "{what}");
@@ -38,16 +35,10 @@ fn embedding_of_every_form() {
                         rig.dims.tokens = rows as u32;
                         let weight = table.place(&mut rig);
                         let y = rig.output(rows * width, out);
-                        let kernel = HostKernel::Embedding {
-                            width: width as u32,
-                            scale: 2.5,
-                            out,
-                        };
+                        let kernel = HostKernel::Embedding { width: width as u32, scale: 2.5, out };
                         rig.run(kernel, &[Arg::Tokens, weight, y]);
                         let got = rig.read(y, rows * width, out);
-                        let want = tokens
-                            .iter()
-                            .flat_map(|&t| &table.values[t as usize * width..][..width]);
+                        let want = tokens.iter().flat_map(|&t| &table.values[t as usize * width..][..width]);
                         let what = format!("{isa:?} {encoding:?} {layout:?} {width}");
                         check(&got, want.map(|&v| 2.5 * f64::from(v)), out, &what);
                     }
@@ -61,17 +52,9 @@ fn embedding_of_every_form() {
     rig.dims.tokens = 1;
     for bad in [4, -1] {
         rig.ints(rig.bind.tokens, &[bad]);
-        let kernel = HostKernel::Embedding {
-            width: 8,
-            scale: 1.0,
-            out: Dtype::F32,
-        };
+        let kernel = HostKernel::Embedding { width: 8, scale: 1.0, out: Dtype::F32 };
         let error = rig.try_run(kernel, &[Arg::Tokens, weight, y]).unwrap_err();
-        assert!(
-            error.message.contains(&format!("token {bad} is not within 0..4")),
-            "{}",
-            error.message
-        );
+        assert!(error.message.contains(&format!("token {bad} is not within 0..4")), "{}", error.message);
     }
 }
 
@@ -81,9 +64,7 @@ fn norm(x: &[f64], w: &[f32], eps: f32, offset: f32) -> Vec<f64> {
         .flat_map(|row| {
             let mean = row.iter().map(|v| v * v).sum::<f64>() / row.len() as f64;
             let inverse = 1.0 / (mean + f64::from(eps)).sqrt();
-            row.iter()
-                .zip(w)
-                .map(move |(v, w)| v * inverse * (f64::from(*w) + f64::from(offset)))
+            row.iter().zip(w).map(move |(v, w)| v * inverse * (f64::from(*w) + f64::from(offset)))
         })
         .collect()
 }
@@ -116,12 +97,7 @@ fn rms_norm() {
                     rig.run(kernel, &args);
                     let want = norm(&wide(&rounded(&x, x_type)), &w, 1e-5, 1.0);
                     let got = rig.read(args[2], count, out);
-                    check(
-                        &got,
-                        want.into_iter(),
-                        out,
-                        &format!("{isa:?} {x_type:?} {width}x{rows}"),
-                    );
+                    check(&got, want.into_iter(), out, &format!("{isa:?} {x_type:?} {width}x{rows}"));
                 }
             }
         }
@@ -134,10 +110,7 @@ fn rms_norm_reads_bf16_weights() {
     let (x, w) = (rng.units(64), rng.units(32));
     let mut rig = Rig::new(Isa::Scalar, 1);
     rig.dims.tokens = 2;
-    let parts = Packed {
-        payload: encode(&w, Dtype::Bf16),
-        ..Packed::default()
-    };
+    let parts = Packed { payload: encode(&w, Dtype::Bf16), ..Packed::default() };
     let weight = rig.weight(&[32], Encoding::Bf16, Layout::Rows, &parts);
     let args = [rig.input(&x, Dtype::F32), weight, rig.output(64, Dtype::F32)];
     let kernel = HostKernel::RmsNorm {
@@ -151,12 +124,7 @@ fn rms_norm_reads_bf16_weights() {
     };
     rig.run(kernel, &args);
     let want = norm(&wide(&x), &rounded(&w, Dtype::Bf16), 1e-6, 0.0);
-    check(
-        &rig.read(args[2], 64, Dtype::F32),
-        want.into_iter(),
-        Dtype::F32,
-        "bf16 weight",
-    );
+    check(&rig.read(args[2], 64, Dtype::F32), want.into_iter(), Dtype::F32, "bf16 weight");
 }
 
 #[test]
@@ -217,20 +185,9 @@ fn add() {
                 let (a, b) = (rng.units(count), rng.units(count));
                 rig.dims.tokens = rows as u32;
                 let args = [rig.input(&a, lhs), rig.input(&b, rhs), rig.output(count, out)];
-                rig.run(
-                    HostKernel::Add {
-                        width: 133,
-                        lhs,
-                        rhs,
-                        out,
-                    },
-                    &args,
-                );
-                let want: Vec<f32> = a
-                    .iter()
-                    .zip(&b)
-                    .map(|(&a, &b)| round(round(a, lhs) + round(b, rhs), out))
-                    .collect();
+                rig.run(HostKernel::Add { width: 133, lhs, rhs, out }, &args);
+                let want: Vec<f32> =
+                    a.iter().zip(&b).map(|(&a, &b)| round(round(a, lhs) + round(b, rhs), out)).collect();
                 assert_eq!(rig.read(args[2], count, out), want, "{isa:?}");
             }
         }
@@ -251,12 +208,9 @@ fn gated_act() {
     let mut rng = Rng::new(15);
     for isa in isas() {
         for [x_type, out] in types() {
-            for (act, packed) in [
-                (Act::Silu, true),
-                (Act::Silu, false),
-                (Act::GeluTanh, true),
-                (Act::GeluTanh, false),
-            ] {
+            for (act, packed) in
+                [(Act::Silu, true), (Act::Silu, false), (Act::GeluTanh, true), (Act::GeluTanh, false)]
+            {
                 for (rows, width) in [(1, 1536), (3, 100), (13, 17), (70, 160)] {
                     let mut rig = Rig::new(isa, 2);
                     rig.dims.tokens = rows as u32;
@@ -277,16 +231,7 @@ fn gated_act() {
                     }
                     let y = rig.output(rows * width, out);
                     args.push(y);
-                    rig.run(
-                        HostKernel::GatedAct {
-                            width: width as u32,
-                            act,
-                            packed,
-                            x: x_type,
-                            out,
-                        },
-                        &args,
-                    );
+                    rig.run(HostKernel::GatedAct { width: width as u32, act, packed, x: x_type, out }, &args);
                     let got = rig.read(y, rows * width, out);
                     for (i, &y) in got.iter().enumerate() {
                         let (g, u) = at(i / width, i % width);
@@ -315,41 +260,22 @@ fn slice_and_gather_rows() {
             let x = rounded(&rng.units(rows * of), dtype);
             rig.dims.tokens = rows as u32;
             let args = [rig.input(&x, dtype), rig.output(rows * width, dtype)];
-            let kernel = HostKernel::Slice {
-                of: of as u32,
-                start: start as u32,
-                width: width as u32,
-                x: dtype,
-            };
+            let kernel =
+                HostKernel::Slice { of: of as u32, start: start as u32, width: width as u32, x: dtype };
             rig.run(kernel, &args);
-            let want: Vec<f32> = x
-                .chunks_exact(of)
-                .flat_map(|r| r[start..start + width].to_vec())
-                .collect();
+            let want: Vec<f32> = x.chunks_exact(of).flat_map(|r| r[start..start + width].to_vec()).collect();
             assert_eq!(rig.read(args[1], rows * width, dtype), want);
 
             let picked: Vec<i32> = (0..5).map(|_| rng.below(rows) as i32).collect();
             rig.ints(rig.bind.rows, &picked);
             rig.dims.rows = 5;
             let out = rig.output(5 * of, dtype);
-            rig.run(
-                HostKernel::GatherRows {
-                    width: of as u32,
-                    x: dtype,
-                },
-                &[args[0], Arg::Rows, out],
-            );
-            let want: Vec<f32> = picked
-                .iter()
-                .flat_map(|&r| x[r as usize * of..][..of].to_vec())
-                .collect();
+            rig.run(HostKernel::GatherRows { width: of as u32, x: dtype }, &[args[0], Arg::Rows, out]);
+            let want: Vec<f32> = picked.iter().flat_map(|&r| x[r as usize * of..][..of].to_vec()).collect();
             assert_eq!(rig.read(out, 5 * of, dtype), want);
 
             rig.ints(rig.bind.rows, &[0, 0, 0, 0, rows as i32]);
-            let kernel = HostKernel::GatherRows {
-                width: of as u32,
-                x: dtype,
-            };
+            let kernel = HostKernel::GatherRows { width: of as u32, x: dtype };
             let error = rig.try_run(kernel, &[args[0], Arg::Rows, out]).unwrap_err();
             assert!(error.message.contains("is not within"), "{}", error.message);
         }
