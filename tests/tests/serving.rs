@@ -11,7 +11,7 @@ use trtc_runtime::{Answer, CacheSize, Engine, LoadOptions, Request, Sampling, St
 const ARCHS: [&str; 6] = ["llama", "llama-tied", "mistral", "qwen2", "qwen3", "gemma3"];
 
 /// Lengths of prompt and answer of the requests: more tokens than a page, than a chunk, than a sliding window.
-const SIZES: [(usize, u32); 6] = [(1, 70), (7, 60), (40, 30), (75, 30), (33, 1), (90, 38)];
+const SIZES: [(usize, u32); 6] = [(20, 75), (27, 80), (1, 40), (75, 30), (33, 1), (90, 38)];
 
 fn built(dir: &Path, arch: &str, precision: &str, max_step_tokens: u32) -> PathBuf {
     let path = dir.join(format!("{max_step_tokens}.engine"));
