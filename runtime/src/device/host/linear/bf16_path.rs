@@ -4,7 +4,6 @@ use super::dp::{self, Groups, Kind};
 use super::pack::{self, Tiles};
 use super::store::{Epilogue, Place};
 use super::{GRAIN, LANES, Out, PANELS, Shape, Source, finish};
-use crate::device::host::isa::Isa;
 use crate::device::host::memory::Shards;
 use crate::device::host::pool::Pool;
 use crate::device::host::scratch::{Aligned, Cx, bytes, pairs as words};
@@ -54,12 +53,12 @@ pub fn run(
     let in_place = if rows == 1 && k == 2 * pairs { words(x) } else { None };
     let packed = match in_place {
         Some(x) => x,
-        None => pack_x((pool, isa), &mut scratch.x, tiles, x, k, pairs)?,
+        None => pack_x(pool, &mut scratch.x, tiles, x, k, pairs)?,
     };
     let group = w.groups.map_or(k, |(group, ..)| group);
     let groups = k.div_ceil(group);
     let xsum: &[f32] =
-        if w.groups.is_some() { sum_x((pool, isa), &mut scratch.sums, tiles, x, k, group)? } else { &[] };
+        if w.groups.is_some() { sum_x(pool, &mut scratch.sums, tiles, x, k, group)? } else { &[] };
     // The groups of a block that begins at `pair`, for a tile of tokens.
     let groups_at = |panel: usize, pair: usize, token: usize, tokens: usize| {
         w.groups.map(|(group, scale, zero)| {
@@ -152,7 +151,7 @@ fn widen<'a>(
 
 /// Packs x: `[tile][pair][token]`.
 fn pack_x<'a>(
-    (pool, isa): (&mut Pool, Isa),
+    pool: &mut Pool,
     into: &'a mut Aligned,
     tiles: Tiles,
     x: &[bf16],
@@ -165,7 +164,7 @@ fn pack_x<'a>(
         for (from, tokens) in range.map(|i| tiles.get(i)) {
             // SAFETY: tiles do not overlap.
             let out = unsafe { shards.part(from * pairs..(from + tokens) * pairs) };
-            pack::pack_pairs(isa, &x[from * k..(from + tokens) * k], k, pairs, out);
+            pack::pack_pairs(&x[from * k..(from + tokens) * k], k, pairs, out);
         }
     })?;
     Ok(packed)
@@ -173,7 +172,7 @@ fn pack_x<'a>(
 
 /// Sums of x over groups: `[tile][group][token]`.
 fn sum_x<'a>(
-    (pool, isa): (&mut Pool, Isa),
+    pool: &mut Pool,
     into: &'a mut Aligned,
     tiles: Tiles,
     x: &[bf16],
@@ -187,7 +186,7 @@ fn sum_x<'a>(
         for (from, tokens) in range.map(|i| tiles.get(i)) {
             // SAFETY: tiles do not overlap.
             let out = unsafe { shards.part(from * groups..(from + tokens) * groups) };
-            pack::group_sums(isa, &x[from * k..(from + tokens) * k], k, group, out);
+            pack::group_sums(&x[from * k..(from + tokens) * k], k, group, out);
         }
     })?;
     Ok(sums)

@@ -4,7 +4,6 @@
 //! input (or pair of inputs) for all tokens lie together: `[tile][input][token]`.
 
 use crate::device::host::elem::{Elem, Floats, sum_by, typed};
-use crate::device::host::isa::per_isa;
 use half::bf16;
 
 /// How many tokens each tile has.
@@ -32,13 +31,8 @@ impl Tiles {
     }
 }
 
-per_isa! {
-    /// Packs one tile of bf16 rows of `k` as `[pair][token]`, `pairs` of them; inputs from `k` on are 0.
-    pub fn pack_pairs<>(x: &[bf16], k: usize, pairs: usize, out: &mut [u32]) = pairs_body
-}
-
-#[inline(always)]
-fn pairs_body<const FMA: bool>(x: &[bf16], k: usize, pairs: usize, out: &mut [u32]) {
+/// Packs one tile of bf16 rows of `k` as `[pair][token]`, `pairs` of them; inputs from `k` on are 0.
+pub fn pack_pairs(x: &[bf16], k: usize, pairs: usize, out: &mut [u32]) {
     let tokens = x.len() / k;
     for (t, row) in x.chunks_exact(k).enumerate() {
         let mut columns = out.chunks_exact_mut(tokens);
@@ -73,13 +67,8 @@ pub fn pack_f32(x: Floats<'_>, from: usize, tokens: usize, k: usize, out: &mut [
     out[k * tokens..].fill(0.0);
 }
 
-per_isa! {
-    /// Sums of each row over each group of inputs: `[group][token]`.
-    pub fn group_sums<>(x: &[bf16], k: usize, group: usize, out: &mut [f32]) = sums_body
-}
-
-#[inline(always)]
-fn sums_body<const FMA: bool>(x: &[bf16], k: usize, group: usize, out: &mut [f32]) {
+/// Sums of each row over each group of inputs: `[group][token]`.
+pub fn group_sums(x: &[bf16], k: usize, group: usize, out: &mut [f32]) {
     let tokens = x.len() / k;
     for (t, row) in x.chunks_exact(k).enumerate() {
         for (inputs, sums) in row.chunks(group).zip(out.chunks_exact_mut(tokens)) {
@@ -91,7 +80,6 @@ fn sums_body<const FMA: bool>(x: &[bf16], k: usize, group: usize, out: &mut [f32
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::host::isa::Isa;
 
     #[test]
     fn tiles_cover_the_tokens_evenly() {
@@ -116,7 +104,7 @@ mod tests {
     fn pairs_are_padded() {
         let x: Vec<bf16> = (0..10).map(|i| bf16::from_f32(i as f32 + 1.0)).collect();
         let mut out = [u32::MAX; 8];
-        pack_pairs(Isa::Scalar, &x, 5, 4, &mut out);
+        pack_pairs(&x, 5, 4, &mut out);
         let get = |w: u32| (bf16::from_bits(w as u16).to_f32(), bf16::from_bits((w >> 16) as u16).to_f32());
         assert_eq!(out.map(get)[..4], [(1.0, 2.0), (6.0, 7.0), (3.0, 4.0), (8.0, 9.0)]);
         assert_eq!(out.map(get)[4..], [(5.0, 0.0), (10.0, 0.0), (0.0, 0.0), (0.0, 0.0)]);
