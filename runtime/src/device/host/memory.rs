@@ -3,6 +3,7 @@
 //! A kernel claims every range that it reads or writes through [`Views`], which checks bounds, alignment and
 //! overlap; after that it works with ordinary slices.
 
+use super::simd::prefetch_to_write;
 use crate::device::{Buffer, Region, SharedBytes};
 use crate::error::Error;
 use half::bf16;
@@ -276,6 +277,12 @@ impl<'a, T> Shards<'a, T> {
     /// Takes a slice apart.
     pub fn new(slice: &'a mut [T]) -> Shards<'a, T> {
         Shards { ptr: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
+    }
+
+    /// Asks for a part that will be written soon; panics if it lies outside.
+    pub fn prefetch(&self, range: Range<usize>) {
+        assert!(range.start <= range.end && range.end <= self.len);
+        prefetch_to_write(self.ptr.wrapping_add(range.start), range.len());
     }
 
     /// A part of the slice; panics if it lies outside.

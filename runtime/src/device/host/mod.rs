@@ -18,6 +18,7 @@ mod pool;
 mod rope;
 mod rows;
 mod scratch;
+mod simd;
 #[cfg(test)]
 mod tests;
 

@@ -151,6 +151,7 @@ fn kernel<const BF16: bool>(panels: usize, rows: usize) -> Kernel {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 unsafe fn sum_runs<const BF16: bool, const P: usize, const R: usize>(a: &Raw<'_>) {
+    use crate::device::host::simd::spread;
     use std::arch::x86_64::*;
     let mut acc = [[_mm512_setzero_ps(); R]; P];
     let elem = if BF16 { size_of::<half::bf16>() } else { size_of::<f32>() };
@@ -187,7 +188,7 @@ unsafe fn sum_runs<const BF16: bool, const P: usize, const R: usize>(a: &Raw<'_>
             }
             for r in 0..R {
                 // SAFETY: within the weights.
-                let w = unsafe { _mm512_set1_ps(*weight.add(r * LANES)) };
+                let w = unsafe { _mm512_castsi512_ps(spread(weight.add(r * LANES))) };
                 for p in 0..P {
                     acc[p][r] = _mm512_fmadd_ps(w, v[p], acc[p][r]);
                 }

@@ -3,7 +3,8 @@
 use super::dp::{self, Groups, Kind};
 use super::pack::{self, Tiles};
 use super::store::{Epilogue, Place};
-use super::{GRAIN, LANES, Out, PANELS, Shape, Source, finish};
+use super::{GRAIN, LANES, Out, PANELS, Shape, Source, expect, finish, widen as widening};
+use crate::device::host::isa::Isa;
 use crate::device::host::memory::Shards;
 use crate::device::host::pool::Pool;
 use crate::device::host::scratch::{Aligned, Cx, bytes, pairs as words};
@@ -50,15 +51,16 @@ pub fn run(
     let (isa, scratch) = (*isa, &mut **scratch);
     let pairs = k.next_multiple_of(if w.kind == Kind::I4 { 8 } else { 2 }) / 2;
     let tiles = Tiles::new(rows, dp::MAX_TOKENS);
-    let in_place = if rows == 1 && k == 2 * pairs { words(x) } else { None };
-    let packed = match in_place {
-        Some(x) => x,
-        None => pack_x(pool, &mut scratch.x, tiles, x, k, pairs)?,
-    };
     let group = w.groups.map_or(k, |(group, ..)| group);
     let groups = k.div_ceil(group);
-    let xsum: &[f32] =
-        if w.groups.is_some() { sum_x(pool, &mut scratch.sums, tiles, x, k, group)? } else { &[] };
+    let in_place = if rows == 1 && k == 2 * pairs && w.groups.is_none() { words(x) } else { None };
+    let (packed, xsum): (&[u32], &[f32]) = match in_place {
+        Some(x) => (x, &[]),
+        None => {
+            let pack = Pack { x, k, pairs, tiles, group: w.groups.map(|_| group) };
+            pack_x(pool, isa, &pack, &mut scratch.x, &mut scratch.sums)?
+        }
+    };
     // The groups of a block that begins at `pair`, for a tile of tokens.
     let groups_at = |panel: usize, pair: usize, token: usize, tokens: usize| {
         w.groups.map(|(group, scale, zero)| {
@@ -86,9 +88,10 @@ pub fn run(
                 groups: groups_at(range.start, 0, 0, rows),
                 fresh: true,
             };
+            let place = Place { panel: range.start, panels: range.len(), token: 0, tokens: rows };
+            expect(place, epilogue, out);
             // SAFETY: this path is taken only with AVX-512 BF16.
             unsafe { dp::tile(&tile, range.len(), rows, &mut sums) };
-            let place = Place { panel: range.start, panels: range.len(), token: 0, tokens: rows };
             finish(isa, &sums, place, epilogue, out);
         });
     }
@@ -140,54 +143,65 @@ fn widen<'a>(
         // SAFETY: this path is taken only with AVX-512 BF16.
         unsafe {
             if kind == Kind::I8 {
-                dp::widen_i8_panel(panel, n, wide);
+                widening::i8_panel(panel, n, wide);
             } else {
-                dp::widen_i4_panel(panel, n, wide);
+                widening::i4_panel(panel, n, wide);
             }
         }
     }
     bytes(wide)
 }
 
-/// Packs x: `[tile][pair][token]`.
-fn pack_x<'a>(
-    pool: &mut Pool,
-    into: &'a mut Aligned,
-    tiles: Tiles,
-    x: &[bf16],
+/// Activations to be packed.
+struct Pack<'a> {
+    /// `(tokens, k)`.
+    x: &'a [bf16],
     k: usize,
+    /// Pairs with padding.
     pairs: usize,
-) -> Result<&'a [u32], Error> {
-    let packed = into.u32(x.len() / k * pairs);
-    let shards = Shards::new(&mut *packed);
-    pool.split(tiles.count(), (16384 / k).max(1), &|_, range| {
-        for (from, tokens) in range.map(|i| tiles.get(i)) {
-            // SAFETY: tiles do not overlap.
-            let out = unsafe { shards.part(from * pairs..(from + tokens) * pairs) };
-            pack::pack_pairs(&x[from * k..(from + tokens) * k], k, pairs, out);
-        }
-    })?;
-    Ok(packed)
+    tiles: Tiles,
+    /// Inputs of a group, if sums over groups are wanted.
+    group: Option<usize>,
 }
 
-/// Sums of x over groups: `[tile][group][token]`.
-fn sum_x<'a>(
+/// Inputs that are packed at once where there are no groups.
+const PACKED: usize = 128;
+
+/// Elements for which a second thread is worth its wake-up.
+const ENOUGH: usize = 2048;
+
+/// Packs x, `[tile][pair][token]`, and gives its sums over groups, `[tile][group][token]`.
+fn pack_x<'a>(
     pool: &mut Pool,
+    isa: Isa,
+    p: &Pack<'_>,
     into: &'a mut Aligned,
-    tiles: Tiles,
-    x: &[bf16],
-    k: usize,
-    group: usize,
-) -> Result<&'a [f32], Error> {
-    let groups = k.div_ceil(group);
-    let sums = into.f32(x.len() / k * groups);
-    let shards = Shards::new(&mut *sums);
-    pool.split(tiles.count(), (16384 / k).max(1), &|_, range| {
-        for (from, tokens) in range.map(|i| tiles.get(i)) {
-            // SAFETY: tiles do not overlap.
-            let out = unsafe { shards.part(from * groups..(from + tokens) * groups) };
-            pack::group_sums(&x[from * k..(from + tokens) * k], k, group, out);
+    sums: &'a mut Aligned,
+) -> Result<(&'a [u32], &'a [f32]), Error> {
+    let rows = p.x.len() / p.k;
+    let block = p.group.unwrap_or(PACKED);
+    let (blocks, groups) = (p.k.div_ceil(block), p.group.map_or(0, |g| p.k.div_ceil(g)));
+    let (packed, sums) = (into.u32(rows * p.pairs), sums.f32(rows * groups));
+    let (out, out_sums) = (Shards::new(&mut *packed), Shards::new(&mut *sums));
+    let grain = ENOUGH / (block * rows.div_ceil(p.tiles.count())).max(1);
+    pool.split(p.tiles.count() * blocks, grain, &|_, range| {
+        for item in range {
+            let ((from, tokens), b) = (p.tiles.get(item / blocks), item % blocks);
+            let inputs = b * block..((b + 1) * block).min(p.k);
+            // The last block has the padding.
+            let end = if b + 1 == blocks { p.pairs } else { inputs.end / 2 };
+            let x = &p.x[from * p.k..(from + tokens) * p.k];
+            // SAFETY: blocks do not overlap.
+            let (out, sums) = unsafe {
+                let first = from * p.pairs + b * block / 2 * tokens;
+                let sums = from * groups + if groups > 0 { b * tokens } else { 0 };
+                (
+                    out.part(first..from * p.pairs + end * tokens),
+                    out_sums.part(sums..if groups > 0 { sums + tokens } else { sums }),
+                )
+            };
+            pack::pack_pairs(isa, x, p.k, inputs, out, sums);
         }
     })?;
-    Ok(sums)
+    Ok((packed, sums))
 }

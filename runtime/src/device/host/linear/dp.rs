@@ -2,10 +2,12 @@
 //!
 //! A lane is an output row, so nothing is ever summed across lanes. One `vdpbf16ps` adds two inputs to sixteen rows;
 //! each (row, token) has a single accumulator that takes the inputs in ascending order, whatever the tile's shape,
-//! which is what makes a result independent of the batch. i8 and i4 are widened in registers: every value of them
-//! is exact in bf16.
+//! which is what makes a result independent of the batch. i8 and i4 are widened in registers
+//! ([`super::widen`]).
 
 use super::LANES;
+use super::widen::{Tables, as_bf16};
+use crate::device::host::simd::spread;
 use std::arch::x86_64::*;
 
 /// Most tokens of a tile.
@@ -237,7 +239,7 @@ unsafe fn product<const KIND: u8, const P: usize, const T: usize>(a: &Raw) {
                 };
                 for t in 0..T {
                     let sum = a.sums.add((p * T + t) * LANES);
-                    let xsum = _mm512_set1_ps(*a.xsum.add(group * T + t));
+                    let xsum = _mm512_castsi512_ps(spread(a.xsum.add(group * T + t)));
                     let old = if a.fresh && group == 0 { _mm512_setzero_ps() } else { _mm512_loadu_ps(sum) };
                     let part = _mm512_fnmadd_ps(zero, xsum, acc[p][t]);
                     _mm512_storeu_ps(sum, _mm512_fmadd_ps(scale, part, old));
@@ -267,7 +269,7 @@ unsafe fn add_pairs<const KIND: u8, const P: usize, const T: usize>(
             I8 => (32, 2),
             _ => (64, 1),
         };
-        let table = nibble_table();
+        let tables = Tables::new();
         let mut x = a.x.add(from * T);
         let mut at = from * pair_bytes;
         let end = a.pairs * pair_bytes;
@@ -281,16 +283,15 @@ unsafe fn add_pairs<const KIND: u8, const P: usize, const T: usize>(
                 }
             }
             let line = a.weights.add(at);
+            let mut pairs = [as_bf16(_mm512_setzero_si512()); P];
             if KIND == I4 {
                 let mut words = [_mm512_setzero_si512(); P];
                 for p in 0..P {
                     words[p] = _mm512_loadu_si512(line.add(p * a.stride).cast());
                 }
                 for _ in 0..per_line {
-                    let mut pairs = [as_bf16(table); P];
                     for p in 0..P {
-                        // The index is the low 5 bits; the table's halves are equal, so bit 4 does not matter.
-                        pairs[p] = as_bf16(_mm512_permutexvar_epi16(words[p], table));
+                        pairs[p] = tables.i4(words[p]);
                         words[p] = _mm512_srli_epi16::<4>(words[p]);
                     }
                     add_pair(&pairs, x, acc);
@@ -298,29 +299,24 @@ unsafe fn add_pairs<const KIND: u8, const P: usize, const T: usize>(
                 }
             } else {
                 for i in 0..per_line {
-                    add_pair(&load_pairs::<KIND, P>(line.add(i * pair_bytes), a.stride), x, acc);
+                    for p in 0..P {
+                        let at = line.add(i * pair_bytes + p * a.stride);
+                        pairs[p] =
+                            if KIND == I8 { tables.i8(at) } else { as_bf16(_mm512_loadu_si512(at.cast())) };
+                    }
+                    add_pair(&pairs, x, acc);
                     x = x.add(T);
                 }
             }
             at += 64;
         }
         if KIND == I8 && !n.is_multiple_of(per_line) {
-            add_pair(&load_pairs::<KIND, P>(a.weights.add(at), a.stride), x, acc);
+            let mut pairs = [as_bf16(_mm512_setzero_si512()); P];
+            for p in 0..P {
+                pairs[p] = tables.i8(a.weights.add(at + p * a.stride));
+            }
+            add_pair(&pairs, x, acc);
         }
-    }
-}
-
-/// One pair of inputs of each panel.
-#[inline(always)]
-unsafe fn load_pairs<const KIND: u8, const P: usize>(at: *const u8, stride: usize) -> [__m512bh; P] {
-    // SAFETY: the caller's word for pointers and instructions.
-    unsafe {
-        let mut pairs = [as_bf16(_mm512_setzero_si512()); P];
-        for p in 0..P {
-            let at = at.add(p * stride);
-            pairs[p] = if KIND == I8 { widen_i8(at) } else { as_bf16(_mm512_loadu_si512(at.cast())) };
-        }
-        pairs
     }
 }
 
@@ -334,90 +330,9 @@ unsafe fn add_pair<const P: usize, const T: usize>(
     for t in 0..T {
         // SAFETY: the caller's word for x and the instructions.
         unsafe {
-            let x = as_bf16(_mm512_set1_epi32(*x.add(t) as i32));
+            let x = as_bf16(spread(x.add(t)));
             for p in 0..P {
                 acc[p][t] = _mm512_dpbf16_ps(acc[p][t], pairs[p], x);
-            }
-        }
-    }
-}
-
-/// The bf16 values of the nibbles 0..15, which stand for -8..7, twice.
-#[inline(always)]
-unsafe fn nibble_table() -> __m512i {
-    const TABLE: [u16; 32] = {
-        let mut table = [0; 32];
-        let mut i = 0;
-        while i < 32 {
-            table[i] = half::bf16::from_f32_const((i % 16) as f32 - 8.0).to_bits();
-            i += 1;
-        }
-        table
-    };
-    // SAFETY: the table has 64 bytes; the caller's word for the instruction.
-    unsafe { _mm512_loadu_si512(TABLE.as_ptr().cast()) }
-}
-
-/// 32 signed bytes as bf16: f32 of small integers have nothing in their low halves, so the high halves are exact.
-#[inline(always)]
-unsafe fn widen_i8(at: *const u8) -> __m512bh {
-    const HIGH_HALVES: [u16; 32] = {
-        let mut index = [0; 32];
-        let mut i = 0;
-        while i < 32 {
-            index[i] = 2 * i as u16 + 1;
-            i += 1;
-        }
-        index
-    };
-    // SAFETY: the caller's word for 32 bytes and the instructions.
-    unsafe {
-        let low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast())));
-        let high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.add(16).cast())));
-        let index = _mm512_loadu_si512(HIGH_HALVES.as_ptr().cast());
-        as_bf16(_mm512_permutex2var_epi16(_mm512_castps_si512(low), index, _mm512_castps_si512(high)))
-    }
-}
-
-#[inline(always)]
-fn as_bf16(x: __m512i) -> __m512bh {
-    // SAFETY: both are 64 bytes, and every pattern is a value.
-    unsafe { std::mem::transmute(x) }
-}
-
-/// Widens `pairs` pairs of an i8 panel to bf16.
-///
-/// # Safety
-/// The processor has AVX-512 F, BW, VL, DQ and BF16.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-pub unsafe fn widen_i8_panel(panel: &[u8], pairs: usize, out: &mut [half::bf16]) {
-    assert!(panel.len() >= pairs * 32 && out.len() >= pairs * 32);
-    for i in 0..pairs {
-        // SAFETY: within both slices.
-        unsafe {
-            let pair: __m512i = std::mem::transmute(widen_i8(panel.as_ptr().add(i * 32)));
-            _mm512_storeu_si512(out.as_mut_ptr().add(i * 32).cast(), pair);
-        }
-    }
-}
-
-/// Widens `pairs` pairs (a multiple of 4) of an i4 panel to bf16.
-///
-/// # Safety
-/// The processor has AVX-512 F, BW, VL, DQ and BF16.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-pub unsafe fn widen_i4_panel(panel: &[u8], pairs: usize, out: &mut [half::bf16]) {
-    assert!(pairs.is_multiple_of(4) && panel.len() >= pairs * 16 && out.len() >= pairs * 32);
-    // SAFETY: the instructions are there.
-    let table = unsafe { nibble_table() };
-    for i in 0..pairs / 4 {
-        // SAFETY: within both slices.
-        unsafe {
-            let mut words = _mm512_loadu_si512(panel.as_ptr().add(i * 64).cast());
-            for j in 0..4 {
-                let pair = _mm512_permutexvar_epi16(words, table);
-                _mm512_storeu_si512(out.as_mut_ptr().add((i * 4 + j) * 32).cast(), pair);
-                words = _mm512_srli_epi16::<4>(words);
             }
         }
     }

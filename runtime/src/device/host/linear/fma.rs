@@ -159,6 +159,7 @@ mod x86 {
     //! The same with registers: one (AVX-512) or two (AVX2) for each panel and token.
 
     use super::{Kernel, LANES, Raw};
+    use crate::device::host::simd::spread;
     use std::arch::x86_64::*;
 
     /// Bytes of a panel by which its weights are fetched before they are used.
@@ -241,7 +242,7 @@ mod x86 {
         for t in 0..T {
             // SAFETY: the caller's word for x and the instructions.
             unsafe {
-                let x = _mm512_set1_ps(*x.add(t));
+                let x = _mm512_castsi512_ps(spread(x.add(t)));
                 for p in 0..P {
                     acc[p][t] = _mm512_fmadd_ps(rows[p], x, acc[p][t]);
                 }

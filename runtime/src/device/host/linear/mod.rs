@@ -12,6 +12,8 @@ pub mod fma;
 pub mod pack;
 mod store;
 pub mod unpack;
+#[cfg(target_arch = "x86_64")]
+mod widen;
 
 use super::elem::{Floats, FloatsMut};
 use super::isa::Isa;
@@ -99,6 +101,14 @@ fn finish(isa: Isa, sums: &[f32], place: Place, e: &Epilogue<'_>, out: &Out<'_>)
     match out {
         Out::F32(out) => store(isa, sums, place, e, out),
         Out::Bf16(out) => store(isa, sums, place, e, out),
+    }
+}
+
+/// Asks for the memory that [`finish`] will touch.
+fn expect(place: Place, e: &Epilogue<'_>, out: &Out<'_>) {
+    match out {
+        Out::F32(out) => store::expect(place, e, out),
+        Out::Bf16(out) => store::expect(place, e, out),
     }
 }
 

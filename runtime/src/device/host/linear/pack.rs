@@ -4,7 +4,9 @@
 //! input (or pair of inputs) for all tokens lie together: `[tile][input][token]`.
 
 use crate::device::host::elem::{Elem, Floats, sum_by, typed};
+use crate::device::host::isa::per_isa;
 use half::bf16;
+use std::ops::Range;
 
 /// How many tokens each tile has.
 #[derive(Clone, Copy, Debug)]
@@ -31,23 +33,31 @@ impl Tiles {
     }
 }
 
-/// Packs one tile of bf16 rows of `k` as `[pair][token]`, `pairs` of them; inputs from `k` on are 0.
-pub fn pack_pairs(x: &[bf16], k: usize, pairs: usize, out: &mut [u32]) {
+per_isa! {
+    /// Packs some inputs of one tile of bf16 rows of `k`, from an even one on, as `[pair][token]`; what the output has
+    /// beyond them becomes 0. Sums of the rows over these inputs go to `sums` if it has places for the tokens.
+    pub fn pack_pairs<>(x: &[bf16], k: usize, inputs: Range<usize>, out: &mut [u32], sums: &mut [f32]) = pack_body
+}
+
+#[inline(always)]
+fn pack_body<const FMA: bool>(x: &[bf16], k: usize, inputs: Range<usize>, out: &mut [u32], sums: &mut [f32]) {
     let tokens = x.len() / k;
     for (t, row) in x.chunks_exact(k).enumerate() {
+        let row = &row[inputs.clone()];
         let mut columns = out.chunks_exact_mut(tokens);
-        let mut halves = row.chunks_exact(2);
-        for (h, column) in (&mut halves).zip(&mut columns) {
-            column[t] = word(h[0], h[1]);
+        let (pairs, odd) = row.as_chunks::<2>();
+        for (&[low, high], column) in pairs.iter().zip(&mut columns) {
+            column[t] = word(low, high);
         }
-        let mut used = k / 2;
-        if let &[last] = halves.remainder()
+        if let &[last] = odd
             && let Some(column) = columns.next()
         {
             column[t] = word(last, bf16::ZERO);
-            used += 1;
         }
-        columns.take(pairs - used).for_each(|column| column[t] = 0);
+        columns.for_each(|column| column[t] = 0);
+        if let Some(sum) = sums.get_mut(t) {
+            *sum = sum_by(row, |sum, v| sum + v);
+        }
     }
 }
 
@@ -67,19 +77,10 @@ pub fn pack_f32(x: Floats<'_>, from: usize, tokens: usize, k: usize, out: &mut [
     out[k * tokens..].fill(0.0);
 }
 
-/// Sums of each row over each group of inputs: `[group][token]`.
-pub fn group_sums(x: &[bf16], k: usize, group: usize, out: &mut [f32]) {
-    let tokens = x.len() / k;
-    for (t, row) in x.chunks_exact(k).enumerate() {
-        for (inputs, sums) in row.chunks(group).zip(out.chunks_exact_mut(tokens)) {
-            sums[t] = sum_by(inputs, |sum, v| sum + v);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::host::isa::Isa;
 
     #[test]
     fn tiles_cover_the_tokens_evenly() {
@@ -103,8 +104,9 @@ mod tests {
     #[test]
     fn pairs_are_padded() {
         let x: Vec<bf16> = (0..10).map(|i| bf16::from_f32(i as f32 + 1.0)).collect();
-        let mut out = [u32::MAX; 8];
-        pack_pairs(&x, 5, 4, &mut out);
+        let (mut out, mut sums) = ([u32::MAX; 8], [f32::NAN; 2]);
+        pack_pairs(Isa::detect(), &x, 5, 0..5, &mut out, &mut sums);
+        assert_eq!(sums, [15.0, 40.0]);
         let get = |w: u32| (bf16::from_bits(w as u16).to_f32(), bf16::from_bits((w >> 16) as u16).to_f32());
         assert_eq!(out.map(get)[..4], [(1.0, 2.0), (6.0, 7.0), (3.0, 4.0), (8.0, 9.0)]);
         assert_eq!(out.map(get)[4..], [(5.0, 0.0), (10.0, 0.0), (0.0, 0.0), (0.0, 0.0)]);

@@ -1,9 +1,10 @@
 //! The end of a linear: channel scale, bias and residual on the sums of a tile, rounding, and the store.
 
 use super::LANES;
-use crate::device::host::elem::{Elem, Floats};
+use crate::device::host::elem::{Elem, Floats, typed};
 use crate::device::host::isa::per_isa;
 use crate::device::host::memory::Shards;
+use crate::device::host::simd::prefetch;
 
 /// Where a tile's sums go and what is added to them.
 #[derive(Clone, Copy)]
@@ -29,6 +30,19 @@ pub struct Place {
     pub token: usize,
     /// Tokens.
     pub tokens: usize,
+}
+
+/// Asks for the memory that [`store`] will write and add, as long as there is something else to do: what a launch
+/// before this one wrote or read lies in the caches of other cores.
+pub fn expect<O: Elem>(place: Place, e: &Epilogue<'_>, out: &Shards<'_, O>) {
+    let (first, end) = (place.panel * LANES, ((place.panel + place.panels) * LANES).min(e.n));
+    for token in place.token..place.token + place.tokens {
+        let range = token * e.n + first..token * e.n + end;
+        out.prefetch(range.clone());
+        if let Some(residual) = e.residual {
+            typed!(r = residual => prefetch(&r[range]));
+        }
+    }
 }
 
 per_isa! {

@@ -1,0 +1,156 @@
+//! i8 and i4 weights as bf16, in registers: every value of both is exact in bf16.
+//!
+//! i4 by a table of 16 words; i8 by f32, which takes five instructions. (Tables of the bytes of bf16 take three, and
+//! longer: `vpermi2b` of 64 bytes is slow.)
+
+use std::arch::x86_64::*;
+
+/// The bf16 of the nibbles 0..15, which stand for -8..7, twice.
+const NIBBLES: [u16; 32] = {
+    let mut table = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        table[i] = half::bf16::from_f32_const((i % 16) as f32 - 8.0).to_bits();
+        i += 1;
+    }
+    table
+};
+
+/// Upper halves of the words of two registers.
+const UPPER_HALVES: [u16; 32] = {
+    let mut index = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        index[i] = 2 * i as u16 + 1;
+        i += 1;
+    }
+    index
+};
+
+/// What widening keeps in registers.
+#[derive(Clone, Copy)]
+pub struct Tables {
+    nibbles: __m512i,
+    upper_halves: __m512i,
+}
+
+impl Tables {
+    /// # Safety
+    /// The processor has AVX-512 F.
+    #[inline(always)]
+    pub unsafe fn new() -> Tables {
+        // SAFETY: both tables have 64 bytes; the caller's word for the instruction.
+        unsafe {
+            Tables {
+                nibbles: _mm512_loadu_si512(NIBBLES.as_ptr().cast()),
+                upper_halves: _mm512_loadu_si512(UPPER_HALVES.as_ptr().cast()),
+            }
+        }
+    }
+
+    /// The lowest nibbles of 32 words.
+    ///
+    /// # Safety
+    /// The processor has AVX-512 BW.
+    #[inline(always)]
+    pub unsafe fn i4(&self, words: __m512i) -> __m512bh {
+        // The index is the low 5 bits; the table's halves are equal, so bit 4 does not matter.
+        // SAFETY: the caller's word.
+        as_bf16(unsafe { _mm512_permutexvar_epi16(words, self.nibbles) })
+    }
+
+    /// 32 signed bytes at an address: f32 of small integers have nothing in their lower halves.
+    ///
+    /// # Safety
+    /// The processor has AVX-512 BW, the address 32 bytes.
+    #[inline(always)]
+    pub unsafe fn i8(&self, at: *const u8) -> __m512bh {
+        // SAFETY: the caller's word.
+        unsafe {
+            let wide = |at: *const u8| {
+                _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast()))))
+            };
+            as_bf16(_mm512_permutex2var_epi16(wide(at), self.upper_halves, wide(at.add(16))))
+        }
+    }
+}
+
+/// The same bits.
+#[inline(always)]
+pub fn as_bf16(x: __m512i) -> __m512bh {
+    // SAFETY: both are 64 bytes, and every pattern is a value.
+    unsafe { std::mem::transmute(x) }
+}
+
+/// Widens `pairs` pairs of an i8 panel to bf16.
+///
+/// # Safety
+/// The processor has AVX-512 F, BW, VL and DQ.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+pub unsafe fn i8_panel(panel: &[u8], pairs: usize, out: &mut [half::bf16]) {
+    assert!(panel.len() >= pairs * 32 && out.len() >= pairs * 32);
+    // SAFETY: the instructions are there.
+    let tables = unsafe { Tables::new() };
+    for i in 0..pairs {
+        // SAFETY: within both slices.
+        unsafe { put(tables.i8(panel.as_ptr().add(i * 32)), out.as_mut_ptr().add(i * 32)) };
+    }
+}
+
+/// Widens `pairs` pairs (a multiple of 4) of an i4 panel to bf16.
+///
+/// # Safety
+/// The processor has AVX-512 F, BW, VL and DQ.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+pub unsafe fn i4_panel(panel: &[u8], pairs: usize, out: &mut [half::bf16]) {
+    assert!(pairs.is_multiple_of(4) && panel.len() >= pairs * 16 && out.len() >= pairs * 32);
+    // SAFETY: the instructions are there.
+    let tables = unsafe { Tables::new() };
+    for i in 0..pairs / 4 {
+        // SAFETY: within both slices.
+        unsafe {
+            let mut words = _mm512_loadu_si512(panel.as_ptr().add(i * 64).cast());
+            for j in 0..4 {
+                put(tables.i4(words), out.as_mut_ptr().add((i * 4 + j) * 32));
+                words = _mm512_srli_epi16::<4>(words);
+            }
+        }
+    }
+}
+
+/// Stores 32 elements.
+#[inline(always)]
+unsafe fn put(pairs: __m512bh, to: *mut half::bf16) {
+    // SAFETY: the caller's word for the place and the instruction; both types have 64 bytes.
+    unsafe { _mm512_storeu_si512(to.cast(), std::mem::transmute::<__m512bh, __m512i>(pairs)) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::host::isa::Isa;
+    use half::bf16;
+
+    #[test]
+    fn every_value_is_exact() {
+        if !Isa::Avx512Bf16.available() {
+            return;
+        }
+        let bytes: Vec<u8> = (-128i8..=127).chain([0; 32]).map(|v| v as u8).collect();
+        for pairs in [1, 2, 7, 8, 9] {
+            let mut out = vec![bf16::NAN; pairs * 32];
+            // SAFETY: the instructions are there.
+            unsafe { i8_panel(&bytes, pairs, &mut out) };
+            assert!(out.iter().zip(&bytes).all(|(o, b)| o.to_f32() == f32::from(*b as i8)), "{out:?}");
+        }
+        // Word i has the nibbles i, i + 1, i + 2, i + 3.
+        let words = (0..32u16).map(|i| (0..4).fold(0, |w, j| w | ((i + j) % 16) << (4 * j)));
+        let panel: Vec<u8> = words.flat_map(u16::to_le_bytes).collect();
+        let mut out = vec![bf16::NAN; 128];
+        // SAFETY: the instructions are there.
+        unsafe { i4_panel(&panel, 4, &mut out) };
+        for (i, o) in out.iter().enumerate() {
+            assert_eq!(o.to_f32(), ((i % 32 + i / 32) % 16) as f32 - 8.0);
+        }
+    }
+}
