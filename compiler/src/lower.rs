@@ -228,6 +228,7 @@ impl Cx<'_> {
                     head_dim,
                     dim: self.rope_dim(op.freqs)?,
                     x: self.dtype(op.x)?,
+                    out: self.dtype(out)?,
                 }
             }
             Op::KvAppend(op) => HostKernel::KvAppend { x: self.dtype(op.k)? },

@@ -147,8 +147,9 @@ impl Builder<'_> {
             k = self.norm(at, names::K_NORM, "self_attn.k_norm", "k_norm", k, Reader::Other);
         }
         let freqs = self.rope_freqs(layer.rope);
-        let q = self.rope(at, "q_rope", q, inputs.positions, freqs, &[heads, dim]);
-        let k = self.rope(at, "k_rope", k, inputs.positions, freqs, &[kv_heads, dim]);
+        // Queries are multiplied next, keys are stored first, in the cache's type.
+        let q = self.rope(at, "q_rope", q, inputs.positions, freqs, self.rows(&[heads, dim]));
+        let k = self.rope(at, "k_rope", k, inputs.positions, freqs, self.wide(&[kv_heads, dim]));
         let kv_type = self.module.func.values[kv].ty.clone();
         let append = KvAppend { kv, k, v, batch: inputs.batch };
         let kv = self.op(append, &at.value("kv"), kv_type, at.loc("self_attn.kv"));
@@ -257,8 +258,8 @@ impl Builder<'_> {
         x: ValueId,
         pos: ValueId,
         freqs: WeightId,
-        shape: &[u64],
+        ty: TensorType,
     ) -> ValueId {
-        self.op(Rope { x, pos, freqs }, &at.value(name), self.wide(shape), at.loc("self_attn.rotary_emb"))
+        self.op(Rope { x, pos, freqs }, &at.value(name), ty, at.loc("self_attn.rotary_emb"))
     }
 }

@@ -73,9 +73,9 @@ pub struct Generation {
 /// Element types and limits that the graph is built with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImportOptions {
-    /// Type of activations that linears read.
+    /// Type of what products read: activations before linears, rotated queries.
     pub act: DType,
-    /// Type of the others: the residual stream, results of linears, rotated heads.
+    /// Type of the others: the residual stream, results of linears, rotated keys.
     pub residual: DType,
     /// Type of matrices; vectors are f32.
     pub weight: DType,

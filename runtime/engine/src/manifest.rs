@@ -344,8 +344,10 @@ pub enum HostKernel {
         head_dim: u32,
         /// Rotated elements of a head.
         dim: u32,
-        /// Element type of x and the result.
+        /// Element type of x.
         x: Dtype,
+        /// Element type of the result.
+        out: Dtype,
     },
     /// `[k, v, Batch, Kv]`.
     KvAppend {

@@ -42,7 +42,7 @@ pub struct Bindings {
     pub arena: Buffer,
     /// In the manifest's order.
     pub weights: Vec<WeightRegions>,
-    /// One buffer a layer: `(pages, 2, heads, page_tokens, head_dim)`.
+    /// One buffer a layer, pages one after the other; how keys and values lie in a page is up to the kernels.
     pub kv: Vec<Buffer>,
     /// Token ids of the step, `(T)` i32.
     pub tokens: Buffer,

@@ -158,11 +158,11 @@ pub fn signature(kernel: &HostKernel, kv: Option<&KvLayer>, vocab: u32) -> Resul
             extents(&[width])?;
             vec![tokens(wide(width), lhs), tokens(wide(width), rhs), tokens(wide(width), out)]
         }
-        HostKernel::Rope { heads, head_dim, dim, x } => {
+        HostKernel::Rope { heads, head_dim, dim, x, out } => {
             extents(&[heads])?;
             rotated(dim, head_dim)?;
             let all = wide(heads) * wide(head_dim);
-            vec![tokens(all, x), Slot::Positions, f32s(dim / 2), tokens(all, x)]
+            vec![tokens(all, x), Slot::Positions, f32s(dim / 2), tokens(all, out)]
         }
         HostKernel::KvAppend { x } => {
             let kv = kv.ok_or("no argument is a cache")?;

@@ -163,7 +163,7 @@ fn huge_extents_do_not_overflow() {
         },
         HostKernel::RopeKvAppend { heads: most, dim: 2, q_norm: None, k_norm: None, x, out },
         HostKernel::Slice { of: most, start: most, width: most, x },
-        HostKernel::Rope { heads: most, head_dim: most, dim: 2, x },
+        HostKernel::Rope { heads: most, head_dim: most, dim: 2, x, out },
     ] {
         let slots = signature(&kernel, Some(&kv), 1).unwrap_or_default();
         for slot in slots {

@@ -1,7 +1,8 @@
 //! A launch's arguments as typed slices: what the manifest says of each is checked against the buffers here, so that
 //! kernels work on slices of exactly the right length.
 
-use super::batch::{Batch, Geometry};
+use super::batch::Batch;
+use super::cache::Geometry;
 use super::elem::{Elem, Floats, FloatsMut};
 use super::linear::{LANES, Source};
 use super::memory::Views;

@@ -1,39 +1,8 @@
-//! Which request each token of a step belongs to, and where its keys and values lie: the step's tables, checked.
+//! Which request each token of a step belongs to, and which pages it has: the step's tables, checked.
 
+use super::cache::Geometry;
 use crate::error::Error;
 use std::ops::Range;
-
-/// One layer's cache, `(pages, 2, heads, page_tokens, head_dim)`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Geometry {
-    /// Key/value heads.
-    pub heads: usize,
-    /// Elements of a head.
-    pub head_dim: usize,
-    /// Tokens of a page.
-    pub page_tokens: usize,
-    /// Tokens that a query sees, itself included.
-    pub window: Option<usize>,
-    /// Pages that the buffer holds.
-    pub pages: usize,
-}
-
-impl Geometry {
-    /// Elements of a page.
-    pub fn page_elems(&self) -> usize {
-        2 * self.heads * self.page_tokens * self.head_dim
-    }
-
-    /// First element of a key (`which` 0) or value (1) of a head.
-    pub fn at(&self, page: usize, which: usize, head: usize, slot: usize) -> usize {
-        (((page * 2 + which) * self.heads + head) * self.page_tokens + slot) * self.head_dim
-    }
-
-    /// First position that the query at `position` sees.
-    pub fn first_seen(&self, position: usize) -> usize {
-        self.window.map_or(0, |w| (position + 1).saturating_sub(w))
-    }
-}
 
 /// One request's part of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,6 +6,9 @@ use half::bf16;
 
 /// An element of an activation, a cache or a plain weight.
 pub trait Elem: Copy + Send + Sync + 'static {
+    /// True if panels hold pairs of them (see `trtc_engine::layout`).
+    const PAIRS: bool;
+
     /// The value.
     fn get(self) -> f32;
 
@@ -14,6 +17,8 @@ pub trait Elem: Copy + Send + Sync + 'static {
 }
 
 impl Elem for f32 {
+    const PAIRS: bool = false;
+
     #[inline(always)]
     fn get(self) -> f32 {
         self
@@ -26,6 +31,8 @@ impl Elem for f32 {
 }
 
 impl Elem for bf16 {
+    const PAIRS: bool = true;
+
     #[inline(always)]
     fn get(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
@@ -153,17 +160,13 @@ pub fn tanh<const FMA: bool>(x: f32) -> f32 {
     1.0 - 2.0 / (1.0 + exp::<FMA>(2.0 * x))
 }
 
-/// Sum over 32 lanes in a fixed tree.
+/// Sum over 32 lanes in a fixed tree. Arrays of each size, which stay in registers.
 #[inline(always)]
-pub fn lane_sum(mut lanes: [f32; 32]) -> f32 {
-    let mut half = 16;
-    while half > 0 {
-        for i in 0..half {
-            lanes[i] += lanes[i + half];
-        }
-        half /= 2;
-    }
-    lanes[0]
+pub fn lane_sum(lanes: [f32; 32]) -> f32 {
+    let a: [f32; 16] = std::array::from_fn(|i| lanes[i] + lanes[i + 16]);
+    let a: [f32; 8] = std::array::from_fn(|i| a[i] + a[i + 8]);
+    let a: [f32; 4] = std::array::from_fn(|i| a[i] + a[i + 4]);
+    (a[0] + a[2]) + (a[1] + a[3])
 }
 
 /// Sum of `f(x)`, by 32 lanes in the order of the elements, so it depends on nothing but the elements.

@@ -126,24 +126,16 @@ pub fn execute(
                 _ => Err(Error::bug("gate and up have different types")),
             }
         }
-        HostKernel::Rope { heads, head_dim, dim, x } => {
+        HostKernel::Rope { heads, head_dim, dim, x, out } => {
             let (head_dim, count) = (head_dim as usize, tokens * heads as usize * head_dim as usize);
             let half = half_of(dim, head_dim)?;
             let from = args.floats("x", x, count)?;
             let positions = args.positions()?;
             let freqs = args.vector("freqs", half)?;
-            let to = args.floats_mut("out", x, count)?;
+            let to = args.floats_mut("out", out, count)?;
             args.end()?;
             let angles = machine.tables.angles(&freqs, end_of(positions));
-            match (from, to) {
-                (Floats::F32(x), FloatsMut::F32(o)) => {
-                    rope::rope(pool, isa, x, positions, angles, head_dim, o)
-                }
-                (Floats::Bf16(x), FloatsMut::Bf16(o)) => {
-                    rope::rope(pool, isa, x, positions, angles, head_dim, o)
-                }
-                _ => Err(Error::bug("x and out have different types")),
-            }
+            typed!(x = from => typed_mut!(o = to => rope::rope(pool, isa, x, positions, angles, head_dim, o)))
         }
         HostKernel::KvAppend { x } => {
             let (kv_heads, head_dim) = cache_heads(loaded, list);
@@ -152,11 +144,12 @@ pub fn execute(
             let (batch, cache, region) = args.cache()?;
             let pages = args.pages_mut(&cache, region)?;
             args.end()?;
+            let mut cx = Cx { pool, isa, scratch: &mut machine.scratch };
             match (k, v) {
                 (Floats::F32(k), Floats::F32(v)) => typed_mut!(p = pages =>
-                    rope::kv_append(pool, isa, (k, v), batch, cache, p)),
+                    rope::kv_append(&mut cx, (k, v), batch, cache, p)),
                 (Floats::Bf16(k), Floats::Bf16(v)) => typed_mut!(p = pages =>
-                    rope::kv_append(pool, isa, (k, v), batch, cache, p)),
+                    rope::kv_append(&mut cx, (k, v), batch, cache, p)),
                 _ => Err(Error::bug("k and v have different types")),
             }
         }
@@ -175,9 +168,10 @@ pub fn execute(
             let angles = machine.tables.angles(&freqs, end_of(positions));
             let q_norm = norm(q_weight.as_deref(), q_norm);
             let k_norm = norm(k_weight.as_deref(), k_norm);
+            let mut cx = Cx { pool, isa, scratch: &mut machine.scratch };
             typed!(qkv = qkv => typed_mut!(pages = pages => typed_mut!(q = q => {
                 let job = RopeKvAppend { qkv, positions, angles, heads, q_norm, k_norm, batch, cache, pages, q };
-                rope::rope_kv_append(pool, isa, job)
+                rope::rope_kv_append(&mut cx, job)
             })))
         }
         HostKernel::Attention { heads, scale, softcap, x, out } => {

@@ -9,6 +9,7 @@ mod args;
 mod attention;
 mod bandwidth;
 mod batch;
+mod cache;
 mod elem;
 mod isa;
 mod launch;
@@ -185,9 +186,7 @@ impl Device for HostDevice {
         for kernel in &manifest.kernels {
             host(kernel)?;
         }
-        if manifest.kv.page_tokens == 0 && !manifest.kv.layers.is_empty() {
-            return Err(Error::bug("pages of the cache hold no tokens"));
-        }
+        cache::check(&manifest.kv)?;
         let (weights, kv) = (manifest.weights.clone(), manifest.kv.clone());
         self.loaded = Some(Loaded { weights, kv, dims: manifest.dims });
         self.recordings.clear();

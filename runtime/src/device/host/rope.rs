@@ -2,12 +2,14 @@
 //!
 //! Sines and cosines are computed once for a position and table of frequencies, for all layers and steps.
 
-use super::batch::{Batch, Geometry};
+use super::batch::Batch;
+use super::cache::{Geometry, put_key};
 use super::elem::Elem;
 use super::isa::{Isa, per_isa};
 use super::memory::Shards;
 use super::pool::Pool;
 use super::rows::Norm;
+use super::scratch::{Cx, Local};
 use crate::error::Error;
 
 /// Rows of (cosines, sines) by position for one table of inverse frequencies.
@@ -113,14 +115,14 @@ fn rotate_by<X: Elem, O: Elem>(
 const GRAIN: usize = 4096;
 
 /// Rotates `(tokens, heads, head_dim)`; the positions have been checked.
-pub fn rope<X: Elem>(
+pub fn rope<X: Elem, O: Elem>(
     pool: &mut Pool,
     isa: Isa,
     x: &[X],
     positions: &[i32],
     angles: Angles<'_>,
     head_dim: usize,
-    out: &mut [X],
+    out: &mut [O],
 ) -> Result<(), Error> {
     let width = x.len() / positions.len().max(1);
     let shards = Shards::new(out);
@@ -135,48 +137,77 @@ pub fn rope<X: Elem>(
     })
 }
 
-/// Copies rows of a token's heads into the cache: `which` 0 for keys, 1 for values.
-struct Places<'a> {
+/// Stores keys and values of a step in the cache. Threads share heads, not tokens, so that even wrong tables cannot
+/// make two of them write to one place.
+struct Append<'a, K> {
+    isa: Isa,
     batch: Batch<'a>,
     cache: Geometry,
+    pages: Shards<'a, K>,
 }
 
-impl Places<'_> {
-    /// Calls `f(token, first element of the cache)` for a head of every token.
-    fn each(&self, which: usize, head: usize, mut f: impl FnMut(usize, usize)) {
+impl<K: Elem> Append<'_, K> {
+    /// Calls `f(token, page, slot)` for every token.
+    fn each(&self, mut f: impl FnMut(usize, usize, usize)) {
         let page_tokens = self.cache.page_tokens;
         for s in 0..self.batch.len() {
             let segment = self.batch.segment(s);
             for (position, token) in (segment.start..).zip(segment.tokens) {
-                let page = self.batch.page(s, position, page_tokens);
-                f(token, self.cache.at(page, which, head, position % page_tokens));
+                f(token, self.batch.page(s, position, page_tokens), position % page_tokens);
             }
         }
     }
+
+    /// Stores the keys of a head; `make(token, out)` computes one.
+    fn keys(&self, head: usize, local: &mut Local, make: impl Fn(usize, &mut [f32])) {
+        let key = local.x.f32(self.cache.head_dim);
+        self.each(|token, page, slot| {
+            let at = self.cache.panel(page, head, slot);
+            make(token, key);
+            // SAFETY: heads have places of their own, and one thread does a head.
+            let panel = unsafe { self.pages.part(at..at + self.cache.panel_elems()) };
+            put_key(key, slot, panel);
+        });
+    }
+
+    /// Stores the values of a head; `value(token)` is one.
+    fn values<'x, X: Elem>(&self, head: usize, value: impl Fn(usize) -> &'x [X]) {
+        self.each(|token, page, slot| {
+            let at = self.cache.value(page, head, slot);
+            // SAFETY: as in `keys`.
+            let out = unsafe { self.pages.part(at..at + self.cache.head_dim) };
+            rotate(self.isa, value(token), None, &[], &[], out);
+        });
+    }
 }
 
-/// Stores `(tokens, kv_heads, head_dim)` keys and values at their positions. Threads share heads, not tokens, so
-/// that even wrong tables cannot make two of them write to one place.
+/// Stores `(tokens, kv_heads, head_dim)` keys and values at their positions.
 pub fn kv_append<X: Elem, K: Elem>(
-    pool: &mut Pool,
-    isa: Isa,
+    cx: &mut Cx<'_>,
     (k, v): (&[X], &[X]),
     batch: Batch<'_>,
     cache: Geometry,
     pages: &mut [K],
 ) -> Result<(), Error> {
-    let width = cache.heads * cache.head_dim;
-    let (places, shards) = (Places { batch, cache }, Shards::new(pages));
-    pool.split(2 * cache.heads, grain(k.len() / cache.heads.max(1)), &|_, range| {
+    let Cx { pool, isa, scratch } = cx;
+    let (isa, width) = (*isa, cache.heads * cache.head_dim);
+    let append = Append { isa, batch, cache, pages: Shards::new(pages) };
+    let locals = Shards::new(&mut scratch.local);
+    pool.split(2 * cache.heads, grain(k.len() / cache.heads.max(1)), &|thread, range| {
+        // SAFETY: each thread has an index of its own.
+        let [local] = (unsafe { locals.part(thread..thread + 1) }) else {
+            return;
+        };
         for unit in range {
-            let (which, head) = (unit / cache.heads, unit % cache.heads);
-            let from = if which == 0 { k } else { v };
-            places.each(which, head, |token, at| {
-                let x = &from[token * width + head * cache.head_dim..][..cache.head_dim];
-                // SAFETY: heads have places of their own.
-                let out = unsafe { shards.part(at..at + cache.head_dim) };
-                rotate(isa, x, None, &[], &[], out);
-            });
+            let head = unit % cache.heads;
+            let of = |token: usize| {
+                token * width + head * cache.head_dim..token * width + (head + 1) * cache.head_dim
+            };
+            if unit < cache.heads {
+                append.keys(head, local, |token, out| rotate(isa, &k[of(token)], None, &[], &[], out));
+            } else {
+                append.values(head, |token| &v[of(token)]);
+            }
         }
     })
 }
@@ -212,39 +243,41 @@ pub struct RopeKvAppend<'a, X, K, O> {
 
 /// Splits q, k and v, norms and rotates q and k, stores k and v. Threads share heads.
 pub fn rope_kv_append<X: Elem, K: Elem, O: Elem>(
-    pool: &mut Pool,
-    isa: Isa,
+    cx: &mut Cx<'_>,
     job: RopeKvAppend<'_, X, K, O>,
 ) -> Result<(), Error> {
+    let Cx { pool, isa, scratch } = cx;
+    let isa = *isa;
     let RopeKvAppend { qkv, positions, angles, heads, q_norm, k_norm, batch, cache, pages, q } = job;
     let (dim, kv_heads) = (cache.head_dim, cache.heads);
     let width = (heads + 2 * kv_heads) * dim;
-    let (q, pages) = (Shards::new(q), Shards::new(pages));
-    let places = Places { batch, cache };
+    let q = Shards::new(q);
+    let append = Append { isa, batch, cache, pages: Shards::new(pages) };
+    let locals = Shards::new(&mut scratch.local);
     let head = |token: usize, unit: usize| &qkv[token * width + unit * dim..][..dim];
-    pool.split(heads + 2 * kv_heads, grain(positions.len() * dim), &|_, range| {
+    let at = |token: usize| angles.at(positions[token] as usize);
+    pool.split(heads + 2 * kv_heads, grain(positions.len() * dim), &|thread, range| {
+        // SAFETY: each thread has an index of its own.
+        let [local] = (unsafe { locals.part(thread..thread + 1) }) else {
+            return;
+        };
         for unit in range {
             if unit < heads {
-                for (token, position) in positions.iter().enumerate() {
-                    let (cos, sin) = angles.at(*position as usize);
+                for token in 0..positions.len() {
+                    let (cos, sin) = at(token);
                     // SAFETY: heads have places of their own.
                     let out =
                         unsafe { q.part((token * heads + unit) * dim..(token * heads + unit + 1) * dim) };
                     rotate(isa, head(token, unit), q_norm, cos, sin, out);
                 }
-                continue;
-            }
-            let (which, kv_head) = ((unit - heads) / kv_heads, (unit - heads) % kv_heads);
-            places.each(which, kv_head, |token, at| {
-                // SAFETY: as above.
-                let out = unsafe { pages.part(at..at + dim) };
-                if which == 0 {
-                    let (cos, sin) = angles.at(positions[token] as usize);
+            } else if unit < heads + kv_heads {
+                append.keys(unit - heads, local, |token, out| {
+                    let (cos, sin) = at(token);
                     rotate(isa, head(token, unit), k_norm, cos, sin, out);
-                } else {
-                    rotate(isa, head(token, unit), None, &[], &[], out);
-                }
-            });
+                });
+            } else {
+                append.values(unit - heads - kv_heads, |token| head(token, unit));
+            }
         }
     })
 }

@@ -62,18 +62,16 @@ pub fn pairs(x: &[bf16]) -> Option<&[u32]> {
 /// Working memory of one thread.
 #[derive(Default)]
 pub struct Local {
-    /// A block of weights, unpacked; keys with positions in lanes.
+    /// A block of weights, unpacked.
     pub block: Aligned,
     /// Sums; scores.
     pub sums: Aligned,
-    /// Packed queries.
+    /// Packed queries; a key.
     pub x: Aligned,
     /// Attention's result before it is normed.
     pub out: Aligned,
     /// Attention's result of one segment.
     pub part: Aligned,
-    /// Places of keys.
-    pub places: Vec<usize>,
     /// Places of values.
     pub runs: Vec<Run>,
 }

@@ -5,14 +5,14 @@
 //! together, nor the cut of a prompt into chunks, nor the threads change any of these steps, so a query's result is
 //! the same to the bit in every batch.
 
-mod keys;
 mod segment;
 mod softmax;
 mod values;
 
 pub use segment::Run;
 
-use super::batch::{Batch, Geometry};
+use super::batch::Batch;
+use super::cache::Geometry;
 use super::elem::{Elem, Floats, FloatsMut};
 use super::isa::Isa;
 #[cfg(target_arch = "x86_64")]
@@ -147,9 +147,7 @@ pub fn attention(cx: &mut Cx<'_>, a: Attention<'_>) -> Result<(), Error> {
     let (cache, heads) = (a.cache, a.heads);
     let dot = match (a.q, a.pages) {
         #[cfg(target_arch = "x86_64")]
-        (Floats::Bf16(_), Floats::Bf16(_)) if isa == Isa::Avx512Bf16 && cache.head_dim.is_multiple_of(2) => {
-            Dot::Bf16
-        }
+        (Floats::Bf16(_), Floats::Bf16(_)) if isa == Isa::Avx512Bf16 => Dot::Bf16,
         _ => Dot::F32,
     };
     let job = Job {

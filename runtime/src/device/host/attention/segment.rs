@@ -1,20 +1,19 @@
 //! One segment of positions for one unit of queries: scores, softmax, weighted values.
 
-use super::{Dot, Job, SEGMENT, Unit, keys, softmax, values};
-use crate::device::host::batch::Geometry;
+use super::{Dot, Job, SEGMENT, Unit, softmax, values};
 use crate::device::host::elem::{Elem, Floats, typed};
 use crate::device::host::linear::{
     LANES,
     fma::{self, Panels},
 };
-use crate::device::host::scratch::Local;
+use crate::device::host::scratch::{Aligned, Local};
+use crate::device::host::simd::prefetch;
 use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
 use crate::device::host::{linear::dp, scratch::bytes};
-
-/// Panels of 16 keys that are turned at once.
-const PANELS: usize = 4;
+#[cfg(target_arch = "x86_64")]
+use half::bf16;
 
 /// Values that lie one after the other, and their weights.
 #[derive(Clone, Copy, Debug)]
@@ -80,26 +79,16 @@ impl Job<'_> {
         from.min(to)..to
     }
 
-    /// First elements of the keys at positions of a segment.
-    fn places(&self, unit: &Unit, segment: usize, seen: Range<usize>, places: &mut Vec<usize>) {
-        let Geometry { page_tokens, head_dim, .. } = self.cache;
-        places.clear();
-        let mut position = segment * SEGMENT + seen.start;
-        while places.len() < seen.len() {
-            let slot = position % page_tokens;
-            let count = (page_tokens - slot).min(seen.len() - places.len());
-            let page = self.batch.page(unit.request, position, page_tokens);
-            let first = self.cache.at(page, 0, unit.head, slot);
-            places.extend((0..count).map(|i| first + i * head_dim));
-            position += count;
-        }
+    /// The page of a unit's request that holds a position, and the slot in it.
+    fn slot(&self, unit: &Unit, position: usize) -> (usize, usize) {
+        let page_tokens = self.cache.page_tokens;
+        (self.batch.page(unit.request, position, page_tokens), position % page_tokens)
     }
 
     /// The result of one segment: `[greatest score | sum of probabilities | weighted values]` of the rows, the
     /// values as `[tile][panel][row][16]`. The queries have been packed.
     pub(super) fn segment(&self, unit: &Unit, segment: usize, local: &mut Local, part: &mut [f32]) {
         let rows = self.rows(unit);
-        let all = self.seen(unit, segment, 0..rows);
         self.scores(unit, segment, local);
         let tiles = self.tiles(rows);
         let scores = local.sums.f32(rows * SEGMENT);
@@ -119,86 +108,99 @@ impl Job<'_> {
                     softmax::softmax(self.isa, scores, &place, self.scale, self.softcap);
             }
             let width = self.panels() * LANES;
-            self.runs(&local.places, all.start, seen, count, &mut local.runs);
+            self.runs(unit, segment, seen, count, &mut local.runs);
             let sums = &mut sums[from * width..(from + count) * width];
             values::weigh(self.isa, self.pages, self.cache.head_dim, &local.runs, scores, count, sums);
         }
     }
 
     /// Scores before scaling, `[tile][panel][row][16]`, 16 panels a segment, where any row of the tile sees any
-    /// position of the panel; other places are not written.
+    /// position of the panel; other places are not written. Asks for the values on the way.
     fn scores(&self, unit: &Unit, segment: usize, local: &mut Local) {
-        let (rows, dim) = (self.rows(unit), self.cache.head_dim);
+        let rows = self.rows(unit);
         let tiles = self.tiles(rows);
-        let all = self.seen(unit, segment, 0..rows);
-        let panels = panels_of(&all);
-        self.places(unit, segment, all.clone(), &mut local.places);
-        let scores = local.sums.f32(rows * SEGMENT);
-        // Elements of f32 or pairs of bf16 of a panel's key block.
-        let words = if self.dot == Dot::F32 { dim } else { dim / 2 };
-        let stride = words * LANES;
-        for first in panels.clone().step_by(PANELS) {
-            let last = (first + PANELS).min(panels.end);
-            let blocks = local.block.u32(PANELS * stride).chunks_exact_mut(stride);
-            for (panel, block) in (first..last).zip(blocks) {
-                let base = panel * LANES;
-                let lanes = all.start.max(base) - base..all.end.min(base + LANES) - base;
-                let from = base + lanes.start - all.start;
-                let places = &local.places[from..from + lanes.len()];
-                keys::turn(self.isa, self.pages, self.dot, dim, lanes.start, places, block);
-            }
+        let panels = panels_of(&self.seen(unit, segment, 0..rows));
+        let Local { sums, x, .. } = local;
+        let scores = sums.f32(rows * SEGMENT);
+        let of_page = self.cache.page_tokens / LANES;
+        let mut first = panels.start;
+        while first < panels.end {
+            // The panels of a page lie one after the other, and a page begins at a multiple of its panels.
+            let position = segment * SEGMENT + first * LANES;
+            let (page, slot) = self.slot(unit, position);
+            let last = (first + of_page - slot / LANES).min(panels.end);
+            let keys = self.cache.panel(page, unit.head, slot);
+            let values = self.cache.value(page, unit.head, slot);
+            let some = (last - first) * self.cache.panel_elems();
+            typed!(pages = self.pages => {
+                prefetch(&pages[values..values + some]);
+                if last < panels.end {
+                    let (page, slot) = self.slot(unit, segment * SEGMENT + last * LANES);
+                    let next = self.cache.panel(page, unit.head, slot);
+                    prefetch(&pages[next..next + some.min((panels.end - last) * self.cache.panel_elems())]);
+                }
+            });
             for (from, count) in (0..tiles.count()).map(|i| tiles.get(i)) {
                 let own = panels_of(&self.seen(unit, segment, from..from + count));
                 let (a, b) = (own.start.max(first), own.end.min(last));
-                if a >= b {
-                    continue;
+                if a < b {
+                    let keys = keys + (a - first) * self.cache.panel_elems();
+                    let at = from * SEGMENT + a * count * LANES;
+                    self.dots(keys, b - a, x, (from, count), &mut scores[at..at + (b - a) * count * LANES]);
                 }
-                let scores = &mut scores[from * SEGMENT + a * count * LANES..][..(b - a) * count * LANES];
-                match self.dot {
-                    #[cfg(target_arch = "x86_64")]
-                    Dot::Bf16 => {
-                        let tile = dp::Tile {
-                            kind: dp::Kind::Bf16,
-                            weights: bytes(&local.block.u32(PANELS * stride)[(a - first) * stride..]),
-                            stride: stride * size_of::<u32>(),
-                            x: &local.x.u32(rows * words)[from * words..],
-                            pairs: words,
-                            groups: None,
-                            fresh: true,
-                        };
-                        // SAFETY: this way is taken only with AVX-512 BF16.
-                        unsafe { dp::tile(&tile, b - a, count, scores) };
-                    }
-                    Dot::F32 => {
-                        let tile = fma::Tile {
-                            weights: Panels::F32(&local.block.f32(PANELS * stride)[(a - first) * stride..]),
-                            stride,
-                            x: &local.x.f32(rows * words)[from * words..],
-                            inputs: words,
-                            fresh: true,
-                        };
-                        fma::tile(self.isa, &tile, b - a, count, scores);
-                    }
-                }
+            }
+            first = last;
+        }
+    }
+
+    /// Products of a tile of queries, `count` rows from `from` on, and panels of keys, from element `keys` on.
+    fn dots(
+        &self,
+        keys: usize,
+        panels: usize,
+        x: &mut Aligned,
+        (from, count): (usize, usize),
+        scores: &mut [f32],
+    ) {
+        let (dim, stride) = (self.cache.head_dim, self.cache.panel_elems());
+        let end = keys + panels * stride;
+        match (self.dot, self.pages) {
+            #[cfg(target_arch = "x86_64")]
+            (Dot::Bf16, Floats::Bf16(pages)) => {
+                let words = dim / 2;
+                let tile = dp::Tile {
+                    kind: dp::Kind::Bf16,
+                    weights: bytes(&pages[keys..end]),
+                    stride: stride * size_of::<bf16>(),
+                    x: &x.u32((from + count) * words)[from * words..],
+                    pairs: words,
+                    groups: None,
+                    fresh: true,
+                };
+                // SAFETY: this way is taken only with AVX-512 BF16.
+                unsafe { dp::tile(&tile, panels, count, scores) };
+            }
+            (_, pages) => {
+                let weights = match pages {
+                    Floats::F32(pages) => Panels::F32(&pages[keys..end]),
+                    Floats::Bf16(pages) => Panels::Bf16(&pages[keys..end]),
+                };
+                let x = &x.f32((from + count) * dim)[from * dim..];
+                let tile = fma::Tile { weights, stride, x, inputs: dim, fresh: true };
+                fma::tile(self.isa, &tile, panels, count, scores);
             }
         }
     }
 
-    /// The values that a tile of `rows` rows sees, `keys` being the keys' places from `first` on: runs that cross
-    /// neither a page nor a panel of scores.
-    fn runs(&self, keys: &[usize], first: usize, seen: Range<usize>, rows: usize, runs: &mut Vec<Run>) {
-        let dim = self.cache.head_dim;
-        let to_value = self.cache.heads * self.cache.page_tokens * dim;
+    /// The values that a tile of `rows` rows sees: one run for each panel of scores.
+    fn runs(&self, unit: &Unit, segment: usize, seen: Range<usize>, rows: usize, runs: &mut Vec<Run>) {
         runs.clear();
-        let mut at = seen.start;
-        while at < seen.end {
-            let key = keys[at - first];
-            let most = ((at / LANES + 1) * LANES).min(seen.end);
-            let next = keys[at - first..].iter().zip(0..);
-            let count = next.take_while(|&(k, i)| at + i < most && *k == key + i * dim).count();
-            let weight = at / LANES * rows * LANES + at % LANES;
-            runs.push(Run { value: key + to_value, weight, count });
-            at += count;
+        for panel in panels_of(&seen) {
+            let at = seen.start.max(panel * LANES);
+            let count = seen.end.min((panel + 1) * LANES) - at;
+            let (page, slot) = self.slot(unit, segment * SEGMENT + at);
+            let value = self.cache.value(page, unit.head, slot);
+            runs.push(Run { value, weight: panel * rows * LANES + at % LANES, count });
         }
     }
 }

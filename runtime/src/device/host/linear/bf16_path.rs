@@ -117,6 +117,9 @@ pub fn run(
                 let x = &packed[token * pairs + from * tokens..][..n * tokens];
                 let groups = groups_at(range.start, from, token, tokens);
                 let tile = dp::Tile { kind, weights, stride, x, pairs: n, groups, fresh: from == 0 };
+                if from + n == pairs {
+                    expect(Place { panel: range.start, panels: count, token, tokens }, epilogue, out);
+                }
                 // SAFETY: this path is taken only with AVX-512 BF16.
                 unsafe { dp::tile(&tile, count, tokens, &mut sums[token * count * LANES..]) };
             }

@@ -192,6 +192,9 @@ fn in_f32(
             for (token, tokens) in (0..tiles.count()).map(|i| tiles.get(i)) {
                 let x = &packed[token * inputs + from * tokens..][..some * tokens];
                 let tile = fma::Tile { weights, stride, x, inputs: some, fresh: from == 0 };
+                if from + some == inputs {
+                    expect(Place { panel: range.start, panels: count, token, tokens }, epilogue, out);
+                }
                 fma::tile(isa, &tile, count, tokens, &mut sums[token * count * LANES..]);
             }
         }

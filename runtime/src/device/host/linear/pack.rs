@@ -4,7 +4,7 @@
 //! input (or pair of inputs) for all tokens lie together: `[tile][input][token]`.
 
 use crate::device::host::elem::{Elem, Floats, sum_by, typed};
-use crate::device::host::isa::per_isa;
+use crate::device::host::isa::{Isa, per_isa};
 use half::bf16;
 use std::ops::Range;
 
@@ -33,14 +33,11 @@ impl Tiles {
     }
 }
 
-per_isa! {
-    /// Packs some inputs of one tile of bf16 rows of `k`, from an even one on, as `[pair][token]`; what the output has
-    /// beyond them becomes 0. Sums of the rows over these inputs go to `sums` if it has places for the tokens.
-    pub fn pack_pairs<>(x: &[bf16], k: usize, inputs: Range<usize>, out: &mut [u32], sums: &mut [f32]) = pack_body
-}
-
-#[inline(always)]
-fn pack_body<const FMA: bool>(x: &[bf16], k: usize, inputs: Range<usize>, out: &mut [u32], sums: &mut [f32]) {
+/// Packs some inputs of one tile of bf16 rows of `k`, from an even one on, as `[pair][token]`; what the output has
+/// beyond them becomes 0. Sums of the rows over these inputs go to `sums` if it has places for the tokens.
+///
+/// Words are moved one by one in portable code: AVX-512 would make scatters of them, which are slower.
+pub fn pack_pairs(isa: Isa, x: &[bf16], k: usize, inputs: Range<usize>, out: &mut [u32], sums: &mut [f32]) {
     let tokens = x.len() / k;
     for (t, row) in x.chunks_exact(k).enumerate() {
         let row = &row[inputs.clone()];
@@ -56,9 +53,19 @@ fn pack_body<const FMA: bool>(x: &[bf16], k: usize, inputs: Range<usize>, out: &
         }
         columns.for_each(|column| column[t] = 0);
         if let Some(sum) = sums.get_mut(t) {
-            *sum = sum_by(row, |sum, v| sum + v);
+            *sum = sum_row(isa, row);
         }
     }
+}
+
+per_isa! {
+    /// The sum of a row.
+    fn sum_row<>(row: &[bf16]) -> f32 = sum_body
+}
+
+#[inline(always)]
+fn sum_body<const FMA: bool>(row: &[bf16]) -> f32 {
+    sum_by(row, |sum, v| sum + v)
 }
 
 fn word(low: bf16, high: bf16) -> u32 {
@@ -80,7 +87,6 @@ pub fn pack_f32(x: Floats<'_>, from: usize, tokens: usize, k: usize, out: &mut [
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::host::isa::Isa;
 
     #[test]
     fn tiles_cover_the_tokens_evenly() {

@@ -53,59 +53,62 @@ per_isa! {
 #[inline(always)]
 fn body<const FMA: bool, O: Elem>(sums: &[f32], place: Place, e: &Epilogue<'_>, out: &Shards<'_, O>) {
     let tiles = sums.chunks_exact(place.tokens * LANES).take(place.panels);
-    for (p, sums) in tiles.enumerate() {
-        let row = (place.panel + p) * LANES;
-        if row >= e.n {
-            return;
+    for (panel, sums) in (place.panel..).zip(tiles) {
+        let row = panel * LANES;
+        if row + LANES > e.n {
+            return part(sums, place.token, row, e, out);
         }
-        let rows = (e.n - row).min(LANES);
-        let scale = lanes(e.scale.map(|s| &s[row..]), 1.0, LANES);
-        let bias = lanes(e.bias.map(|b| &b[row..]), 0.0, rows);
-        for (t, sums) in sums.chunks_exact(LANES).enumerate() {
-            let at = (place.token + t) * e.n + row;
-            let mut y = [0f32; LANES];
-            y.copy_from_slice(sums);
-            if e.scale.is_some() {
-                y.iter_mut().zip(&scale).for_each(|(y, s)| *y *= s);
+        let scale: Option<&[f32; LANES]> = e.scale.and_then(|s| s[row..].first_chunk());
+        let bias: Option<&[f32; LANES]> = e.bias.and_then(|b| b[row..].first_chunk());
+        for (token, sums) in (place.token..).zip(sums.as_chunks::<LANES>().0) {
+            let at = token * e.n + row;
+            // Arrays of one register, so that nothing goes through memory.
+            let mut y = *sums;
+            if let Some(scale) = scale {
+                y = std::array::from_fn(|i| y[i] * scale[i]);
             }
-            if e.bias.is_some() {
-                y.iter_mut().zip(&bias).for_each(|(y, b)| *y += b);
+            if let Some(bias) = bias {
+                y = std::array::from_fn(|i| y[i] + bias[i]);
             }
             match e.residual {
                 None => {}
-                Some(Floats::F32(r)) => add(&mut y, &r[at..at + rows]),
-                Some(Floats::Bf16(r)) => add(&mut y, &r[at..at + rows]),
+                Some(Floats::F32(r)) => y = add(y, &r[at..at + LANES]),
+                Some(Floats::Bf16(r)) => y = add(y, &r[at..at + LANES]),
             }
             // SAFETY: tiles of different panels or tokens have different places.
-            let out = unsafe { out.part(at..at + rows) };
-            if let Ok(out) = <&mut [O; LANES]>::try_from(&mut *out) {
-                for (o, y) in out.iter_mut().zip(y) {
-                    *o = O::put(y);
-                }
-            } else {
-                for (o, y) in out.iter_mut().zip(y) {
-                    *o = O::put(y);
-                }
+            let out = unsafe { out.part(at..at + LANES) };
+            if let Some(out) = out.first_chunk_mut::<LANES>() {
+                *out = y.map(O::put);
             }
         }
     }
 }
 
-/// The first `count` elements, padded.
 #[inline(always)]
-fn lanes(from: Option<&[f32]>, pad: f32, count: usize) -> [f32; LANES] {
-    let mut lanes = [pad; LANES];
-    if let Some(from) = from {
-        lanes[..count].copy_from_slice(&from[..count]);
-    }
-    lanes
+fn add<R: Elem>(y: [f32; LANES], r: &[R]) -> [f32; LANES] {
+    let Some(r) = r.first_chunk::<LANES>() else { return y };
+    std::array::from_fn(|i| y[i] + r[i].get())
 }
 
-#[inline(always)]
-fn add<R: Elem>(y: &mut [f32; LANES], r: &[R]) {
-    if let Ok(r) = <&[R; LANES]>::try_from(r) {
-        y.iter_mut().zip(r).for_each(|(y, r)| *y += r.get());
-    } else {
-        y.iter_mut().zip(r).for_each(|(y, r)| *y += r.get());
+/// The last panel, if it has less than 16 rows: one by one.
+#[cold]
+fn part<O: Elem>(sums: &[f32], first: usize, row: usize, e: &Epilogue<'_>, out: &Shards<'_, O>) {
+    for (token, sums) in (first..).zip(sums.as_chunks::<LANES>().0) {
+        let range = token * e.n + row.min(e.n)..(token + 1) * e.n;
+        // SAFETY: as in `body`.
+        let out = unsafe { out.part(range.clone()) };
+        for (i, (o, &sum)) in out.iter_mut().zip(sums).enumerate() {
+            let mut y = sum;
+            if let Some(scale) = e.scale {
+                y *= scale[row + i];
+            }
+            if let Some(bias) = e.bias {
+                y += bias[row + i];
+            }
+            if let Some(residual) = e.residual {
+                y += typed!(r = residual => r[range.start + i].get());
+            }
+            *o = O::put(y);
+        }
     }
 }

@@ -116,3 +116,18 @@ fn no_tokens_are_no_work() {
     rig.run(kernel, &[x, weight, out]);
     assert!(rig.read(out, 32, Dtype::Bf16).iter().all(|v| v.is_nan()));
 }
+
+#[test]
+fn caches_that_are_not_whole_panels_are_refused() {
+    let mut device = HostDevice::new(HostOptions { threads: Some(1) }).unwrap();
+    let mut load = |page_tokens, dtype, head_dim| {
+        let layers = vec![KvLayer { heads: 1, head_dim, window: None }];
+        device.load(&manifest(Kv { page_tokens, dtype, layers }), &|_| Ok(vec![])).map_err(|e| e.message)
+    };
+    assert_eq!(load(16, Dtype::Bf16, 2), Ok(()));
+    assert_eq!(load(16, Dtype::F32, 3), Ok(()));
+    for page_tokens in [0, 8, 24] {
+        assert!(load(page_tokens, Dtype::F32, 2).unwrap_err().contains("takes multiples of 16"));
+    }
+    assert!(load(16, Dtype::Bf16, 3).unwrap_err().contains("heads of 3 elements"));
+}

@@ -36,7 +36,7 @@ fn check(got: &[f32], want: &[f64], dtype: Dtype, what: &str) {
 fn rope() {
     let mut rng = Rng::new(20);
     for isa in isas() {
-        for dtype in DTYPES {
+        for (dtype, out) in DTYPES.into_iter().flat_map(|x| DTYPES.map(|out| (x, out))) {
             for (heads, head_dim, dim) in [(9, 64, 64), (2, 96, 32), (3, 8, 6)] {
                 for tokens in [1, 5, 70] {
                     let mut rig = Rig::new(isa, 2);
@@ -47,12 +47,13 @@ fn rope() {
                     rig.ints(rig.bind.positions, &positions);
                     rig.dims.tokens = tokens as u32;
                     let args =
-                        [rig.input(&x, dtype), Arg::Positions, rig.vector(&freqs), rig.output(count, dtype)];
+                        [rig.input(&x, dtype), Arg::Positions, rig.vector(&freqs), rig.output(count, out)];
                     let kernel = HostKernel::Rope {
                         heads: heads as u32,
                         head_dim: head_dim as u32,
                         dim: dim as u32,
                         x: dtype,
+                        out,
                     };
                     rig.run(kernel, &args);
                     let want: Vec<f64> = x
@@ -60,7 +61,7 @@ fn rope() {
                         .enumerate()
                         .flat_map(|(i, x)| rotated(x, positions[i / heads] as usize, &freqs, None))
                         .collect();
-                    check(&rig.read(args[3], count, dtype), &want, dtype, &format!("{isa:?} {head_dim}"));
+                    check(&rig.read(args[3], count, out), &want, out, &format!("{isa:?} {head_dim}"));
                 }
             }
         }
@@ -73,7 +74,7 @@ fn positions_out_of_range_are_refused() {
     rig.dims.tokens = 1;
     let args =
         [rig.input(&[0.0; 8], Dtype::F32), Arg::Positions, rig.vector(&freqs(8)), rig.output(8, Dtype::F32)];
-    let kernel = HostKernel::Rope { heads: 1, head_dim: 8, dim: 8, x: Dtype::F32 };
+    let kernel = HostKernel::Rope { heads: 1, head_dim: 8, dim: 8, x: Dtype::F32, out: Dtype::F32 };
     for bad in [-1, MAX_SEQ as i32] {
         rig.ints(rig.bind.positions, &[bad]);
         assert!(rig.try_run(kernel.clone(), &args).unwrap_err().message.contains("is not within"));
@@ -93,6 +94,16 @@ pub fn seqs(rng: &mut Rng, page_tokens: usize, sizes: &[(usize, usize)], pages: 
         .collect()
 }
 
+/// Place of an element of a key (`which` 0) or value (1) within its head's part of a page.
+pub fn in_head(which: usize, slot: usize, elem: usize, head_dim: usize, dtype: Dtype) -> usize {
+    let (panel, lane) = (slot / 16, slot % 16);
+    match (which, dtype) {
+        (1, _) => slot * head_dim + elem,
+        (_, Dtype::F32) => (panel * head_dim + elem) * 16 + lane,
+        (_, Dtype::Bf16) => ((panel * head_dim / 2 + elem / 2) * 16 + lane) * 2 + elem % 2,
+    }
+}
+
 #[test]
 fn cache_stores() {
     let mut rng = Rng::new(21);
@@ -106,12 +117,12 @@ fn cache_stores() {
             for (fused, q_norm, k_norm) in
                 [(true, true, true), (true, false, true), (true, false, false), (false, false, false)]
             {
-                let (heads, kv_heads, head_dim, page_tokens, pages) = (6, 2, 24, 8, 40);
+                let (heads, kv_heads, head_dim, page_tokens, pages) = (6, 2, 24, 32, 20);
                 let dim = if q_norm { 24 } else { 16 };
                 let layer = KvLayer { heads: kv_heads as u32, head_dim: head_dim as u32, window: None };
                 let kv = Kv { page_tokens: page_tokens as u32, dtype: kv_type, layers: vec![layer, layer] };
                 let mut rig = Rig::with_cache(isa, 2, kv, pages);
-                let all = seqs(&mut rng, page_tokens, &[(3, 1), (0, 19), (16, 1), (7, 30)], pages as usize);
+                let all = seqs(&mut rng, page_tokens, &[(3, 1), (0, 19), (16, 1), (7, 60)], pages as usize);
                 rig.batch(&all);
                 let tokens = rig.dims.tokens as usize;
                 let (width, kv_width) = ((heads + 2 * kv_heads) * head_dim, kv_heads * head_dim);
@@ -164,10 +175,11 @@ fn cache_stores() {
                             }
                         }
                         for h in 0..kv_heads {
-                            let at = |which: usize| {
+                            let stored = |which: usize| -> Vec<f32> {
                                 let page = s.pages[position / page_tokens] as usize;
-                                (((page * 2 + which) * kv_heads + h) * page_tokens + position % page_tokens)
-                                    * head_dim
+                                let first = ((page * 2 + which) * kv_heads + h) * page_tokens * head_dim;
+                                let at = |e| in_head(which, position % page_tokens, e, head_dim, kv_type);
+                                (0..head_dim).map(|e| cache[first + at(e)]).collect()
                             };
                             let norm = k_norm.then_some((&kw[..], 1e-5, 0.0));
                             let plain = |x: &[f32]| x.iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
@@ -176,13 +188,8 @@ fn cache_stores() {
                             } else {
                                 plain(head(heads + h))
                             };
-                            check(&cache[at(0)..][..head_dim], &k, kv_type, &what);
-                            check(
-                                &cache[at(1)..][..head_dim],
-                                &plain(head(heads + kv_heads + h)),
-                                kv_type,
-                                &what,
-                            );
+                            check(&stored(0), &k, kv_type, &what);
+                            check(&stored(1), &plain(head(heads + kv_heads + h)), kv_type, &what);
                             written += 2 * head_dim;
                         }
                         token += 1;
