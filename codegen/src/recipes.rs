@@ -1,6 +1,8 @@
 //! Op x target x range of token counts -> kernel: the decisions for GPU targets, one match over all ops.
 
+use crate::kernels::attention::DecodeAttention;
 use crate::kernels::gated_act::GatedActPacked;
+use crate::kernels::gather::{Gather, Source};
 use crate::kernels::matmul::{FEW, MANY, Matmul, SOME};
 use crate::kernels::rms_norm::{Residual, RmsNorm};
 use crate::kernels::rope_kv_append::{HeadNorm, RopeKvAppend};
@@ -116,14 +118,46 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
             };
             Ok(matmul_ranges(module, matmul, max))
         }
-        Op::Embedding(_)
-        | Op::Slice(_)
-        | Op::Add(_)
-        | Op::Rope(_)
-        | Op::KvAppend(_)
-        | Op::Attention(_)
-        | Op::GatedAct(_)
-        | Op::GatherRows(_) => Err("there is no kernel for this op".to_owned()),
+        Op::Embedding(op) => {
+            let (table, y) = (t.weight(op.table), t.result(data, 0)?);
+            always(Recipe::from(Gather {
+                source: Source::Table,
+                width: width(y)?,
+                rows: counted(y)?,
+                scale: op.scale,
+                x: plain(table.elem, "a table")?,
+                out: plain(y.elem, "a result")?,
+            }))
+        }
+        Op::GatherRows(op) => {
+            let (x, y) = (t.tensor(op.x)?, t.result(data, 0)?);
+            always(Recipe::from(Gather {
+                source: Source::Rows,
+                width: width(y)?,
+                rows: counted(y)?,
+                scale: 1.0,
+                x: plain(x.elem, "x")?,
+                out: plain(y.elem, "a result")?,
+            }))
+        }
+        Op::Attention(op) => {
+            let (q, kv) = (t.tensor(op.q)?, t.kv(op.kv)?);
+            always(Recipe::from(DecodeAttention {
+                heads: width(q)? / kv.head_dim.max(1),
+                kv_heads: kv.heads,
+                head_dim: kv.head_dim,
+                page_tokens: kv.page.ok_or("the cache has no page size yet: run kv-layout first")?,
+                window: kv.window,
+                scale: op.scale,
+                softcap: op.softcap,
+                q: plain(q.elem, "q")?,
+                kv: plain(Elem::Plain(kv.dtype), "a cache")?,
+                out: plain(t.result(data, 0)?.elem, "a result")?,
+            }))
+        }
+        Op::Slice(_) | Op::Add(_) | Op::Rope(_) | Op::KvAppend(_) | Op::GatedAct(_) => {
+            Err("there is no kernel for this op".to_owned())
+        }
     };
     let found = found?;
     match found.iter().find_map(|r| r.recipe.unsupported()) {

@@ -103,9 +103,10 @@ fn stages(
     }
     gpu::complete(&module, resolved.target, &kernels)?;
     let start = Instant::now();
-    report.bytes = engine::pack(&module, &checkpoint, &resolved, options, out, &mut |done, total| {
-        progress(Progress { phase: Phase::Pack, done, total });
-    })?;
+    report.bytes =
+        engine::pack(&module, &checkpoint, &resolved, options, &kernels, out, &mut |done, total| {
+            progress(Progress { phase: Phase::Pack, done, total });
+        })?;
     dump.time("pack", start.elapsed().as_secs_f64());
     Ok(report)
 }

@@ -7,6 +7,7 @@ use crate::pack::{self, PackError, Side};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
+use trtc_codegen::emit::Kernel;
 use trtc_engine::error::{EngineError, Fault};
 use trtc_engine::layout::Part;
 use trtc_engine::manifest::{self as eng, Manifest};
@@ -22,13 +23,16 @@ pub(crate) fn pack(
     checkpoint: &Checkpoint,
     resolved: &Resolved,
     options: &BuildOptions,
+    kernels: &[Kernel],
     out: &Path,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<u64, Diag> {
-    let manifest = manifest(module, checkpoint, resolved, options)?;
+    let manifest = manifest(module, checkpoint, resolved, options, kernels)?;
     let tokenizer = checkpoint.tokenizer.as_ref().map_or(&[][..], |t| t.json.as_bytes());
-    let extras: Vec<(&str, u64)> =
-        manifest.text.iter().map(|_| (TOKENIZER, tokenizer.len() as u64)).collect();
+    let mut texts: BTreeMap<String, &[u8]> =
+        kernels.iter().map(|k| (lower::ptx_tensor(&k.name), k.ptx.as_bytes())).collect();
+    texts.extend(manifest.text.iter().map(|_| (TOKENIZER.to_owned(), tokenizer)));
+    let extras: Vec<(&str, u64)> = texts.iter().map(|(n, t)| (n.as_str(), t.len() as u64)).collect();
     let mut writer = EngineWriter::create(out, &manifest, &extras).map_err(diag)?;
     let total = writer.total_bytes();
     let mut done = 0;
@@ -39,8 +43,8 @@ pub(crate) fn pack(
     while let Some(name) = writer.next_tensor().map(|t| t.name.clone()) {
         let mut made = None;
         let written = writer.tensor(&name, |sink: &mut dyn Write| -> Result<(), PackError> {
-            if name == TOKENIZER {
-                return Ok(sink.write_all(tokenizer)?);
+            if let Some(text) = texts.get(&name) {
+                return Ok(sink.write_all(text)?);
             }
             if let Some(&i) = index.get(name.as_str()) {
                 let weight = &module.weights[trtc_ir::WeightId(i as u32)];
@@ -90,8 +94,9 @@ fn manifest(
     checkpoint: &Checkpoint,
     resolved: &Resolved,
     options: &BuildOptions,
+    kernels: &[Kernel],
 ) -> Result<Manifest, Diag> {
-    let lowered = lower::lower_host(module)?;
+    let lowered = lower::lower(module, resolved.target, kernels)?;
     let config = &checkpoint.config;
     let small = |n: u64| {
         u32::try_from(n).map_err(|_| Diag::bug(&Loc::Unknown, format!("{n} is too large for a limit")))

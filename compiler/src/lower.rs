@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 use trtc_codegen::emit;
+use trtc_codegen::kernels::Count as Counted;
 use trtc_engine::manifest::{self as eng, Arg, Choice, Code, Count, HostKernel, Launch};
 use trtc_ir::entity::{ValueId, WeightId};
 use trtc_ir::module::{Packing, Source};
 use trtc_ir::ops::Act;
 use trtc_ir::types::{Elem, Sym};
-use trtc_ir::{DType, Diag, Dim, Grain, Loc, Module, Op, OpData, TensorType, Type};
+use trtc_ir::{DType, Diag, Dim, Grain, Loc, Module, Op, OpData, Target, TensorType, Type};
 
 /// The parts of the manifest that come from the module.
 pub(crate) struct Lowered {
@@ -22,19 +23,21 @@ pub(crate) struct Lowered {
     pub logits: u64,
 }
 
-/// Translates a planned module for the host target.
-pub(crate) fn lower_host(module: &Module) -> Result<Lowered, Diag> {
+/// Translates a planned module; `compiled` are the kernels of a GPU target, none for the host.
+pub(crate) fn lower(module: &Module, target: &Target, compiled: &[emit::Kernel]) -> Result<Lowered, Diag> {
     let cx = Cx { module };
     let mut kernels: Vec<eng::Kernel> = Vec::new();
-    let mut by_name: BTreeMap<String, u32> = BTreeMap::new();
+    let mut by_name: BTreeMap<&str, u32> = BTreeMap::new();
     let mut launches = Vec::new();
     for &id in &module.func.order {
         let data = &module.func.ops[id];
-        let code = Code::Host(cx.host_kernel(data)?);
-        let args = cx.args(data)?;
         let mut choices = Vec::new();
         for choice in &data.kernels {
-            let kernel = match by_name.get(&choice.kernel) {
+            let code = match target.gpu {
+                None => Code::Host(cx.host_kernel(data)?),
+                Some(_) => Code::Ptx(ptx_kernel(compiled, &choice.kernel, &data.loc)?),
+            };
+            let kernel = match by_name.get(choice.kernel.as_str()) {
                 Some(&index) => {
                     if kernels[index as usize].code != code {
                         let message = format!("two different kernels are called '{}'", choice.kernel);
@@ -47,8 +50,8 @@ pub(crate) fn lower_host(module: &Module) -> Result<Lowered, Diag> {
                         &trtc_ir::extract::extract_op(module, id),
                         trtc_ir::text::PrintOptions::default(),
                     );
-                    kernels.push(eng::Kernel { name: choice.kernel.clone(), code: code.clone(), contract });
-                    by_name.insert(choice.kernel.clone(), kernels.len() as u32 - 1);
+                    kernels.push(eng::Kernel { name: choice.kernel.clone(), code, contract });
+                    by_name.insert(&choice.kernel, kernels.len() as u32 - 1);
                     kernels.len() as u32 - 1
                 }
             };
@@ -57,7 +60,7 @@ pub(crate) fn lower_host(module: &Module) -> Result<Lowered, Diag> {
         if choices.is_empty() {
             return Err(Diag::bug(&data.loc, format!("no kernel was selected for llm.{}", data.op.name())));
         }
-        launches.push(Launch { choices, args, loc: data.loc.to_string() });
+        launches.push(Launch { choices, args: cx.args(data)?, loc: data.loc.to_string() });
     }
     let logits = match module.func.results.as_slice() {
         [one] => cx.offset(*one)?,
@@ -69,6 +72,30 @@ pub(crate) fn lower_host(module: &Module) -> Result<Lowered, Diag> {
     };
     let weights = module.weights.ids().map(|w| cx.weight(w)).collect::<Result<_, _>>()?;
     Ok(Lowered { weights, kernels, launches, kv: cx.kv()?, logits })
+}
+
+/// The container's tensor with a kernel's PTX.
+pub(crate) fn ptx_tensor(kernel: &str) -> String {
+    format!("kernel/{kernel}.ptx")
+}
+
+/// How a compiled kernel is launched.
+fn ptx_kernel(compiled: &[emit::Kernel], name: &str, loc: &Loc) -> Result<eng::PtxKernel, Diag> {
+    let kernel = compiled.iter().find(|k| k.name == name);
+    let kernel = kernel.ok_or_else(|| Diag::bug(loc, format!("kernel {name} was not compiled")))?;
+    let count = |of| match of {
+        Counted::One => Count::One,
+        Counted::Tokens => Count::Tokens,
+        Counted::Rows => Count::Rows,
+        Counted::Seqs => Count::Seqs,
+    };
+    Ok(eng::PtxKernel {
+        module: ptx_tensor(name),
+        entry: kernel.entry.clone(),
+        grid: kernel.grid.map(|e| eng::Extent { of: count(e.of), div: e.div, mul: e.mul }),
+        block: kernel.block,
+        shared: kernel.shared,
+    })
 }
 
 struct Cx<'a> {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use trtc_compiler::{BuildOptions, Phase, build};
 use trtc_engine::EngineFile;
+use trtc_engine::manifest::Code;
 use trtc_ir::Fault;
 
 fn tiny(name: &str) -> PathBuf {
@@ -57,13 +58,33 @@ fn dummy_weights_are_not_written_but_computed_tables_are() {
 }
 
 #[test]
-fn a_gpu_target_writes_its_kernels_and_ends_unsupported() {
+fn engines_for_gpus_carry_their_kernels() {
+    let dir = tempfile::tempdir().unwrap();
+    for (i, model) in ARCHS.iter().enumerate() {
+        for target in ["sm_80", "sm_90", "sm_120"] {
+            let out = dir.path().join(format!("{i}-{target}.engine"));
+            let gpu = BuildOptions { target: target.to_owned(), ..options("bf16") };
+            build(&tiny(model), &out, &gpu, &mut |_| ()).unwrap_or_else(|e| panic!("{model} {target}: {e}"));
+            let engine = EngineFile::open(&out).unwrap();
+            assert!(engine.manifest().capability.is_some());
+            for kernel in &engine.manifest().kernels {
+                let Code::Ptx(code) = &kernel.code else { panic!("{} is not PTX", kernel.name) };
+                let ptx = String::from_utf8(engine.tensor(&code.module).unwrap().to_vec()).unwrap();
+                assert!(ptx.contains(&format!(".visible .entry {}(", code.entry)), "{}", kernel.name);
+                assert!(ptx.contains(&format!(".target {target}")), "{}", kernel.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_gpu_target_lacks_is_told_and_what_it_has_is_dumped() {
     let dir = tempfile::tempdir().unwrap();
     let (out, dump) = (dir.path().join("x.engine"), dir.path().join("dump"));
-    let gpu = BuildOptions { target: "sm_90".to_owned(), dump_dir: Some(dump.clone()), ..options("bf16") };
+    let gpu = BuildOptions { target: "sm_90".to_owned(), dump_dir: Some(dump.clone()), ..options("int8") };
     let error = build(&tiny("llama"), &out, &gpu, &mut |_| ()).unwrap_err();
     assert_eq!(error.fault, Fault::Unsupported, "{error}");
-    assert!(error.message.contains("attention"), "{error}");
+    assert!(error.message.contains("linear"), "{error}");
     assert!(!out.exists());
     let kernels = std::fs::read_dir(dump.join("kernels")).unwrap().count();
     assert!(kernels >= 8, "{kernels} files of kernels");

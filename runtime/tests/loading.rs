@@ -49,6 +49,10 @@ fn another_machine_is_told_what_to_build() {
     let dir = tempfile::tempdir().unwrap();
     let path = gpu_engine(dir.path());
     for choice in [DeviceChoice::Host, DeviceChoice::Auto, DeviceChoice::Cuda(0), DeviceChoice::Emulator] {
+        let gpu = matches!(choice, DeviceChoice::Auto | DeviceChoice::Cuda(_));
+        if gpu && trtc_runtime::device::cuda_present() {
+            continue;
+        }
         let error = refused(&path, choice);
         assert_eq!(error.fault, Fault::Unsupported);
         assert!(error.message.contains("built for sm_90 (compute capability 9.0)"), "{error}");
@@ -57,7 +61,6 @@ fn another_machine_is_told_what_to_build() {
         let told = match choice {
             DeviceChoice::Host => "the device is host (",
             DeviceChoice::Emulator => "does not run engines on the emulator",
-            _ if std::path::Path::new("/dev/nvidiactl").exists() => "does not run engines on GPUs",
             _ => "no NVIDIA driver found, this machine is host (",
         };
         assert!(error.message.contains(told), "{error}");

@@ -5,13 +5,15 @@
 //! `block_table`, pointers to i32, and `table_width`, i32); then `tokens`, `rows`, `seqs`, i32. Pointers are multiples
 //! of 16 bytes. A kernel adds one file here and one line in [`Recipe`]'s table.
 
+pub mod attention;
 mod fragments;
 pub mod gated_act;
+pub mod gather;
 pub mod matmul;
 pub mod rms_norm;
 pub mod rope_kv_append;
 
-use crate::builder::{Builder, I32, StepDims, Val};
+use crate::builder::{Builder, GlobalPtr, I32, Special, StepDims, Val};
 
 /// What a launch extent counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -79,6 +81,23 @@ fn grid_of(x: Extent) -> [Extent; 3] {
     [x, Extent::ONE, Extent::ONE]
 }
 
+/// The request whose tokens are `query_start[s] .. query_start[s + 1]` around `token`: all threads look at once.
+/// Takes shared memory of its own and one barrier.
+fn request_of<'b>(
+    b: &'b Builder,
+    token: Val<'b, I32>,
+    query_start: GlobalPtr<'b, I32>,
+    seqs: Val<'b, I32>,
+) -> Val<'b, I32> {
+    let found = b.shared::<I32>(1, 4);
+    b.for_(b.special(Special::ThreadX), seqs, b.threads(), (), |s, ()| {
+        let (first, next) = (query_start.at(s).load(), query_start.at(s + 1).load());
+        b.if_(first.le(token) & token.lt(next), || found.store(s));
+    });
+    b.sync();
+    found.load()
+}
+
 /// Makes `enum Recipe` and its dispatch from the table below.
 macro_rules! recipes {
     ($($kernel:ident: $ty:path),* $(,)?) => {
@@ -115,8 +134,10 @@ macro_rules! recipes {
 
 // The table: one line a kernel.
 recipes! {
+    Gather: gather::Gather,
     RmsNorm: rms_norm::RmsNorm,
     RopeKvAppend: rope_kv_append::RopeKvAppend,
+    DecodeAttention: attention::DecodeAttention,
     GatedActPacked: gated_act::GatedActPacked,
     Matmul: matmul::Matmul,
 }

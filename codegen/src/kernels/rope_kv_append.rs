@@ -10,7 +10,7 @@
 //! One block a token. A head is cut into units of 16 elements: 8 and their 8 partners half a rotation on, or 16
 //! elements behind the rotated ones. A group of adjacent lanes, one for each unit, serves one head.
 
-use super::{ArgKind, Count, Extent, Launch, grid_of};
+use super::{ArgKind, Count, Extent, Launch, grid_of, request_of};
 use crate::builder::{Bf16, Builder, F32, FloatPtr, GlobalPtr, I1, I32, Special, Val};
 use trtc_ir::DType;
 
@@ -131,7 +131,7 @@ impl RopeKvAppend {
         let token = b.special(Special::BlockX);
         let thread = b.special(Special::ThreadX);
         let position = positions.at(token).load();
-        let seq = self.request_of(b, token, query_start, dims.seqs);
+        let seq = request_of(b, token, query_start, dims.seqs);
         let table = block_table.at64(seq.to_i64() * table_width.to_i64());
         let page = table.at(position / self.page_tokens).load();
         let slot = position % self.page_tokens;
@@ -183,23 +183,6 @@ impl RopeKvAppend {
                 to.at(high).store_vector(b.vector(out_hi).to_bf16());
             });
         }
-    }
-
-    /// The request whose tokens are `query_start[s] .. query_start[s + 1]` around `token`: all threads look at once.
-    fn request_of<'b>(
-        &self,
-        b: &'b Builder,
-        token: Val<'b, I32>,
-        query_start: GlobalPtr<'b, I32>,
-        seqs: Val<'b, I32>,
-    ) -> Val<'b, I32> {
-        let found = b.shared::<I32>(1, 4);
-        b.for_(b.special(Special::ThreadX), seqs, self.threads(), (), |s, ()| {
-            let (first, next) = (query_start.at(s).load(), query_start.at(s + 1).load());
-            b.if_(first.le(token) & token.lt(next), || found.store(s));
-        });
-        b.sync();
-        found.load()
     }
 
     /// Cosines and sines of `position * freqs[i]`, `i` from `first` on.

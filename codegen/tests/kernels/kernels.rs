@@ -3,7 +3,9 @@
 use super::{assemble, gpus, parallel, ptxas};
 use std::fmt::Write as _;
 use trtc_codegen::emit::compile;
+use trtc_codegen::kernels::attention::DecodeAttention;
 use trtc_codegen::kernels::gated_act::GatedActPacked;
+use trtc_codegen::kernels::gather::{Gather, Source};
 use trtc_codegen::kernels::matmul::{FEW, MANY, Matmul, SOME, Tiling};
 use trtc_codegen::kernels::rms_norm::{Residual, RmsNorm};
 use trtc_codegen::kernels::rope_kv_append::{HeadNorm, RopeKvAppend};
@@ -36,9 +38,25 @@ fn rope(heads: u32, kv_heads: u32, head_dim: u32, dim: u32) -> RopeKvAppend {
     }
 }
 
+fn attention(heads: u32, kv_heads: u32, head_dim: u32) -> DecodeAttention {
+    DecodeAttention {
+        heads,
+        kv_heads,
+        head_dim,
+        page_tokens: 64,
+        window: None,
+        scale: 0.125,
+        softcap: None,
+        q: Bf16,
+        kv: Bf16,
+        out: Bf16,
+    }
+}
+
 fn cases() -> Vec<(&'static str, Recipe)> {
     let residual = Some(Residual { dtype: Bf16, sum: Bf16 });
     let head = |offset| Some(HeadNorm { weight: Bf16, eps: 1e-6, offset });
+    let gather = |source, width, scale, x, out| Gather { source, width, rows: Count::Tokens, scale, x, out };
     let gated = |width, act, x, out| GatedActPacked { width, act, rows: Count::Tokens, x, out };
     vec![
         ("rms_norm_4096", norm(4096, Bf16, Bf16).into()),
@@ -48,6 +66,17 @@ fn cases() -> Vec<(&'static str, Recipe)> {
         ("rms_norm_16384", norm(16384, Bf16, Bf16).into()),
         ("add_rms_norm_4096", RmsNorm { residual, rows: Count::Rows, ..norm(4096, Bf16, Bf16) }.into()),
         ("add_rms_norm_2560", RmsNorm { residual, ..norm(2560, Bf16, Bf16) }.into()),
+        ("embedding_4096", gather(Source::Table, 4096, 1.0, Bf16, Bf16).into()),
+        ("embedding_scaled_640", gather(Source::Table, 640, 25.298_222, Bf16, Bf16).into()),
+        ("gather_rows_f32_72", gather(Source::Rows, 72, 1.0, F32, F32).into()),
+        ("attention_32_8_128", attention(32, 8, 128).into()),
+        ("attention_9_3_64", attention(9, 3, 64).into()),
+        ("attention_14_2_64", attention(14, 2, 64).into()),
+        (
+            "attention_window_4_1_256",
+            DecodeAttention { window: Some(512), page_tokens: 24, ..attention(4, 1, 256) }.into(),
+        ),
+        ("attention_cap_16_1_80", DecodeAttention { softcap: Some(50.0), ..attention(16, 1, 80) }.into()),
         ("gated_silu_14336", gated(14336, Act::Silu, Bf16, Bf16).into()),
         ("gated_gelu_1536", gated(1536, Act::GeluTanh, Bf16, Bf16).into()),
         ("gated_gelu_f32_72", gated(72, Act::GeluTanh, F32, F32).into()),

@@ -3,7 +3,10 @@
 //! A device owns memory and executes launches in order. It knows nothing of requests: which token belongs to whom
 //! is data in the step's buffers.
 
+mod cuda;
 pub mod host;
+
+pub use cuda::{CudaDevice, present as cuda_present};
 
 use crate::error::Error;
 use std::sync::Arc;

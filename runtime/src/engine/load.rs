@@ -1,10 +1,9 @@
 //! How an engine is loaded: the options, and the choice of a device for it.
 
-use crate::device::Device;
 use crate::device::host::{HostDevice, HostOptions};
+use crate::device::{CudaDevice, Device};
 use crate::error::Error;
 use crate::exec::CacheSize;
-use std::path::Path;
 use std::str::FromStr;
 use trtc_engine::manifest::Manifest;
 
@@ -71,11 +70,6 @@ impl LoadOptions {
     }
 }
 
-/// True if the kernel driver of an NVIDIA GPU is loaded (natively, or passed into a virtual Linux).
-fn nvidia_driver() -> bool {
-    ["/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg"].iter().any(|path| Path::new(path).exists())
-}
-
 /// `sm_90 (compute capability 9.0)`.
 fn built_for(manifest: &Manifest) -> String {
     match manifest.capability {
@@ -84,6 +78,7 @@ fn built_for(manifest: &Manifest) -> String {
     }
 }
 
+const BUILD_FOR_GPU: &str = "build it for this GPU: trtc build MODEL -o ENGINE --target sm_NN";
 const BUILD_FOR_HOST: &str = "build it for this machine: trtc build MODEL -o ENGINE --target host";
 
 /// Opens the device that an engine is to run on.
@@ -91,28 +86,39 @@ pub(super) fn open_device(manifest: &Manifest, options: &LoadOptions) -> Result<
     let host_engine = manifest.target == "host";
     let host = || HostDevice::new(HostOptions { threads: options.threads });
     let target = built_for(manifest);
-    match options.device {
-        DeviceChoice::Auto | DeviceChoice::Host if host_engine => Ok(Box::new(host()?)),
-        DeviceChoice::Host => Err(Error::unsupported(format!(
-            "the engine was built for {target}, the device is {}",
-            host()?.name()
+    let help = if host_engine { "run it with --device host" } else { BUILD_FOR_HOST };
+    let ordinal = match options.device {
+        DeviceChoice::Auto | DeviceChoice::Host if host_engine => return Ok(Box::new(host()?)),
+        DeviceChoice::Host => {
+            return Err(Error::unsupported(format!(
+                "the engine was built for {target}, the device is {}",
+                host()?.name()
+            ))
+            .help(BUILD_FOR_HOST));
+        }
+        DeviceChoice::Emulator => {
+            return Err(Error::unsupported(format!(
+                "the engine was built for {target}; this version of trtc does not run engines on the emulator"
+            ))
+            .help(help));
+        }
+        DeviceChoice::Auto => 0,
+        DeviceChoice::Cuda(n) => n,
+    };
+    if !crate::device::cuda_present() {
+        let machine = host()?.name();
+        return Err(Error::unsupported(format!(
+            "the engine was built for {target}; no NVIDIA driver found, this machine is {machine}"
         ))
-        .help(BUILD_FOR_HOST)),
-        DeviceChoice::Auto | DeviceChoice::Cuda(_) if !nvidia_driver() => {
-            let help = if host_engine { "run it with --device host" } else { BUILD_FOR_HOST };
-            let machine = host()?.name();
-            Err(Error::unsupported(format!(
-                "the engine was built for {target}; no NVIDIA driver found, this machine is {machine}"
-            ))
-            .help(help))
-        }
-        DeviceChoice::Auto | DeviceChoice::Cuda(_) | DeviceChoice::Emulator => {
-            let help = if host_engine { "run it with --device host" } else { BUILD_FOR_HOST };
-            let device = if options.device == DeviceChoice::Emulator { "the emulator" } else { "GPUs" };
-            Err(Error::unsupported(format!(
-                "the engine was built for {target}; this version of trtc does not run engines on {device}"
-            ))
-            .help(help))
-        }
+        .help(help));
+    }
+    let device = CudaDevice::open(ordinal)?;
+    match manifest.capability {
+        Some(needed) if needed <= device.capability() => Ok(Box::new(device)),
+        _ => Err(Error::unsupported(format!(
+            "the engine was built for {target}, the device is {}",
+            device.name()
+        ))
+        .help(if host_engine { "run it with --device host" } else { BUILD_FOR_GPU })),
     }
 }

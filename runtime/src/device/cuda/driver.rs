@@ -1,0 +1,321 @@
+//! The parts of NVIDIA's driver API that the device needs, as owned handles and typed errors.
+//!
+//! The library is found at run time; nothing here is called before [`present`] has said that it is there. A handle
+//! that is dropped is given back; what the driver answers to that is ignored, for there is nobody to tell.
+
+use crate::error::Error;
+use cudarc::driver::result;
+pub use cudarc::driver::result::DriverError as Failure;
+use cudarc::driver::sys;
+use std::ffi::{CString, c_void};
+
+/// A device address.
+pub type Address = sys::CUdeviceptr;
+
+/// Bytes of the driver's compilation log that are kept.
+const LOG: usize = 8 << 10;
+
+/// True if the driver's library can be loaded.
+pub fn present() -> bool {
+    // SAFETY: loads a library by its well-known name and looks for nothing in it.
+    unsafe { sys::is_culib_present() }
+}
+
+/// The driver's name and words for an error.
+pub fn words(e: Failure) -> String {
+    let text = |s: Result<&std::ffi::CStr, Failure>| s.map(|s| s.to_string_lossy().into_owned()).ok();
+    match (text(e.error_name()), text(e.error_string())) {
+        (Some(name), Some(string)) => format!("{name}, {string}"),
+        _ => format!("the driver's error {}", e.0 as u32),
+    }
+}
+
+/// `cannot <doing>: <the driver's words>`.
+pub fn cannot(doing: impl std::fmt::Display) -> impl FnOnce(Failure) -> Error {
+    move |e| Error::unsupported(format!("cannot {doing}: {}", words(e)))
+}
+
+/// A GPU's primary context.
+pub struct Context {
+    device: sys::CUdevice,
+    context: sys::CUcontext,
+    ordinal: u32,
+}
+
+// SAFETY: a context may be used from any thread, by one that has made it current.
+unsafe impl Send for Context {}
+
+impl Context {
+    /// Opens GPU `ordinal`.
+    pub fn open(ordinal: u32) -> Result<Context, Error> {
+        result::init().map_err(cannot("start NVIDIA's driver"))?;
+        let count = result::device::get_count().map_err(cannot("count the GPUs"))?;
+        let index = i32::try_from(ordinal).ok().filter(|i| *i < count).ok_or_else(|| {
+            Error::unsupported(format!("there is no GPU {ordinal}; this machine has {count}"))
+                .help("give --device cuda:N with a lower number")
+        })?;
+        let device = result::device::get(index).map_err(cannot(format_args!("open GPU {ordinal}")))?;
+        // SAFETY: the device is the one just opened.
+        let context = unsafe { result::primary_ctx::retain(device) };
+        let context = context.map_err(cannot(format_args!("take GPU {ordinal} into use")))?;
+        let context = Context { device, context, ordinal };
+        context.make_current()?;
+        Ok(context)
+    }
+
+    /// Makes the context this thread's own.
+    pub fn make_current(&self) -> Result<(), Error> {
+        // SAFETY: the context is held.
+        unsafe { result::ctx::set_current(self.context) }.map_err(cannot("use the GPU from this thread"))
+    }
+
+    /// The number that it was opened by.
+    pub fn ordinal(&self) -> u32 {
+        self.ordinal
+    }
+
+    /// The GPU's name.
+    pub fn name(&self) -> String {
+        result::device::get_name(self.device).unwrap_or_else(|_| "GPU".to_owned())
+    }
+
+    fn attribute(&self, which: sys::CUdevice_attribute) -> Result<u32, Error> {
+        // SAFETY: the device is open.
+        let value = unsafe { result::device::get_attribute(self.device, which) };
+        let value = value.map_err(cannot("ask the GPU for its properties"))?;
+        Ok(u32::try_from(value).unwrap_or(0))
+    }
+
+    /// Compute capability.
+    pub fn capability(&self) -> Result<(u32, u32), Error> {
+        use sys::CUdevice_attribute::{
+            CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
+            CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+        };
+        Ok((self.attribute(MAJOR)?, self.attribute(MINOR)?))
+    }
+
+    /// Free memory and all of it, bytes.
+    pub fn memory(&self) -> Result<(u64, u64), Error> {
+        self.make_current()?;
+        let (free, all) = result::mem_get_info().map_err(cannot("ask the GPU for its free memory"))?;
+        Ok((free as u64, all as u64))
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: retained once by `open`, and all handles made in it have been dropped by their owner before.
+        let _ = unsafe { result::primary_ctx::release(self.device) };
+    }
+}
+
+/// Declares an owned handle with the function that gives it back.
+macro_rules! handle {
+    ($(#[$doc:meta])* $name:ident($raw:ty), $free:path) => {
+        $(#[$doc])*
+        pub struct $name($raw);
+
+        // SAFETY: a handle of the driver may be used from any thread in which its context is current.
+        unsafe impl Send for $name {}
+
+        impl Drop for $name {
+            fn drop(&mut self) {
+                // SAFETY: the handle is valid until here, and nobody else has it.
+                let _ = unsafe { $free(self.0) };
+            }
+        }
+    };
+}
+
+handle! {
+    /// Device memory.
+    Memory(Address), result::free_sync
+}
+handle! {
+    /// A queue of work.
+    Stream(sys::CUstream), result::stream::destroy
+}
+handle! {
+    /// Compiled code.
+    Module(sys::CUmodule), result::module::unload
+}
+handle! {
+    /// A mark in a queue.
+    Mark(sys::CUevent), result::event::destroy
+}
+handle! {
+    /// Recorded launches.
+    Recording(sys::CUgraphExec), result::graph::exec_destroy
+}
+
+/// An entry point; it lives as long as its module.
+#[derive(Clone, Copy)]
+pub struct Function(sys::CUfunction);
+
+// SAFETY: as for the handles.
+unsafe impl Send for Function {}
+
+impl Memory {
+    /// Takes `bytes` bytes, at least one.
+    pub fn take(bytes: usize) -> Result<Memory, Failure> {
+        // SAFETY: nothing is assumed of what the memory holds.
+        unsafe { result::malloc_sync(bytes.max(1)) }.map(Memory)
+    }
+
+    /// Its address.
+    pub fn address(&self) -> Address {
+        self.0
+    }
+}
+
+impl Stream {
+    /// A queue that does not wait for the default one.
+    pub fn new() -> Result<Stream, Failure> {
+        result::stream::create(result::stream::StreamKind::NonBlocking).map(Stream)
+    }
+
+    /// Waits until all work is done.
+    pub fn finish(&self) -> Result<(), Failure> {
+        // SAFETY: the handle is valid.
+        unsafe { result::stream::synchronize(self.0) }
+    }
+
+    /// Fills memory with zeros, in order.
+    ///
+    /// # Safety
+    /// The range is memory that is held until the work is done.
+    pub unsafe fn zero(&self, at: Address, bytes: usize) -> Result<(), Failure> {
+        // SAFETY: the caller's word.
+        unsafe { result::memset_d8_async(at, 0, bytes, self.0) }
+    }
+
+    /// Copies to the device, in order. The driver has read `bytes` when this returns: they are not page-locked.
+    ///
+    /// # Safety
+    /// The range is memory that is held until the work is done.
+    pub unsafe fn write(&self, at: Address, bytes: &[u8]) -> Result<(), Failure> {
+        // SAFETY: the caller's word.
+        unsafe { result::memcpy_htod_async(at, bytes, self.0) }
+    }
+
+    /// Copies from the device after all work before, and waits for it.
+    ///
+    /// # Safety
+    /// The range is memory that is held.
+    pub unsafe fn read(&self, at: Address, into: &mut [u8]) -> Result<(), Failure> {
+        // SAFETY: the caller's word; `into` is borrowed until the copy is done.
+        unsafe { result::memcpy_dtoh_async(into, at, self.0) }?;
+        self.finish()
+    }
+
+    /// Starts a kernel, in order.
+    ///
+    /// # Safety
+    /// The parameters are what the kernel takes, each in a word of its own, and it touches only memory that is held
+    /// until it is done.
+    pub unsafe fn launch(
+        &self,
+        function: Function,
+        grid: [u32; 3],
+        block: [u32; 3],
+        shared: u32,
+        params: &[u64],
+    ) -> Result<(), Failure> {
+        let mut pointers: Vec<*mut c_void> =
+            params.iter().map(|p| std::ptr::from_ref(p).cast_mut().cast()).collect();
+        let three = |[x, y, z]: [u32; 3]| (x, y, z);
+        // SAFETY: the caller's word; the driver copies the parameters before it returns.
+        unsafe { result::launch_kernel(function.0, three(grid), three(block), shared, self.0, &mut pointers) }
+    }
+
+    /// Marks the point reached.
+    pub fn mark(&self) -> Result<Mark, Failure> {
+        let mark = Mark(result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT)?);
+        // SAFETY: both handles are valid.
+        unsafe { result::event::record(mark.0, self.0) }?;
+        Ok(mark)
+    }
+
+    /// Records what `work` starts in this queue, without executing it.
+    pub fn record<E: From<Failure>>(&self, work: impl FnOnce() -> Result<(), E>) -> Result<Recording, E> {
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the handle is valid; the capture is ended below whatever happens.
+        unsafe { result::stream::begin_capture(self.0, mode) }?;
+        let done = work();
+        // SAFETY: as above.
+        let graph = unsafe { result::stream::end_capture(self.0) };
+        done?;
+        let graph = graph?;
+        // SAFETY: the graph was just made, and is not used any more once it is instantiated.
+        let made = unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) };
+        // SAFETY: as above.
+        let _ = unsafe { result::graph::destroy(graph) };
+        Ok(Recording(made?))
+    }
+
+    /// Starts what was recorded, in order.
+    ///
+    /// # Safety
+    /// As for the launches that were recorded.
+    pub unsafe fn replay(&self, recording: &Recording) -> Result<(), Failure> {
+        // SAFETY: both handles are valid; the caller's word for the launches.
+        unsafe { result::graph::launch(recording.0, self.0) }
+    }
+}
+
+impl Mark {
+    /// Waits until the queue has passed it.
+    pub fn wait(&self) -> Result<(), Failure> {
+        // SAFETY: the handle is valid.
+        unsafe { result::event::synchronize(self.0) }
+    }
+
+    /// Milliseconds from here to a later mark; both have been passed.
+    pub fn until(&self, later: &Mark) -> Result<f32, Failure> {
+        // SAFETY: both handles are valid.
+        unsafe { result::event::elapsed(self.0, later.0) }
+    }
+}
+
+impl Module {
+    /// Has the driver compile PTX. The error is what its compiler said.
+    pub fn compile(ptx: &[u8]) -> Result<Module, String> {
+        let image = CString::new(ptx).map_err(|_| "the PTX has a zero byte".to_owned())?;
+        let mut log = vec![0u8; LOG];
+        let mut options = [
+            sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER,
+            sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
+        ];
+        let mut values = [log.as_mut_ptr().cast::<c_void>(), std::ptr::without_provenance_mut(LOG)];
+        let mut module = std::ptr::null_mut();
+        // SAFETY: the image ends with a zero byte, the options have as many values, the log has the size it says.
+        let done = unsafe {
+            sys::cuModuleLoadDataEx(
+                &mut module,
+                image.as_ptr().cast(),
+                options.len() as u32,
+                options.as_mut_ptr(),
+                values.as_mut_ptr(),
+            )
+        };
+        done.result().map(|()| Module(module)).map_err(|e| {
+            let end = log.iter().position(|b| *b == 0).unwrap_or(LOG);
+            format!("{} {}", words(e), String::from_utf8_lossy(&log[..end]).trim())
+        })
+    }
+
+    /// An entry point, allowed to ask for `shared` bytes of shared memory at launch.
+    pub fn function(&self, entry: &str, shared: u32) -> Result<Function, Failure> {
+        let bad = Failure(sys::CUresult::CUDA_ERROR_INVALID_VALUE);
+        let name = CString::new(entry).map_err(|_| bad)?;
+        // SAFETY: the handle is valid.
+        let function = unsafe { result::module::get_function(self.0, name) }?;
+        if shared > 0 {
+            let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function belongs to the module, which is held.
+            unsafe { result::function::set_function_attribute(function, most, shared as i32) }?;
+        }
+        Ok(Function(function))
+    }
+}

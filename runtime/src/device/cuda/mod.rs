@@ -1,0 +1,359 @@
+//! An NVIDIA GPU: memory, launches of an engine's PTX, decode steps as CUDA graphs.
+//!
+//! Everything goes through one queue, in order. The driver compiles the PTX when an engine is loaded and keeps the
+//! result in its own cache. Kernels' geometry comes from the manifest, parameters from the bindings, as
+//! `trtc_codegen::kernels` lays down: a pointer for each argument, four parameters for the batch, the step's sizes.
+
+mod driver;
+
+pub use driver::present;
+
+use super::{Bindings, Buffer, Call, Device, Event, Graph, Region, SharedBytes, StepDims};
+use crate::error::Error;
+use driver::{Address, Context, Function, Mark, Memory, Module, Recording, Stream, cannot, words};
+use trtc_engine::manifest::{Arg, Code, Count, Extent, Manifest, PtxKernel};
+
+/// Marks that are remembered.
+const EVENTS: usize = 4096;
+
+/// Memory in use.
+struct Slot {
+    memory: Memory,
+    bytes: u64,
+    /// What for.
+    what: String,
+}
+
+/// A compiled kernel.
+struct Kernel {
+    function: Function,
+    /// Keeps the code.
+    _module: Module,
+}
+
+/// The device. Fields are dropped in this order: the context last.
+pub struct CudaDevice {
+    recordings: Vec<Recording>,
+    marks: Vec<Mark>,
+    next_mark: u32,
+    kernels: Vec<Kernel>,
+    slots: Vec<Option<Slot>>,
+    stream: Stream,
+    context: Context,
+    capability: (u32, u32),
+}
+
+impl CudaDevice {
+    /// Opens GPU `ordinal`. The driver's library is [`present`].
+    ///
+    /// # Errors
+    /// There is no such GPU, or the driver refuses it.
+    pub fn open(ordinal: u32) -> Result<CudaDevice, Error> {
+        let context = Context::open(ordinal)?;
+        let capability = context.capability()?;
+        let stream = Stream::new().map_err(cannot("make a queue"))?;
+        Ok(CudaDevice {
+            recordings: Vec::new(),
+            marks: Vec::new(),
+            next_mark: 0,
+            kernels: Vec::new(),
+            slots: Vec::new(),
+            stream,
+            context,
+            capability,
+        })
+    }
+
+    /// Compute capability.
+    pub fn capability(&self) -> (u32, u32) {
+        self.capability
+    }
+
+    fn slot(&self, buffer: Buffer) -> Result<&Slot, Error> {
+        let slot = self.slots.get(buffer.0 as usize).and_then(Option::as_ref);
+        slot.ok_or_else(|| Error::bug(format!("buffer {} does not exist", buffer.0)))
+    }
+
+    /// The address of a run of bytes that lies within its buffer.
+    fn address(&self, region: Region) -> Result<Address, Error> {
+        let slot = self.slot(region.buffer)?;
+        match region.offset.checked_add(region.len) {
+            Some(end) if end <= slot.bytes => Ok(slot.memory.address() + region.offset),
+            _ => Err(Error::bug(format!(
+                "bytes {}..+{} of {}, which has {}",
+                region.offset, region.len, slot.what, slot.bytes
+            ))),
+        }
+    }
+
+    /// Takes memory that nothing has written yet.
+    fn take(&mut self, bytes: u64, what: &str) -> Result<Buffer, Error> {
+        self.context.make_current()?;
+        let taken = usize::try_from(bytes).ok().map(Memory::take);
+        let memory = match taken {
+            Some(Ok(memory)) => memory,
+            Some(Err(e)) => return Err(self.out_of_memory(bytes, what, &words(e))),
+            None => return Err(self.out_of_memory(bytes, what, "more than this machine addresses")),
+        };
+        let slot = Slot { memory, bytes, what: what.to_owned() };
+        let index = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
+        if index == self.slots.len() {
+            self.slots.push(None);
+        }
+        self.slots[index] = Some(slot);
+        u32::try_from(index).map(Buffer).map_err(|_| Error::bug("more buffers than a handle can number"))
+    }
+
+    /// What takes how much.
+    fn out_of_memory(&self, bytes: u64, what: &str, why: &str) -> Error {
+        let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
+        let mut largest: Vec<&Slot> = self.slots.iter().flatten().collect();
+        largest.sort_by_key(|s| std::cmp::Reverse(s.bytes));
+        let held: Vec<String> =
+            largest.iter().take(4).map(|s| format!("{} {}", s.what, mib(s.bytes))).collect();
+        let held = if held.is_empty() { "nothing".to_owned() } else { held.join(", ") };
+        let (free, all) = self.context.memory().unwrap_or((0, 0));
+        Error::unsupported(format!(
+            "cannot take {} on the GPU for {what}: {why}; {} of {} are free, trtc holds {held}",
+            mib(bytes),
+            mib(free),
+            mib(all)
+        ))
+        .help("use a smaller cache, or build with a smaller --max-batch or --max-step-tokens")
+    }
+
+    /// The parameters of a launch, a word each.
+    fn params(&self, args: &[Arg], bind: &Bindings, dims: StepDims) -> Result<Vec<u64>, Error> {
+        let whole = |buffer: Buffer| Ok::<_, Error>(self.slot(buffer)?.memory.address());
+        let mut params = Vec::with_capacity(args.len() + 6);
+        for arg in args {
+            match *arg {
+                Arg::Arena(offset) => {
+                    params.push(self.address(Region { buffer: bind.arena, offset, len: 0 })?)
+                }
+                Arg::Weight(i) => {
+                    let weight = bind.weights.get(i as usize);
+                    let weight = weight.ok_or_else(|| Error::bug(format!("weight {i} is not bound")))?;
+                    params.push(self.address(weight.payload)?);
+                    for side in [weight.scale, weight.zero].into_iter().flatten() {
+                        params.push(self.address(side)?);
+                    }
+                }
+                Arg::Kv(i) => {
+                    let cache = bind.kv.get(i as usize).copied();
+                    params.push(whole(cache.ok_or_else(|| Error::bug(format!("cache {i} is not bound")))?)?);
+                }
+                Arg::Tokens => params.push(whole(bind.tokens)?),
+                Arg::Positions => params.push(whole(bind.positions)?),
+                Arg::Rows => params.push(whole(bind.rows)?),
+                Arg::Batch => {
+                    for buffer in [bind.query_start, bind.context, bind.block_table] {
+                        params.push(whole(buffer)?);
+                    }
+                    params.push(u64::from(bind.table_width));
+                }
+            }
+        }
+        params.extend([dims.tokens, dims.rows, dims.seqs].map(u64::from));
+        Ok(params)
+    }
+
+    fn start(&self, call: &Call<'_>, bind: &Bindings, dims: StepDims) -> Result<(), Error> {
+        let (index, kernel) = call.kernel;
+        let Code::Ptx(code) = &kernel.code else {
+            return Err(host_code(&kernel.name));
+        };
+        let compiled = self.kernels.get(index as usize);
+        let compiled =
+            compiled.ok_or_else(|| Error::bug(format!("kernel {} was not loaded", kernel.name)))?;
+        let grid = code.grid.map(|e| blocks(e, dims));
+        if grid.contains(&0) {
+            return Ok(());
+        }
+        let params = self.params(call.args, bind, dims)?;
+        // SAFETY: the parameters are laid out as the kernels take them, addresses are of memory that is held, and the
+        // manifest's check bounds what a step's sizes make the kernels touch.
+        let started =
+            unsafe { self.stream.launch(compiled.function, grid, code.block, code.shared, &params) };
+        started.map_err(|e| in_launch(&kernel.name, code, grid, dims, &words(e)))
+    }
+
+    fn mark(&self, event: Event) -> Result<&Mark, Error> {
+        let age = self.next_mark.wrapping_sub(event.0);
+        let known = age >= 1 && age as usize <= self.marks.len();
+        let mark = self.marks.get(event.0 as usize % EVENTS).filter(|_| known);
+        mark.ok_or_else(|| Error::bug(format!("event {} is not among the last {EVENTS}", event.0)))
+    }
+}
+
+/// `ceil(count / div) * mul`.
+fn blocks(e: Extent, dims: StepDims) -> u32 {
+    let count = match e.of {
+        Count::One => 1,
+        Count::Tokens => dims.tokens,
+        Count::Rows => dims.rows,
+        Count::Seqs => dims.seqs,
+    };
+    count.div_ceil(e.div.max(1)).saturating_mul(e.mul)
+}
+
+fn host_code(kernel: &str) -> Error {
+    Error::user(format!("kernel {kernel} is a host function"))
+        .help("this engine was built for --target host; build it again for this GPU")
+}
+
+fn in_launch(name: &str, code: &PtxKernel, grid: [u32; 3], dims: StepDims, why: &str) -> Error {
+    let StepDims { tokens, rows, seqs } = dims;
+    Error::bug(format!(
+        "kernel {name} (grid {grid:?}, block {:?}, {} bytes of shared memory; {tokens} tokens, {rows} rows, {seqs} requests): {why}",
+        code.block, code.shared
+    ))
+}
+
+/// What a recording can fail with.
+enum Failed {
+    Driver(driver::Failure),
+    Launch(Error),
+}
+
+impl From<driver::Failure> for Failed {
+    fn from(e: driver::Failure) -> Failed {
+        Failed::Driver(e)
+    }
+}
+
+impl Device for CudaDevice {
+    fn name(&self) -> String {
+        let (major, minor) = self.capability;
+        format!(
+            "cuda:{} ({}, compute capability {major}.{minor})",
+            self.context.ordinal(),
+            self.context.name()
+        )
+    }
+
+    fn free_memory(&self) -> u64 {
+        self.context.memory().map_or(0, |(free, _)| free)
+    }
+
+    fn alloc(&mut self, bytes: u64, what: &str) -> Result<Buffer, Error> {
+        let buffer = self.take(bytes, what)?;
+        let at = self.slot(buffer)?.memory.address();
+        // SAFETY: the memory just taken; it is given back only after the queue has finished.
+        unsafe { self.stream.zero(at, bytes as usize) }.map_err(cannot(format_args!("clear {what}")))?;
+        Ok(buffer)
+    }
+
+    fn share(&mut self, bytes: SharedBytes, what: &str) -> Result<Buffer, Error> {
+        let bytes = (*bytes).as_ref();
+        let buffer = self.take(bytes.len() as u64, what)?;
+        self.upload(buffer, 0, bytes)?;
+        Ok(buffer)
+    }
+
+    fn free(&mut self, buffer: Buffer) {
+        // Work that uses it may be under way. What cannot be waited for has failed, and has been reported or will be.
+        let _ = self.context.make_current();
+        let _ = self.stream.finish();
+        if let Some(slot) = self.slots.get_mut(buffer.0 as usize) {
+            *slot = None;
+        }
+    }
+
+    fn upload(&mut self, to: Buffer, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        self.context.make_current()?;
+        let at = self.address(Region { buffer: to, offset, len: bytes.len() as u64 })?;
+        // SAFETY: within the buffer, which is given back only after the queue has finished.
+        unsafe { self.stream.write(at, bytes) }.map_err(cannot("copy to the GPU"))
+    }
+
+    fn download(&mut self, from: Buffer, offset: u64, into: &mut [u8]) -> Result<(), Error> {
+        self.context.make_current()?;
+        let at = self.address(Region { buffer: from, offset, len: into.len() as u64 })?;
+        // SAFETY: within the buffer.
+        unsafe { self.stream.read(at, into) }.map_err(cannot("copy from the GPU"))
+    }
+
+    fn load(
+        &mut self,
+        manifest: &Manifest,
+        module: &dyn Fn(&str) -> Result<Vec<u8>, Error>,
+    ) -> Result<(), Error> {
+        self.context.make_current()?;
+        self.recordings.clear();
+        let compile = |kernel: &trtc_engine::manifest::Kernel| {
+            let Code::Ptx(code) = &kernel.code else {
+                return Err(host_code(&kernel.name));
+            };
+            let ptx = module(&code.module)?;
+            let compiled = Module::compile(&ptx).map_err(|why| {
+                Error::unsupported(format!("the driver does not compile kernel {}: {why}", kernel.name))
+                    .help("a newer driver may; or build the engine for this GPU's own target")
+            })?;
+            let function = compiled.function(&code.entry, code.shared);
+            let function =
+                function.map_err(cannot(format_args!("find kernel {} in its code", kernel.name)))?;
+            Ok(Kernel { function, _module: compiled })
+        };
+        self.kernels = manifest.kernels.iter().map(compile).collect::<Result<_, _>>()?;
+        Ok(())
+    }
+
+    fn launch(&mut self, call: Call<'_>, bind: &Bindings, dims: StepDims) -> Result<(), Error> {
+        self.context.make_current()?;
+        self.start(&call, bind, dims)
+    }
+
+    fn record(&mut self, calls: &[Call<'_>], bind: &Bindings, dims: StepDims) -> Result<Graph, Error> {
+        self.context.make_current()?;
+        let recorded = self.stream.record(|| {
+            calls.iter().try_for_each(|call| self.start(call, bind, dims).map_err(Failed::Launch))
+        });
+        let recording = recorded.map_err(|e| match e {
+            Failed::Driver(e) => cannot("record a step")(e),
+            Failed::Launch(e) => e,
+        })?;
+        self.recordings.push(recording);
+        u32::try_from(self.recordings.len() - 1).map(Graph).map_err(|_| Error::bug("too many recordings"))
+    }
+
+    fn replay(&mut self, graph: Graph) -> Result<(), Error> {
+        self.context.make_current()?;
+        let recording = self.recordings.get(graph.0 as usize);
+        let recording =
+            recording.ok_or_else(|| Error::bug(format!("recording {} does not exist", graph.0)))?;
+        // SAFETY: as in `start`: what was recorded refers to memory that is held as long as the device.
+        unsafe { self.stream.replay(recording) }.map_err(cannot("start a recorded step"))
+    }
+
+    fn event(&mut self) -> Result<Event, Error> {
+        self.context.make_current()?;
+        let (event, mark) = (self.next_mark, self.stream.mark().map_err(cannot("mark a point"))?);
+        match self.marks.get_mut(event as usize % EVENTS) {
+            Some(slot) => *slot = mark,
+            None => self.marks.push(mark),
+        }
+        self.next_mark = event.wrapping_add(1);
+        Ok(Event(event))
+    }
+
+    fn wait(&mut self, event: Event) -> Result<(), Error> {
+        self.context.make_current()?;
+        self.mark(event)?.wait().map_err(cannot("wait for the GPU"))
+    }
+
+    fn elapsed(&mut self, from: Event, to: Event) -> Result<f64, Error> {
+        self.wait(from)?;
+        self.wait(to)?;
+        let milliseconds = self.mark(from)?.until(self.mark(to)?).map_err(cannot("time the GPU"))?;
+        Ok(f64::from(milliseconds) / 1e3)
+    }
+}
+
+impl Drop for CudaDevice {
+    fn drop(&mut self) {
+        // Handles are given back in a context that is current, and not under running work.
+        let _ = self.context.make_current();
+        let _ = self.stream.finish();
+    }
+}
