@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 the user's fault, 2 unsupported, 3 our bug. Everything else is in `cmd/`.
 
+mod check;
 mod cmd;
 mod comparison;
 mod env;

@@ -81,8 +81,11 @@ fn built_for(manifest: &Manifest) -> String {
 const BUILD_FOR_GPU: &str = "build it for this GPU: trtc build MODEL -o ENGINE --target sm_NN";
 const BUILD_FOR_HOST: &str = "build it for this machine: trtc build MODEL -o ENGINE --target host";
 
-/// Opens the device that an engine is to run on.
-pub(super) fn open_device(manifest: &Manifest, options: &LoadOptions) -> Result<Box<dyn Device>, Error> {
+/// Opens the device that an engine is to run on; the engine is not loaded yet.
+///
+/// # Errors
+/// The engine was built for another machine, or the device is not there.
+pub fn open_device(manifest: &Manifest, options: &LoadOptions) -> Result<Box<dyn Device>, Error> {
     let host_engine = manifest.target == "host";
     let host = || HostDevice::new(HostOptions { threads: options.threads });
     let target = built_for(manifest);

@@ -7,7 +7,7 @@ mod answering;
 mod load;
 mod stream;
 
-pub use load::{DeviceChoice, LoadOptions};
+pub use load::{DeviceChoice, LoadOptions, open_device};
 pub use stream::Generate;
 
 use crate::device::Device;

@@ -4,6 +4,7 @@ mod bench;
 #[cfg(feature = "compiler")]
 mod build;
 mod chat;
+mod check;
 mod completions;
 #[cfg(feature = "compiler")]
 mod dump;
@@ -25,6 +26,7 @@ pub enum Command {
     Chat(chat::Args),
     Eval(eval::Args),
     Bench(bench::Args),
+    Check(check::Args),
     Inspect(inspect::Args),
     #[cfg(feature = "compiler")]
     Dump(dump::Args),
@@ -43,6 +45,7 @@ impl Command {
             Command::Chat(args) => chat::run(&args),
             Command::Eval(args) => eval::run(&args),
             Command::Bench(args) => bench::run(&args),
+            Command::Check(args) => check::run(&args),
             Command::Inspect(args) => inspect::run(&args),
             #[cfg(feature = "compiler")]
             Command::Dump(args) => dump::run(&args),

@@ -5,6 +5,7 @@
 
 mod building;
 mod checkpoints;
+mod checks;
 mod engines;
 mod measurements;
 mod requests;

@@ -1,0 +1,92 @@
+//! Kernels of an engine on its device, compared with the reference semantics of their contracts.
+//!
+//! A kernel gets random inputs and weights of its own; the memory that it writes is filled with NaN before, and what
+//! lies behind it must stay so. A kernel that reads the cache reads what the engine's own append has stored there: how
+//! keys and values lie in a page is between a device's kernels. Nothing here times anything.
+
+mod case;
+mod memory;
+
+pub use case::{Outcome, check};
+
+use crate::render::Failure;
+use memory::Memory;
+use trtc_engine::EngineFile;
+use trtc_engine::manifest::{Arg, Dtype};
+use trtc_runtime::device::Device;
+
+use trtc_ir::{Module, Op};
+
+/// How far a result may be off: units in the last place of the result's type, and a part of the greatest result.
+pub struct Tolerance {
+    ulps: f32,
+    of_greatest: f32,
+}
+
+impl Tolerance {
+    /// For an op. Sums are added up in another order than the reference's; attention besides reads keys that were
+    /// rounded after a rotation in approximate arithmetic.
+    fn of(op: &Op) -> Tolerance {
+        match op {
+            Op::Attention(_) => Tolerance { ulps: 2.0, of_greatest: 4e-3 },
+            _ => Tolerance { ulps: 1.01, of_greatest: 5e-6 },
+        }
+    }
+
+    /// The part of the tolerance that an error takes: up to 1 is right. NaN is as wrong as can be.
+    fn part(&self, got: f32, want: f32, greatest: f32, bf16: bool) -> f32 {
+        // Spacing of the type's numbers around the result, at least that of the least normal ones.
+        let unit = if bf16 { 2f32.powi(-7) } else { f32::EPSILON };
+        let spacing = unit * 2f32.powi(want.abs().max(f32::MIN_POSITIVE).log2().floor() as i32);
+        let off = (got - want).abs() / (self.ulps * spacing + self.of_greatest * greatest);
+        if got == want {
+            0.0
+        } else if off.is_nan() {
+            f32::INFINITY
+        } else {
+            off
+        }
+    }
+}
+
+/// Memory for checks of up to `tokens` tokens.
+pub fn memory_for(
+    device: Box<dyn Device>,
+    file: &EngineFile,
+    tokens: u32,
+    seed: u64,
+) -> Result<Memory<'_>, Failure> {
+    let m = file.manifest();
+    let page_tokens = m.kv.page_tokens.max(1) as usize;
+    // An append before an attention has all tokens of the requests in one step.
+    let pages = case::pages_for(tokens as usize, page_tokens).max(case::pages_for(1, page_tokens));
+    let most = u64::from(tokens).max(pages * page_tokens as u64);
+    // Whatever a launch reads and writes lies within the engine's own arena, at its greatest step.
+    let step = u64::from(m.dims.max_step_tokens.max(1));
+    let tensors = m.launches.iter().map(|l| l.args.iter().filter(|a| matches!(a, Arg::Arena(_))).count());
+    let guards = tensors.max().unwrap_or(0) as u64 * 1024;
+    let logits = u64::from(m.model.vocab) * most * Dtype::F32.bytes();
+    let arena = (m.arena.div_ceil(step) * most).max(logits) * 3 + guards;
+    Memory::new(device, file, (arena, most, pages), seed)
+}
+
+/// The one op of a contract.
+fn op_of(contract: &Module) -> Option<&Op> {
+    contract.func.order.first().map(|&id| &contract.func.ops[id].op)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_measured_in_units_of_the_type() {
+        let t = Tolerance { ulps: 1.0, of_greatest: 0.0 };
+        assert_eq!(t.part(1.0, 1.0, 1.0, true), 0.0);
+        assert_eq!(t.part(1.0 + 2f32.powi(-7), 1.0, 1.0, true), 1.0);
+        assert_eq!(t.part(1.0 + f32::EPSILON, 1.0, 1.0, false), 1.0);
+        assert_eq!(t.part(6.0, 4.0, 1.0, true), 64.0);
+        assert_eq!(t.part(f32::NAN, 4.0, 1.0, true), f32::INFINITY);
+        assert_eq!(Tolerance { ulps: 0.0, of_greatest: 0.5 }.part(3.0, 2.0, 4.0, false), 0.5);
+    }
+}

@@ -1,0 +1,134 @@
+//! `trtc check`: every kernel of an engine on the device, against the reference semantics.
+
+use crate::check::{Outcome, check, memory_for};
+use crate::options::EngineArgs;
+use crate::render::Failure;
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::io::Write;
+use trtc_engine::EngineFile;
+use trtc_engine::manifest::{Arg, Launch, Manifest};
+use trtc_ir::random::Random;
+use trtc_runtime::LoadOptions;
+
+/// Compare every kernel of an engine with the reference semantics
+///
+/// Each kernel is launched on the device with random inputs and weights, at several numbers of tokens, and its results
+/// are compared with what the contract in the engine file gives when it is interpreted. `error` is the greatest one
+/// found, as a part of what is allowed; up to 1 is right.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  trtc check model.engine\n  \
+                        trtc check h100.engine --device cuda:0 --kernel attention --tokens 1,64,300\n  \
+                        trtc check model.engine --json")]
+pub struct Args {
+    #[command(flatten)]
+    engine: EngineArgs,
+    /// Only kernels whose names contain this
+    #[arg(long, value_name = "NAME")]
+    kernel: Option<String>,
+    /// Numbers of tokens; a kernel is checked at those that it serves, or at the least that it serves
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,7,40,130", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    tokens: Vec<u32>,
+    /// Another seed, other inputs
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// One line of the table.
+struct Line {
+    kernel: u32,
+    tokens: u32,
+    outcome: Outcome,
+}
+
+/// Checks and prints.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let file = EngineFile::open(&args.engine.engine)?;
+    let m = file.manifest();
+    let options =
+        LoadOptions { device: args.engine.device, threads: args.engine.threads, ..LoadOptions::default() };
+    let mut device = trtc_runtime::open_device(m, &options)?;
+    device.load(m, &|name: &str| Ok(file.tensor(name).map_err(trtc_runtime::Error::from)?.to_vec()))?;
+    let most = args.tokens.iter().copied().max().unwrap_or(1);
+    let mut memory = memory_for(device, &file, least_tokens(m).max(most), args.seed)?;
+    let wanted =
+        |index: u32| args.kernel.as_ref().is_none_or(|n| m.kernels[index as usize].name.contains(n.as_str()));
+    let mut seen = BTreeSet::new();
+    let mut lines = Vec::new();
+    for launch in &m.launches {
+        for choice in launch.choices.iter().filter(|c| wanted(c.kernel)) {
+            if !seen.insert(choice.kernel) {
+                continue;
+            }
+            let mut sizes: Vec<u32> =
+                args.tokens.iter().copied().filter(|t| (choice.from..=choice.to).contains(t)).collect();
+            if sizes.is_empty() {
+                sizes.push(choice.from);
+            }
+            for tokens in sizes {
+                let kernel = (choice.kernel, &m.kernels[choice.kernel as usize]);
+                let mut random = Random::named(args.seed, &kernel.1.name);
+                let outcome =
+                    check(&mut memory, (launch, kernel), append_of(m, launch), tokens, &mut random)?;
+                lines.push(Line { kernel: choice.kernel, tokens, outcome });
+            }
+        }
+    }
+    if lines.is_empty() {
+        let name = args.kernel.as_deref().unwrap_or_default();
+        return Err(Failure::user(format!("the engine has no kernel whose name contains {name:?}"))
+            .help("trtc inspect ENGINE lists them"));
+    }
+    print(args, m, &memory.device.name(), &lines)?;
+    let wrong = lines.iter().filter(|l| !l.outcome.passed()).count();
+    if wrong == 0 {
+        return Ok(());
+    }
+    let names: BTreeSet<&str> = lines
+        .iter()
+        .filter(|l| !l.outcome.passed())
+        .map(|l| m.kernels[l.kernel as usize].name.as_str())
+        .collect();
+    Err(Failure::bug(format!("{wrong} of {} checks differ from the reference", lines.len()))
+        .notes(names.into_iter().map(str::to_owned).collect()))
+}
+
+/// The greatest of the least token counts of all kernels.
+fn least_tokens(m: &Manifest) -> u32 {
+    m.launches.iter().flat_map(|l| &l.choices).map(|c| c.from).max().unwrap_or(1)
+}
+
+/// The launch that writes the cache that this one uses.
+fn append_of<'m>(m: &'m Manifest, launch: &Launch) -> Option<&'m Launch> {
+    let cache = |l: &Launch| l.args.iter().find_map(|a| if let Arg::Kv(i) = a { Some(*i) } else { None });
+    let own = cache(launch)?;
+    m.launches.iter().find(|l| cache(l) == Some(own))
+}
+
+fn print(args: &Args, m: &Manifest, device: &str, lines: &[Line]) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    let name = |l: &Line| &m.kernels[l.kernel as usize].name;
+    if args.json {
+        let rows: Vec<_> = lines
+            .iter()
+            .map(|l| json!({"kernel": name(l), "tokens": l.tokens, "error": l.outcome.worst, "overrun": l.outcome.overrun, "ok": l.outcome.passed()}))
+            .collect();
+        writeln!(out, "{}", json!({"device": device, "target": m.target, "checks": rows}))?;
+        return Ok(());
+    }
+    writeln!(out, "{} {} on {device}", m.model.name, m.precision)?;
+    let width = lines.iter().map(|l| name(l).len()).max().unwrap_or(0);
+    writeln!(out, "{:width$}  tokens  error", "kernel")?;
+    for l in lines {
+        let verdict = match (l.outcome.passed(), l.outcome.overrun) {
+            (true, _) => "ok",
+            (false, true) => "WRITES BEHIND ITS RESULT",
+            (false, false) => "WRONG",
+        };
+        writeln!(out, "{:width$}  {:6}  {:<8.3} {verdict}", name(l), l.tokens, l.outcome.worst)?;
+    }
+    Ok(())
+}
