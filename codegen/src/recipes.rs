@@ -2,14 +2,15 @@
 
 use crate::kernels::attention::DecodeAttention;
 use crate::kernels::gated_act::GatedActPacked;
-use crate::kernels::gather::{Gather, Source};
+use crate::kernels::gather::{Elements, Gather, Source};
 use crate::kernels::matmul::{FEW, MANY, Matmul, SOME};
+use crate::kernels::quant_matmul::{Payload, QuantMatmul};
 use crate::kernels::rms_norm::{Residual, RmsNorm};
 use crate::kernels::rope_kv_append::{HeadNorm, RopeKvAppend};
 use crate::kernels::{Count, Recipe};
 use crate::signature::{Types, counted, extent, rows_of_last, width};
 use trtc_ir::ops::RmsNormWeight;
-use trtc_ir::{DType, Elem, Module, Op, OpData, Sym};
+use trtc_ir::{DType, Elem, Grain, Module, Op, OpData, Scheme, Sym};
 
 /// A kernel that serves up to `to` tokens, from where the one before ends.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -101,22 +102,31 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
         }
         Op::Linear(op) => {
             let (x, w, y) = (t.tensor(op.x)?, t.weight(op.weight), t.result(data, 0)?);
-            for (elem, what) in [(x.elem, "x"), (w.elem, "weights")] {
-                if elem != Elem::Plain(DType::Bf16) {
-                    return Err(format!("{what} of {elem}: only bf16 is served"));
-                }
+            if x.elem != Elem::Plain(DType::Bf16) {
+                return Err(format!("x of {}: only bf16 is served", x.elem));
             }
+            let (n, k, rows) = (extent(w, 0)?, extent(w, 1)?, counted(x)?);
+            let bias = op.bias.map(|b| plain(t.weight(b).elem, "a bias")).transpose()?;
             let residual = op.residual.map(|r| t.tensor(r)).transpose()?;
-            let matmul = Matmul {
-                n: extent(w, 0)?,
-                k: extent(w, 1)?,
-                rows: counted(x)?,
-                bias: op.bias.map(|b| plain(t.weight(b).elem, "a bias")).transpose()?,
-                residual: residual.map(|r| plain(r.elem, "a residual")).transpose()?,
-                out: plain(y.elem, "a result")?,
-                tiling: MANY,
+            let residual = residual.map(|r| plain(r.elem, "a residual")).transpose()?;
+            let out = plain(y.elem, "a result")?;
+            let quantised = if let Elem::Quant(scheme) = w.elem { payload(scheme) } else { None };
+            let forms: Vec<(u64, &'static str, Recipe)> = match quantised {
+                Some(payload) => [(16, "few"), (64, "many")]
+                    .map(|(bm, suffix)| {
+                        let recipe = QuantMatmul { n, k, payload, rows, bias, residual, out, bm };
+                        (u64::from(bm), suffix, recipe.into())
+                    })
+                    .into(),
+                None if w.elem == Elem::Plain(DType::Bf16) => [(FEW, "few"), (SOME, "some"), (MANY, "many")]
+                    .map(|(tiling, suffix)| {
+                        let recipe = Matmul { n, k, rows, bias, residual, out, tiling };
+                        (u64::from(tiling.bm), suffix, recipe.into())
+                    })
+                    .into(),
+                None => return Err(format!("weights of {} are not served", w.elem)),
             };
-            Ok(matmul_ranges(module, matmul, max))
+            Ok(by_rows(module, rows, forms, max))
         }
         Op::Embedding(op) => {
             let (table, y) = (t.weight(op.table), t.result(data, 0)?);
@@ -125,7 +135,10 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
                 width: width(y)?,
                 rows: counted(y)?,
                 scale: op.scale,
-                x: plain(table.elem, "a table")?,
+                x: match table.elem {
+                    Elem::Quant(scheme) if payload(scheme) == Some(Payload::I8) => Elements::I8Panels,
+                    other => Elements::Plain(plain(other, "a table")?),
+                },
                 out: plain(y.elem, "a result")?,
             }))
         }
@@ -136,7 +149,7 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
                 width: width(y)?,
                 rows: counted(y)?,
                 scale: 1.0,
-                x: plain(x.elem, "x")?,
+                x: Elements::Plain(plain(x.elem, "x")?),
                 out: plain(y.elem, "a result")?,
             }))
         }
@@ -166,18 +179,27 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
     }
 }
 
-/// Tiles for few, some and many rows. Rows of logits are at most as many as tokens, and bounded by `L` besides.
-fn matmul_ranges(module: &Module, matmul: Matmul, max: u64) -> Vec<Ranged> {
-    let most_rows = match matmul.rows {
+/// The schemes of weights that kernels read.
+fn payload(scheme: Scheme) -> Option<Payload> {
+    match (scheme.payload, scheme.scale, scheme.grain, scheme.zero) {
+        (DType::I8, DType::F32, Grain::Channel, false) => Some(Payload::I8),
+        (DType::I4, DType::Bf16, Grain::Group(group), true) => Some(Payload::I4(group)),
+        _ => None,
+    }
+}
+
+/// One kernel after the other, each up to the rows of its tile, the last for all that are more. Rows of logits are at
+/// most as many as tokens, and bounded by `L` besides.
+fn by_rows(module: &Module, rows: Count, forms: Vec<(u64, &'static str, Recipe)>, max: u64) -> Vec<Ranged> {
+    let most_rows = match rows {
         Count::Rows => module.max_dim(Sym::L).unwrap_or(max).min(max),
         _ => max,
     };
     let mut ranges = Vec::new();
-    for (tiling, suffix) in [(FEW, "few"), (SOME, "some"), (MANY, "many")] {
-        let limit = u64::from(tiling.bm);
-        let last = most_rows <= limit || tiling == MANY;
-        let to = if last { max } else { limit };
-        ranges.push(Ranged { to, suffix, recipe: Recipe::from(Matmul { tiling, ..matmul }) });
+    let count = forms.len();
+    for (i, (limit, suffix, recipe)) in forms.into_iter().enumerate() {
+        let last = most_rows <= limit || i + 1 == count;
+        ranges.push(Ranged { to: if last { max } else { limit }, suffix, recipe });
         if last {
             break;
         }

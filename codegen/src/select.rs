@@ -111,16 +111,17 @@ fn choices(
     }))
 }
 
-/// On the host, matrices of linear ops lie in panels, and so does whatever is quantised; all else in rows.
+/// Whatever is quantised lies in panels, on the host the matrices of linear ops too; all else in rows.
 fn packings(module: &Module, target: &Target) -> BTreeMap<trtc_ir::WeightId, Packing> {
     let mut packings: BTreeMap<_, _> = module.weights.ids().map(|id| (id, Packing::Rows)).collect();
+    let quantised = module.weights.iter().filter(|(_, w)| w.ty.elem.plain().is_none()).map(|(id, _)| id);
+    packings.extend(quantised.map(|id| (id, Packing::Panel16)));
     if target.gpu.is_none() {
-        let quantised = module.weights.iter().filter(|(_, w)| w.ty.elem.plain().is_none()).map(|(id, _)| id);
         let matrices = module.func.order.iter().filter_map(|&id| match &module.func.ops[id].op {
             Op::Linear(op) => Some(op.weight),
             _ => None,
         });
-        packings.extend(quantised.chain(matrices).map(|id| (id, Packing::Panel16)));
+        packings.extend(matrices.map(|id| (id, Packing::Panel16)));
     }
     packings
 }

@@ -61,9 +61,9 @@ fn dummy_weights_are_not_written_but_computed_tables_are() {
 fn engines_for_gpus_carry_their_kernels() {
     let dir = tempfile::tempdir().unwrap();
     for (i, model) in ARCHS.iter().enumerate() {
-        for target in ["sm_80", "sm_90", "sm_120"] {
+        for (target, precision) in [("sm_80", "bf16"), ("sm_90", "int8"), ("sm_120", "int4")] {
             let out = dir.path().join(format!("{i}-{target}.engine"));
-            let gpu = BuildOptions { target: target.to_owned(), ..options("bf16") };
+            let gpu = BuildOptions { target: target.to_owned(), ..options(precision) };
             build(&tiny(model), &out, &gpu, &mut |_| ()).unwrap_or_else(|e| panic!("{model} {target}: {e}"));
             let engine = EngineFile::open(&out).unwrap();
             assert!(engine.manifest().capability.is_some());
@@ -81,7 +81,7 @@ fn engines_for_gpus_carry_their_kernels() {
 fn what_a_gpu_target_lacks_is_told_and_what_it_has_is_dumped() {
     let dir = tempfile::tempdir().unwrap();
     let (out, dump) = (dir.path().join("x.engine"), dir.path().join("dump"));
-    let gpu = BuildOptions { target: "sm_90".to_owned(), dump_dir: Some(dump.clone()), ..options("int8") };
+    let gpu = BuildOptions { target: "sm_90".to_owned(), dump_dir: Some(dump.clone()), ..options("fp32") };
     let error = build(&tiny("llama"), &out, &gpu, &mut |_| ()).unwrap_err();
     assert_eq!(error.fault, Fault::Unsupported, "{error}");
     assert!(error.message.contains("linear"), "{error}");

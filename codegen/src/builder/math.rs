@@ -1,6 +1,20 @@
 //! Functions of floating-point values, the approximate ones with their error.
 
-use super::{Bf16, F32, IntoVal, Val};
+use super::asm::Effect;
+use super::{Bf16, Builder, F32, I32, IntoVal, Val};
+
+impl Builder {
+    /// `a * times + plus` of two bf16 in each register, rounded once.
+    pub fn fma_bf16x2<'b>(
+        &'b self,
+        a: Val<'b, I32>,
+        times: impl IntoVal<'b, I32>,
+        plus: Val<'b, I32>,
+    ) -> Val<'b, I32> {
+        let times = times.into_val(self);
+        self.ptx_value(Effect::Pure, "fma.rn.bf16x2 $0, $1, $2, $3;", &[a.raw(), times.raw(), plus.raw()])
+    }
+}
 
 impl<'b> Val<'b, Bf16> {
     /// Exact.

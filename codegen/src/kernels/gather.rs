@@ -3,7 +3,7 @@
 //! Eight elements a thread; a row takes as many blocks as its width needs.
 
 use super::{ArgKind, Count, Extent, Launch, grid_of};
-use crate::builder::{Builder, I32, Special};
+use crate::builder::{Builder, F32, FloatPtr, GlobalPtr, I32, Special, Val};
 use trtc_ir::DType;
 
 /// Elements of a vector access.
@@ -20,6 +20,15 @@ pub enum Source {
     Rows,
 }
 
+/// How the elements of x are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Elements {
+    /// Rows of floats.
+    Plain(DType),
+    /// Panels of 16 rows of i8, `[panel][pair][row][2]`, with an f32 scale for each row.
+    I8Panels,
+}
+
 /// Constants of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Gather {
@@ -31,8 +40,8 @@ pub struct Gather {
     pub rows: Count,
     /// Factor.
     pub scale: f32,
-    /// Element type of x.
-    pub x: DType,
+    /// Elements of x.
+    pub x: Elements,
     /// Element type of y.
     pub out: DType,
 }
@@ -56,16 +65,26 @@ impl Gather {
     /// Geometry.
     pub fn launch(&self) -> Launch {
         let grid = grid_of(Extent { of: self.rows, div: 1, mul: self.blocks_per_row() });
-        Launch { grid, block: [self.threads(), 1, 1], args: vec![ArgKind::Pointer; 3] }
+        let mut args = vec![ArgKind::Pointer; 3];
+        if self.x == Elements::I8Panels {
+            args[1] = ArgKind::Scaled;
+        }
+        Launch { grid, block: [self.threads(), 1, 1], args }
     }
 
     /// The kernel.
     pub fn build(&self, b: &Builder) {
-        let (index, x) = match self.source {
-            Source::Table => (b.param_ptr::<I32>(), b.param_const_floats(self.x)),
-            Source::Rows => {
-                let x = b.param_floats(self.x);
+        let (index, x) = match (self.source, self.x) {
+            (Source::Table, Elements::Plain(d)) => {
+                (b.param_ptr::<I32>(), From::Floats(b.param_const_floats(d)))
+            }
+            (Source::Rows, Elements::Plain(d)) => {
+                let x = From::Floats(b.param_floats(d));
                 (b.param_ptr::<I32>(), x)
+            }
+            (_, Elements::I8Panels) => {
+                let index = b.param_ptr::<I32>();
+                (index, From::Panels { words: b.param_const(), scale: b.param_const() })
             }
         };
         let y = b.param_floats(self.out);
@@ -74,10 +93,10 @@ impl Gather {
         let block = b.special(Special::BlockX);
         let row = block / self.blocks_per_row();
         let column = (block % self.blocks_per_row() * self.threads() + b.special(Special::ThreadX)) * VEC;
-        let from = x.at64(index.at(row).load().to_i64() * i64::from(self.width));
+        let picked = index.at(row).load();
         let to = y.at64(row.to_i64() * i64::from(self.width));
         let copy = || {
-            let v = from.at(column).load::<{ VEC as usize }>();
+            let v = self.load(x, picked, column);
             to.at(column).store(v.map(|v| if self.scale == 1.0 { v } else { v * self.scale }));
         };
         if self.width.is_multiple_of(self.threads() * VEC) {
@@ -86,4 +105,31 @@ impl Gather {
             b.if_(column.lt(self.width), copy);
         }
     }
+
+    /// Eight elements of a row.
+    fn load<'b>(&self, x: From<'b>, row: Val<'b, I32>, column: Val<'b, I32>) -> [Val<'b, F32>; VEC as usize] {
+        match x {
+            From::Floats(x) => x.at64(row.to_i64() * i64::from(self.width)).at(column).load(),
+            From::Panels { words, scale } => {
+                let (panel, lane) = (row >> 4, row & 15);
+                let scale = scale.at(row).load();
+                // A pair of inputs of a panel is 32 bytes; a word holds it for two rows.
+                let panel = words.at64(panel.to_i64() * i64::from(self.width.div_ceil(2) * 8));
+                let word =
+                    |pair: u32| panel.at((column / 2 + pair) * 8 + lane / 2).load() >> ((lane & 1) * 16);
+                let pairs: [Val<'b, I32>; 4] = std::array::from_fn(|i| word(i as u32));
+                std::array::from_fn(|i| {
+                    let byte = (pairs[i / 2] >> (i as u32 % 2 * 8)) & 0xff;
+                    ((byte ^ 0x80) - 128).to_f32() * scale
+                })
+            }
+        }
+    }
+}
+
+/// The parameters that rows come from.
+#[derive(Clone, Copy)]
+enum From<'b> {
+    Floats(FloatPtr<'b>),
+    Panels { words: GlobalPtr<'b, I32>, scale: GlobalPtr<'b, F32> },
 }

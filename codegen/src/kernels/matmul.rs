@@ -5,9 +5,10 @@
 //! and N and, where there are few tokens, along K: their partial sums are added in shared memory in a fixed order.
 //! M is the number of tokens or rows, known at launch: rows past it are read as zeros and not stored.
 
+use super::epilogue::Epilogue;
 use super::fragments::{Fragments, Ring, Sums};
 use super::{ArgKind, Count, Extent, Launch, grid_of};
-use crate::builder::{Bf16, Builder, F32, FloatPtr, GlobalPtr, I1, I32, SharedPtr, Special, Val};
+use crate::builder::{Bf16, Builder, F32, GlobalPtr, I1, I32, SharedPtr, Special, Val};
 use crate::tile::{CHUNK, Tile};
 use trtc_ir::DType;
 
@@ -153,7 +154,8 @@ impl Matmul {
 
         let row = m0 + warp[0] * wm;
         let column = n0 + warp[1] * wn;
-        let store = |sums: Sums<'_>| self.store(b, sums, [row, column], m, bias, residual, y);
+        let epilogue = Epilogue { n: self.n, ragged: !self.n.is_multiple_of(bn), m, bias, residual, y };
+        let store = |sums: Sums<'_>| epilogue.store(b, &sums, [row, column]);
         if self.tiling.warps[2] == 1 {
             store(sums);
         } else {
@@ -267,54 +269,5 @@ impl Matmul {
             let rows = all.chunks(columns);
             store(rows.map(|r| r.chunks(4).map(|c| [c[0], c[1], c[2], c[3]]).collect()).collect());
         });
-    }
-
-    /// `y[row, column] = sum + bias + residual` for this warp's tile, rounded once.
-    #[allow(clippy::too_many_arguments, reason = "the epilogue needs every operand of the kernel")]
-    fn store<'b>(
-        &self,
-        b: &'b Builder,
-        sums: Sums<'b>,
-        [row, column]: [Val<'b, I32>; 2],
-        m: Val<'b, I32>,
-        bias: Option<FloatPtr<'b>>,
-        residual: Option<FloatPtr<'b>>,
-        y: FloatPtr<'b>,
-    ) {
-        let (lane, _) = b.lane_and_warp();
-        // Of an accumulator tile a lane has columns 2q, 2q + 1 of rows g and g + 8.
-        let (g, q) = (lane >> 2, lane & 3);
-        let column = column + q * 2;
-        let inside: Vec<Option<Val<'b, I1>>> = (0..sums[0].len() as u32)
-            .map(|ni| (!self.n.is_multiple_of(self.tiling.bn)).then(|| (column + ni * 8).lt(self.n)))
-            .collect();
-        for (mi, tiles) in sums.iter().enumerate() {
-            for half in 0..2 {
-                let row = row + g + (mi as u32 * 16 + half * 8);
-                b.if_(row.lt(m), || {
-                    let at = row.to_i64() * i64::from(self.n) + column.to_i64();
-                    let (y, residual) = (y.at64(at), residual.map(|r| r.at64(at)));
-                    for (ni, tile) in tiles.iter().enumerate() {
-                        let on = ni as u32 * 8;
-                        let write = || {
-                            let mut pair = [tile[2 * half as usize], tile[2 * half as usize + 1]];
-                            let mut add =
-                                |more: [Val<'b, F32>; 2]| pair = [pair[0] + more[0], pair[1] + more[1]];
-                            if let Some(bias) = bias {
-                                add(bias.at(column + on).load());
-                            }
-                            if let Some(residual) = residual {
-                                add(residual.at(on).load());
-                            }
-                            y.at(on).store(pair);
-                        };
-                        match inside[ni] {
-                            None => write(),
-                            Some(inside) => b.if_(inside, write),
-                        }
-                    }
-                });
-            }
-        }
     }
 }

@@ -1,15 +1,17 @@
 //! The kernels: one file a kernel, each a plain struct of constants with `unsupported`, `launch` and `build`.
 //!
 //! How a kernel is called (the contract between its PTX and whoever launches it): its arguments in the order of
-//! [`crate::emit::arguments`], each a pointer, but the batch, which is four parameters (`query_start`, `context`,
+//! [`crate::emit::arguments`], each a pointer, but quantised weights, which are two or three, and the batch, which is four parameters (`query_start`, `context`,
 //! `block_table`, pointers to i32, and `table_width`, i32); then `tokens`, `rows`, `seqs`, i32. Pointers are multiples
 //! of 16 bytes. A kernel adds one file here and one line in [`Recipe`]'s table.
 
 pub mod attention;
+mod epilogue;
 mod fragments;
 pub mod gated_act;
 pub mod gather;
 pub mod matmul;
+pub mod quant_matmul;
 pub mod rms_norm;
 pub mod rope_kv_append;
 
@@ -63,6 +65,10 @@ pub enum ArgKind {
     Pointer,
     /// `query_start`, `context`, `block_table`, pointers; `table_width`, i32.
     Batch,
+    /// A quantised weight without zero points: two pointers, payload and scales.
+    Scaled,
+    /// One with zero points: three pointers, payload, scales, zero points.
+    ScaledZero,
 }
 
 /// How a kernel is launched.
@@ -140,4 +146,5 @@ recipes! {
     DecodeAttention: attention::DecodeAttention,
     GatedActPacked: gated_act::GatedActPacked,
     Matmul: matmul::Matmul,
+    QuantMatmul: quant_matmul::QuantMatmul,
 }

@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use trtc_codegen::emit::compile;
 use trtc_codegen::kernels::attention::DecodeAttention;
 use trtc_codegen::kernels::gated_act::GatedActPacked;
-use trtc_codegen::kernels::gather::{Gather, Source};
+use trtc_codegen::kernels::gather::{Elements, Gather, Source};
 use trtc_codegen::kernels::matmul::{FEW, MANY, Matmul, SOME, Tiling};
+use trtc_codegen::kernels::quant_matmul::{Payload, QuantMatmul};
 use trtc_codegen::kernels::rms_norm::{Residual, RmsNorm};
 use trtc_codegen::kernels::rope_kv_append::{HeadNorm, RopeKvAppend};
 use trtc_codegen::kernels::{Count, Recipe};
@@ -57,6 +58,17 @@ fn cases() -> Vec<(&'static str, Recipe)> {
     let residual = Some(Residual { dtype: Bf16, sum: Bf16 });
     let head = |offset| Some(HeadNorm { weight: Bf16, eps: 1e-6, offset });
     let gather = |source, width, scale, x, out| Gather { source, width, rows: Count::Tokens, scale, x, out };
+    let (b16, f32s) = (Elements::Plain(Bf16), Elements::Plain(F32));
+    let quant = |n, k, payload, bm| QuantMatmul {
+        n,
+        k,
+        payload,
+        rows: Count::Tokens,
+        bias: None,
+        residual: None,
+        out: Bf16,
+        bm,
+    };
     let gated = |width, act, x, out| GatedActPacked { width, act, rows: Count::Tokens, x, out };
     vec![
         ("rms_norm_4096", norm(4096, Bf16, Bf16).into()),
@@ -66,9 +78,20 @@ fn cases() -> Vec<(&'static str, Recipe)> {
         ("rms_norm_16384", norm(16384, Bf16, Bf16).into()),
         ("add_rms_norm_4096", RmsNorm { residual, rows: Count::Rows, ..norm(4096, Bf16, Bf16) }.into()),
         ("add_rms_norm_2560", RmsNorm { residual, ..norm(2560, Bf16, Bf16) }.into()),
-        ("embedding_4096", gather(Source::Table, 4096, 1.0, Bf16, Bf16).into()),
-        ("embedding_scaled_640", gather(Source::Table, 640, 25.298_222, Bf16, Bf16).into()),
-        ("gather_rows_f32_72", gather(Source::Rows, 72, 1.0, F32, F32).into()),
+        ("embedding_4096", gather(Source::Table, 4096, 1.0, b16, Bf16).into()),
+        ("embedding_scaled_640", gather(Source::Table, 640, 25.298_222, b16, Bf16).into()),
+        ("gather_rows_f32_72", gather(Source::Rows, 72, 1.0, f32s, F32).into()),
+        ("embedding_i8_576", gather(Source::Table, 576, 1.0, Elements::I8Panels, Bf16).into()),
+        ("int8_few_4096_4096", quant(4096, 4096, Payload::I8, 16).into()),
+        ("int8_many_960_576", quant(960, 576, Payload::I8, 64).into()),
+        ("int4_few_4096_14336", quant(4096, 14336, Payload::I4(128), 16).into()),
+        (
+            "int4_few_ragged_888_608",
+            QuantMatmul { residual: Some(Bf16), bias: Some(F32), ..quant(888, 608, Payload::I4(32), 16) }
+                .into(),
+        ),
+        ("int4_many_960_576", quant(960, 576, Payload::I4(64), 64).into()),
+        ("int4_many_4096_4096", QuantMatmul { out: F32, ..quant(4096, 4096, Payload::I4(128), 64) }.into()),
         ("attention_32_8_128", attention(32, 8, 128).into()),
         ("attention_9_3_64", attention(9, 3, 64).into()),
         ("attention_14_2_64", attention(14, 2, 64).into()),

@@ -1,0 +1,61 @@
+//! The end of a matrix product: bias and residual on accumulators of `mma.m16n8`, rounding, and the store.
+
+use super::fragments::Sums;
+use crate::builder::{Builder, F32, FloatPtr, I1, I32, Val};
+
+/// What is added to the sums and where they go.
+#[derive(Clone, Copy)]
+pub(super) struct Epilogue<'b> {
+    /// Columns of y.
+    pub(super) n: u32,
+    /// True if a tile can reach beyond column n.
+    pub(super) ragged: bool,
+    /// Rows of y.
+    pub(super) m: Val<'b, I32>,
+    /// `(n)`.
+    pub(super) bias: Option<FloatPtr<'b>>,
+    /// `(m, n)`.
+    pub(super) residual: Option<FloatPtr<'b>>,
+    /// `(m, n)`.
+    pub(super) y: FloatPtr<'b>,
+}
+
+impl<'b> Epilogue<'b> {
+    /// `y[row, column] = sum + bias + residual` for a warp's tile that begins at `[row, column]`, rounded once.
+    pub(super) fn store(&self, b: &'b Builder, sums: &Sums<'b>, [row, column]: [Val<'b, I32>; 2]) {
+        let (lane, _) = b.lane_and_warp();
+        // Of an accumulator tile a lane has columns 2q, 2q + 1 of rows g and g + 8.
+        let (g, q) = (lane >> 2, lane & 3);
+        let column = column + q * 2;
+        let inside: Vec<Option<Val<'b, I1>>> =
+            (0..sums[0].len() as u32).map(|ni| self.ragged.then(|| (column + ni * 8).lt(self.n))).collect();
+        for (mi, tiles) in sums.iter().enumerate() {
+            for half in 0..2 {
+                let row = row + g + (mi as u32 * 16 + half * 8);
+                b.if_(row.lt(self.m), || {
+                    let at = row.to_i64() * i64::from(self.n) + column.to_i64();
+                    let (y, residual) = (self.y.at64(at), self.residual.map(|r| r.at64(at)));
+                    for (ni, tile) in tiles.iter().enumerate() {
+                        let on = ni as u32 * 8;
+                        let write = || {
+                            let mut pair = [tile[2 * half as usize], tile[2 * half as usize + 1]];
+                            let mut add =
+                                |more: [Val<'b, F32>; 2]| pair = [pair[0] + more[0], pair[1] + more[1]];
+                            if let Some(bias) = self.bias {
+                                add(bias.at(column + on).load());
+                            }
+                            if let Some(residual) = residual {
+                                add(residual.at(on).load());
+                            }
+                            y.at(on).store(pair);
+                        };
+                        match inside[ni] {
+                            None => write(),
+                            Some(inside) => b.if_(inside, write),
+                        }
+                    }
+                });
+            }
+        }
+    }
+}
