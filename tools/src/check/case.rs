@@ -77,7 +77,7 @@ impl Requests {
     }
 
     /// The same requests with everything in one step.
-    fn from_the_start(&self) -> Requests {
+    fn all_at_once(&self) -> Requests {
         let sizes = self.sizes.iter().map(|(past, new)| (0, past + new)).collect();
         Requests { sizes, pages: self.pages.clone() }
     }
@@ -145,7 +145,7 @@ pub fn check(
     let mut cache = empty(&requests, &module);
     if let (true, Some(append)) = (reads, append) {
         // Everything that the requests have so far, in one step.
-        let before = requests.from_the_start();
+        let before = requests.all_at_once();
         let all = before.tokens() as u32;
         let choice = append.choices.iter().find(|c| (c.from..=c.to).contains(&all));
         let index = choice.ok_or_else(|| Failure::bug(format!("no kernel appends {all} tokens")))?.kernel;
