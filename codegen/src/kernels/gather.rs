@@ -76,15 +76,15 @@ impl Gather {
     pub fn build(&self, b: &Builder) {
         let (index, x) = match (self.source, self.x) {
             (Source::Table, Elements::Plain(d)) => {
-                (b.param_ptr::<I32>(), From::Floats(b.param_const_floats(d)))
+                (b.param_ptr::<I32>(), Input::Floats(b.param_const_floats(d)))
             }
             (Source::Rows, Elements::Plain(d)) => {
-                let x = From::Floats(b.param_floats(d));
+                let x = Input::Floats(b.param_floats(d));
                 (b.param_ptr::<I32>(), x)
             }
             (_, Elements::I8Panels) => {
                 let index = b.param_ptr::<I32>();
-                (index, From::Panels { words: b.param_const(), scale: b.param_const() })
+                (index, Input::Panels { words: b.param_const(), scale: b.param_const() })
             }
         };
         let y = b.param_floats(self.out);
@@ -107,10 +107,15 @@ impl Gather {
     }
 
     /// Eight elements of a row.
-    fn load<'b>(&self, x: From<'b>, row: Val<'b, I32>, column: Val<'b, I32>) -> [Val<'b, F32>; VEC as usize] {
+    fn load<'b>(
+        &self,
+        x: Input<'b>,
+        row: Val<'b, I32>,
+        column: Val<'b, I32>,
+    ) -> [Val<'b, F32>; VEC as usize] {
         match x {
-            From::Floats(x) => x.at64(row.to_i64() * i64::from(self.width)).at(column).load(),
-            From::Panels { words, scale } => {
+            Input::Floats(x) => x.at64(row.to_i64() * i64::from(self.width)).at(column).load(),
+            Input::Panels { words, scale } => {
                 let (panel, lane) = (row >> 4, row & 15);
                 let scale = scale.at(row).load();
                 // A pair of inputs of a panel is 32 bytes; a word holds it for two rows.
@@ -129,7 +134,7 @@ impl Gather {
 
 /// The parameters that rows come from.
 #[derive(Clone, Copy)]
-enum From<'b> {
+enum Input<'b> {
     Floats(FloatPtr<'b>),
     Panels { words: GlobalPtr<'b, I32>, scale: GlobalPtr<'b, F32> },
 }
