@@ -195,7 +195,7 @@ fn edges_that_must_not_exist_do_not() {
 #[test]
 fn serving_binary_has_no_compiler() {
     let linked = linked("trtc", &["--no-default-features"]);
-    for name in ["melior", "mlir-sys", "trtc-ir", "trtc-passes", "trtc-codegen", "trtc-compiler"] {
+    for name in ["melior", "mlir-sys", "trtc-passes", "trtc-codegen", "trtc-compiler"] {
         assert!(!linked.contains(name), "trtc --no-default-features links {name}");
     }
     assert!(linked.contains("trtc-runtime"), "the listing has what is linked");
