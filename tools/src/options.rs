@@ -5,9 +5,9 @@ use clap::Args;
 use std::path::PathBuf;
 use trtc_runtime::{DeviceChoice, Sampling};
 
-/// An engine and the device that executes it.
+/// An engine and the device that executes its kernels.
 #[derive(Args, Debug)]
-pub struct EngineArgs {
+pub struct DeviceArgs {
     /// Engine file, as `trtc build` writes it
     pub engine: PathBuf,
     /// Where to run: auto (what the engine was built for), host, cuda:0, emulator
@@ -16,6 +16,13 @@ pub struct EngineArgs {
     /// Threads of the host device; all cores if left out
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
+}
+
+/// The same, with what serving takes besides.
+#[derive(Args, Debug)]
+pub struct EngineArgs {
+    #[command(flatten)]
+    pub on: DeviceArgs,
     /// Memory for the KV cache, such as 512M or 2G; what a full batch of the longest sequences needs if left out
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub kv_memory: Option<u64>,

@@ -26,12 +26,12 @@ impl Session {
     /// Loads the engine of the arguments.
     pub fn open(args: &EngineArgs) -> Result<Session, Failure> {
         let options = LoadOptions {
-            device: args.device,
-            threads: args.threads,
+            device: args.on.device,
+            threads: args.on.threads,
             cache: args.kv_memory.map_or(CacheSize::Auto, CacheSize::Bytes),
             ..LoadOptions::default()
         };
-        Ok(Session { engine: Engine::load(&args.engine, options)? })
+        Ok(Session { engine: Engine::load(&args.on.engine, options)? })
     }
 
     /// The engine's manifest.

@@ -44,27 +44,30 @@ struct Requests {
 
 /// Pages that the requests of a step of `tokens` tokens can need.
 pub fn pages_for(tokens: usize, page_tokens: usize) -> u64 {
-    sizes(tokens, page_tokens, usize::MAX)
+    sizes(tokens, page_tokens, (usize::MAX, usize::MAX))
         .iter()
         .map(|(past, new)| (past + new).div_ceil(page_tokens) as u64)
         .sum()
 }
 
-/// A long request, and from three tokens on two that decode: one that begins, one in the middle of its pages.
-fn sizes(tokens: usize, page_tokens: usize, longest: usize) -> Vec<(usize, usize)> {
+/// A long request, and from three tokens on two that decode: one that begins, one in the middle of its pages. None is
+/// above `longest` tokens, and all their tokens together, which one append stores, are not above `step`.
+fn sizes(tokens: usize, page_tokens: usize, (longest, step): (usize, usize)) -> Vec<(usize, usize)> {
     let all = match tokens {
         0 => vec![],
         1 | 2 => vec![(2 * page_tokens + 3, tokens)],
         _ => vec![(page_tokens / 2, tokens - 2), (0, 1), (3 * page_tokens - 1, 1)],
     };
-    all.into_iter().map(|(past, new)| (past.min(longest.saturating_sub(new)), new)).collect()
+    let share = step.saturating_sub(tokens) / all.len().max(1);
+    all.into_iter().map(|(past, new)| (past.min(longest.saturating_sub(new)).min(share), new)).collect()
 }
 
 impl Requests {
     fn new(memory: &Memory<'_>, tokens: usize, random: &mut Random) -> Requests {
         let m = memory.manifest();
         let page_tokens = m.kv.page_tokens.max(1) as usize;
-        let sizes = sizes(tokens, page_tokens, m.dims.max_seq_len as usize);
+        let sizes =
+            sizes(tokens, page_tokens, (m.dims.max_seq_len as usize, m.dims.max_step_tokens as usize));
         let mut free: Vec<i32> = (0..pages_for(tokens, page_tokens) as i32).collect();
         let pages = sizes
             .iter()
@@ -290,5 +293,22 @@ fn indices(
             Ok(picked)
         }
         _ => Ok(requests.positions()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_keep_to_the_engines_limits() {
+        for tokens in 1..200 {
+            for (longest, step) in [(256, 256), (300, 4096), (4096, 200), (200, 200)] {
+                let all = sizes(tokens, 64, (longest, step));
+                assert_eq!(all.iter().map(|(_, new)| new).sum::<usize>(), tokens);
+                assert!(all.iter().all(|(past, new)| past + new <= longest), "{tokens} {all:?}");
+                assert!(all.iter().map(|(past, new)| past + new).sum::<usize>() <= step, "{tokens} {all:?}");
+            }
+        }
     }
 }

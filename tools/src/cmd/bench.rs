@@ -169,7 +169,7 @@ impl Bench {
     /// Gigabytes a second of a plain read, where the device is the host.
     fn bandwidth(&self, common: &Common) -> Option<f64> {
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-        let threads = common.engine.threads.map_or(cores, |n| n as u32);
+        let threads = common.engine.on.threads.map_or(cores, |n| n as u32);
         (self.session.manifest().target == "host")
             .then(|| trtc_runtime::device::host::read_bandwidth(threads) / 1e9)
     }

@@ -1,7 +1,7 @@
 //! `trtc check`: every kernel of an engine on the device, against the reference semantics.
 
 use crate::check::{Outcome, check, memory_for};
-use crate::options::EngineArgs;
+use crate::options::DeviceArgs;
 use crate::render::Failure;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -22,7 +22,7 @@ use trtc_runtime::LoadOptions;
                         trtc check model.engine --json")]
 pub struct Args {
     #[command(flatten)]
-    engine: EngineArgs,
+    on: DeviceArgs,
     /// Only kernels whose names contain this
     #[arg(long, value_name = "NAME")]
     kernel: Option<String>,
@@ -46,10 +46,9 @@ struct Line {
 
 /// Checks and prints.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let file = EngineFile::open(&args.engine.engine)?;
+    let file = EngineFile::open(&args.on.engine)?;
     let m = file.manifest();
-    let options =
-        LoadOptions { device: args.engine.device, threads: args.engine.threads, ..LoadOptions::default() };
+    let options = LoadOptions { device: args.on.device, threads: args.on.threads, ..LoadOptions::default() };
     let mut device = trtc_runtime::open_device(m, &options)?;
     device.load(m, &|name: &str| Ok(file.tensor(name).map_err(trtc_runtime::Error::from)?.to_vec()))?;
     let most = args.tokens.iter().copied().max().unwrap_or(1);

@@ -16,6 +16,11 @@ fn every_kernel_of_an_engine_does_what_its_contract_says() {
     let one = json(&trtc(&["check", engine(), "--kernel", "attention", "--tokens", "3", "--json"]).ok());
     let checks = one["checks"].as_array().expect("a list");
     assert!(checks.len() == 1 && checks[0]["ok"] == true && checks[0]["tokens"] == 3);
+    // Checks serve nobody: there is no cache to size.
+    assert_eq!(trtc(&["check", engine(), "--kv-memory", "1G"]).code, 1);
+    let small = folder("small").join("small.engine");
+    trtc(&["build", text(&llama()), "-o", text(&small), "--max-batch", "2", "--max-step-tokens", "16"]).ok();
+    trtc(&["check", text(&small), "--tokens", "1,16"]).ok();
     trtc(&["check", engine(), "--kernel", "no-such"]).fails(1, &["no-such", "trtc inspect"]);
     assert_eq!(trtc(&["check", engine(), "--tokens", "0"]).code, 1);
 }
