@@ -2,14 +2,9 @@
 //!
 //! Eight elements a thread; a row takes as many blocks as its width needs.
 
-use super::{ArgKind, Count, Extent, Launch, grid_of};
-use crate::builder::{Builder, F32, FloatPtr, GlobalPtr, I32, Special, Val};
+use super::{ArgKind, Count, Launch, Wide};
+use crate::builder::{Builder, F32, FloatPtr, GlobalPtr, I32, Val};
 use trtc_ir::DType;
-
-/// Elements of a vector access.
-const VEC: u32 = 8;
-/// Most threads of a block.
-const THREADS: u32 = 256;
 
 /// What the index is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,27 +44,20 @@ pub struct Gather {
 impl Gather {
     /// Why there is no kernel for these constants.
     pub fn unsupported(&self) -> Option<String> {
-        let served = self.width > 0 && self.width.is_multiple_of(VEC);
-        (!served).then(|| format!("the width {} is not a positive multiple of {VEC}", self.width))
+        self.wide().unsupported()
     }
 
-    fn threads(&self) -> u32 {
-        (self.width / VEC).next_multiple_of(32).min(THREADS)
-    }
-
-    /// Blocks that share a row.
-    fn blocks_per_row(&self) -> u32 {
-        (self.width / VEC).div_ceil(self.threads())
+    fn wide(&self) -> Wide {
+        Wide { width: self.width }
     }
 
     /// Geometry.
     pub fn launch(&self) -> Launch {
-        let grid = grid_of(Extent { of: self.rows, div: 1, mul: self.blocks_per_row() });
         let mut args = vec![ArgKind::Pointer; 3];
         if self.x == Elements::I8Panels {
             args[1] = ArgKind::Scaled;
         }
-        Launch { grid, block: [self.threads(), 1, 1], args }
+        Launch { grid: self.wide().grid(self.rows), block: [self.wide().threads(), 1, 1], args }
     }
 
     /// The kernel.
@@ -90,20 +78,14 @@ impl Gather {
         let y = b.param_floats(self.out);
         b.param_dims();
 
-        let block = b.special(Special::BlockX);
-        let row = block / self.blocks_per_row();
-        let column = (block % self.blocks_per_row() * self.threads() + b.special(Special::ThreadX)) * VEC;
+        let (row, column) = self.wide().place(b);
         let picked = index.at(row).load();
         let to = y.at64(row.to_i64() * i64::from(self.width));
         let copy = || {
             let v = self.load(x, picked, column);
             to.at(column).store(v.map(|v| if self.scale == 1.0 { v } else { v * self.scale }));
         };
-        if self.width.is_multiple_of(self.threads() * VEC) {
-            copy();
-        } else {
-            b.if_(column.lt(self.width), copy);
-        }
+        self.wide().within(b, column, copy);
     }
 
     /// Eight elements of a row.
@@ -112,7 +94,7 @@ impl Gather {
         x: Input<'b>,
         row: Val<'b, I32>,
         column: Val<'b, I32>,
-    ) -> [Val<'b, F32>; VEC as usize] {
+    ) -> [Val<'b, F32>; Wide::VEC as usize] {
         match x {
             Input::Floats(x) => x.at64(row.to_i64() * i64::from(self.width)).at(column).load(),
             Input::Panels { words, scale } => {

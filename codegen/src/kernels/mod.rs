@@ -87,6 +87,56 @@ fn grid_of(x: Extent) -> [Extent; 3] {
     [x, Extent::ONE, Extent::ONE]
 }
 
+/// How rows are shared out where a thread takes [`Wide::VEC`] elements: whole vectors, as many blocks as a row needs.
+#[derive(Clone, Copy)]
+struct Wide {
+    /// Elements of a row.
+    width: u32,
+}
+
+impl Wide {
+    /// Elements of a vector access.
+    const VEC: u32 = 8;
+    /// Most threads of a block.
+    const THREADS: u32 = 256;
+
+    /// Why rows of this width are not served.
+    fn unsupported(self) -> Option<String> {
+        let served = self.width > 0 && self.width.is_multiple_of(Self::VEC);
+        (!served).then(|| format!("the width {} is not a positive multiple of {}", self.width, Self::VEC))
+    }
+
+    fn threads(self) -> u32 {
+        (self.width / Self::VEC).next_multiple_of(32).min(Self::THREADS)
+    }
+
+    /// Blocks that share a row.
+    fn blocks_per_row(self) -> u32 {
+        (self.width / Self::VEC).div_ceil(self.threads())
+    }
+
+    /// The grid for as many rows as there are of `rows`.
+    fn grid(self, rows: Count) -> [Extent; 3] {
+        grid_of(Extent { of: rows, div: 1, mul: self.blocks_per_row() })
+    }
+
+    /// The row of this block, and this thread's first element in it.
+    fn place(self, b: &Builder) -> (Val<'_, I32>, Val<'_, I32>) {
+        let block = b.special(Special::BlockX);
+        let column = block % self.blocks_per_row() * self.threads() + b.special(Special::ThreadX);
+        (block / self.blocks_per_row(), column * Self::VEC)
+    }
+
+    /// `work()` in the threads that have elements.
+    fn within(self, b: &Builder, column: Val<'_, I32>, work: impl FnOnce()) {
+        if self.width.is_multiple_of(self.threads() * Self::VEC) {
+            work();
+        } else {
+            b.if_(column.lt(self.width), work);
+        }
+    }
+}
+
 /// The request whose tokens are `query_start[s] .. query_start[s + 1]` around `token`: all threads look at once.
 /// Takes shared memory of its own and one barrier.
 fn request_of<'b>(
