@@ -12,7 +12,7 @@ TESTS_MAY := $(addprefix -A clippy::,unwrap_used type_complexity needless_range_
 .PHONY: help demo test bench fmt lint fuzz setup models binary
 
 help:
-	@echo 'make demo    build an engine from a real model, run it, and generate PTX for an H100'
+	@echo 'make demo    build an engine from a real model, run it, and build one for an H100'
 	@echo 'make test    every check: format, lints, unit and end-to-end tests, fuzz targets for $(FUZZ_SECONDS) s each'
 	@echo 'make bench   speed of this machine'"'"'s host device on a real model'
 	@echo 'make fmt     format;  make lint: clippy and cargo-deny;  make fuzz FUZZ_SECONDS=600'

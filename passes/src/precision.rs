@@ -13,7 +13,7 @@ pub struct Precision {
     pub name: &'static str,
     /// One phrase for help texts.
     pub title: &'static str,
-    /// Element type of activations that linears read, on a GPU.
+    /// Element type of what products read (activations before linears, rotated queries), on a GPU.
     pub activation: DType,
     /// Likewise on the host. With bf16 weights it is f32: widening them is exact, and decoding waits for memory
     /// anyway; quantised weights are multiplied in bf16, which holds their integers exactly.

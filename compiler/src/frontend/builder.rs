@@ -91,7 +91,7 @@ impl<'a> Builder<'a> {
         TensorType::rows(Sym::T, inner, self.options.act)
     }
 
-    /// `(T, inner...)` of the type of what no linear reads.
+    /// `(T, inner...)` of the type of what no product reads.
     pub fn wide(&self, inner: &[u64]) -> TensorType {
         TensorType::rows(Sym::T, inner, self.options.residual)
     }
