@@ -1,7 +1,7 @@
 //! The `codegen` phase: the selected kernels of a module as PTX, each once, several at a time.
 
 use crate::builder::{Builder, Built};
-use crate::kernels::{ArgKind, Extent, Launch, Recipe};
+use crate::kernels::{ArgKind, Extent, Launch, Recipe, Scratch};
 use crate::mlir::{Mlir, OptLevel, PtxTarget};
 use crate::recipes::recipes;
 use std::collections::BTreeMap;
@@ -48,8 +48,10 @@ pub struct Kernel {
     pub block: [u32; 3],
     /// Dynamic shared memory, bytes.
     pub shared: u32,
-    /// Arguments in order; `tokens`, `rows`, `seqs`, i32, follow.
+    /// Arguments in order; those of the scratch memory and `tokens`, `rows`, `seqs`, i32, follow.
     pub args: Vec<ArgKind>,
+    /// Memory besides the arguments.
+    pub scratch: Option<Scratch>,
 }
 
 /// An argument of a launch.
@@ -164,13 +166,24 @@ fn entry_point(name: &str) -> String {
 
 /// Compiles one kernel for a chip.
 pub fn compile(mlir: &Mlir, name: &str, recipe: &Recipe, gpu: &Gpu, opt: OptLevel) -> Result<Kernel, Diag> {
-    let Launch { grid, block, args } = recipe.launch();
+    let Launch { grid, block, args, scratch } = recipe.launch();
     let b = Builder::new(&entry_point(name), gpu, block);
     recipe.build(&b);
     let built = b.finish()?;
     let ptx = to_ptx(mlir, &built, opt)?;
     let Built { entry, mlir, arch, dynamic_shared, .. } = built;
-    Ok(Kernel { name: name.to_owned(), entry, mlir, ptx, arch, grid, block, shared: dynamic_shared, args })
+    Ok(Kernel {
+        name: name.to_owned(),
+        entry,
+        mlir,
+        ptx,
+        arch,
+        grid,
+        block,
+        shared: dynamic_shared,
+        args,
+        scratch,
+    })
 }
 
 /// PTX of a finished kernel; its header is what the target's row says.

@@ -95,6 +95,11 @@ fn ptx_kernel(compiled: &[emit::Kernel], name: &str, loc: &Loc) -> Result<eng::P
         grid: kernel.grid.map(|e| eng::Extent { of: count(e.of), div: e.div, mul: e.mul }),
         block: kernel.block,
         shared: kernel.shared,
+        scratch: kernel.scratch.map(|s| eng::Scratch {
+            of: count(s.of),
+            bytes: s.bytes,
+            counters: s.counters,
+        }),
     })
 }
 

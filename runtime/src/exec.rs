@@ -104,6 +104,9 @@ impl Executor {
         let table_width = d.max_seq_len.div_ceil(manifest.kv.page_tokens);
         let table_len = max_batch * u64::from(table_width);
         let block_table = ints(table_len, "block tables")?;
+        let (scratch, counters) = manifest.scratch(&d);
+        let scratch = device.alloc(scratch, "scratch memory")?;
+        let counters = device.alloc(4 * counters, "counters")?;
         let (pages, kv) = place::cache(&mut *device, manifest, cache)?;
         let bind = Bindings {
             arena,
@@ -116,6 +119,8 @@ impl Executor {
             context,
             block_table,
             table_width,
+            scratch,
+            counters,
         };
         let mut stage = Stage::default();
         let short = |_| Error::user(format!("no memory for block tables of {table_len} entries"));

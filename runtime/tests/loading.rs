@@ -22,6 +22,7 @@ fn for_gpu() -> Manifest {
             grid: [one; 3],
             block: [32, 1, 1],
             shared: 0,
+            scratch: None,
         });
     }
     m

@@ -256,6 +256,18 @@ impl Builder {
         self.ptx("red.release.gpu.global.add.u32 [$0], $1;", &[counter.raw(), value.raw()]);
     }
 
+    /// Adds to a counter and gives what it was. What this thread did before is seen by whoever adds later, and what
+    /// was done before earlier additions is seen after it.
+    pub fn add_acquire_release<'b>(
+        &'b self,
+        counter: GlobalPtr<'b, I32>,
+        value: impl IntoVal<'b, I32>,
+    ) -> Val<'b, I32> {
+        let value = value.into_val(self);
+        let text = "atom.acq_rel.gpu.global.add.u32 $0, [$1], $2;";
+        self.ptx_value(Effect::Keeps, text, &[counter.raw(), value.raw()])
+    }
+
     /// A counter's value; memory accesses after it see what was done before the releases that it counts.
     pub fn load_acquire<'b>(&'b self, counter: GlobalPtr<'b, I32>) -> Val<'b, I32> {
         self.ptx_value(Effect::Keeps, "ld.acquire.gpu.global.u32 $0, [$1];", &[counter.raw()])

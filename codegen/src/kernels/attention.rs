@@ -106,7 +106,7 @@ impl DecodeAttention {
             Extent::ONE,
         ];
         let args = vec![ArgKind::Pointer, ArgKind::Batch, ArgKind::Pointer, ArgKind::Pointer];
-        Launch { grid, block: [WARPS * 32, 1, 1], args }
+        Launch { grid, block: [WARPS * 32, 1, 1], args, scratch: None }
     }
 
     /// The kernel.

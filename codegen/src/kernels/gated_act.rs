@@ -39,6 +39,7 @@ impl GatedActPacked {
             grid: self.wide().grid(self.rows),
             block: [self.wide().threads(), 1, 1],
             args: vec![ArgKind::Pointer; 2],
+            scratch: None,
         }
     }
 

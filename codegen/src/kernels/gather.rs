@@ -57,7 +57,12 @@ impl Gather {
         if self.x == Elements::I8Panels {
             args[1] = ArgKind::Scaled;
         }
-        Launch { grid: self.wide().grid(self.rows), block: [self.wide().threads(), 1, 1], args }
+        Launch {
+            grid: self.wide().grid(self.rows),
+            block: [self.wide().threads(), 1, 1],
+            args,
+            scratch: None,
+        }
     }
 
     /// The kernel.

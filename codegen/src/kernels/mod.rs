@@ -2,7 +2,8 @@
 //!
 //! How a kernel is called (the contract between its PTX and whoever launches it): its arguments in the order of
 //! [`crate::emit::arguments`], each a pointer, but quantised weights, which are two or three, and the batch, which is four parameters (`query_start`, `context`,
-//! `block_table`, pointers to i32, and `table_width`, i32); then `tokens`, `rows`, `seqs`, i32. Pointers are multiples
+//! `block_table`, pointers to i32, and `table_width`, i32); then, where it has [`Scratch`], pointers to its bytes and
+//! counters; then `tokens`, `rows`, `seqs`, i32. Pointers are multiples
 //! of 16 bytes. A kernel adds one file here and one line in [`Recipe`]'s table.
 
 pub mod attention;
@@ -15,7 +16,7 @@ pub mod quant_matmul;
 pub mod rms_norm;
 pub mod rope_kv_append;
 
-use crate::builder::{Builder, GlobalPtr, I32, Special, StepDims, Val};
+use crate::builder::{Builder, GlobalPtr, I1, I8, I32, Special, StepDims, Val};
 
 /// What a launch extent counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,8 +79,24 @@ pub struct Launch {
     pub grid: [Extent; 3],
     /// Threads of a block: x, y, z.
     pub block: [u32; 3],
-    /// Arguments; `tokens`, `rows`, `seqs` follow.
+    /// Arguments; those of the scratch memory and `tokens`, `rows`, `seqs` follow.
     pub args: Vec<ArgKind>,
+    /// Memory that the kernel needs besides them.
+    pub scratch: Option<Scratch>,
+}
+
+/// Memory in which the blocks of one launch exchange what they have, for each of what is counted.
+///
+/// It becomes two pointers after the arguments: bytes that hold anything when the kernel starts, and counters that
+/// are 0 then and must be 0 when it ends. All launches share both, for they run one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scratch {
+    /// What is counted.
+    pub of: Count,
+    /// Bytes for each, a multiple of 16.
+    pub bytes: u64,
+    /// Counters for each, i32.
+    pub counters: u32,
 }
 
 /// A grid along x.
@@ -152,6 +169,26 @@ fn request_of<'b>(
     });
     b.sync();
     found.load()
+}
+
+/// The parameters of [`Scratch`]: bytes, counters.
+fn param_scratch(b: &Builder) -> (GlobalPtr<'_, I8>, GlobalPtr<'_, I32>) {
+    (b.param_ptr(), b.param_ptr())
+}
+
+/// True in all threads of the last of `blocks` blocks to arrive at `counter`, which is 0 again after that; it sees
+/// what the others wrote before. Takes shared memory of its own and two barriers.
+fn last_to_arrive<'b>(b: &'b Builder, counter: GlobalPtr<'b, I32>, blocks: Val<'b, I32>) -> Val<'b, I1> {
+    let arrived = b.shared::<I32>(1, 4);
+    // The barrier puts every thread's writes before the addition of the first one.
+    b.sync();
+    b.if_(b.special(Special::ThreadX).eq(0), || {
+        let before = b.add_acquire_release(counter, 1);
+        arrived.store(before);
+        b.if_(before.eq(blocks - 1), || counter.store(b.value(0)));
+    });
+    b.sync();
+    arrived.load().eq(blocks - 1)
 }
 
 /// Makes `enum Recipe` and its dispatch from the table below.

@@ -137,7 +137,7 @@ impl QuantMatmul {
         let mut args = vec![ArgKind::Pointer, weight];
         args.extend(vec![ArgKind::Pointer; more]);
         let grid = grid_of(Extent { of: self.rows, div: self.bm, mul: self.tiles_n() });
-        Launch { grid, block: [THREADS, 1, 1], args }
+        Launch { grid, block: [THREADS, 1, 1], args, scratch: None }
     }
 
     /// The kernel.

@@ -110,7 +110,7 @@ impl RopeKvAppend {
         let mut args = vec![ArgKind::Pointer; 3 + norms];
         args.extend([ArgKind::Batch, ArgKind::Pointer, ArgKind::Pointer]);
         let grid = grid_of(Extent { of: Count::Tokens, div: 1, mul: 1 });
-        Launch { grid, block: [self.threads(), 1, 1], args }
+        Launch { grid, block: [self.threads(), 1, 1], args, scratch: None }
     }
 
     /// The kernel.

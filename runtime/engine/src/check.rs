@@ -44,6 +44,19 @@ impl Dims {
 }
 
 impl Manifest {
+    /// Bytes and counters that serve every kernel's scratch memory in any step within `dims`.
+    pub fn scratch(&self, dims: &Dims) -> (u64, u64) {
+        let each = self.kernels.iter().filter_map(|k| match &k.code {
+            Code::Ptx(ptx) => ptx.scratch,
+            Code::Host(_) => None,
+        });
+        each.fold((0, 0), |(bytes, counters), s| {
+            let most = dims.most(s.of);
+            let all = most.saturating_mul(s.bytes);
+            (bytes.max(all), counters.max(most * u64::from(s.counters)))
+        })
+    }
+
     /// Refuses a manifest that contradicts itself; the error names the place.
     pub fn check(&self) -> Result<(), EngineError> {
         if self.format != FORMAT {
@@ -59,6 +72,10 @@ impl Manifest {
             if let Code::Ptx(ptx) = &kernel.code {
                 check_ptx(&format!("kernel {:?}", kernel.name), ptx)?;
             }
+        }
+        let (scratch, _) = self.scratch(&self.dims);
+        if scratch > MAX_ARENA {
+            return Err(bad("kernels", format!("{scratch} bytes of scratch memory")));
         }
         if self.launches.is_empty() {
             return Err(bad("launches", "there are none"));

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of the format; another one is refused.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// The whole manifest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -222,6 +222,21 @@ pub struct PtxKernel {
     pub block: [u32; 3],
     /// Dynamic shared memory, bytes.
     pub shared: u32,
+    /// Device memory besides the arguments.
+    pub scratch: Option<Scratch>,
+}
+
+/// Device memory that a kernel needs besides its arguments, for each of what is counted: two parameters after the
+/// arguments, bytes that hold anything, and i32 counters that are 0 whenever no kernel runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scratch {
+    /// What is counted.
+    pub of: Count,
+    /// Bytes for each.
+    pub bytes: u64,
+    /// Counters for each.
+    pub counters: u32,
 }
 
 /// A launch extent: `ceil(dim / div) * mul`.

@@ -146,6 +146,7 @@ pub fn ptx_manifest() -> Manifest {
             grid: [tokens, one, one],
             block: [128, 1, 1],
             shared: 1024,
+            scratch: None,
         });
     }
     m

@@ -61,6 +61,10 @@ pub struct Bindings {
     pub block_table: Buffer,
     /// Entries of a block table's row.
     pub table_width: u32,
+    /// Memory in which the blocks of one launch exchange what they have.
+    pub scratch: Buffer,
+    /// Their counters, i32, 0 between launches.
+    pub counters: Buffer,
 }
 
 /// Sizes of one step.

@@ -263,6 +263,9 @@ fn run(
     }
     let call = Call { kernel, args: &args };
     memory.device.launch(call, &memory.bind, dims)?;
+    if !memory.counters_rest()? {
+        return Err(Failure::bug(format!("kernel {} leaves counters that are not 0", kernel.1.name)));
+    }
     let want = interp::run(module, &Given(weights), &inputs).map_err(|d| {
         Failure::bug(format!("the contract of kernel {} cannot be evaluated: {}", kernel.1.name, d.message))
     })?;

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use trtc_engine::EngineFile;
 use trtc_engine::dummy;
 use trtc_engine::layout::{Part, sizes, unpack_row};
-use trtc_engine::manifest::{Dtype, Encoding, Layout, Manifest};
+use trtc_engine::manifest::{Dims, Dtype, Encoding, Layout, Manifest};
 use trtc_ir::interp::Tensor;
 use trtc_ir::random::Random;
 use trtc_runtime::device::{Bindings, Buffer, Device, Region, WeightRegions};
@@ -32,6 +32,8 @@ pub struct Memory<'a> {
     arena: u64,
     used: u64,
     seed: u64,
+    scratch: u64,
+    counters: u64,
 }
 
 impl<'a> Memory<'a> {
@@ -52,6 +54,9 @@ impl<'a> Memory<'a> {
         let block_table = ints(tokens * u64::from(width), "block tables")?;
         let kv = m.kv.layers.iter().map(|l| device.alloc(pages * m.kv.page_bytes(l), "KV cache"));
         let kv = kv.collect::<Result<_, _>>()?;
+        let all = u32::try_from(tokens).unwrap_or(u32::MAX);
+        let dims = Dims { max_batch: all, max_step_tokens: all, max_logit_rows: all, ..m.dims };
+        let (scratch, counters) = m.scratch(&dims);
         let none = Region { buffer: Buffer(0), offset: 0, len: 0 };
         let bind = Bindings {
             arena: device.alloc(arena, "arena")?,
@@ -64,8 +69,10 @@ impl<'a> Memory<'a> {
             context,
             block_table,
             table_width: width,
+            scratch: device.alloc(scratch, "scratch memory")?,
+            counters: device.alloc(4 * counters, "counters")?,
         };
-        Ok(Memory { device, bind, file, arena, used: 0, seed })
+        Ok(Memory { device, bind, file, arena, used: 0, seed, scratch, counters })
     }
 
     /// The engine.
@@ -73,10 +80,18 @@ impl<'a> Memory<'a> {
         self.file.manifest()
     }
 
-    /// Forgets the regions and fills the arena with NaN.
+    /// Forgets the regions and fills the arena and the scratch memory with NaN.
     pub fn clear(&mut self) -> Result<(), Failure> {
         self.used = 0;
+        self.device.upload(self.bind.scratch, 0, &vec![POISON; self.scratch as usize])?;
         Ok(self.device.upload(self.bind.arena, 0, &vec![POISON; self.arena as usize])?)
+    }
+
+    /// True if all counters are 0, as a kernel has to leave them.
+    pub fn counters_rest(&mut self) -> Result<bool, Failure> {
+        let mut counters = vec![0; 4 * self.counters as usize];
+        self.device.download(self.bind.counters, 0, &mut counters)?;
+        Ok(counters.iter().all(|&b| b == 0))
     }
 
     /// Takes a region for `count` elements.

@@ -40,6 +40,7 @@ fn engine_for_gpu(path: &Path) {
         grid: [one; 3],
         block: [32, 1, 1],
         shared: 0,
+        scratch: None,
     };
     m.kernels = vec![Kernel { name: "k".into(), code: Code::Ptx(code), contract: String::new() }];
     for launch in &mut m.launches {

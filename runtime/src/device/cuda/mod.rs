@@ -123,9 +123,15 @@ impl CudaDevice {
     }
 
     /// The parameters of a launch, a word each.
-    fn params(&self, args: &[Arg], bind: &Bindings, dims: StepDims) -> Result<Vec<u64>, Error> {
+    fn params(
+        &self,
+        args: &[Arg],
+        scratch: bool,
+        bind: &Bindings,
+        dims: StepDims,
+    ) -> Result<Vec<u64>, Error> {
         let whole = |buffer: Buffer| Ok::<_, Error>(self.slot(buffer)?.memory.address());
-        let mut params = Vec::with_capacity(args.len() + 6);
+        let mut params = Vec::with_capacity(args.len() + 8);
         for arg in args {
             match *arg {
                 Arg::Arena(offset) => {
@@ -154,6 +160,9 @@ impl CudaDevice {
                 }
             }
         }
+        if scratch {
+            params.extend([whole(bind.scratch)?, whole(bind.counters)?]);
+        }
         params.extend([dims.tokens, dims.rows, dims.seqs].map(u64::from));
         Ok(params)
     }
@@ -170,7 +179,7 @@ impl CudaDevice {
         if grid.contains(&0) {
             return Ok(());
         }
-        let params = self.params(call.args, bind, dims)?;
+        let params = self.params(call.args, code.scratch.is_some(), bind, dims)?;
         // SAFETY: the parameters are laid out as the kernels take them, addresses are of memory that is held, and the
         // manifest's check bounds what a step's sizes make the kernels touch.
         let started =
@@ -239,6 +248,9 @@ impl Device for CudaDevice {
     fn alloc(&mut self, bytes: u64, what: &str) -> Result<Buffer, Error> {
         let buffer = self.take(bytes, what)?;
         let at = self.slot(buffer)?.memory.address();
+        if bytes == 0 {
+            return Ok(buffer);
+        }
         // SAFETY: the memory just taken; it is given back only after the queue has finished.
         unsafe { self.stream.zero(at, bytes as usize) }.map_err(cannot(format_args!("clear {what}")))?;
         Ok(buffer)

@@ -254,7 +254,7 @@ fn gpu() -> eng::Manifest {
             entry: "step".into(),
             grid: [extent(eng::Count::Tokens), extent(eng::Count::One), extent(eng::Count::Seqs)],
             block: [128, 1, 1],
-            shared: 1024,
+            shared: 1024, scratch: None,
         }),
         contract: "module {}".into(),
     };

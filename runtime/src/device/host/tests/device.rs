@@ -77,6 +77,7 @@ fn gpu_code_and_missing_engines_are_refused() {
         grid: [Extent { of: Count::One, div: 1, mul: 1 }; 3],
         block: [1, 1, 1],
         shared: 0,
+        scratch: None,
     };
     let kernel = Kernel { name: "a".into(), code: Code::Ptx(ptx), contract: String::new() };
     rig.manifest.kernels.push(kernel);

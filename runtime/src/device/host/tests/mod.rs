@@ -114,6 +114,8 @@ impl Rig {
             context: take(1 << 12),
             block_table: take(1 << 20),
             table_width: 0,
+            scratch: take(0),
+            counters: take(0),
         };
         Rig { device, manifest: manifest(kv), bind, used: 0, dims: StepDims { tokens: 0, rows: 0, seqs: 0 } }
     }
