@@ -1,12 +1,14 @@
 //! Op x target x range of token counts -> kernel: the decisions for GPU targets, one match over all ops.
 
 use crate::kernels::attention::DecodeAttention;
+use crate::kernels::feed::Feed;
 use crate::kernels::gated_act::GatedActPacked;
 use crate::kernels::gather::{Elements, Gather, Source};
 use crate::kernels::matmul::{FEW, MANY, Matmul, SOME};
 use crate::kernels::quant_matmul::{Payload, QuantMatmul};
 use crate::kernels::rms_norm::{Residual, RmsNorm};
 use crate::kernels::rope_kv_append::{HeadNorm, RopeKvAppend};
+use crate::kernels::sample::Sample;
 use crate::kernels::{Count, Recipe};
 use crate::signature::{Types, counted, extent, rows_of_last, width};
 use trtc_ir::ops::RmsNormWeight;
@@ -153,6 +155,8 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
                 out: plain(y.elem, "a result")?,
             }))
         }
+        Op::Feed(op) => always(Recipe::from(Feed { last: extent(t.tensor(op.last)?, 0)? })),
+        Op::Sample(op) => always(Recipe::from(Sample { vocab: width(t.tensor(op.logits)?)? })),
         Op::Attention(op) => {
             let (q, kv) = (t.tensor(op.q)?, t.kv(op.kv)?);
             always(Recipe::from(DecodeAttention {

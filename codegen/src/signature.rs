@@ -226,6 +226,8 @@ pub fn signature(module: &Module, data: &OpData) -> Result<String, String> {
             let name = name.with(act(op.act)).with(format_args!("w{}", width(y)?)).rows(y)?;
             name.elem("x", x.elem).elem("out", y.elem)
         }
+        Op::Feed(op) => name.with(format_args!("of{}", extent(t.tensor(op.last)?, 0)?)),
+        Op::Sample(op) => name.with(format_args!("v{}", width(t.tensor(op.logits)?)?)),
         Op::GatherRows(op) => {
             let (x, y) = (t.tensor(op.x)?, t.result(data, 0)?);
             name.with(format_args!("w{}", width(x)?)).elem("x", x.elem).elem("out", y.elem)

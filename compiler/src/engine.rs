@@ -131,6 +131,7 @@ fn manifest(
         kernels: lowered.kernels,
         launches: lowered.launches,
         logits: lowered.logits,
+        sampled: lowered.sampled,
         text: checkpoint.tokenizer.as_ref().map(text),
         generation: generation(&checkpoint.generation),
         provenance: eng::Provenance {

@@ -21,6 +21,8 @@ pub(crate) struct Lowered {
     pub kv: eng::Kv,
     /// Arena offset of the logits.
     pub logits: u64,
+    /// Where the chosen tokens are.
+    pub sampled: Option<eng::Sampled>,
 }
 
 /// Translates a planned module; `compiled` are the kernels of a GPU target, none for the host.
@@ -62,16 +64,19 @@ pub(crate) fn lower(module: &Module, target: &Target, compiled: &[emit::Kernel])
         }
         launches.push(Launch { choices, args: cx.args(data)?, loc: data.loc.to_string() });
     }
-    let logits = match module.func.results.as_slice() {
-        [one] => cx.offset(*one)?,
-        more => {
-            return Err(
-                cx.bug(format!("the step function returns {} values, expected the logits", more.len()))
-            );
+    let (logits, sampled) = match *module.func.results.as_slice() {
+        [logits] => (cx.offset(logits)?, None),
+        [logits, tokens, logprobs] => {
+            let sampled = eng::Sampled { tokens: cx.offset(tokens)?, logprobs: cx.offset(logprobs)? };
+            (cx.offset(logits)?, Some(sampled))
+        }
+        ref more => {
+            let found = format!("the step function returns {} values", more.len());
+            return Err(cx.bug(format!("{found}, expected logits, or logits, tokens and log-probabilities")));
         }
     };
     let weights = module.weights.ids().map(|w| cx.weight(w)).collect::<Result<_, _>>()?;
-    Ok(Lowered { weights, kernels, launches, kv: cx.kv()?, logits })
+    Ok(Lowered { weights, kernels, launches, kv: cx.kv()?, logits, sampled })
 }
 
 /// The container's tensor with a kernel's PTX.
@@ -172,8 +177,10 @@ impl Cx<'_> {
                 (trtc_ir::Def::Param(_), "tokens") => Ok(Arg::Tokens),
                 (trtc_ir::Def::Param(_), "positions") => Ok(Arg::Positions),
                 (trtc_ir::Def::Param(_), "rows") => Ok(Arg::Rows),
+                (trtc_ir::Def::Param(_), "draws") => Ok(Arg::Draws),
+                (trtc_ir::Def::Param(_), "previous") => Ok(Arg::Arena(self.offset(v)?)),
                 (trtc_ir::Def::Param(_), name) => {
-                    let known = "tokens, positions, rows";
+                    let known = "tokens, positions, rows, draws, previous";
                     Err(Diag::user(&Loc::Unknown, format!("the step function has a parameter %{name}"))
                         .help(format!("the runtime binds {known}, a batch and caches")))
                 }
@@ -199,7 +206,8 @@ impl Cx<'_> {
                 .ok_or_else(|| self.bug(format!("llm.{} has no result {i}", data.op.name())))
         };
         let out = result(0)?;
-        let counts_rows = matches!(data.op, Op::RmsNorm(_) | Op::Linear(_) | Op::GatherRows(_));
+        let counts_rows =
+            matches!(data.op, Op::RmsNorm(_) | Op::Linear(_) | Op::GatherRows(_) | Op::Sample(_));
         if !counts_rows
             && self.module.func.values[out].ty.tensor().is_some()
             && self.rows(out)? != Count::Tokens
@@ -285,6 +293,8 @@ impl Cx<'_> {
             }
             Op::GatedAct(op) => self.gated_act(op.act, false, op.gate, out)?,
             Op::GatedActPacked(op) => self.gated_act(op.act, true, op.x, out)?,
+            Op::Feed(op) => HostKernel::Feed { last: self.last_dim(op.last)? },
+            Op::Sample(op) => HostKernel::Sample { vocab: self.width(op.logits)? },
             Op::GatherRows(_) => HostKernel::GatherRows { width: self.width(out)?, x: self.dtype(out)? },
         })
     }

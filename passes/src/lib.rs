@@ -14,6 +14,7 @@ pub mod property;
 pub mod quantize;
 pub mod registry;
 pub mod rewrite;
+pub mod sample;
 
 pub use kv_layout::KvOptions;
 pub use manager::{Options, Report, Step, Timing, run_passes};

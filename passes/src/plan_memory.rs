@@ -3,12 +3,14 @@
 //! Ops run one after another in the module's order, so a value is live from the op that makes it to the last op
 //! that reads it, both included: a result never overlaps an operand. What the function returns is live to the end.
 //! Values are placed by falling size, each into the tightest gap between the values it is live together with.
-//! Parameters, caches and the batch are the runtime's and get no offset. Not here: overlap of concurrent launches.
+//! Parameters, caches and the batch are the runtime's and get no offset, but for `%previous`: it is where the step before
+//! left the tokens that it returned, so that they stay in one place from step to step. Not here: overlap of concurrent
+//! launches.
 
 use crate::{Changed, Pass, PassCx, Property};
 use std::collections::HashMap;
 use trtc_ir::types::Sym;
-use trtc_ir::{Diag, Dim, Loc, Module, TensorType, Type, ValueId, view};
+use trtc_ir::{Diag, Dim, Loc, Module, Op, TensorType, Type, ValueId, view};
 
 /// The pass.
 pub const PASS: Pass = Pass {
@@ -52,7 +54,11 @@ fn run(module: &mut Module, cx: &PassCx<'_>) -> Result<Changed, Diag> {
             }
         }
     }
-    let live = liveness(module)?;
+    let mut live = liveness(module)?;
+    let carried = carried(module);
+    if let Some((_, returned)) = carried {
+        live.iter_mut().filter(|(v, _)| *v == returned).for_each(|(_, i)| i.from = 0);
+    }
     let intervals: Vec<Interval> = live.iter().map(|&(_, i)| i).collect();
     let (offsets, arena) = place(&intervals).ok_or_else(|| {
         Diag::user(&Loc::name(&module.name), "the activations exceed the address space")
@@ -61,13 +67,26 @@ fn run(module: &mut Module, cx: &PassCx<'_>) -> Result<Changed, Diag> {
 
     let mut changed = module.arena != Some(arena);
     module.arena = Some(arena);
-    let planned: HashMap<ValueId, u64> = live.iter().map(|&(v, _)| v).zip(offsets).collect();
+    let mut planned: HashMap<ValueId, u64> = live.iter().map(|&(v, _)| v).zip(offsets).collect();
+    if let Some((last, returned)) = carried
+        && let Some(&at) = planned.get(&returned)
+    {
+        planned.insert(last, at);
+    }
     for id in module.func.values.ids() {
         let offset = planned.get(&id).copied();
         changed |= module.func.values[id].offset != offset;
         module.func.values[id].offset = offset;
     }
     Ok(changed.into())
+}
+
+/// `%previous` and the tokens that it holds in the next step.
+fn carried(module: &Module) -> Option<(ValueId, ValueId)> {
+    let func = &module.func;
+    let last = func.params.iter().copied().find(|&p| func.values[p].name == crate::sample::LAST)?;
+    let tokens = |v: ValueId| func.def_op(v).is_some_and(|o| matches!(func.ops[o].op, Op::Sample(_)));
+    Some((last, func.results.iter().copied().find(|&v| tokens(v))?))
 }
 
 /// The tensors that ops make, in order, with what [`place`] needs of them.

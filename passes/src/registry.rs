@@ -2,7 +2,7 @@
 //!
 //! Which passes a build runs is the compiler's choice, not this table's.
 
-use crate::{Pass, canonicalize, fuse, kv_layout, plan_memory, quantize};
+use crate::{Pass, canonicalize, fuse, kv_layout, plan_memory, quantize, sample};
 
 /// Every pass.
 pub const PASSES: &[&Pass] = &[
@@ -15,6 +15,7 @@ pub const PASSES: &[&Pass] = &[
     &fuse::epilogue::PASS,
     &fuse::add_norm::PASS,
     &fuse::sink_gather::PASS,
+    &sample::PASS,
     &kv_layout::PASS,
     &plan_memory::PASS,
 ];

@@ -4,6 +4,7 @@
 mod common;
 
 use common::{GEMMA3, HEAD_DIM, LLAMA, QWEN2, QWEN3, SHAPES, assert_close, logits, model, ops};
+use trtc_ir::interp::{self, Data, Tensor};
 use trtc_ir::ops::Linear;
 use trtc_ir::random::RandomWeights;
 use trtc_ir::target::TARGETS;
@@ -292,4 +293,38 @@ fn canonicalize_folds_slices_merges_equal_ops_and_drops_the_dead() {
     assert_close("canonicalize", &expected, &logits(&module, &weights), 0.0);
     let Op::Add(add) = &module.func.ops[sum].op else { panic!("not a sum") };
     assert_eq!(add.lhs, add.rhs);
+}
+
+#[test]
+fn sampling_keeps_the_logits_and_takes_tokens_that_the_step_before_chose() {
+    let gpu = TARGETS.iter().find(|t| t.gpu.is_some()).expect("a GPU target");
+    for (name, shape) in SHAPES {
+        let before = model(name, shape, DType::F32);
+        let weights = RandomWeights::new(1).learn(&before);
+        let expected = logits(&before, &weights);
+        assert_eq!(ops(&ran(before.clone(), &["sample"])), ops(&before), "hosts have the logits at hand");
+
+        let mut module = before.clone();
+        let passes: Vec<&Pass> = ["sample", "sample"].map(|n| registry::find(n).expect("registered")).into();
+        let options = Options { spec: true, ..Options::default() };
+        let report = run_passes(&mut module, &passes, &PassCx::new(gpu), options).unwrap();
+        assert_eq!(report.timings.iter().map(|t| t.changed).collect::<Vec<_>>(), [true, false]);
+        assert_eq!(ops(&module)[0], "feed");
+
+        // Two of the tokens are still in the rows of the step before.
+        let mut inputs = common::inputs();
+        let Data::Int(tokens) = &mut inputs[0] else { panic!("tokens come first") };
+        let mut previous = vec![0; 8];
+        (previous[6], previous[0]) = (tokens[1], tokens[4]);
+        (tokens[1], tokens[4]) = (-7, -1);
+        inputs.push(Data::Int(previous));
+        let greedy = vec![0.0; expected.rows() * 8];
+        inputs.push(Data::Float(Tensor { dims: vec![expected.rows(), 8], data: greedy }));
+        let out = interp::run(&module, &weights, &inputs).unwrap_or_else(|d| panic!("{d}"));
+        let [Data::Float(got), Data::Int(chosen), Data::Float(_)] = &out[..] else { panic!("{out:?}") };
+        assert_close(name, &expected, got, 1e-5);
+        for (row, &token) in expected.data.chunks(expected.width()).zip(chosen) {
+            assert!(row.iter().all(|&x| x <= row[token as usize]));
+        }
+    }
 }

@@ -3,16 +3,20 @@
 //! Knows how bytes lie and nothing of requests; which kernels run is in the manifest.
 
 mod place;
+mod stage;
 
 pub use place::CacheSize;
+pub use stage::Draw;
 
-use crate::device::{Bindings, Buffer, Call, Device, Graph, StepDims};
+use crate::device::{Bindings, Buffer, Call, Device, Fetch, Graph, Region, StepDims};
 use crate::error::{Error, Fault};
 use crate::sched::{Plan, Scheduler};
 use rustc_hash::FxHashMap;
+use stage::Stage;
+use std::ops::Range;
 use std::sync::Arc;
 use trtc_engine::EngineFile;
-use trtc_engine::manifest::Manifest;
+use trtc_engine::manifest::{DRAW, Manifest};
 
 /// A loaded engine on a device.
 pub struct Executor {
@@ -21,62 +25,42 @@ pub struct Executor {
     bind: Bindings,
     pages: u32,
     stage: Stage,
-    /// `(rows, vocab)` of the last step.
-    logits: Vec<f32>,
     /// Recorded decode steps.
     graphs: FxHashMap<StepDims, Graph>,
     records: bool,
+    /// Numbers of requests that decode steps are padded to, ascending; none if they are not.
+    buckets: Vec<u32>,
 }
 
-/// A step's buffers on this side.
-#[derive(Default)]
-struct Stage {
-    tokens: Vec<i32>,
-    positions: Vec<i32>,
-    rows: Vec<i32>,
-    query_start: Vec<i32>,
-    context: Vec<i32>,
-    /// `(max_batch, table_width)`: what the device has, but for the entries of `changed`.
-    table: Vec<i32>,
-    changed: std::ops::Range<usize>,
+/// A step that was started: what comes back of it.
+#[derive(Debug)]
+pub struct Started {
+    /// Tokens and log-probabilities that the device chooses.
+    sampled: Option<(Fetch, Fetch)>,
+    /// Rows of logits, and the first of them.
+    logits: Option<(Fetch, u32)>,
 }
 
-impl Stage {
-    /// Writes an entry of the block table, and notes it if it is new there.
-    fn set_page(&mut self, at: usize, page: i32) {
-        if self.table[at] != page {
-            self.table[at] = page;
-            let c = &self.changed;
-            self.changed = if c.is_empty() { at..at + 1 } else { c.start.min(at)..c.end.max(at + 1) };
-        }
-    }
+/// What came back of a step.
+#[derive(Debug, Default)]
+pub struct Done {
+    /// One a row, if the device samples.
+    pub tokens: Vec<i32>,
+    /// Likewise.
+    pub logprobs: Vec<f32>,
+    /// The first row of `logits`.
+    pub first: u32,
+    /// `(rows, vocab)` of the rows that were asked for.
+    pub logits: Vec<f32>,
+}
 
-    /// Lays out a plan: tokens of all chunks one after the other.
-    fn fill(&mut self, plan: &Plan, sched: &Scheduler, table_width: usize) -> Result<(), Error> {
-        for list in
-            [&mut self.tokens, &mut self.positions, &mut self.rows, &mut self.query_start, &mut self.context]
-        {
-            list.clear();
-        }
-        self.query_start.push(0);
-        for (s, chunk) in plan.chunks.iter().enumerate() {
-            let gone = || Error::bug(format!("sequence {} of the plan is gone", chunk.seq.0));
-            let seq = sched.sequence(chunk.seq).ok_or_else(gone)?;
-            let end = chunk.start + chunk.len;
-            let tokens = seq.tokens().get(chunk.start as usize..end as usize).ok_or_else(gone)?;
-            self.tokens.extend(tokens.iter().map(|&t| t as i32));
-            self.positions.extend(chunk.start as i32..end as i32);
-            let after = self.tokens.len() as i32;
-            self.rows.extend(after - chunk.rows as i32..after);
-            self.query_start.push(after);
-            self.context.push(end as i32);
-            let used = sched.pool().pages_for(end) as usize;
-            for (i, &page) in seq.pages().iter().take(used).enumerate() {
-                self.set_page(s * table_width + i, page as i32);
-            }
-        }
-        Ok(())
-    }
+/// Numbers of requests that decode steps are recorded for: each power of two up to 8, then in steps of an eighth to a
+/// quarter, up to `most`.
+fn buckets(most: u32) -> Vec<u32> {
+    let next = |&n: &u32| Some(if n < 8 { 2 * n } else { n + (n / 8).next_power_of_two().max(8).min(32) });
+    let mut list: Vec<u32> = std::iter::successors(Some(1), next).take_while(|&n| n < most).collect();
+    list.push(most);
+    list
 }
 
 impl Executor {
@@ -99,6 +83,7 @@ impl Executor {
         let tokens = ints(max_step, "token ids")?;
         let positions = ints(max_step, "positions")?;
         let rows = ints(u64::from(d.max_logit_rows), "rows of logits")?;
+        let draws = ints(u64::from(d.max_logit_rows) * u64::from(DRAW), "draws")?;
         let query_start = ints(max_batch + 1, "segments")?;
         let context = ints(max_batch, "context lengths")?;
         let table_width = d.max_seq_len.div_ceil(manifest.kv.page_tokens);
@@ -107,7 +92,8 @@ impl Executor {
         let (scratch, counters) = manifest.scratch(&d);
         let scratch = device.alloc(scratch, "scratch memory")?;
         let counters = device.alloc(4 * counters, "counters")?;
-        let (pages, kv) = place::cache(&mut *device, manifest, cache)?;
+        let ahead = device.records_ahead();
+        let (pages, kv) = place::cache(&mut *device, manifest, cache, ahead)?;
         let bind = Bindings {
             arena,
             weights,
@@ -115,6 +101,7 @@ impl Executor {
             tokens,
             positions,
             rows,
+            draws,
             query_start,
             context,
             block_table,
@@ -122,20 +109,17 @@ impl Executor {
             scratch,
             counters,
         };
-        let mut stage = Stage::default();
-        let short = |_| Error::user(format!("no memory for block tables of {table_len} entries"));
-        stage.table.try_reserve_exact(table_len as usize).map_err(short)?;
-        stage.table.resize(table_len as usize, 0);
-        for list in [&mut stage.tokens, &mut stage.positions] {
-            list.reserve(d.max_step_tokens as usize);
-        }
-        stage.rows.reserve(d.max_logit_rows as usize);
-        for list in [&mut stage.query_start, &mut stage.context] {
-            list.reserve(d.max_batch as usize + 1);
-        }
+        let stage = Stage::new(&d, table_width as usize)?;
         let manifest = Arc::new(manifest.clone());
+        let most = d.max_batch.min(d.max_step_tokens).min(d.max_logit_rows);
+        let buckets = if ahead { buckets(most) } else { Vec::new() };
         let graphs = FxHashMap::default();
-        Ok(Executor { device, manifest, bind, pages, stage, logits: Vec::new(), graphs, records: true })
+        let mut exec = Executor { device, manifest, bind, pages, stage, graphs, records: true, buckets };
+        for i in 0..exec.buckets.len() {
+            let n = exec.buckets[i];
+            exec.record(StepDims { tokens: n, rows: n, seqs: n })?;
+        }
+        Ok(exec)
     }
 
     /// The device.
@@ -148,25 +132,67 @@ impl Executor {
         self.pages
     }
 
-    /// Computes a plan. Gives the logits of its rows, `(plan.rows, vocab)`, in the order of the chunks.
-    pub fn run(&mut self, plan: &Plan, sched: &Scheduler) -> Result<&mut [f32], Error> {
-        self.stage.fill(plan, sched, self.bind.table_width as usize)?;
+    /// True if steps choose tokens themselves.
+    pub fn samples(&self) -> bool {
+        self.manifest.sampled.is_some()
+    }
+
+    /// Starts a plan. `draws` say how each row is sampled, one a row; `wanted` are the rows whose logits are to come
+    /// back. Everything that is started is executed in order.
+    pub fn start(
+        &mut self,
+        plan: &Plan,
+        sched: &Scheduler,
+        draws: &[Draw],
+        wanted: Range<u32>,
+    ) -> Result<Started, Error> {
+        self.stage.fill(plan, sched, draws)?;
+        let seqs = plan.chunks.len() as u32;
+        let mut dims = StepDims { tokens: plan.tokens, rows: plan.rows, seqs };
+        let bucket = self.buckets.iter().copied().find(|&b| b >= seqs);
+        if let Some(n) = bucket.filter(|_| plan.decode_only()) {
+            self.stage.pad(n, self.pages as i32);
+            dims = StepDims { tokens: n, rows: n, seqs: n };
+        }
         self.upload()?;
-        let dims = StepDims { tokens: plan.tokens, rows: plan.rows, seqs: plan.chunks.len() as u32 };
         if plan.decode_only() && self.records {
             self.replay(dims)?
         } else {
             self.launch(dims)?
         }
-        let len = plan.rows as usize * self.manifest.model.vocab as usize;
-        if self.logits.len() < len {
-            self.logits.resize(len, 0.0);
+        let row = 4 * u64::from(self.manifest.model.vocab);
+        let arena = self.bind.arena;
+        let at = |offset, len| Region { buffer: arena, offset, len };
+        let (rows, logits) = (u64::from(plan.rows), self.manifest.logits);
+        let mut started = Started { sampled: None, logits: None };
+        if let Some(sampled) = self.manifest.sampled.filter(|_| rows > 0) {
+            let tokens = self.device.fetch(at(sampled.tokens, 4 * rows))?;
+            started.sampled = Some((tokens, self.device.fetch(at(sampled.logprobs, 4 * rows))?));
         }
-        let logits = &mut self.logits[..len];
-        if len > 0 {
-            self.device.download(self.bind.arena, self.manifest.logits, bytes_mut(logits))?;
+        if !wanted.is_empty() {
+            let (first, count) = (u64::from(wanted.start), u64::from(wanted.end - wanted.start));
+            let fetch = self.device.fetch(at(logits + first * row, count * row))?;
+            started.logits = Some((fetch, wanted.start));
         }
-        Ok(logits)
+        Ok(started)
+    }
+
+    /// Waits for a step and takes what came back into `done`.
+    pub fn finish(&mut self, started: Started, done: &mut Done) -> Result<(), Error> {
+        done.tokens.clear();
+        done.logprobs.clear();
+        done.logits.clear();
+        if let Some((tokens, logprobs)) = started.sampled {
+            self.device.fetched(tokens, &mut |b| {
+                done.tokens.extend(b.chunks_exact(4).map(|c| i32::from_le_bytes([c[0], c[1], c[2], c[3]])));
+            })?;
+            self.device.fetched(logprobs, &mut |b| floats(b, &mut done.logprobs))?;
+        }
+        if let Some((logits, first)) = started.logits {
+            done.first = first;
+            self.device.fetched(logits, &mut |b| floats(b, &mut done.logits))?;
+        }
+        Ok(())
     }
 
     fn upload(&mut self) -> Result<(), Error> {
@@ -183,6 +209,9 @@ impl Executor {
                 self.device.upload(buffer, 0, bytes(list))?;
             }
         }
+        if self.manifest.sampled.is_some() && !stage.draws.is_empty() {
+            self.device.upload(bind.draws, 0, bytes(stage.draws.as_flattened()))?;
+        }
         if !stage.changed.is_empty() {
             let at = 4 * stage.changed.start as u64;
             self.device.upload(bind.block_table, at, bytes(&stage.table[stage.changed.clone()]))?;
@@ -198,23 +227,29 @@ impl Executor {
         Ok(())
     }
 
-    /// Executes a decode step from its recording, made the first time. A device that cannot record is not asked again.
+    /// Executes a decode step from its recording, made the first time.
     fn replay(&mut self, dims: StepDims) -> Result<(), Error> {
         if let Some(&graph) = self.graphs.get(&dims) {
             return self.device.replay(graph);
         }
+        self.record(dims)?;
+        match self.graphs.get(&dims) {
+            Some(&graph) => self.device.replay(graph),
+            None => self.launch(dims),
+        }
+    }
+
+    /// Records a decode step. A device that cannot record is not asked again.
+    fn record(&mut self, dims: StepDims) -> Result<(), Error> {
         let list: Vec<Call<'_>> = calls(&self.manifest, dims.tokens).collect::<Result<_, _>>()?;
         match self.device.record(&list, &self.bind, dims) {
             Ok(graph) => {
                 self.graphs.insert(dims, graph);
-                self.device.replay(graph)
             }
-            Err(e) if e.fault == Fault::Unsupported => {
-                self.records = false;
-                self.launch(dims)
-            }
-            Err(e) => Err(e),
+            Err(e) if e.fault == Fault::Unsupported => self.records = false,
+            Err(e) => return Err(e),
         }
+        Ok(())
     }
 }
 
@@ -231,12 +266,30 @@ fn calls(manifest: &Manifest, tokens: u32) -> impl Iterator<Item = Result<Call<'
 // Buffers are little-endian, as the engine file and all devices are.
 const _: () = assert!(cfg!(target_endian = "little"));
 
-fn bytes(list: &[i32]) -> &[u8] {
-    // SAFETY: i32 has no padding, any byte is a valid u8, and the length is that of the slice.
+/// A number of four bytes in which every bit pattern is a value.
+trait Word: Copy {}
+impl Word for i32 {}
+impl Word for f32 {}
+
+fn bytes<T: Word>(list: &[T]) -> &[u8] {
+    // SAFETY: i32 and f32 have no padding, any byte is a valid u8, and the length is that of the slice.
     unsafe { std::slice::from_raw_parts(list.as_ptr().cast(), size_of_val(list)) }
 }
 
-fn bytes_mut(list: &mut [f32]) -> &mut [u8] {
-    // SAFETY: as in `bytes`; any bit pattern is a valid f32.
-    unsafe { std::slice::from_raw_parts_mut(list.as_mut_ptr().cast(), size_of_val(list)) }
+fn floats(bytes: &[u8], into: &mut Vec<f32>) {
+    into.extend(bytes.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_rise_to_the_limit() {
+        assert_eq!(buckets(1), [1]);
+        assert_eq!(buckets(6), [1, 2, 4, 6]);
+        assert_eq!(buckets(64), [1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64]);
+        let all = buckets(256);
+        assert!(all.is_sorted() && all.last() == Some(&256) && all.len() < 24, "{all:?}");
+    }
 }

@@ -52,6 +52,16 @@ impl<'b> Val<'b, F32> {
             .op(format_args!("llvm.intr.exp2({self}) {{fastmathFlags = #llvm.fastmath<afn>}} : (f32) -> f32"))
     }
 
+    /// Base-2 logarithm, `lg2.approx`: absolute error 2^-22 around 1, relative error 2^-22 elsewhere.
+    pub fn log2(self) -> Val<'b, F32> {
+        self.b.ptx_value(Effect::Pure, "lg2.approx.f32 $0, $1;", &[self.raw()])
+    }
+
+    /// The whole number towards 0; within i32.
+    pub fn to_i32(self) -> Val<'b, I32> {
+        self.convert("llvm.fptosi")
+    }
+
     /// `1 / sqrt(self)`, `rsqrt.approx`: relative error 2^-22.9.
     pub fn rsqrt(self) -> Val<'b, F32> {
         self.intrinsic("rsqrt.approx.f")

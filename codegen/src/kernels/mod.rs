@@ -8,6 +8,7 @@
 
 pub mod attention;
 mod epilogue;
+pub mod feed;
 mod fragments;
 pub mod gated_act;
 pub mod gather;
@@ -15,6 +16,7 @@ pub mod matmul;
 pub mod quant_matmul;
 pub mod rms_norm;
 pub mod rope_kv_append;
+pub mod sample;
 
 use crate::builder::{Builder, GlobalPtr, I1, I8, I32, Special, StepDims, Val};
 
@@ -227,6 +229,7 @@ macro_rules! recipes {
 
 // The table: one line a kernel.
 recipes! {
+    Feed: feed::Feed,
     Gather: gather::Gather,
     RmsNorm: rms_norm::RmsNorm,
     RopeKvAppend: rope_kv_append::RopeKvAppend,
@@ -234,4 +237,5 @@ recipes! {
     GatedActPacked: gated_act::GatedActPacked,
     Matmul: matmul::Matmul,
     QuantMatmul: quant_matmul::QuantMatmul,
+    Sample: sample::Sample,
 }

@@ -4,12 +4,14 @@ use super::{assemble, gpus, parallel, ptxas};
 use std::fmt::Write as _;
 use trtc_codegen::emit::compile;
 use trtc_codegen::kernels::attention::DecodeAttention;
+use trtc_codegen::kernels::feed::Feed;
 use trtc_codegen::kernels::gated_act::GatedActPacked;
 use trtc_codegen::kernels::gather::{Elements, Gather, Source};
 use trtc_codegen::kernels::matmul::{FEW, MANY, Matmul, SOME, Tiling};
 use trtc_codegen::kernels::quant_matmul::{Payload, QuantMatmul};
 use trtc_codegen::kernels::rms_norm::{Residual, RmsNorm};
 use trtc_codegen::kernels::rope_kv_append::{HeadNorm, RopeKvAppend};
+use trtc_codegen::kernels::sample::Sample;
 use trtc_codegen::kernels::{Count, Recipe};
 use trtc_codegen::mlir::OptLevel;
 use trtc_ir::DType::{self, Bf16, F32};
@@ -81,6 +83,9 @@ fn cases() -> Vec<(&'static str, Recipe)> {
         ("embedding_4096", gather(Source::Table, 4096, 1.0, b16, Bf16).into()),
         ("embedding_scaled_640", gather(Source::Table, 640, 25.298_222, b16, Bf16).into()),
         ("gather_rows_f32_72", gather(Source::Rows, 72, 1.0, f32s, F32).into()),
+        ("feed_64", Feed { last: 64 }.into()),
+        ("sample_128256", Sample { vocab: 128_256 }.into()),
+        ("sample_259", Sample { vocab: 259 }.into()),
         ("embedding_i8_576", gather(Source::Table, 576, 1.0, Elements::I8Panels, Bf16).into()),
         ("int8_few_4096_4096", quant(4096, 4096, Payload::I8, 16).into()),
         ("int8_many_960_576", quant(960, 576, Payload::I8, 64).into()),

@@ -47,6 +47,14 @@ pub(super) fn ints(cx: &TypeCx<'_>, value: ValueId, what: &str) -> Result<Dim, S
     }
 }
 
+/// A result that has to be a vector of i32 of this extent.
+pub(super) fn ints_result(ty: &Type, what: &str, rows: Dim) -> Result<(), String> {
+    match ty.tensor() {
+        Some(t) if t.dims == [rows] && t.elem.plain() == Some(DType::I32) => Ok(()),
+        _ => Err(format!("{what} must be {rows} numbers of i32, found {ty}")),
+    }
+}
+
 /// An operand that has to be a cache.
 pub(super) fn kv<'a>(cx: &TypeCx<'a>, value: ValueId) -> Result<&'a KvType, String> {
     cx.ty(value).kv().ok_or_else(|| format!("the cache must be an llm.kv, found {}", cx.ty(value)))

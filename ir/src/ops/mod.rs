@@ -6,6 +6,7 @@ mod add_rms_norm;
 mod attention;
 mod check;
 mod embedding;
+mod feed;
 mod gated_act;
 mod gated_act_packed;
 mod gather_rows;
@@ -16,12 +17,14 @@ mod reader;
 mod rms_norm;
 mod rope;
 mod rope_kv_append;
+pub mod sample;
 mod slice;
 
 pub use add::Add;
 pub use add_rms_norm::AddRmsNorm;
 pub use attention::Attention;
 pub use embedding::Embedding;
+pub use feed::Feed;
 pub use gated_act::{Act, GatedAct};
 pub use gated_act_packed::GatedActPacked;
 pub use gather_rows::GatherRows;
@@ -30,6 +33,7 @@ pub use linear::Linear;
 pub use rms_norm::{RmsNorm, RmsNormWeight};
 pub use rope::Rope;
 pub use rope_kv_append::RopeKvAppend;
+pub use sample::Sample;
 pub use slice::Slice;
 
 use crate::entity::{ValueId, WeightId};
@@ -195,6 +199,8 @@ ops! {
     AddRmsNorm,
     RopeKvAppend,
     GatedActPacked,
+    Feed,
+    Sample,
 }
 
 impl Op {

@@ -86,6 +86,10 @@ impl Manifest {
                 other => other,
             })?;
         }
+        if let Some(sampled) = self.sampled {
+            self.check_arena("sampled tokens", sampled.tokens, Count::Rows, 1, 4)?;
+            self.check_arena("sampled log-probabilities", sampled.logprobs, Count::Rows, 1, 4)?;
+        }
         self.check_arena("logits", self.logits, Count::Rows, u64::from(self.model.vocab), 4)
     }
 
@@ -208,7 +212,7 @@ impl Manifest {
                 Arg::Arena(offset) => offset % ARENA_ALIGN == 0 && offset <= self.arena,
                 Arg::Weight(w) => (w as usize) < self.weights.len(),
                 Arg::Kv(l) => (l as usize) < self.kv.layers.len(),
-                Arg::Tokens | Arg::Positions | Arg::Rows | Arg::Batch => true,
+                Arg::Tokens | Arg::Positions | Arg::Rows | Arg::Draws | Arg::Batch => true,
             };
             if !within {
                 return Err(bad(
@@ -245,6 +249,12 @@ impl Manifest {
                 (Arg::Arena(offset), Slot::Arena { count, width, dtype }) => {
                     self.check_arena(&at, offset, count, width, dtype.bytes())?;
                 }
+                (Arg::Arena(offset), Slot::Ints { count }) => {
+                    self.check_arena(&at, offset, count, 1, 4)?;
+                }
+                (Arg::Arena(offset), Slot::Tokens) => {
+                    self.check_arena(&at, offset, Count::Tokens, 1, 4)?;
+                }
                 (Arg::Weight(w), Slot::Matrix { .. } | Slot::Vector { .. }) => {
                     let weight = self.weights.get(w as usize);
                     let weight = weight.ok_or_else(|| bad(at.clone(), format!("there is no weight {w}")))?;
@@ -255,6 +265,7 @@ impl Manifest {
                 | (Arg::Tokens, Slot::Tokens)
                 | (Arg::Positions, Slot::Positions)
                 | (Arg::Rows, Slot::Rows)
+                | (Arg::Draws, Slot::Draws)
                 | (Arg::Batch, Slot::Batch) => {}
                 (arg, slot) => return Err(bad(at, format!("{arg:?} where the kernel takes {slot:?}"))),
             }

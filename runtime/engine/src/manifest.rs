@@ -37,6 +37,8 @@ pub struct Manifest {
     pub launches: Vec<Launch>,
     /// Arena offset of the logits, `(max_logit_rows, vocab)` f32.
     pub logits: u64,
+    /// Where tokens are that the step itself chooses; `None` if it gives logits alone.
+    pub sampled: Option<Sampled>,
     /// Text handling; `None` for a model without a tokenizer.
     pub text: Option<Text>,
     /// Sampling defaults of the model.
@@ -44,6 +46,19 @@ pub struct Manifest {
     /// Where the engine comes from.
     pub provenance: Provenance,
 }
+
+/// Tokens that a step chooses for its rows of logits; they stay until the next step has read them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sampled {
+    /// Arena offset of the tokens, `(max_logit_rows)` i32.
+    pub tokens: u64,
+    /// Arena offset of their log-probabilities, `(max_logit_rows)` f32.
+    pub logprobs: u64,
+}
+
+/// Numbers of a draw, f32: temperature, top_k, top_p, min_p, and the draw's number in 0..2^32 as two halves of 16 bits.
+pub const DRAW: u32 = 8;
 
 /// Facts of the model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -410,6 +425,16 @@ pub enum HostKernel {
         /// Element type of the result.
         out: Dtype,
     },
+    /// `[tokens, last, out]`: `out = tokens`, or where one is negative `last[-1 - token]`.
+    Feed {
+        /// Entries of `last`.
+        last: u32,
+    },
+    /// `[logits, Draws, token, logprob]`: a token for each row.
+    Sample {
+        /// Logits of a row.
+        vocab: u32,
+    },
     /// `[x, Rows, out]`.
     GatherRows {
         /// Elements of a row.
@@ -469,6 +494,8 @@ pub enum Arg {
     Positions,
     /// Rows for which logits are wanted, `(L)` i32.
     Rows,
+    /// How each row of logits is sampled, `(L, DRAW)` f32.
+    Draws,
     /// Segments, context lengths and block tables.
     Batch,
 }

@@ -120,6 +120,7 @@ pub fn manifest() -> Manifest {
             .collect(),
         launches,
         logits: 3072,
+        sampled: None,
         text: Some(Text {
             tokenizer: "tokenizer.json".into(),
             add_bos: true,

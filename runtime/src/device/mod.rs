@@ -5,8 +5,10 @@
 
 mod cuda;
 pub mod host;
+mod landed;
 
 pub use cuda::{CudaDevice, present as cuda_present};
+pub use landed::Landed;
 
 use crate::error::Error;
 use std::sync::Arc;
@@ -53,6 +55,8 @@ pub struct Bindings {
     pub positions: Buffer,
     /// Rows for which logits are wanted, `(L)` i32.
     pub rows: Buffer,
+    /// How each row of logits is sampled, `(L, DRAW)` f32.
+    pub draws: Buffer,
     /// First token of each request, `(S + 1)` i32; the last entry is T.
     pub query_start: Buffer,
     /// Tokens in the cache after this step for each request, `(S)` i32.
@@ -78,6 +82,11 @@ pub struct StepDims {
     pub seqs: u32,
 }
 
+impl StepDims {
+    /// A step of nothing.
+    pub const NONE: StepDims = StepDims { tokens: 0, rows: 0, seqs: 0 };
+}
+
 /// One kernel with its arguments.
 #[derive(Clone, Copy, Debug)]
 pub struct Call<'a> {
@@ -90,6 +99,10 @@ pub struct Call<'a> {
 /// A recorded sequence of launches, by handle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Graph(pub u32);
+
+/// A copy to the host under way, by handle.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Fetch(pub u32);
 
 /// A point in the device's work, by handle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +134,12 @@ pub trait Device: Send {
     /// Copies from the device, after all work before.
     fn download(&mut self, from: Buffer, offset: u64, into: &mut [u8]) -> Result<(), Error>;
 
+    /// Starts a copy of a region from the device, after all work before and before all work after it.
+    fn fetch(&mut self, from: Region) -> Result<Fetch, Error>;
+
+    /// Waits for a copy and gives its bytes to `take`.
+    fn fetched(&mut self, fetch: Fetch, take: &mut dyn FnMut(&[u8])) -> Result<(), Error>;
+
     /// Prepares the kernels of an engine; `module` gives a container tensor's bytes.
     fn load(
         &mut self,
@@ -130,6 +149,10 @@ pub trait Device: Send {
 
     /// Executes one kernel.
     fn launch(&mut self, call: Call<'_>, bind: &Bindings, dims: StepDims) -> Result<(), Error>;
+
+    /// True if recordings are better made when an engine is loaded, for certain numbers of requests that steps are
+    /// padded to: making one takes long, a larger step does not.
+    fn records_ahead(&self) -> bool;
 
     /// Records launches for these sizes; token values, positions, tables and contexts are read at replay.
     fn record(&mut self, calls: &[Call<'_>], bind: &Bindings, dims: StepDims) -> Result<Graph, Error>;

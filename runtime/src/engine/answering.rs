@@ -1,7 +1,8 @@
 //! One answer in the making: chooses its tokens, makes its text, knows its end.
 //!
-//! Works on rows of logits; where they come from is not its business.
+//! Works on rows of logits, or on tokens that the device has chosen; where they come from is not its business.
 
+use crate::exec::Draw;
 use crate::request::{AnswerId, Event, Finish, Request, TokenLogprob};
 use crate::sample::{self, Sampler};
 use crate::text::{TextStream, Tokenizer};
@@ -18,6 +19,15 @@ pub(super) enum Next {
         /// 0 or 1.
         tokens: u64,
     },
+}
+
+/// What an answer needs of a row of logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wants {
+    /// A token, which the device chooses.
+    Token,
+    /// The logits.
+    Logits,
 }
 
 /// Memory that all answers of an engine use in turn.
@@ -86,13 +96,38 @@ impl Answering {
         if report.len() < wanted { None } else { self.report.take() }
     }
 
+    /// What is needed of the row before position `position`.
+    pub fn wants(&self, position: u32) -> Wants {
+        let (request, s) = (&self.request, &self.request.sampling);
+        let len = position.saturating_sub(request.prompt.len() as u32);
+        let banned = len < request.min_tokens && !self.stops.is_empty();
+        let reports = self.report.is_some() || request.logprobs.is_some_and(|n| n > 0);
+        let plain = !self.sampler.has_penalties() && s.logit_bias.is_empty();
+        if plain && !banned && !reports { Wants::Token } else { Wants::Logits }
+    }
+
+    /// How the device chooses the token at a position.
+    pub fn draw(&self, position: u32) -> Draw {
+        self.sampler.draw(u64::from(position))
+    }
+
+    /// Takes the token that the device has chosen, with its log-probability.
+    pub fn take(&mut self, token: u32, logprob: f32, events: &mut Vec<Event>) -> Next {
+        if self.most == 0 {
+            events.push(self.end(Finish::Length));
+            return Next::End { tokens: 0 };
+        }
+        let logprob = self.request.logprobs.map(|_| TokenLogprob { token, logprob, top: Vec::new() });
+        self.accept(token, logprob, events)
+    }
+
     /// Chooses the next token from its logits, which are changed on the way.
     pub fn next(&mut self, logits: &mut [f32], events: &mut Vec<Event>, scratch: &mut Scratch) -> Next {
         if self.most == 0 {
             events.push(self.end(Finish::Length));
             return Next::End { tokens: 0 };
         }
-        let (request, id) = (Arc::clone(&self.request), self.id);
+        let request = Arc::clone(&self.request);
         // Stop tokens are not chosen before `min_tokens`.
         let banned: &[u32] = if self.len < request.min_tokens { &self.stops } else { &[] };
         if request.logprobs.is_some() {
@@ -102,13 +137,19 @@ impl Answering {
         }
         let position = request.prompt.len() as u64 + u64::from(self.len);
         let token = self.sampler.choose(logits, position, banned, &mut scratch.draw);
+        let logprob = request.logprobs.map(|top| sample::logprob(&scratch.row, token, top));
+        self.accept(token, logprob, events)
+    }
+
+    /// Goes on with a token, or ends.
+    fn accept(&mut self, token: u32, logprob: Option<TokenLogprob>, events: &mut Vec<Event>) -> Next {
+        let (request, id) = (Arc::clone(&self.request), self.id);
         if self.len >= request.min_tokens && self.stops.contains(&token) {
             events.push(self.end(Finish::Stop));
             return Next::End { tokens: 0 };
         }
         self.len += 1;
         self.sampler.accept(token);
-        let logprob = request.logprobs.map(|top| sample::logprob(&scratch.row, token, top));
         let (text, stopped) = match &mut self.text {
             Some(stream) => stream.push(token, self.len >= request.min_tokens),
             None => (String::new(), false),

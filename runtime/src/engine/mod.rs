@@ -5,6 +5,7 @@
 
 mod answering;
 mod load;
+mod step;
 mod stream;
 
 pub use load::{DeviceChoice, LoadOptions, open_device};
@@ -14,15 +15,14 @@ use crate::device::Device;
 use crate::error::Error;
 use crate::exec::Executor;
 use crate::kv::KvPool;
-use crate::metrics::{Stats, Step};
+use crate::metrics::Stats;
 use crate::request::{AnswerId, Event, Finish, Request, Sampling};
 use crate::sched::{NewSequence, Plan, Scheduler, SeqId};
 use crate::text::{ChatTemplate, Tokenizer};
-use answering::{Answering, Next, Scratch};
+use answering::{Answering, Scratch};
 use rustc_hash::FxHashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 use trtc_engine::EngineFile;
 use trtc_engine::manifest::Manifest;
 
@@ -45,6 +45,9 @@ pub struct Engine {
     tokenizer: Option<Arc<Tokenizer>>,
     template: Option<ChatTemplate>,
     scratch: Scratch,
+    /// The step under way.
+    flight: Option<step::Flight>,
+    memory: step::Memory,
     stats: Stats,
 }
 
@@ -78,6 +81,8 @@ impl Engine {
             tokenizer,
             template,
             scratch: Scratch::default(),
+            flight: None,
+            memory: step::Memory::default(),
             stats: Stats::default(),
             manifest,
         })
@@ -137,7 +142,7 @@ impl Engine {
 
     /// True if a step would bring nothing.
     pub fn is_idle(&self) -> bool {
-        self.sched.is_idle() && self.backlog.is_empty()
+        self.sched.is_idle() && self.backlog.is_empty() && self.flight.is_none()
     }
 
     /// Takes in a request and gives its number; numbers ascend by one. Refuses what cannot be answered.
@@ -221,69 +226,6 @@ impl Engine {
             return Err(error);
         }
         Ok(events)
-    }
-
-    fn advance(&mut self, events: &mut Vec<Event>) -> Result<(), Error> {
-        if self.sched.is_idle() {
-            return Ok(());
-        }
-        let begin = Instant::now();
-        self.sched.schedule(&mut self.plan);
-        self.stats.preemptions += u64::from(self.plan.preempted);
-        self.stats.reused_tokens += u64::from(self.plan.reused);
-        let planned = Instant::now();
-        let logits = self.exec.run(&self.plan, &self.sched)?;
-        let computed = Instant::now();
-
-        // The rows of each chunk, in the plan's order.
-        self.sched.commit(&self.plan);
-        let vocab = self.manifest.model.vocab as usize;
-        let mut at = 0;
-        for chunk in &self.plan.chunks {
-            let rows = &mut logits[at * vocab..(at + chunk.rows as usize) * vocab];
-            at += chunk.rows as usize;
-            let Some(answering) = self.answers.get_mut(chunk.seq.index()).and_then(Option::as_mut) else {
-                continue;
-            };
-            let first_row = (chunk.start + chunk.len - chunk.rows) as usize;
-            if let Some(report) = answering.take_prompt(first_row, rows, vocab) {
-                for index in 0..answering.answers() {
-                    let id = AnswerId { index, ..answering.id() };
-                    events.push(Event::Prompt { id, logprobs: report.clone() });
-                }
-            }
-            if !self.sched.sequence(chunk.seq).is_some_and(|s| s.complete()) {
-                continue;
-            }
-            let last = rows.len().saturating_sub(vocab);
-            match answering.next(&mut rows[last..], events, &mut self.scratch) {
-                Next::Token(token) => {
-                    self.sched.push(chunk.seq, token);
-                    self.stats.answer_tokens += 1;
-                }
-                Next::End { tokens } => {
-                    self.stats.answer_tokens += tokens;
-                    let request = answering.id().request;
-                    self.sched.remove(chunk.seq);
-                    self.answers[chunk.seq.index()] = None;
-                    if let Some(seqs) = self.requests.get_mut(&request) {
-                        seqs.retain(|&s| s != chunk.seq);
-                        if seqs.is_empty() {
-                            self.requests.remove(&request);
-                        }
-                    }
-                }
-            }
-        }
-        self.stats.step(Step {
-            tokens: self.plan.tokens,
-            rows: self.plan.rows,
-            seqs: self.plan.chunks.len() as u32,
-            decode_only: self.plan.decode_only(),
-            device: computed - planned,
-            host: (planned - begin) + computed.elapsed(),
-        });
-        Ok(())
     }
 }
 

@@ -131,11 +131,13 @@ impl Make<'_> {
     }
 }
 
-/// The cache's buffers, one a layer, and how many pages they have.
+/// The cache's buffers, one a layer, and how many pages they have; with `spare` there is one more behind them, for
+/// requests that only fill a step up.
 pub(super) fn cache(
     device: &mut dyn Device,
     manifest: &Manifest,
     size: CacheSize,
+    spare: bool,
 ) -> Result<(u32, Vec<Buffer>), Error> {
     let (d, page) = (manifest.dims, manifest.kv.bytes_per_page());
     let full = u64::from(d.max_batch) * u64::from(d.max_seq_len.div_ceil(manifest.kv.page_tokens));
@@ -160,7 +162,10 @@ pub(super) fn cache(
     }
     let mut buffers = Vec::with_capacity(manifest.kv.layers.len());
     for layer in &manifest.kv.layers {
-        buffers.push(device.alloc(u64::from(pages) * manifest.kv.page_bytes(layer), "KV cache")?);
+        buffers.push(
+            device
+                .alloc((u64::from(pages) + u64::from(spare)) * manifest.kv.page_bytes(layer), "KV cache")?,
+        );
     }
     Ok((pages, buffers))
 }

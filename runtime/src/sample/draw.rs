@@ -13,8 +13,8 @@ pub struct Scratch {
     sums: Vec<f64>,
 }
 
-/// A number in `0..1` from (seed, position): SplitMix64's finaliser over both, the upper 53 bits.
-pub fn uniform(seed: u64, position: u64) -> f64 {
+/// A number from (seed, position): SplitMix64's finaliser over both, the upper 32 bits.
+pub fn uniform(seed: u64, position: u64) -> u32 {
     let mix = |z: u64| {
         let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -22,11 +22,12 @@ pub fn uniform(seed: u64, position: u64) -> f64 {
     };
     let step = 0x9e37_79b9_7f4a_7c15u64;
     let bits = mix(mix(seed.wrapping_add(step)).wrapping_add(position.wrapping_add(1).wrapping_mul(step)));
-    (bits >> 11) as f64 / (1u64 << 53) as f64
+    (bits >> 32) as u32
 }
 
-/// Draws with `u` in `0..1`. `best` is the row's best token and above minus infinity.
-pub fn draw(row: &[f32], best: Candidate, sampling: &Sampling, u: f64, scratch: &mut Scratch) -> u32 {
+/// Draws with `u / 2^32`; kept tokens take their shares by id. `best` is the row's best token and above minus infinity.
+pub fn draw(row: &[f32], best: Candidate, sampling: &Sampling, u: u32, scratch: &mut Scratch) -> u32 {
+    let u = f64::from(u) / 4_294_967_296.0;
     let w = |x: f32| weight(x, best.logit, sampling.temperature);
     let k = sampling.top_k as usize;
     let Scratch { candidates, sums } = scratch;
@@ -56,6 +57,7 @@ pub fn draw(row: &[f32], best: Candidate, sampling: &Sampling, u: f64, scratch: 
         return from_row(row, &w, u, sums).unwrap_or(best.token);
     }
     candidates.retain(|c| w(c.logit) >= sampling.min_p);
+    candidates.sort_unstable_by_key(|c| c.token);
     let total: f64 = candidates.iter().map(|c| f64::from(w(c.logit))).sum();
     let mut left = u * total;
     let possible = candidates.iter().filter(|c| w(c.logit) > 0.0);

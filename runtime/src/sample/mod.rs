@@ -16,6 +16,7 @@ pub use penalty::Counts;
 
 use crate::request::{Sampling, TokenLogprob};
 use math::{Candidate, best, log_sum_exp, top};
+use trtc_engine::manifest::DRAW;
 
 /// How the tokens of one answer are chosen: the parameters, the seed and what the penalties look at.
 #[derive(Clone, Debug)]
@@ -60,12 +61,41 @@ impl Sampler {
         draw::draw(logits, top, &self.sampling, draw::uniform(self.seed, position), scratch)
     }
 
+    /// True if a choice depends on the tokens before it.
+    pub fn has_penalties(&self) -> bool {
+        self.counts.is_some()
+    }
+
+    /// What the device is told of the choice at `position`, if no penalty, bias or ban is on: the parameters and the
+    /// number that (seed, position) gives.
+    pub fn draw(&self, position: u64) -> [f32; DRAW as usize] {
+        let u = draw::uniform(self.seed, position);
+        let Sampling { temperature, top_k, top_p, min_p, .. } = self.sampling;
+        // A bound above 2^24 keeps every token, as 0 does; all others are exact.
+        let top_k = if top_k < 1 << 24 { top_k as f32 } else { 0.0 };
+        [temperature, top_k, top_p, min_p, (u >> 16) as f32, (u & 0xffff) as f32, 0.0, 0.0]
+    }
+
     /// Tells that the answer went on with a token.
     pub fn accept(&mut self, token: u32) {
         if let Some(counts) = &mut self.counts {
             counts.push(token);
         }
     }
+}
+
+/// The choice that [`Sampler::draw`] describes, and its log-probability: what a device makes of it.
+pub(crate) fn device_draw(row: &[f32], numbers: &[f32]) -> (i32, f32) {
+    let &[temperature, top_k, top_p, min_p, high, low, ..] = numbers else { return (0, f32::NEG_INFINITY) };
+    let sampling = Sampling { temperature, top_k: top_k as u32, top_p, min_p, ..Sampling::default() };
+    let best = best(row);
+    let token = if best.logit == f32::NEG_INFINITY || temperature == 0.0 || top_k == 1.0 {
+        best.token
+    } else {
+        let u = ((high as u32) << 16) | low as u32;
+        draw::draw(row, best, &sampling, u, &mut Scratch::default())
+    };
+    (token as i32, logprob(row, token, 0).logprob)
 }
 
 /// One choice without a [`Sampler`]: `prompt` and `answer` are the tokens before it. With penalties it counts them

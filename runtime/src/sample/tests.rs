@@ -32,9 +32,13 @@ fn reference(row: &[f32], s: &Sampling) -> Vec<f64> {
     p
 }
 
+fn number(seed: u64, position: u64) -> f64 {
+    f64::from(draw::uniform(seed, position)) / 4_294_967_296.0
+}
+
 /// A row that looks random, with clear differences between logits.
 fn row(n: usize, salt: u64) -> Vec<f32> {
-    (0..n).map(|i| (draw::uniform(salt, i as u64) * 12.0 - 6.0) as f32).collect()
+    (0..n).map(|i| (number(salt, i as u64) * 12.0 - 6.0) as f32).collect()
 }
 
 #[test]
@@ -93,9 +97,9 @@ fn frequencies_follow_probabilities() {
 fn uniform_numbers_are_uniform_and_independent() {
     let n = 100_000;
     for (label, f) in [
-        ("position", (|i| draw::uniform(0, i)) as fn(u64) -> f64),
-        ("seed", |i| draw::uniform(i, 0)),
-        ("both", |i| draw::uniform(i, i)),
+        ("position", (|i| number(0, i)) as fn(u64) -> f64),
+        ("seed", |i| number(i, 0)),
+        ("both", |i| number(i, i)),
     ] {
         let mean = (0..n).map(f).sum::<f64>() / n as f64;
         let pairs = (0..n).map(|i| (f(i) - 0.5) * (f(i + 1) - 0.5)).sum::<f64>() / n as f64;

@@ -9,6 +9,9 @@
 //! 2. admit: waiting sequences start, in rank, while the step has tokens left for them and the pool holds all
 //!    pages of what is known of them. A sequence may push out running ones of strictly lower priority.
 //! 3. fill: one token for each sequence that decodes, then chunks of prompts, in rank.
+//!
+//! A device can be a step behind: a token that it has not told yet is *pending*. It has its place and is planned like
+//! any other, but pages are shared only once all their tokens are known.
 
 mod plan;
 mod sequence;
@@ -122,12 +125,36 @@ impl Scheduler {
         Ok(id)
     }
 
-    /// Appends the token that was chosen for a sequence whose tokens are all computed. Not for the last token of
-    /// an answer, which nothing follows.
+    /// Appends the token that was chosen for a sequence whose tokens are all computed, or that was pending. Not for
+    /// the last token of an answer, which nothing follows.
     pub fn push(&mut self, id: SeqId, token: u32) {
-        let seq = self.seq_mut(id);
-        debug_assert!(seq.complete() && seq.tokens.len() + 1 < seq.max_len as usize);
+        let Some(seq) = self.seqs[id.index()].as_mut() else {
+            return;
+        };
+        debug_assert!(seq.pending > 0 || seq.complete() && seq.goes_on());
+        seq.pending = seq.pending.saturating_sub(1);
         seq.tokens.push(token);
+        seq.publish(&mut self.pool);
+    }
+
+    /// Takes note that the device chooses the next token of a sequence whose tokens are all computed. It is told by
+    /// [`Scheduler::push`] after the next step is planned and before the one after it.
+    pub fn expect(&mut self, id: SeqId) {
+        let seq = self.seq_mut(id);
+        debug_assert!(seq.complete() && seq.pending <= 1 && seq.goes_on());
+        seq.pending += 1;
+    }
+
+    /// Sends a running sequence back to wait, with the tokens that are known: what was computed is lost, and logits
+    /// are wanted again from position `logits_from` on.
+    pub fn restart(&mut self, id: SeqId, logits_from: u32) {
+        if let Some(seq) = self.seqs.get_mut(id.index()).and_then(Option::as_mut) {
+            seq.pending = 0;
+            seq.logits_from = seq.logits_from.min(logits_from);
+        }
+        if let Some(at) = self.running.iter().position(|&r| r == id) {
+            self.wait_again(at);
+        }
     }
 
     /// Ends a sequence, wherever it is: finished or given up.
@@ -154,8 +181,8 @@ impl Scheduler {
         self.fill(plan);
     }
 
-    /// Takes note that a plan was computed. Every sequence with [`Sequence::complete`] must then be given a token
-    /// or be removed before the next [`Scheduler::schedule`].
+    /// Takes note that a plan was computed, or started on a device that does things in order. A sequence with
+    /// [`Sequence::complete`] is not planned again before it is given a token or expects one.
     pub fn commit(&mut self, plan: &Plan) {
         for chunk in &plan.chunks {
             let Some(seq) = self.seqs[chunk.seq.index()].as_mut() else {
@@ -173,7 +200,7 @@ impl Scheduler {
         let mut i = 0;
         while i < self.running.len() {
             let id = self.running[i];
-            let need = self.pool.pages_for(self.seq(id).tokens.len() as u32) as usize;
+            let need = self.pool.pages_for(self.seq(id).len()) as usize;
             while self.seq(id).pages.len() < need {
                 if let Some(page) = self.pool.take() {
                     self.seq_mut(id).pages.push(page);
@@ -319,12 +346,17 @@ impl Scheduler {
 
     /// Sends a running sequence back to wait.
     fn preempt(&mut self, at: usize, plan: &mut Plan) {
+        let id = self.wait_again(at);
+        plan.preempted += 1;
+        plan.barrier = plan.barrier.max(Some(self.seq(id).priority));
+    }
+
+    fn wait_again(&mut self, at: usize) -> SeqId {
         let id = self.running.remove(at);
         self.release_pages(id);
         let at = self.place(&self.waiting, id);
         self.waiting.insert(at, id);
-        plan.preempted += 1;
-        plan.barrier = plan.barrier.max(Some(self.seq(id).priority));
+        id
     }
 
     fn release_pages(&mut self, id: SeqId) {

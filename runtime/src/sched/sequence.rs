@@ -34,6 +34,8 @@ pub struct NewSequence {
 #[derive(Debug)]
 pub struct Sequence {
     pub(super) tokens: Vec<u32>,
+    /// Tokens after those that the device has chosen or will have when it comes to them; not known here yet.
+    pub(super) pending: u32,
     prompt: u32,
     pub(super) max_len: u32,
     /// Tokens whose keys and values are in the cache.
@@ -60,6 +62,7 @@ impl Sequence {
         let pages = pool.pages_for(new.max_len) as usize;
         Sequence {
             tokens,
+            pending: 0,
             prompt,
             max_len: new.max_len,
             computed: 0,
@@ -74,9 +77,19 @@ impl Sequence {
         }
     }
 
-    /// Prompt and answer so far.
+    /// Prompt and answer so far, as far as they are known.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
+    }
+
+    /// Tokens of prompt and answer, those that are not known yet included.
+    pub fn len(&self) -> u32 {
+        self.tokens.len() as u32 + self.pending
+    }
+
+    /// True if one more token can follow and be computed.
+    pub fn goes_on(&self) -> bool {
+        self.len() + 1 < self.max_len
     }
 
     /// Tokens of the prompt.
@@ -100,7 +113,7 @@ impl Sequence {
     }
 
     pub(super) fn remaining(&self) -> u32 {
-        self.tokens.len() as u32 - self.computed
+        self.len() - self.computed
     }
 
     pub(super) fn prompt_computed(&self) -> bool {
@@ -138,17 +151,22 @@ impl Sequence {
         (0..).map_while(|i| self.cached_page(i, pool))
     }
 
-    /// Takes note that a chunk was computed; full pages become available to others.
+    /// Takes note that a chunk was computed, or will be before anything that is started later.
     pub(super) fn advance(&mut self, chunk: &Chunk, pool: &mut KvPool) {
         debug_assert_eq!(chunk.start, self.computed);
         self.computed = chunk.start + chunk.len;
         self.logits_from = self.logits_from.max(if chunk.rows > 0 { self.computed } else { 0 });
+        self.publish(pool);
+    }
+
+    /// Full pages of known tokens become available to others.
+    pub(super) fn publish(&mut self, pool: &mut KvPool) {
         if !pool.prefix_cache() {
             return;
         }
         let n = pool.page_tokens();
-        let full = self.computed / n;
-        if full == self.published {
+        let full = self.computed.min(self.tokens.len() as u32) / n;
+        if full <= self.published {
             return;
         }
         self.hash_pages(pool);

@@ -3,7 +3,9 @@
 use super::{attend, embed, logit};
 use std::sync::{Arc, Mutex};
 use trtc_engine::manifest::*;
-use trtc_runtime::device::{Bindings, Buffer, Call, Device, Event, Graph, Region, SharedBytes, StepDims};
+use trtc_runtime::device::{
+    Bindings, Buffer, Call, Device, Event, Fetch, Graph, Landed, Region, SharedBytes, StepDims,
+};
 use trtc_runtime::error::Error;
 
 /// What a fake device was asked to do.
@@ -35,6 +37,9 @@ pub struct FakeDevice {
     pub log: Arc<Mutex<Log>>,
     /// Refuses to record.
     pub no_graphs: bool,
+    /// Wants recordings when an engine is loaded.
+    pub ahead: bool,
+    landed: Landed,
 }
 
 impl FakeDevice {
@@ -48,6 +53,8 @@ impl FakeDevice {
             weights: None,
             log: Arc::clone(&log),
             no_graphs: false,
+            ahead: false,
+            landed: Landed::default(),
         };
         (device, log)
     }
@@ -61,6 +68,11 @@ impl FakeDevice {
 
     fn ints(&self, buffer: Buffer, n: usize) -> Vec<i32> {
         self.bytes(buffer)[..4 * n].chunks(4).map(|b| i32::from_le_bytes(b.try_into().unwrap())).collect()
+    }
+
+    fn ints_at(&self, buffer: Buffer, at: usize, n: usize) -> Vec<i32> {
+        let bytes = &self.bytes(buffer)[at..at + 4 * n];
+        bytes.chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().unwrap())).collect()
     }
 
     fn get(&self, buffer: Buffer, at: usize) -> u64 {
@@ -89,6 +101,10 @@ impl FakeDevice {
             Arg::Arena(offset) => offset as usize / 8,
             other => panic!("{other:?}"),
         };
+        let bytes = |i: usize| match args[i] {
+            Arg::Arena(offset) => offset as usize,
+            other => panic!("{other:?}"),
+        };
         let weight = |i: usize| match args[i] {
             Arg::Weight(w) => bind.weights[w as usize].payload,
             other => panic!("{other:?}"),
@@ -110,7 +126,10 @@ impl FakeDevice {
         let segments = |s: usize| starts[s] as usize..starts[s + 1] as usize;
         match host {
             HostKernel::Embedding { .. } => {
-                let tokens = self.ints(bind.tokens, t);
+                let tokens = match args[0] {
+                    Arg::Arena(at) => self.ints_at(bind.arena, at as usize, t),
+                    _ => self.ints(bind.tokens, t),
+                };
                 for i in 0..t {
                     let h = embed(row(self, weight(1), tokens[i] as usize), positions[i] as u32);
                     self.set(bind.arena, 8 * (arena(2) + i), &h.to_le_bytes());
@@ -157,6 +176,25 @@ impl FakeDevice {
                         let x = logit(h, row(self, weight(1), v));
                         self.set(bind.arena, 8 * arena(2) + 4 * (l * *n as usize + v), &x.to_le_bytes());
                     }
+                }
+            }
+            HostKernel::Feed { last } => {
+                let last = self.ints_at(bind.arena, bytes(1), *last as usize);
+                for (i, token) in self.ints(bind.tokens, t).into_iter().enumerate() {
+                    let token = if token < 0 { last[(-1 - token) as usize] } else { token };
+                    self.set(bind.arena, bytes(2) + 4 * i, &token.to_le_bytes());
+                }
+            }
+            HostKernel::Sample { vocab } => {
+                let draws = self.ints(bind.draws, dims.rows as usize * DRAW as usize);
+                let draws: Vec<f32> = draws.into_iter().map(|b| f32::from_bits(b as u32)).collect();
+                for l in 0..dims.rows as usize {
+                    let vocab = *vocab as usize;
+                    let row = self.ints_at(bind.arena, bytes(0) + 4 * l * vocab, vocab);
+                    let mut row: Vec<f32> = row.into_iter().map(|b| f32::from_bits(b as u32)).collect();
+                    let (token, logprob) = sampled(&mut row, &draws[l * DRAW as usize..][..DRAW as usize]);
+                    self.set(bind.arena, bytes(2) + 4 * l, &token.to_le_bytes());
+                    self.set(bind.arena, bytes(3) + 4 * l, &logprob.to_le_bytes());
                 }
             }
             other => panic!("the hash model has no {other:?}"),
@@ -212,6 +250,23 @@ impl Device for FakeDevice {
         Ok(())
     }
 
+    fn fetch(&mut self, from: Region) -> Result<Fetch, Error> {
+        let mut bytes = vec![0; from.len as usize];
+        self.download(from.buffer, from.offset, &mut bytes)?;
+        let (fetch, into) = self.landed.land(bytes.len());
+        into.copy_from_slice(&bytes);
+        Ok(fetch)
+    }
+
+    fn fetched(&mut self, fetch: Fetch, take: &mut dyn FnMut(&[u8])) -> Result<(), Error> {
+        self.landed.take(fetch, take);
+        Ok(())
+    }
+
+    fn records_ahead(&self) -> bool {
+        self.ahead
+    }
+
     fn load(&mut self, manifest: &Manifest, _: &dyn Fn(&str) -> Result<Vec<u8>, Error>) -> Result<(), Error> {
         self.kv = manifest.kv.layers.clone();
         self.page_tokens = manifest.kv.page_tokens as usize;
@@ -264,4 +319,18 @@ impl Device for FakeDevice {
     fn elapsed(&mut self, _: Event, _: Event) -> Result<f64, Error> {
         Ok(0.0)
     }
+}
+
+/// What the runtime's own choice makes of a row.
+fn sampled(row: &mut [f32], draw: &[f32]) -> (i32, f32) {
+    let u = ((draw[4] as u32) << 16) | draw[5] as u32;
+    let w: Vec<f64> = row.iter().map(|&x| (f64::from(x) / f64::from(draw[0])).exp()).collect();
+    let best = (0..row.len()).rev().max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
+    let mut left = f64::from(u) / 4_294_967_296.0 * w.iter().sum::<f64>();
+    let drawn = w.iter().position(|w| {
+        left -= w;
+        left < 0.0
+    });
+    let token = if draw[0] == 0.0 { best } else { drawn.unwrap_or(best) };
+    (token as i32, super::logprob(row, token as u32) as f32)
 }

@@ -156,10 +156,40 @@ pub fn manifest(dims: Dims, page_tokens: u32) -> Manifest {
         kernels,
         launches,
         logits,
+        sampled: None,
         text: None,
         generation: Generation::default(),
         provenance: Provenance::default(),
     }
+}
+
+/// The same with tokens that the device chooses.
+pub fn sampling(mut m: Manifest) -> Manifest {
+    let (rows, tokens) = (4 * u64::from(m.dims.max_logit_rows), 4 * u64::from(m.dims.max_step_tokens));
+    let at = m.arena.next_multiple_of(16);
+    let logprobs = (at + rows).next_multiple_of(16);
+    let ids = (logprobs + rows).next_multiple_of(16);
+    m.arena = ids + tokens;
+    let base = m.kernels.len() as u32;
+    for (name, host) in [
+        ("feed", HostKernel::Feed { last: m.dims.max_logit_rows }),
+        ("sample", HostKernel::Sample { vocab: VOCAB }),
+    ] {
+        m.kernels.push(Kernel { name: name.into(), code: Code::Host(host), contract: String::new() });
+    }
+    let launch = |kernel: u32, args: Vec<Arg>| Launch {
+        choices: vec![Choice { from: 1, to: m.dims.max_step_tokens, kernel }],
+        args,
+        loc: String::new(),
+    };
+    let feed = launch(base, vec![Arg::Tokens, Arg::Arena(at), Arg::Arena(ids)]);
+    let sample =
+        launch(base + 1, vec![Arg::Arena(m.logits), Arg::Draws, Arg::Arena(at), Arg::Arena(logprobs)]);
+    m.launches[0].args[0] = Arg::Arena(ids);
+    m.launches.insert(0, feed);
+    m.launches.push(sample);
+    m.sampled = Some(Sampled { tokens: at, logprobs });
+    m
 }
 
 /// Writes the next tensor of an engine file.

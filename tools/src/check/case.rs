@@ -1,12 +1,12 @@
 //! One kernel at one number of tokens: inputs, launch, reference, comparison.
 
 use super::memory::{Memory, Place};
-use super::{Tolerance, op_of};
+use super::{Tolerance, op_of, sampling};
 use crate::render::Failure;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use trtc_engine::manifest::{Arg, Dtype, Kernel, Launch};
-use trtc_ir::entity::WeightId;
+use trtc_ir::entity::{ValueId, WeightId};
 use trtc_ir::interp::{self, Batch, Data, KvState, Segment, Tensor, Weights};
 use trtc_ir::random::Random;
 use trtc_ir::{DType, Dim, Elem, Module, Op, Sym, TensorType, Type};
@@ -162,15 +162,35 @@ pub fn check(
     let ran = run(memory, (launch, kernel), &module, &requests, &cache, random)?;
     let tolerance = op_of(&module).map_or(Tolerance { ulps: 0.0, of_greatest: 0.0 }, Tolerance::of);
     let mut outcome = Outcome { worst: 0.0, overrun: false };
-    let wanted = ran.want.iter().filter_map(|d| if let Data::Float(t) = d { Some(t) } else { None });
-    for ((place, dtype), want) in ran.places.into_iter().zip(wanted) {
+    let wanted = ran.want.iter().filter(|d| matches!(d, Data::Float(_) | Data::Int(_)));
+    let mut tokens = Vec::new();
+    for ((place, kind), want) in ran.places.into_iter().zip(wanted) {
+        let (dtype, want) = match (kind, want) {
+            (Kind::Float(dtype), Data::Float(want)) => (dtype, want),
+            (_, want) => {
+                let (got, whole) = memory.read_ints(place)?;
+                outcome.overrun |= !whole;
+                match (op_of(&module), want) {
+                    (Some(Op::Sample(_)), _) => tokens = got,
+                    (_, Data::Int(want)) if *want == got => {}
+                    _ => outcome.worst = f32::INFINITY,
+                }
+                continue;
+            }
+        };
         let (got, whole) = memory.read(place, dtype)?;
+        outcome.overrun |= !whole;
+        if let (Some(Op::Sample(_)), [Data::Float(logits), Data::Float(draws)]) =
+            (op_of(&module), &ran.inputs[..])
+        {
+            outcome.worst = outcome.worst.max(sampling::worst(logits, &draws.data, &tokens, &got));
+            continue;
+        }
         let greatest = want.data.iter().fold(0f32, |m, v| m.max(v.abs()));
         let parts = got.iter().zip(&want.data);
         let worst =
             parts.map(|(g, w)| tolerance.part(*g, *w, greatest, dtype == Dtype::Bf16)).fold(0.0, f32::max);
         outcome.worst = outcome.worst.max(worst);
-        outcome.overrun |= !whole;
     }
     Ok(outcome)
 }
@@ -192,10 +212,22 @@ fn empty(requests: &Requests, module: &Module) -> Rc<KvState> {
     })
 }
 
-/// What was computed, and where the device has put its floats.
+/// What the elements of a result are.
+#[derive(Clone, Copy)]
+enum Kind {
+    Float(Dtype),
+    Ints,
+}
+
+fn is_ints(ty: &TensorType) -> bool {
+    ty.elem == Elem::Plain(DType::I32)
+}
+
+/// What was computed from what, and where the device has put its results.
 struct Done {
+    inputs: Vec<Data>,
     want: Vec<Data>,
-    places: Vec<(Place, Dtype)>,
+    places: Vec<(Place, Kind)>,
 }
 
 /// Launches a kernel on random inputs and evaluates its contract on the same.
@@ -219,8 +251,20 @@ fn run(
         inputs.push(match &module.func.values[param].ty {
             Type::Batch => Data::Batch(Rc::new(requests.batch())),
             Type::Kv(_) => Data::Kv(Rc::clone(cache)),
-            Type::Tensor(ty) if ty.elem == Elem::Plain(DType::I32) => {
-                Data::Int(indices(memory, module, requests, rows, random)?)
+            // Rows of the step before, in the arena as a result is.
+            Type::Tensor(ty) if is_ints(ty) && matches!(ty.dims[..], [Dim::Const(_)]) => {
+                let ids: Vec<i32> =
+                    dims_of(ty, dims).iter().flat_map(|&n| 0..n as i32).map(|i| 7 * i).collect();
+                let place = memory.place(ids.len(), Dtype::F32)?;
+                memory.write_ints(place, &ids)?;
+                arena.push(place);
+                Data::Int(ids)
+            }
+            Type::Tensor(ty) if is_ints(ty) => Data::Int(indices(memory, module, requests, rows, random)?),
+            Type::Tensor(ty) if is_draws(module, param) => {
+                let draws = sampling::draws(rows, random);
+                memory.floats(memory.bind.draws, &draws)?;
+                Data::Float(Tensor { dims: dims_of(ty, dims), data: draws })
             }
             Type::Tensor(ty) => {
                 let (shape, dtype) = (dims_of(ty, dims), dtype_of(ty)?);
@@ -235,10 +279,11 @@ fn run(
     let mut places = Vec::new();
     for &result in &module.func.results {
         if let Type::Tensor(ty) = &module.func.values[result].ty {
-            let (count, dtype) = (dims_of(ty, dims).iter().product(), dtype_of(ty)?);
-            let place = memory.place(count, dtype)?;
+            let kind = if is_ints(ty) { Kind::Ints } else { Kind::Float(dtype_of(ty)?) };
+            let dtype = if let Kind::Float(dtype) = kind { dtype } else { Dtype::F32 };
+            let place = memory.place(dims_of(ty, dims).iter().product(), dtype)?;
             arena.push(place);
-            places.push((place, dtype));
+            places.push((place, kind));
         }
     }
     // Arguments are in the order of operands, then results; so are a contract's tensors, and its weights.
@@ -270,7 +315,12 @@ fn run(
         Failure::bug(format!("the contract of kernel {} cannot be evaluated: {}", kernel.1.name, d.message))
     })?;
     used.into_iter().for_each(|i| memory.forget(i));
-    Ok(Done { want, places })
+    Ok(Done { inputs, want, places })
+}
+
+/// True if a parameter says how rows are sampled.
+fn is_draws(module: &Module, param: ValueId) -> bool {
+    matches!(op_of(module), Some(Op::Sample(op)) if op.draws == param)
 }
 
 /// Integers that an op takes: token ids, positions, or numbers of rows.
@@ -286,6 +336,14 @@ fn indices(
         Some(Op::Embedding(op)) => {
             let vocab = module.weights[op.table].ty.shape().and_then(|s| s.first().copied()).unwrap_or(1);
             let ids: Vec<i32> = (0..tokens).map(|_| random.below(vocab) as i32).collect();
+            memory.ints(memory.bind.tokens, &ids)?;
+            Ok(ids)
+        }
+        Some(Op::Feed(op)) => {
+            let last = module.func.values[op.last].ty.tensor().map_or(1, |t| dims_of(t, StepDims::NONE)[0]);
+            let ids: Vec<i32> = (0..tokens)
+                .map(|t| if t % 3 == 1 { -1 - random.below(last as u64) as i32 } else { t as i32 })
+                .collect();
             memory.ints(memory.bind.tokens, &ids)?;
             Ok(ids)
         }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use trtc_engine::EngineFile;
 use trtc_engine::dummy;
 use trtc_engine::layout::{Part, sizes, unpack_row};
-use trtc_engine::manifest::{Dims, Dtype, Encoding, Layout, Manifest};
+use trtc_engine::manifest::{DRAW, Dims, Dtype, Encoding, Layout, Manifest};
 use trtc_ir::interp::Tensor;
 use trtc_ir::random::Random;
 use trtc_runtime::device::{Bindings, Buffer, Device, Region, WeightRegions};
@@ -65,6 +65,7 @@ impl<'a> Memory<'a> {
             tokens: token_ids,
             positions,
             rows,
+            draws: device.alloc(4 * u64::from(DRAW) * tokens, "draws")?,
             query_start,
             context,
             block_table,
@@ -115,6 +116,24 @@ impl<'a> Memory<'a> {
         self.device.download(self.bind.arena, from.at, &mut bytes)?;
         let guard = bytes.split_off(from.len as usize);
         Ok((decode(&bytes, dtype), guard.iter().all(|&b| b == POISON)))
+    }
+
+    /// Stores integers in a region.
+    pub fn write_ints(&mut self, to: Place, values: &[i32]) -> Result<(), Failure> {
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        Ok(self.device.upload(self.bind.arena, to.at, &bytes)?)
+    }
+
+    /// Reads integers back, as [`Memory::read`] does floats.
+    pub fn read_ints(&mut self, from: Place) -> Result<(Vec<i32>, bool), Failure> {
+        let (floats, whole) = self.read(from, Dtype::F32)?;
+        Ok((floats.into_iter().map(|x| x.to_bits() as i32).collect(), whole))
+    }
+
+    /// Stores floats of a table.
+    pub fn floats(&mut self, to: Buffer, values: &[f32]) -> Result<(), Failure> {
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        Ok(self.device.upload(to, 0, &bytes)?)
     }
 
     /// Stores integers of a table.

@@ -6,6 +6,7 @@
 
 mod case;
 mod memory;
+mod sampling;
 
 pub use case::{Outcome, check};
 

@@ -34,12 +34,19 @@ pub enum Slot {
     },
     /// A layer's cache.
     Kv,
-    /// Token ids.
+    /// `(count)` i32 in the arena.
+    Ints {
+        /// Counts them.
+        count: Count,
+    },
+    /// Token ids: the step's, or `(T)` i32 in the arena.
     Tokens,
     /// Positions.
     Positions,
     /// Rows for logits.
     Rows,
+    /// How rows are sampled.
+    Draws,
     /// Segments, contexts, tables.
     Batch,
 }
@@ -195,6 +202,15 @@ pub fn signature(kernel: &HostKernel, kv: Option<&KvLayer>, vocab: u32) -> Resul
                 true => vec![tokens(2 * w, x), tokens(w, out)],
                 false => vec![tokens(w, x), tokens(w, x), tokens(w, out)],
             }
+        }
+        HostKernel::Feed { last } => {
+            extents(&[last])?;
+            vec![Slot::Tokens, Slot::Ints { count: Count::Rows }, Slot::Ints { count: Count::Tokens }]
+        }
+        HostKernel::Sample { vocab } => {
+            extents(&[vocab])?;
+            let f32s = |width| rows(Count::Rows, width, Dtype::F32);
+            vec![f32s(wide(vocab)), Slot::Draws, Slot::Ints { count: Count::Rows }, f32s(1)]
         }
         HostKernel::GatherRows { width, x } => {
             extents(&[width])?;

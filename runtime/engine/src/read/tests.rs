@@ -91,11 +91,11 @@ fn a_flipped_bit_is_found() {
 
 #[test]
 fn other_versions_are_named() {
-    for (format, word) in [(0, "older"), (2, "newer")] {
+    for (format, word) in [(FORMAT - 1, "older"), (FORMAT + 1, "newer")] {
         // Of another version only the number is known.
         let bytes = container(Some(&format!("{{\"format\":{format},\"surprise\":[1]}}")), &[], 0);
         let error = EngineFile::parse(&bytes).unwrap_err();
-        assert!(matches!(error, EngineError::Format { found } if found == format));
+        assert!(matches!(error, EngineError::Format { found } if found == u64::from(format)));
         assert_eq!(error.fault(), Fault::Unsupported);
         assert!(error.help().unwrap().contains(word));
     }

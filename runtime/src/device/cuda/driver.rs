@@ -145,8 +145,40 @@ handle! {
     Mark(sys::CUevent), result::event::destroy
 }
 handle! {
+    /// Page-locked memory of the host.
+    Pages(*mut c_void), result::free_host
+}
+handle! {
     /// Recorded launches.
     Recording(sys::CUgraphExec), result::graph::exec_destroy
+}
+
+/// Page-locked memory of the host, which the GPU copies from and to by itself.
+pub struct Pinned {
+    pages: Pages,
+    bytes: usize,
+}
+
+impl Pinned {
+    /// Takes `bytes` bytes, zeroed.
+    pub fn take(bytes: usize) -> Result<Pinned, Failure> {
+        // SAFETY: the memory is filled below before anybody reads it.
+        let pages = Pages(unsafe { result::malloc_host(bytes.max(1), 0) }?);
+        // SAFETY: `bytes` bytes were just taken.
+        unsafe { std::ptr::write_bytes(pages.0.cast::<u8>(), 0, bytes) };
+        Ok(Pinned { pages, bytes })
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// The memory. Copies that were queued from or to it must be done, or about to be overwritten by none.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: the memory is held and initialised, and borrowed from its only owner.
+        unsafe { std::slice::from_raw_parts_mut(self.pages.0.cast(), self.bytes) }
+    }
 }
 
 /// An entry point; it lives as long as its module.
@@ -209,6 +241,15 @@ impl Stream {
         self.finish()
     }
 
+    /// Queues a copy from the device to page-locked memory.
+    ///
+    /// # Safety
+    /// The range is memory that is held, and `into` stays and is not looked at until the copy is done.
+    pub unsafe fn read_later(&self, at: Address, into: &mut [u8]) -> Result<(), Failure> {
+        // SAFETY: the caller's word.
+        unsafe { result::memcpy_dtoh_async(into, at, self.0) }
+    }
+
     /// Starts a kernel, in order.
     ///
     /// # Safety
@@ -235,6 +276,12 @@ impl Stream {
         // SAFETY: both handles are valid.
         unsafe { result::event::record(mark.0, self.0) }?;
         Ok(mark)
+    }
+
+    /// Moves a mark to the point reached.
+    pub fn mark_again(&self, mark: &Mark) -> Result<(), Failure> {
+        // SAFETY: both handles are valid.
+        unsafe { result::event::record(mark.0, self.0) }
     }
 
     /// Records what `work` starts in this queue, without executing it.

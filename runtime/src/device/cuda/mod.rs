@@ -5,12 +5,14 @@
 //! `trtc_codegen::kernels` lays down: a pointer for each argument, four parameters for the batch, the step's sizes.
 
 mod driver;
+mod staging;
 
 pub use driver::present;
 
-use super::{Bindings, Buffer, Call, Device, Event, Graph, Region, SharedBytes, StepDims};
+use super::{Bindings, Buffer, Call, Device, Event, Fetch, Graph, Region, SharedBytes, StepDims};
 use crate::error::Error;
 use driver::{Address, Context, Function, Mark, Memory, Module, Recording, Stream, cannot, words};
+use staging::{Landings, Uploads};
 use trtc_engine::manifest::{Arg, Code, Count, Extent, Manifest, PtxKernel};
 
 /// Marks that are remembered.
@@ -38,6 +40,8 @@ pub struct CudaDevice {
     next_mark: u32,
     kernels: Vec<Kernel>,
     slots: Vec<Option<Slot>>,
+    uploads: Uploads,
+    landings: Landings,
     stream: Stream,
     context: Context,
     capability: (u32, u32),
@@ -58,6 +62,8 @@ impl CudaDevice {
             next_mark: 0,
             kernels: Vec::new(),
             slots: Vec::new(),
+            uploads: Uploads::default(),
+            landings: Landings::default(),
             stream,
             context,
             capability,
@@ -152,6 +158,7 @@ impl CudaDevice {
                 Arg::Tokens => params.push(whole(bind.tokens)?),
                 Arg::Positions => params.push(whole(bind.positions)?),
                 Arg::Rows => params.push(whole(bind.rows)?),
+                Arg::Draws => params.push(whole(bind.draws)?),
                 Arg::Batch => {
                     for buffer in [bind.query_start, bind.context, bind.block_table] {
                         params.push(whole(buffer)?);
@@ -275,8 +282,30 @@ impl Device for CudaDevice {
     fn upload(&mut self, to: Buffer, offset: u64, bytes: &[u8]) -> Result<(), Error> {
         self.context.make_current()?;
         let at = self.address(Region { buffer: to, offset, len: bytes.len() as u64 })?;
+        let done = if bytes.len() <= staging::PIECE {
+            // SAFETY: within the buffer, which is given back only after the queue has finished.
+            unsafe { self.uploads.write(&self.stream, at, bytes) }
+        } else {
+            // SAFETY: as above.
+            unsafe { self.stream.write(at, bytes) }
+        };
+        done.map_err(cannot("copy to the GPU"))
+    }
+
+    fn fetch(&mut self, from: Region) -> Result<Fetch, Error> {
+        self.context.make_current()?;
+        let at = self.address(from)?;
         // SAFETY: within the buffer, which is given back only after the queue has finished.
-        unsafe { self.stream.write(at, bytes) }.map_err(cannot("copy to the GPU"))
+        let slot = unsafe { self.landings.start(&self.stream, at, from.len as usize) };
+        Ok(Fetch(slot.map_err(cannot("copy from the GPU"))? as u32))
+    }
+
+    fn fetched(&mut self, fetch: Fetch, take: &mut dyn FnMut(&[u8])) -> Result<(), Error> {
+        self.context.make_current()?;
+        match self.landings.finish(fetch.0 as usize, take).map_err(cannot("compute a step on the GPU"))? {
+            true => Ok(()),
+            false => Err(Error::bug(format!("no copy {} is under way", fetch.0))),
+        }
     }
 
     fn download(&mut self, from: Buffer, offset: u64, into: &mut [u8]) -> Result<(), Error> {
@@ -314,6 +343,10 @@ impl Device for CudaDevice {
     fn launch(&mut self, call: Call<'_>, bind: &Bindings, dims: StepDims) -> Result<(), Error> {
         self.context.make_current()?;
         self.start(&call, bind, dims)
+    }
+
+    fn records_ahead(&self) -> bool {
+        true
     }
 
     fn record(&mut self, calls: &[Call<'_>], bind: &Bindings, dims: StepDims) -> Result<Graph, Error> {

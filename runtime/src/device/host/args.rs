@@ -11,7 +11,7 @@ use crate::error::Error;
 use half::bf16;
 use std::borrow::Cow;
 use std::cell::Cell;
-use trtc_engine::manifest::{Arg, Count, Dims, Dtype, Encoding, Kv, Layout, Weight};
+use trtc_engine::manifest::{Arg, Count, DRAW, Dims, Dtype, Encoding, Kv, Layout, Weight};
 
 /// What kernels need to know of the engine.
 #[derive(Clone, Debug, PartialEq)]
@@ -133,8 +133,42 @@ impl<'a> Args<'a> {
 
     /// The step's tokens, each below `vocab`.
     pub fn tokens(&self, vocab: usize) -> Result<&'a [i32], Error> {
-        let tokens = self.ints("tokens", Arg::Tokens, self.bind.tokens, self.rows(Count::Tokens))?;
+        let tokens = self.any_tokens()?;
         below("token", tokens, vocab)
+    }
+
+    /// The step's tokens as they were given or as they lie in the arena, unchecked.
+    pub fn any_tokens(&self) -> Result<&'a [i32], Error> {
+        let count = self.rows(Count::Tokens);
+        match self.take() {
+            Some(Arg::Tokens) => self.whole("tokens", self.bind.tokens, count),
+            Some(Arg::Arena(offset)) => {
+                self.views.read("tokens", Region { buffer: self.bind.arena, offset, len: u64::MAX }, count)
+            }
+            found => self.wrong("tokens", "token ids", found),
+        }
+    }
+
+    /// Integers in the arena to read.
+    pub fn numbers(&self, what: &str, count: usize) -> Result<&'a [i32], Error> {
+        self.views.read(what, self.arena(what)?, count)
+    }
+
+    /// Integers in the arena to write.
+    pub fn numbers_mut(&self, what: &str, count: usize) -> Result<&'a mut [i32], Error> {
+        self.views.write(what, self.arena(what)?, count)
+    }
+
+    /// How the rows of logits are sampled, [`DRAW`] numbers each.
+    pub fn draws(&self) -> Result<&'a [f32], Error> {
+        let count = self.rows(Count::Rows) * DRAW as usize;
+        match self.take() {
+            Some(Arg::Draws) => {
+                let region = Region { buffer: self.bind.draws, offset: 0, len: u64::MAX };
+                self.views.read("draws", region, count)
+            }
+            found => self.wrong("draws", "Draws", found),
+        }
     }
 
     /// The tokens' positions, each below the longest sequence.

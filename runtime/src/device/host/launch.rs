@@ -12,7 +12,7 @@ use super::rows::{self, Norm};
 use super::scratch::{Cx, Scratch};
 use crate::device::{Bindings, StepDims};
 use crate::error::Error;
-use trtc_engine::manifest::{Arg, Count, HostKernel};
+use trtc_engine::manifest::{Arg, Count, DRAW, Dtype, HostKernel};
 
 /// Everything that launches change besides the buffers.
 pub struct Machine {
@@ -99,6 +99,33 @@ pub fn execute(
             let to = args.floats_mut("out", x, picked.len() * width)?;
             args.end()?;
             copy(pool, from, width, 0, width, &|i| picked[i] as usize, to)
+        }
+        HostKernel::Feed { last } => {
+            let from = args.any_tokens()?;
+            let last = args.numbers("last", last as usize)?;
+            let to = args.numbers_mut("out", tokens)?;
+            args.end()?;
+            for (to, &token) in to.iter_mut().zip(from) {
+                let picked = usize::try_from(-1 - i64::from(token)).map_or(Some(&token), |row| last.get(row));
+                *to = *picked.ok_or_else(|| Error::bug(format!("token {token} stands for no row")))?;
+            }
+            Ok(())
+        }
+        HostKernel::Sample { vocab } => {
+            let (rows, vocab) = (args.rows(Count::Rows), vocab as usize);
+            let logits = args.floats("logits", Dtype::F32, rows * vocab)?;
+            let draws = args.draws()?;
+            let to = args.numbers_mut("token", rows)?;
+            let logprobs = args.floats_mut("logprob", Dtype::F32, rows)?;
+            args.end()?;
+            let (Floats::F32(logits), FloatsMut::F32(logprobs)) = (logits, logprobs) else {
+                return Err(Error::bug("logits and their probabilities are not f32"));
+            };
+            let each = logits.chunks_exact(vocab).zip(draws.chunks_exact(DRAW as usize));
+            for ((row, draw), (to, logprob)) in each.zip(to.iter_mut().zip(logprobs)) {
+                (*to, *logprob) = crate::sample::device_draw(row, draw);
+            }
+            Ok(())
         }
         HostKernel::Add { width, lhs, rhs, out } => {
             let (width, count) = (width as usize, tokens * width as usize);

@@ -33,7 +33,7 @@ use self::memory::Memory;
 use self::pool::Pool;
 use self::rope::Tables;
 use self::scratch::Scratch;
-use super::{Bindings, Buffer, Call, Device, Event, Graph, SharedBytes, StepDims};
+use super::{Bindings, Buffer, Call, Device, Event, Fetch, Graph, Landed, Region, SharedBytes, StepDims};
 use crate::error::Error;
 use std::time::Instant;
 use trtc_engine::manifest::{Arg, Code, HostKernel, Kernel, Manifest};
@@ -68,6 +68,7 @@ pub struct HostDevice {
     machine: Machine,
     loaded: Option<Loaded>,
     recordings: Vec<Recording>,
+    landed: Landed,
     /// Event `i` is at `i % EVENTS`.
     events: Vec<Instant>,
     next_event: u32,
@@ -104,6 +105,7 @@ impl HostDevice {
             machine,
             loaded: None,
             recordings: Vec::new(),
+            landed: Landed::default(),
             events: Vec::new(),
             next_event: 0,
         })
@@ -178,6 +180,17 @@ impl Device for HostDevice {
         self.memory.download(from, offset, into)
     }
 
+    fn fetch(&mut self, from: Region) -> Result<Fetch, Error> {
+        let (fetch, into) = self.landed.land(from.len as usize);
+        self.memory.download(from.buffer, from.offset, into)?;
+        Ok(fetch)
+    }
+
+    fn fetched(&mut self, fetch: Fetch, take: &mut dyn FnMut(&[u8])) -> Result<(), Error> {
+        self.landed.take(fetch, take);
+        Ok(())
+    }
+
     fn load(
         &mut self,
         manifest: &Manifest,
@@ -199,6 +212,10 @@ impl Device for HostDevice {
         let code = host(kernel)?;
         execute(&mut self.machine, &mut self.memory, loaded, code, call.args, bind, dims)
             .map_err(in_kernel(&kernel.name))
+    }
+
+    fn records_ahead(&self) -> bool {
+        false
     }
 
     fn record(&mut self, calls: &[Call<'_>], bind: &Bindings, dims: StepDims) -> Result<Graph, Error> {

@@ -232,6 +232,7 @@ fn host() -> eng::Manifest {
             launch(2, vec![eng::Arg::Arena(256), eng::Arg::Weight(1), eng::Arg::Arena(512)]),
         ],
         logits: 512,
+        sampled: None,
         text: Some(eng::Text {
             tokenizer: "tokenizer.json".into(),
             add_bos: true,
