@@ -119,6 +119,9 @@ pub trait Device: Send {
     /// Free memory for caches, bytes.
     fn free_memory(&self) -> u64;
 
+    /// All memory that the device has, in use or not, bytes.
+    fn total_memory(&self) -> u64;
+
     /// Takes zeroed memory; `what` names its purpose in the error.
     fn alloc(&mut self, bytes: u64, what: &str) -> Result<Buffer, Error>;
 
@@ -139,6 +142,9 @@ pub trait Device: Send {
 
     /// Waits for a copy and gives its bytes to `take`.
     fn fetched(&mut self, fetch: Fetch, take: &mut dyn FnMut(&[u8])) -> Result<(), Error>;
+
+    /// Copies within the device. Both regions have the same length and do not overlap.
+    fn copy(&mut self, from: Region, to: Region) -> Result<(), Error>;
 
     /// Prepares the kernels of an engine; `module` gives a container tensor's bytes.
     fn load(
@@ -168,4 +174,12 @@ pub trait Device: Send {
 
     /// Seconds between two points.
     fn elapsed(&mut self, from: Event, to: Event) -> Result<f64, Error>;
+}
+
+/// Refuses to copy a region to one of another length.
+fn same_length(from: Region, to: Region) -> Result<(), Error> {
+    if from.len == to.len {
+        return Ok(());
+    }
+    Err(Error::bug(format!("a copy of {} bytes into a region of {}", from.len, to.len)))
 }

@@ -220,6 +220,10 @@ impl Device for FakeDevice {
         1 << 20
     }
 
+    fn total_memory(&self) -> u64 {
+        4 << 20
+    }
+
     fn alloc(&mut self, bytes: u64, what: &str) -> Result<Buffer, Error> {
         let buffer = Buffer(self.memory.len() as u32);
         self.memory.push(Memory::Own(vec![0; bytes as usize]));
@@ -265,6 +269,13 @@ impl Device for FakeDevice {
 
     fn records_ahead(&self) -> bool {
         self.ahead
+    }
+
+    fn copy(&mut self, from: Region, to: Region) -> Result<(), Error> {
+        assert_eq!(from.len, to.len);
+        let bytes = self.bytes(from.buffer)[from.offset as usize..][..from.len as usize].to_vec();
+        self.set(to.buffer, to.offset as usize, &bytes);
+        Ok(())
     }
 
     fn load(&mut self, manifest: &Manifest, _: &dyn Fn(&str) -> Result<Vec<u8>, Error>) -> Result<(), Error> {

@@ -231,6 +231,15 @@ impl Stream {
         unsafe { result::memcpy_htod_async(at, bytes, self.0) }
     }
 
+    /// Copies within the device, in order.
+    ///
+    /// # Safety
+    /// Both ranges are memory that is held until the work is done.
+    pub unsafe fn copy(&self, from: Address, to: Address, bytes: usize) -> Result<(), Failure> {
+        // SAFETY: the caller's word.
+        unsafe { result::memcpy_dtod_async(to, from, bytes, self.0) }
+    }
+
     /// Copies from the device after all work before, and waits for it.
     ///
     /// # Safety

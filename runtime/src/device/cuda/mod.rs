@@ -252,6 +252,10 @@ impl Device for CudaDevice {
         self.context.memory().map_or(0, |(free, _)| free)
     }
 
+    fn total_memory(&self) -> u64 {
+        self.context.memory().map_or(0, |(_, all)| all)
+    }
+
     fn alloc(&mut self, bytes: u64, what: &str) -> Result<Buffer, Error> {
         let buffer = self.take(bytes, what)?;
         let at = self.slot(buffer)?.memory.address();
@@ -313,6 +317,15 @@ impl Device for CudaDevice {
         let at = self.address(Region { buffer: from, offset, len: into.len() as u64 })?;
         // SAFETY: within the buffer.
         unsafe { self.stream.read(at, into) }.map_err(cannot("copy from the GPU"))
+    }
+
+    fn copy(&mut self, from: Region, to: Region) -> Result<(), Error> {
+        super::same_length(from, to)?;
+        self.context.make_current()?;
+        let (source, target) = (self.address(from)?, self.address(to)?);
+        // SAFETY: both within buffers, which are given back only after the queue has finished.
+        let copied = unsafe { self.stream.copy(source, target, to.len as usize) };
+        copied.map_err(cannot("copy within the GPU"))
     }
 
     fn load(

@@ -171,6 +171,15 @@ impl Memory {
         )?);
         Ok(())
     }
+
+    /// Copies from one region to another of the same length; they must not overlap.
+    pub fn copy(&mut self, from: Region, to: Region) -> Result<(), Error> {
+        let views = Views::new(self);
+        let bytes = usize::try_from(from.len).unwrap_or(usize::MAX);
+        let source = views.read::<u8>("copy", from, bytes)?;
+        views.write::<u8>("copy", to, bytes)?.copy_from_slice(source);
+        Ok(())
+    }
 }
 
 /// Types whose every bit pattern is a value.
@@ -303,8 +312,18 @@ impl<'a, T> Shards<'a, T> {
 
 /// Free memory of the machine, bytes; 0 where the system does not say.
 pub fn available() -> u64 {
+    meminfo("MemAvailable:")
+}
+
+/// All memory of the machine, bytes; 0 where the system does not say.
+pub fn all() -> u64 {
+    meminfo("MemTotal:")
+}
+
+/// A line of the system's account, bytes.
+fn meminfo(name: &str) -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:")).unwrap_or("");
+    let line = text.lines().find_map(|l| l.strip_prefix(name)).unwrap_or("");
     line.trim().trim_end_matches("kB").trim().parse::<u64>().map_or(0, |kib| kib * 1024)
 }
 
@@ -351,6 +370,11 @@ mod tests {
             assert_eq!(back, [0, 1, 2, 3, 0]);
             assert!(memory.upload(b, bytes - 2, &[1, 2, 3]).is_err());
             assert!(memory.download(b, bytes, &mut back).is_err());
+            memory.copy(region(b, 2, 4), region(b, 8, 4)).unwrap();
+            memory.download(b, 7, &mut back).unwrap();
+            assert_eq!(back, [0, 0, 1, 2, 3]);
+            assert!(memory.copy(region(b, 0, 4), region(b, 3, 4)).unwrap_err().message.contains("overlaps"));
+            assert!(memory.copy(region(b, 0, 4), region(b, bytes - 3, 4)).is_err());
             memory.free(b);
             assert!(memory.upload(b, 0, &[1]).is_err());
             assert_eq!(memory.alloc(8, "again").unwrap(), b);

@@ -160,6 +160,10 @@ impl Device for HostDevice {
         memory::available()
     }
 
+    fn total_memory(&self) -> u64 {
+        memory::all()
+    }
+
     fn alloc(&mut self, bytes: u64, what: &str) -> Result<Buffer, Error> {
         self.memory.alloc(bytes, what)
     }
@@ -189,6 +193,11 @@ impl Device for HostDevice {
     fn fetched(&mut self, fetch: Fetch, take: &mut dyn FnMut(&[u8])) -> Result<(), Error> {
         self.landed.take(fetch, take);
         Ok(())
+    }
+
+    fn copy(&mut self, from: Region, to: Region) -> Result<(), Error> {
+        super::same_length(from, to)?;
+        self.memory.copy(from, to)
     }
 
     fn load(
