@@ -3,7 +3,9 @@
 use crate::options::EngineArgs;
 use crate::render::Failure;
 use std::collections::BTreeMap;
+use trtc_engine::EngineFile;
 use trtc_engine::manifest::Manifest;
+use trtc_runtime::device::Device;
 use trtc_runtime::text::Message;
 use trtc_runtime::{Answer, AnswerId, CacheSize, Engine, Event, Finish, LoadOptions, Request};
 
@@ -25,13 +27,24 @@ pub enum Flow {
 impl Session {
     /// Loads the engine of the arguments.
     pub fn open(args: &EngineArgs) -> Result<Session, Failure> {
+        Ok(Session::open_after(args, |_, _| Ok(()))?.0)
+    }
+
+    /// The same after something was done with the device, of which nothing is left in it.
+    pub fn open_after<T>(
+        args: &EngineArgs,
+        first: impl FnOnce(&Manifest, &mut dyn Device) -> Result<T, Failure>,
+    ) -> Result<(Session, T), Failure> {
         let options = LoadOptions {
             device: args.on.device,
             threads: args.on.threads,
             cache: args.kv_memory.map_or(CacheSize::Auto, CacheSize::Bytes),
             ..LoadOptions::default()
         };
-        Ok(Session { engine: Engine::load(&args.on.engine, options)? })
+        let file = EngineFile::open(&args.on.engine)?;
+        let mut device = trtc_runtime::open_device(file.manifest(), &options)?;
+        let done = first(file.manifest(), &mut *device)?;
+        Ok((Session { engine: Engine::with_device(file, device, &options)? }, done))
     }
 
     /// The engine's manifest.

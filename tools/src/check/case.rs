@@ -37,8 +37,8 @@ impl Weights for Given {
 }
 
 /// Requests of a step: `(tokens before, tokens of the step)`, and the pages of each.
-struct Requests {
-    sizes: Vec<(usize, usize)>,
+pub struct Requests {
+    pub sizes: Vec<(usize, usize)>,
     pages: Vec<Vec<i32>>,
 }
 
@@ -68,15 +68,23 @@ impl Requests {
         let page_tokens = m.kv.page_tokens.max(1) as usize;
         let sizes =
             sizes(tokens, page_tokens, (m.dims.max_seq_len as usize, m.dims.max_step_tokens as usize));
-        let mut free: Vec<i32> = (0..pages_for(tokens, page_tokens) as i32).collect();
-        let pages = sizes
-            .iter()
-            .map(|(past, new)| {
-                let need = (past + new).div_ceil(page_tokens);
-                (0..need).map(|_| free.swap_remove(random.below(free.len() as u64) as usize)).collect()
-            })
-            .collect();
+        Requests::of(sizes, page_tokens, random)
+    }
+
+    /// Requests of these sizes on pages in random order, counted from 0.
+    pub fn of(sizes: Vec<(usize, usize)>, page_tokens: usize, random: &mut Random) -> Requests {
+        let need = |&(past, new): &(usize, usize)| (past + new).div_ceil(page_tokens);
+        let mut free: Vec<i32> = (0..sizes.iter().map(need).sum::<usize>() as i32).collect();
+        let take = |size| {
+            (0..need(size)).map(|_| free.swap_remove(random.below(free.len() as u64) as usize)).collect()
+        };
+        let pages = sizes.iter().map(take).collect();
         Requests { sizes, pages }
+    }
+
+    /// Pages that they hold together.
+    pub fn pages(&self) -> u64 {
+        self.pages.iter().map(|p| p.len() as u64).sum()
     }
 
     /// The same requests with everything in one step.
@@ -85,7 +93,8 @@ impl Requests {
         Requests { sizes, pages: self.pages.clone() }
     }
 
-    fn tokens(&self) -> usize {
+    /// Tokens of the step.
+    pub fn tokens(&self) -> usize {
         self.sizes.iter().map(|(_, new)| new).sum()
     }
 
@@ -99,7 +108,7 @@ impl Requests {
     }
 
     /// Stores the step's tables.
-    fn upload(&self, memory: &mut Memory<'_>) -> Result<(), Failure> {
+    pub fn upload(&self, memory: &mut Memory<'_>) -> Result<(), Failure> {
         let mut starts = vec![0];
         let mut table = vec![];
         for ((_, new), pages) in self.sizes.iter().zip(&self.pages) {
@@ -116,7 +125,8 @@ impl Requests {
     }
 }
 
-fn dtype_of(ty: &TensorType) -> Result<Dtype, Failure> {
+/// Type of the elements of an activation.
+pub fn dtype_of(ty: &TensorType) -> Result<Dtype, Failure> {
     match ty.elem {
         Elem::Plain(DType::F32) => Ok(Dtype::F32),
         Elem::Plain(DType::Bf16) => Ok(Dtype::Bf16),
@@ -125,7 +135,7 @@ fn dtype_of(ty: &TensorType) -> Result<Dtype, Failure> {
 }
 
 /// Extents with the step's sizes put in.
-fn dims_of(ty: &TensorType, dims: StepDims) -> Vec<usize> {
+pub fn dims_of(ty: &TensorType, dims: StepDims) -> Vec<usize> {
     let one = |d: &Dim| match *d {
         Dim::Const(n) => n as usize,
         Dim::Sym(Sym::T) => dims.tokens as usize,
@@ -195,7 +205,8 @@ pub fn check(
     Ok(outcome)
 }
 
-fn contract(kernel: &Kernel) -> Result<Module, Failure> {
+/// The contract of a kernel.
+pub fn contract(kernel: &Kernel) -> Result<Module, Failure> {
     trtc_ir::text::parse(&kernel.contract, &kernel.name).map_err(|found| {
         let words = found.first().map(ToString::to_string).unwrap_or_default();
         Failure::bug(format!("the contract of kernel {} cannot be read: {words}", kernel.name))
@@ -286,25 +297,13 @@ fn run(
             places.push((place, kind));
         }
     }
-    // Arguments are in the order of operands, then results; so are a contract's tensors, and its weights.
-    let mut places_left = arena.into_iter();
-    let (mut args, mut weights) = (Vec::new(), BTreeMap::new());
-    let mut used = Vec::new();
-    for arg in &launch.args {
-        args.push(match *arg {
-            Arg::Arena(_) => {
-                let place = places_left.next();
-                Arg::Arena(
-                    place.ok_or_else(|| Failure::bug("a launch has more tensors than its contract"))?.at,
-                )
-            }
-            Arg::Weight(i) => {
-                weights.insert(WeightId(weights.len() as u32), memory.weight(i)?);
-                used.push(i);
-                Arg::Weight(i)
-            }
-            other => other,
-        });
+    let args = in_arena(launch, &arena)?;
+    let (mut weights, mut used) = (BTreeMap::new(), Vec::new());
+    for arg in &args {
+        if let Arg::Weight(i) = *arg {
+            weights.insert(WeightId(weights.len() as u32), memory.weight(i)?);
+            used.push(i);
+        }
     }
     let call = Call { kernel, args: &args };
     memory.device.launch(call, &memory.bind, dims)?;
@@ -323,8 +322,22 @@ fn is_draws(module: &Module, param: ValueId) -> bool {
     matches!(op_of(module), Some(Op::Sample(op)) if op.draws == param)
 }
 
+/// The arguments of a launch with its activations at these places. Arguments are in the order of operands, then results;
+/// so are a contract's tensors, and its weights.
+pub fn in_arena(launch: &Launch, places: &[Place]) -> Result<Vec<Arg>, Failure> {
+    let mut left = places.iter();
+    let one = |arg: &Arg| match *arg {
+        Arg::Arena(_) => left
+            .next()
+            .map(|place| Arg::Arena(place.at))
+            .ok_or_else(|| Failure::bug("a launch has more tensors than its contract")),
+        other => Ok(other),
+    };
+    launch.args.iter().map(one).collect()
+}
+
 /// Integers that an op takes: token ids, positions, or numbers of rows.
-fn indices(
+pub fn indices(
     memory: &mut Memory<'_>,
     module: &Module,
     requests: &Requests,

@@ -81,9 +81,14 @@ impl<'a> Memory<'a> {
         self.file.manifest()
     }
 
+    /// Forgets the regions.
+    pub fn reset(&mut self) {
+        self.used = 0;
+    }
+
     /// Forgets the regions and fills the arena and the scratch memory with NaN.
     pub fn clear(&mut self) -> Result<(), Failure> {
-        self.used = 0;
+        self.reset();
         self.device.upload(self.bind.scratch, 0, &vec![POISON; self.scratch as usize])?;
         Ok(self.device.upload(self.bind.arena, 0, &vec![POISON; self.arena as usize])?)
     }
@@ -95,10 +100,15 @@ impl<'a> Memory<'a> {
         Ok(counters.iter().all(|&b| b == 0))
     }
 
+    /// Bytes of the arena that a region of `bytes` bytes takes.
+    pub fn room(bytes: u64) -> u64 {
+        (bytes + GUARD).next_multiple_of(256)
+    }
+
     /// Takes a region for `count` elements.
     pub fn place(&mut self, count: usize, dtype: Dtype) -> Result<Place, Failure> {
         let place = Place { at: self.used, len: count as u64 * dtype.bytes() };
-        self.used = (place.at + place.len + GUARD).next_multiple_of(256);
+        self.used = place.at + Self::room(place.len);
         if self.used > self.arena {
             return Err(Failure::bug("the arena of a check is too small"));
         }
@@ -144,6 +154,19 @@ impl<'a> Memory<'a> {
 
     /// Makes random values for a weight, binds them, and gives them as the reference sees them, `(n, k)`.
     pub fn weight(&mut self, index: u32) -> Result<Rc<Tensor>, Failure> {
+        let parts = self.bytes_of_weight(index)?;
+        let weight = &self.file.manifest().weights[index as usize];
+        let dims: Vec<usize> = weight.shape.iter().map(|&d| d as usize).collect();
+        let k = dims.last().copied().unwrap_or(1).max(1);
+        let mut data = vec![0f32; dims.iter().product()];
+        for (row, out) in data.chunks_exact_mut(k).enumerate() {
+            unpack_row(weight, &parts[0], &parts[1], &parts[2], row as u64, out)?;
+        }
+        Ok(Rc::new(Tensor { dims, data }))
+    }
+
+    /// Makes random values for a weight, binds them, and gives their bytes: payload, scales, zeros.
+    pub fn bytes_of_weight(&mut self, index: u32) -> Result<[Vec<u8>; 3], Failure> {
         let weight = &self.file.manifest().weights[index as usize];
         let len = sizes(&weight.shape, weight.encoding, weight.layout)?;
         let part = |part: Part| -> Result<Vec<u8>, Failure> {
@@ -178,13 +201,7 @@ impl<'a> Memory<'a> {
         }
         let payload = regions[0].ok_or_else(|| Failure::bug(format!("{} is empty", weight.name)))?;
         self.bind.weights[index as usize] = WeightRegions { payload, scale: regions[1], zero: regions[2] };
-        let dims: Vec<usize> = weight.shape.iter().map(|&d| d as usize).collect();
-        let k = dims.last().copied().unwrap_or(1).max(1);
-        let mut data = vec![0f32; dims.iter().product()];
-        for (row, out) in data.chunks_exact_mut(k).enumerate() {
-            unpack_row(weight, &parts[0], &parts[1], &parts[2], row as u64, out)?;
-        }
-        Ok(Rc::new(Tensor { dims, data }))
+        Ok(parts)
     }
 
     /// Gives a weight's memory back.
@@ -198,7 +215,8 @@ impl<'a> Memory<'a> {
     }
 }
 
-fn encode(values: &[f32], dtype: Dtype) -> Vec<u8> {
+/// Elements as a device stores them.
+pub fn encode(values: &[f32], dtype: Dtype) -> Vec<u8> {
     match dtype {
         Dtype::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
         Dtype::Bf16 => values

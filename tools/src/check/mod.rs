@@ -2,11 +2,12 @@
 //!
 //! A kernel gets random inputs and weights of its own; the memory that it writes is filled with NaN before, and what
 //! lies behind it must stay so. A kernel that reads the cache reads what the engine's own append has stored there: how
-//! keys and values lie in a page is between a device's kernels. Nothing here times anything.
+//! keys and values lie in a page is between a device's kernels. Nothing here times anything; `trtc bench kernel` uses the
+//! same memory, tables and contracts.
 
-mod case;
-mod memory;
-mod sampling;
+pub mod case;
+pub mod memory;
+pub mod sampling;
 
 pub use case::{Outcome, check};
 
@@ -72,7 +73,7 @@ pub fn memory_for(
 }
 
 /// The one op of a contract.
-fn op_of(contract: &Module) -> Option<&Op> {
+pub fn op_of(contract: &Module) -> Option<&Op> {
     contract.func.order.first().map(|&id| &contract.func.ops[id].op)
 }
 

@@ -90,3 +90,38 @@ fn dummy_weights_need_no_checkpoint() {
     let run = || trtc(&["run", text(&path), "--prompt-ids", "1,2", "--max-tokens", "4", "--ignore-eos"]).ok();
     assert_eq!(run(), run());
 }
+
+#[test]
+fn kernels_are_timed_one_by_one() {
+    let bench = |flags: &[&str]| trtc(&[&["bench", "kernel", engine(), "--repeat", "1"], flags].concat());
+    let all = bench(&["--tokens", "1,20"]).ok();
+    for op in ["embedding", "rms_norm", "linear", "rope_kv_append", "attention", "gated_act", "gather_rows"] {
+        assert!(all.contains(&format!("host.{op}")), "no {op} in {all}");
+    }
+    assert!(all.contains("read bandwidth of this run") && all.contains("requests of 64 tokens"), "{all}");
+    let flags = ["--kernel", "attention", "--tokens", "2,33", "--context", "40", "--json"];
+    let object = json(&bench(&flags).ok());
+    let rows = object["rows"].as_array().expect("a list");
+    assert_eq!((rows.len(), &object["context"]), (2, &40.into()));
+    // Two requests see 40 tokens each; one prompt of 33 sees 40, after 7 that are there.
+    assert_eq!((&rows[0]["requests"], &rows[1]["requests"]), (&2.into(), &1.into()));
+    let operations = |i: usize| rows[i]["operations"].as_u64().expect("a number");
+    let width = operations(0) / (2 * 40);
+    assert_eq!(operations(1), width * (8..=40).sum::<u64>());
+    for row in rows {
+        let number = |name: &str| row[name].as_f64().expect("a number");
+        assert!(number("us") > 0.0 && number("bytes") > 0.0 && number("of_limit") > 0.0, "{row}");
+        let gb_s = number("bytes") / number("us") / 1e3;
+        assert!((gb_s / number("gb_s") - 1.0).abs() < 1e-6, "{row}");
+        assert_eq!(row["recorded"], true);
+    }
+    let default = json(&bench(&["--kernel", "gather", "--json"]).ok());
+    assert_eq!(default["rows"][0]["tokens"], 1);
+    let prompt = json(&bench(&["--kernel", "gather", "--tokens", "3", "--prompt", "--json"]).ok());
+    assert_eq!(prompt["rows"][0]["requests"], 1);
+    bench(&["--context", "65"]).fails(1, &["--context 65", "64", "--max-seq-len"]);
+    bench(&["--kernel", "no-such"]).fails(1, &["no-such", "trtc inspect"]);
+    bench(&["--kernel", "linear", "--tokens", "100000"]).fails(1, &["linear", "tokens"]);
+    bench(&["--device", "cuda:0"]).fails(2, &["host"]);
+    assert_eq!(bench(&["--tokens", "0"]).code, 1);
+}

@@ -1,5 +1,12 @@
-//! `trtc bench`: decode latency, prefill, throughput. Measured and printed; nothing is asserted.
+//! `trtc bench`: decode latency, prefill, throughput, single kernels. Measured and printed; nothing is asserted.
 
+mod bandwidth;
+mod kernel;
+mod prepare;
+mod timing;
+mod work;
+
+use self::bandwidth::Yardstick;
 use crate::facts;
 use crate::options::EngineArgs;
 use crate::progress::Bar;
@@ -13,11 +20,13 @@ use trtc_runtime::{Event, Request, Sampling};
 /// Measure an engine's speed
 ///
 /// Prompts are random token ids, the best token is taken, end-of-sequence tokens are ignored. Beside each result
-/// stands the read bandwidth of the same machine in the same run: a plain loop over memory on the same threads.
+/// stands how fast the same device moves memory in the same run: on the host a plain loop that reads on the same
+/// threads, on a GPU a copy within its memory (bytes read and written).
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  trtc bench latency model.engine --batch 1,8\n  \
                         trtc bench prefill model.engine --input-len 512,2048 --json\n  \
-                        trtc bench throughput model.engine --requests 64 --input-len 128 --output-len 128")]
+                        trtc bench throughput model.engine --requests 64 --input-len 128 --output-len 128\n  \
+                        trtc bench kernel model.engine --kernel linear --tokens 1,8,64")]
 pub struct Args {
     #[command(subcommand)]
     what: What,
@@ -69,9 +78,10 @@ enum What {
         #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
         output_len: u32,
     },
+    Kernel(kernel::Args),
 }
 
-/// What all three take.
+/// What measurements of a whole engine take.
 #[derive(clap::Args)]
 struct Common {
     #[command(flatten)]
@@ -83,18 +93,16 @@ struct Common {
 
 /// Measures and prints.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let common = match &args.what {
-        What::Latency { common, .. } | What::Prefill { common, .. } | What::Throughput { common, .. } => {
-            common
-        }
+    let (name, common) = match &args.what {
+        What::Latency { common, .. } => ("latency", common),
+        What::Prefill { common, .. } => ("prefill", common),
+        What::Throughput { common, .. } => ("throughput", common),
+        What::Kernel(args) => return kernel::run(args),
     };
-    let mut bench = Bench { session: Session::open(&common.engine)?, random: 0 };
-    let bandwidth = bench.bandwidth(common);
-    let name = match &args.what {
-        What::Latency { .. } => "latency",
-        What::Prefill { .. } => "prefill",
-        What::Throughput { .. } => "throughput",
-    };
+    let threads = common.engine.on.threads;
+    let (session, yardstick) =
+        Session::open_after(&common.engine, |m, device| Yardstick::measure(m, device, threads))?;
+    let mut bench = Bench { session, random: 0 };
     let rows = match &args.what {
         What::Latency { batch, input_len, output_len, repeat, .. } => {
             bench.latency(batch, *input_len, *output_len, *repeat)?
@@ -104,6 +112,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             let most = bench.session.manifest().dims.max_batch;
             bench.throughput(requests.unwrap_or(most.saturating_mul(4)), *input_len, *output_len)?
         }
+        What::Kernel(_) => Vec::new(),
     };
     let m = bench.session.manifest();
     let mut out = std::io::stdout().lock();
@@ -115,7 +124,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             "target": m.target,
             "device": bench.session.engine.device_name(),
             "weight_bytes_per_step": facts::read_per_step(m),
-            "read_bandwidth_gb_s": bandwidth,
+            yardstick.key(): yardstick.gb_s,
             "rows": rows.iter().map(Row::json).collect::<Vec<_>>(),
         });
         writeln!(out, "{object}")?;
@@ -123,11 +132,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     writeln!(out, "{} {}, {}, on {}", m.model.name, m.precision, name, bench.session.engine.device_name())?;
     writeln!(out, "a step reads {} of weights", facts::human(facts::read_per_step(m)))?;
-    if let Some(bandwidth) = bandwidth {
-        writeln!(out, "read bandwidth of this run: {bandwidth:.1} GB/s")?;
-    }
+    writeln!(out, "{yardstick}")?;
     for row in &rows {
-        writeln!(out, "{}", row.text(bandwidth))?;
+        writeln!(out, "{}", row.text(yardstick.gb_s))?;
     }
     Ok(())
 }
@@ -144,13 +151,15 @@ impl Row {
             .into()
     }
 
-    /// A bandwidth also stands as a part of what the machine reads.
-    fn text(&self, bandwidth: Option<f64>) -> String {
+    /// A bandwidth also stands as a part of what the device moves.
+    fn text(&self, bandwidth: f64) -> String {
         let one = |(name, value, unit): &(&str, f64, &str)| {
             let name = name.replace('_', " ");
-            match (*unit, bandwidth) {
-                ("", _) => format!("{name} {value}"),
-                ("GB/s", Some(b)) if b > 0.0 => format!("{value:.1} GB/s ({:.0} % of it)", 100.0 * value / b),
+            match *unit {
+                "" => format!("{name} {value}"),
+                "GB/s" if bandwidth > 0.0 => {
+                    format!("{value:.1} GB/s ({:.0} % of it)", 100.0 * value / bandwidth)
+                }
                 _ if *value < 10.0 => format!("{value:.3} {unit}"),
                 _ => format!("{value:.1} {unit}"),
             }
@@ -166,14 +175,6 @@ struct Bench {
 }
 
 impl Bench {
-    /// Gigabytes a second of a plain read, where the device is the host.
-    fn bandwidth(&self, common: &Common) -> Option<f64> {
-        let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-        let threads = common.engine.on.threads.map_or(cores, |n| n as u32);
-        (self.session.manifest().target == "host")
-            .then(|| trtc_runtime::device::host::read_bandwidth(threads) / 1e9)
-    }
-
     /// A token id, by splitmix64.
     fn token(&mut self) -> u32 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -296,7 +297,7 @@ mod tests {
     fn a_row_says_what_part_of_the_bandwidth_is_used() {
         let row =
             Row(vec![("batch", 8.0, ""), ("step_ms", 2.5, "ms a step"), ("weights_gb_s", 30.0, "GB/s")]);
-        assert_eq!(row.text(Some(60.0)), "batch 8, 2.500 ms a step, 30.0 GB/s (50 % of it)");
+        assert_eq!(row.text(60.0), "batch 8, 2.500 ms a step, 30.0 GB/s (50 % of it)");
         assert_eq!(row.json()["step_ms"], 2.5);
     }
 }

@@ -1,0 +1,131 @@
+//! A launch made ready to be timed: activations in the arena, copies of weights and cache that take turns.
+
+use super::kernel::Case;
+use super::timing::{Timing, time};
+use super::work::is_indices;
+use crate::check::case::{dims_of, dtype_of, in_arena, indices};
+use crate::check::memory::{Memory, encode};
+use crate::render::Failure;
+use trtc_engine::manifest::{Arg, Dtype};
+use trtc_ir::Type;
+use trtc_ir::random::Random;
+use trtc_runtime::device::{Buffer, Call, Device, Region, WeightRegions};
+
+/// Inputs are made with this seed.
+pub const SEED: u64 = 1;
+
+/// Prepares inputs, weights and cache of a case, times it, and gives the memory back.
+pub fn measure(memory: &mut Memory<'_>, case: &Case<'_>, repeat: u32) -> Result<Timing, Failure> {
+    let mut random = Random::named(SEED, &case.kernel.1.name);
+    memory.reset();
+    case.requests.upload(memory)?;
+    let func = &case.module.func;
+    let mut places = Vec::new();
+    for &v in &func.params {
+        match &func.values[v].ty {
+            Type::Tensor(_) if is_indices(&func.values[v].ty) => {
+                indices(memory, &case.module, &case.requests, case.dims.rows as usize, &mut random)?;
+            }
+            Type::Tensor(ty) => {
+                let dtype = dtype_of(ty)?;
+                let count = dims_of(ty, case.dims).iter().product();
+                let data: Vec<f32> = (0..count).map(|_| random.signed() * 2.0).collect();
+                let place = memory.place(count, dtype)?;
+                memory.write(place, &data, dtype)?;
+                places.push(place);
+            }
+            Type::Batch | Type::Kv(_) => {}
+        }
+    }
+    for ty in func.results.iter().filter_map(|&v| func.values[v].ty.tensor()) {
+        places.push(memory.place(dims_of(ty, case.dims).iter().product(), dtype_of(ty)?)?);
+    }
+    let args = in_arena(case.launch, &places)?;
+    let mut held = Vec::new();
+    let mut round = Vec::new();
+    let ready = (0..case.copies as u32).try_for_each(|copy| {
+        round.push(turn(memory, case, &args, copy, &mut random, &mut held)?);
+        Ok(())
+    });
+    let timed = ready.and_then(|()| {
+        let calls: Vec<Call<'_>> = round.iter().map(|args| Call { kernel: case.kernel, args }).collect();
+        Ok(time(&mut *memory.device, &calls, &memory.bind, case.dims, repeat)?)
+    });
+    held.into_iter().for_each(|buffer| memory.device.free(buffer));
+    timed
+}
+
+/// The arguments of one turn, on its own copy of weights and cache; buffers taken for it go to `held`.
+fn turn(
+    memory: &mut Memory<'_>,
+    case: &Case<'_>,
+    args: &[Arg],
+    copy: u32,
+    random: &mut Random,
+    held: &mut Vec<Buffer>,
+) -> Result<Vec<Arg>, Failure> {
+    let m = memory.manifest();
+    let mut out = Vec::new();
+    for arg in args {
+        out.push(match *arg {
+            Arg::Weight(i) => {
+                let own = copy * m.weights.len() as u32 + i;
+                if copy == 0 {
+                    memory.bytes_of_weight(i)?;
+                } else {
+                    memory.bind.weights[own as usize] = again(memory, i)?;
+                }
+                let w = memory.bind.weights[own as usize];
+                held.extend([Some(w.payload), w.scale, w.zero].into_iter().flatten().map(|r| r.buffer));
+                Arg::Weight(own)
+            }
+            Arg::Kv(layer) => {
+                let own = copy * m.kv.layers.len() as u32 + layer;
+                let bytes = case.requests.pages() * m.kv.page_bytes(&m.kv.layers[layer as usize]);
+                let buffer = memory.device.alloc(bytes, "KV cache")?;
+                held.push(buffer);
+                fill(&mut *memory.device, buffer, bytes, m.kv.dtype, random)?;
+                memory.bind.kv[own as usize] = buffer;
+                Arg::Kv(own)
+            }
+            other => other,
+        });
+    }
+    Ok(out)
+}
+
+/// Another copy of a weight that is bound.
+fn again(memory: &mut Memory<'_>, index: u32) -> Result<WeightRegions, Failure> {
+    let first = memory.bind.weights[index as usize];
+    let device = &mut *memory.device;
+    let mut one = |from: Region| -> Result<Region, Failure> {
+        let to = Region { buffer: device.alloc(from.len, "a weight")?, ..from };
+        device.copy(from, to)?;
+        Ok(to)
+    };
+    Ok(WeightRegions {
+        payload: one(first.payload)?,
+        scale: first.scale.map(&mut one).transpose()?,
+        zero: first.zero.map(&mut one).transpose()?,
+    })
+}
+
+/// Fills a cache with random numbers in -1..1, of which a piece is made and the rest copied from it.
+fn fill(
+    device: &mut dyn Device,
+    buffer: Buffer,
+    bytes: u64,
+    dtype: Dtype,
+    random: &mut Random,
+) -> Result<(), Failure> {
+    let piece = bytes.min(1 << 20);
+    let values: Vec<f32> = (0..piece / dtype.bytes()).map(|_| random.signed()).collect();
+    device.upload(buffer, 0, &encode(&values, dtype))?;
+    let mut done = piece;
+    while done < bytes {
+        let len = done.min(bytes - done);
+        device.copy(Region { buffer, offset: 0, len }, Region { buffer, offset: done, len })?;
+        done += len;
+    }
+    Ok(())
+}
