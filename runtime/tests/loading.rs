@@ -115,9 +115,19 @@ fn the_cache_has_the_size_that_was_asked_for() {
     // The fake device has 1 MiB: 80 % of it, and not the 2 MiB of a full batch.
     let long = Dims { max_batch: 64, max_seq_len: 1024, ..dims() };
     assert_eq!(pages(long, CacheSize::Auto), Ok(((1 << 20) / 100 * 80 / page) as u32));
-    for cache in [CacheSize::Pages(0), CacheSize::Bytes(page - 1)] {
+    // Of its 4 MiB, 3 are in use: a fraction leaves what is above them, and takes it all.
+    assert_eq!(pages(dims(), CacheSize::Fraction(1.0)), Ok(((1 << 20) / page) as u32));
+    assert_eq!(pages(dims(), CacheSize::Fraction(0.875)), Ok(((1 << 19) / page) as u32));
+    assert_eq!(pages(long, CacheSize::Fraction(0.875)), Ok(((1 << 19) / page) as u32));
+    for cache in [CacheSize::Pages(0), CacheSize::Bytes(page - 1), CacheSize::Fraction(0.75)] {
         let error = pages(dims(), cache).unwrap_err();
         assert!(error.message.contains("no room for the KV cache"), "{error}");
+    }
+    let error = pages(dims(), CacheSize::Fraction(0.5)).unwrap_err();
+    assert!(error.message.contains("4194304 bytes that the device has, 1048576 are free"), "{error}");
+    for fraction in [0.0, -1.0, 1.001, f64::NAN] {
+        let error = pages(dims(), CacheSize::Fraction(fraction)).unwrap_err();
+        assert_eq!(error.help.as_deref(), Some("give a number above 0 and at most 1"));
     }
 }
 

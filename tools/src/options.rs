@@ -3,7 +3,7 @@
 use crate::render::Failure;
 use clap::Args;
 use std::path::PathBuf;
-use trtc_runtime::{DeviceChoice, Sampling};
+use trtc_runtime::{CacheSize, DeviceChoice, Sampling};
 
 /// An engine and the device that executes its kernels.
 #[derive(Args, Debug)]
@@ -26,6 +26,25 @@ pub struct EngineArgs {
     /// Memory for the KV cache, such as 512M or 2G; what a full batch of the longest sequences needs if left out
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub kv_memory: Option<u64>,
+    /// Fill a GPU up to this part of all its memory: what weights, activations and other programs leave is for the KV
+    /// cache. Such as 0.9; a little must be left for the driver
+    #[arg(long, value_name = "F", value_parser = fraction, conflicts_with = "kv_memory")]
+    pub gpu_memory_fraction: Option<f64>,
+}
+
+impl EngineArgs {
+    /// The size of the cache for an engine that was built for `target`.
+    pub fn cache(&self, target: &str) -> Result<CacheSize, Failure> {
+        match (self.kv_memory, self.gpu_memory_fraction) {
+            (Some(bytes), _) => Ok(CacheSize::Bytes(bytes)),
+            (None, None) => Ok(CacheSize::Auto),
+            (None, Some(_)) if target == "host" => Err(Failure::user(
+                "--gpu-memory-fraction is for a GPU, and the engine was built for the host",
+            )
+            .help("give --kv-memory, or leave both out")),
+            (None, Some(fraction)) => Ok(CacheSize::Fraction(fraction)),
+        }
+    }
 }
 
 /// How tokens are chosen. Nothing given means: as the command's help says.
@@ -111,6 +130,12 @@ fn bytes(text: &str) -> Result<u64, String> {
     n.checked_mul(1 << shift).ok_or_else(|| "the number is too large".to_owned())
 }
 
+/// `0.9`.
+fn fraction(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|f| (0.0..=1.0).contains(f) && *f > 0.0);
+    number.ok_or_else(|| "a number above 0 and at most 1, such as 0.9".to_owned())
+}
+
 /// `42=-100`.
 fn bias(text: &str) -> Result<(u32, f32), String> {
     let want = || "a token's id, an equals sign and a number, such as 42=-100".to_owned();
@@ -145,6 +170,14 @@ mod tests {
         assert!(bytes("").is_err());
         assert!(bytes("99999999999G").is_err());
         assert!(bytes("1é").is_err());
+    }
+
+    #[test]
+    fn fractions() {
+        assert_eq!((fraction("0.9"), fraction("1")), (Ok(0.9), Ok(1.0)));
+        for text in ["0", "-0.5", "1.01", "90%", "nan", "inf", ""] {
+            assert!(fraction(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use trtc_engine::EngineFile;
 use trtc_engine::manifest::Manifest;
 use trtc_runtime::device::Device;
 use trtc_runtime::text::Message;
-use trtc_runtime::{Answer, AnswerId, CacheSize, Engine, Event, Finish, LoadOptions, Request};
+use trtc_runtime::{Answer, AnswerId, Engine, Event, Finish, LoadOptions, Request};
 
 /// An open engine.
 pub struct Session {
@@ -35,13 +35,13 @@ impl Session {
         args: &EngineArgs,
         first: impl FnOnce(&Manifest, &mut dyn Device) -> Result<T, Failure>,
     ) -> Result<(Session, T), Failure> {
+        let file = EngineFile::open(&args.on.engine)?;
         let options = LoadOptions {
             device: args.on.device,
             threads: args.on.threads,
-            cache: args.kv_memory.map_or(CacheSize::Auto, CacheSize::Bytes),
+            cache: args.cache(&file.manifest().target)?,
             ..LoadOptions::default()
         };
-        let file = EngineFile::open(&args.on.engine)?;
         let mut device = trtc_runtime::open_device(file.manifest(), &options)?;
         let done = first(file.manifest(), &mut *device)?;
         Ok((Session { engine: Engine::with_device(file, device, &options)? }, done))

@@ -41,7 +41,7 @@ impl FromStr for DeviceChoice {
 }
 
 /// How an engine is loaded.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LoadOptions {
     /// Where it runs.
     pub device: DeviceChoice,

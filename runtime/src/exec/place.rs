@@ -17,7 +17,7 @@ const PIECE: u64 = 32 << 20;
 const CACHE_SHARE: u64 = 80;
 
 /// How large the cache is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
 pub enum CacheSize {
     /// Enough for a full batch of the longest sequences, but at most 80 % of the device's free memory.
     #[default]
@@ -26,6 +26,9 @@ pub enum CacheSize {
     Pages(u32),
     /// As many pages as so many bytes hold.
     Bytes(u64),
+    /// All pages that fit when the device is filled up to this part of all its memory, above 0 and at most 1. What is
+    /// in use counts, whoever uses it: weights, activations, other programs.
+    Fraction(f64),
 }
 
 /// Regions of all weights: those of the file in place, made-up ones in a buffer of their own.
@@ -131,6 +134,16 @@ impl Make<'_> {
     }
 }
 
+/// Bytes until `fraction` of a device's memory is in use.
+fn left(device: &dyn Device, fraction: f64) -> Result<u64, Error> {
+    if !(fraction > 0.0 && fraction <= 1.0) {
+        return Err(Error::user(format!("the cache is to fill the device up to {fraction} of its memory"))
+            .help("give a number above 0 and at most 1"));
+    }
+    let (all, free) = (device.total_memory(), device.free_memory());
+    Ok(((all as f64 * fraction) as u64).saturating_sub(all.saturating_sub(free)))
+}
+
 /// The cache's buffers, one a layer, and how many pages they have; with `spare` there is one more behind them, for
 /// requests that only fill a step up.
 pub(super) fn cache(
@@ -150,12 +163,23 @@ pub(super) fn cache(
         }
         CacheSize::Pages(pages) => (u64::from(pages), u64::from(pages) * page),
         CacheSize::Bytes(bytes) => (fit(bytes), bytes),
+        CacheSize::Fraction(fraction) => {
+            let bytes = left(device, fraction)?;
+            (fit(bytes).min(i32::MAX as u64), bytes)
+        }
     };
     let pages = u32::try_from(pages).ok().filter(|&p| p <= i32::MAX as u32);
     let pages = pages.ok_or_else(|| Error::user("the KV cache has more than 2147483647 pages"))?;
     if pages == 0 {
+        let (all, free) = (device.total_memory(), device.free_memory());
+        let in_use = match size {
+            CacheSize::Fraction(fraction) => {
+                format!("; of {all} bytes that the device has, {free} are free and {fraction} may be used")
+            }
+            _ => String::new(),
+        };
         return Err(Error::user(format!(
-            "no room for the KV cache: {limit} bytes, a page of {} tokens takes {page}",
+            "no room for the KV cache: {limit} bytes, a page of {} tokens takes {page}{in_use}",
             manifest.kv.page_tokens
         ))
         .help("give the cache more memory"));

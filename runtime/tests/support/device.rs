@@ -220,6 +220,7 @@ impl Device for FakeDevice {
         1 << 20
     }
 
+    /// Of which 3 MiB are in use.
     fn total_memory(&self) -> u64 {
         4 << 20
     }

@@ -119,3 +119,26 @@ fn chat_answers_line_by_line() {
     assert_eq!(lines[0], lines[2], "after /reset the same words get the same answer");
     trtc_with("hi\n", &["chat", engine()]).fails(1, &["no chat template"]);
 }
+
+#[test]
+fn the_cache_is_sized_one_way_only() {
+    let run = |flags: &[&str]| {
+        trtc(&[&["run", engine(), "--prompt-ids", "1", "--max-tokens", "1"], flags].concat())
+    };
+    run(&["--kv-memory", "1M"]).ok();
+    run(&["--gpu-memory-fraction", "0.5"]).fails(1, &["--gpu-memory-fraction", "host", "--kv-memory"]);
+    for flags in [
+        &["--gpu-memory-fraction", "0.5", "--kv-memory", "1M"][..],
+        &["--gpu-memory-fraction", "1.5"],
+        &["--gpu-memory-fraction", "0"],
+    ] {
+        let ran = run(flags);
+        assert_eq!(ran.code, 1, "{flags:?}: {}", ran.err);
+        assert!(ran.err.contains("--gpu-memory-fraction") && ran.out.is_empty(), "{}", ran.err);
+    }
+    for command in ["chat", "eval", "bench"] {
+        let args = if command == "bench" { vec!["bench", "latency"] } else { vec![command] };
+        let ran = trtc(&[&args[..], &["--help"]].concat());
+        assert!(ran.ok().contains("--gpu-memory-fraction <F>"), "{command}");
+    }
+}

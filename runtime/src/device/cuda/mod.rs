@@ -13,6 +13,7 @@ use super::{Bindings, Buffer, Call, Device, Event, Fetch, Graph, Region, SharedB
 use crate::error::Error;
 use driver::{Address, Context, Function, Mark, Memory, Module, Recording, Stream, cannot, words};
 use staging::{Landings, Uploads};
+use std::collections::BTreeMap;
 use trtc_engine::manifest::{Arg, Code, Count, Extent, Manifest, PtxKernel};
 
 /// Marks that are remembered.
@@ -113,10 +114,15 @@ impl CudaDevice {
     /// What takes how much.
     fn out_of_memory(&self, bytes: u64, what: &str, why: &str) -> Error {
         let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
-        let mut largest: Vec<&Slot> = self.slots.iter().flatten().collect();
-        largest.sort_by_key(|s| std::cmp::Reverse(s.bytes));
+        // A layer's cache is a buffer of its own: what counts is what all of them take.
+        let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
+        for slot in self.slots.iter().flatten() {
+            *sums.entry(&slot.what).or_default() += slot.bytes;
+        }
+        let mut largest: Vec<(&str, u64)> = sums.into_iter().collect();
+        largest.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
         let held: Vec<String> =
-            largest.iter().take(4).map(|s| format!("{} {}", s.what, mib(s.bytes))).collect();
+            largest.iter().take(4).map(|(what, bytes)| format!("{what} {}", mib(*bytes))).collect();
         let held = if held.is_empty() { "nothing".to_owned() } else { held.join(", ") };
         let (free, all) = self.context.memory().unwrap_or((0, 0));
         Error::unsupported(format!(
@@ -125,7 +131,10 @@ impl CudaDevice {
             mib(free),
             mib(all)
         ))
-        .help("use a smaller cache, or build with a smaller --max-batch or --max-step-tokens")
+        .help(
+            "give the cache less with --gpu-memory-fraction or --kv-memory, or build with a smaller --max-batch or \
+             --max-step-tokens",
+        )
     }
 
     /// The parameters of a launch, a word each.
