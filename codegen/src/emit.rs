@@ -3,8 +3,10 @@
 use crate::builder::{Builder, Built};
 use crate::kernels::{ArgKind, Extent, Launch, Recipe, Scratch};
 use crate::mlir::{Mlir, OptLevel, PtxTarget};
+use crate::ptxas::{Assembled, Ptxas};
 use crate::recipes::recipes;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use trtc_ir::ops::RmsNormWeight;
@@ -103,33 +105,51 @@ pub fn emit(module: &Module, target: &Target, options: EmitOptions) -> Result<Ve
         return Ok(Vec::new());
     };
     let wanted: Vec<(String, Recipe)> = wanted(module)?.into_iter().collect();
-    let results: Vec<Mutex<Option<Result<Kernel, Diag>>>> = wanted.iter().map(|_| Mutex::new(None)).collect();
+    let make = |mlir: &Mlir, (name, recipe): &(String, Recipe)| compile(mlir, name, recipe, gpu, options.opt);
+    each(&wanted, options.threads, Mlir::new, make).into_iter().collect()
+}
+
+/// Assembles every kernel for the chip that its PTX names, several at a time, in the kernels' order; `folder` as in
+/// [`Ptxas::assemble`].
+pub fn assemble(
+    kernels: &[Kernel],
+    ptxas: &Ptxas,
+    threads: usize,
+    folder: &Path,
+) -> Result<Vec<Assembled>, Diag> {
+    let make = |(): &(), k: &Kernel| ptxas.assemble(&k.entry, &k.ptx, k.arch, folder);
+    each(kernels, threads, || (), make).into_iter().collect()
+}
+
+/// Makes something of every item on several threads, each with a state of its own; in the items' order.
+fn each<T: Sync, S, R: Send>(
+    items: &[T],
+    threads: usize,
+    state: impl Fn() -> S + Sync,
+    make: impl Fn(&S, &T) -> Result<R, Diag> + Sync,
+) -> Vec<Result<R, Diag>> {
+    let results: Vec<Mutex<Option<Result<R, Diag>>>> = items.iter().map(|_| Mutex::new(None)).collect();
     let next = AtomicUsize::new(0);
     let work = || {
-        let mlir = Mlir::new();
-        while let Some((i, (name, recipe))) = {
+        let state = state();
+        while let Some((i, item)) = {
             let i = next.fetch_add(1, Ordering::Relaxed);
-            wanted.get(i).map(|w| (i, w))
+            items.get(i).map(|item| (i, item))
         } {
-            let made = compile(&mlir, name, recipe, gpu, options.opt);
+            let made = make(&state, item);
             if let Ok(mut slot) = results[i].lock() {
                 *slot = Some(made);
             }
         }
     };
-    let threads = options.threads.clamp(1, wanted.len().max(1));
     std::thread::scope(|scope| {
-        for _ in 1..threads {
+        for _ in 1..threads.clamp(1, items.len().max(1)) {
             scope.spawn(work);
         }
         work();
     });
-    let lost = |name: &str| Diag::bug(&Loc::name(name), format!("kernel {name} was not compiled"));
-    let taken = results.into_iter().zip(&wanted).map(|(slot, (name, _))| match slot.into_inner() {
-        Ok(Some(made)) => made,
-        _ => Err(lost(name)),
-    });
-    taken.collect()
+    let lost = || Err(Diag::bug(&Loc::Unknown, "a thread that makes kernels has failed"));
+    results.into_iter().map(|slot| slot.into_inner().ok().flatten().unwrap_or_else(lost)).collect()
 }
 
 /// The chosen kernels by name. One name stands for one recipe and, as an entry point, for nothing else.

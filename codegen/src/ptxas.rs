@@ -8,6 +8,9 @@ use trtc_ir::{Diag, Loc};
 /// Advice that means the kernel is not what was meant: `setmaxnreg` ignored, `wgmma` serialised, a wait inserted.
 const FORBIDDEN: [&str; 3] = ["C7508", "C7510", "C7517"];
 
+/// How to come by an assembler.
+pub const INSTALL: &str = "scripts/setup.sh puts ptxas of the PyPI package nvidia-cuda-nvcc into ~/.cache/trtc/ptxas; or put another on PATH";
+
 /// An assembler.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ptxas {
@@ -40,6 +43,22 @@ impl Ptxas {
         folders.into_iter().chain(own).map(|f| f.join("ptxas")).find(|f| f.is_file()).map(Ptxas::at)
     }
 
+    /// Its name and version: `ptxas V13.0.88`. What it makes depends on it.
+    pub fn version(&self) -> Result<String, Diag> {
+        let ran = Command::new(&self.path).arg("--version").output();
+        let ran = ran.map_err(|e| self.cannot_run("ptxas", &e))?;
+        let text = String::from_utf8_lossy(&ran.stdout).into_owned();
+        let version = text.split_whitespace().find(|w| w.starts_with('V') && w.contains('.'));
+        version.map(|v| format!("ptxas {v}")).ok_or_else(|| {
+            let what = format!("{} does not say its version", self.path.display());
+            Diag::user(&Loc::name("ptxas"), what).help(INSTALL)
+        })
+    }
+
+    fn cannot_run(&self, name: &str, e: &std::io::Error) -> Diag {
+        Diag::user(&Loc::name(name), format!("cannot run {}: {e}", self.path.display())).help(INSTALL)
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -59,10 +78,7 @@ impl Ptxas {
         let mut command = Command::new(&self.path);
         command.args(["-v", "-warn-spills", "-arch", arch, "-o"]).arg(&output).arg(&input);
         let shown = shown(&command);
-        let ran = command.output().map_err(|e| {
-            Diag::user(&loc, format!("cannot run {}: {e}", self.path.display()))
-                .help("install the PyPI package nvidia-cuda-nvcc, or name another ptxas")
-        })?;
+        let ran = command.output().map_err(|e| self.cannot_run(name, &e))?;
         let log = format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
         let fail = |what: String| {
             let diag = Diag::bug(&loc, format!("kernel {name} for {arch}: {what}"));

@@ -94,19 +94,23 @@ fn stages(
     }
     progress(Progress { phase: Phase::Codegen, done: 0, total: 0 });
     let start = Instant::now();
-    let kernels = gpu::generate(&module, resolved.target, dump)?;
+    let mut code = gpu::generate(&module, resolved.target, dump)?;
     dump.time("codegen", start.elapsed().as_secs_f64());
     if last == Phase::Codegen {
         let text = text::print(&module, PrintOptions { locs: true });
         report.bytes = engine::write_text(out, &text)?;
         return Ok(report);
     }
-    gpu::complete(&module, resolved.target, &kernels)?;
+    gpu::complete(&module, resolved.target, &code)?;
+    if let Some(ptxas) = &options.cubin {
+        let start = Instant::now();
+        gpu::assemble(&mut code, ptxas, out)?;
+        dump.time("ptxas", start.elapsed().as_secs_f64());
+    }
     let start = Instant::now();
-    report.bytes =
-        engine::pack(&module, &checkpoint, &resolved, options, &kernels, out, &mut |done, total| {
-            progress(Progress { phase: Phase::Pack, done, total });
-        })?;
+    report.bytes = engine::pack(&module, &checkpoint, &resolved, options, &code, out, &mut |done, total| {
+        progress(Progress { phase: Phase::Pack, done, total });
+    })?;
     dump.time("pack", start.elapsed().as_secs_f64());
     Ok(report)
 }

@@ -1,13 +1,13 @@
 //! The last phase: makes the manifest of a planned module and writes the engine file, weight by weight.
 
 use crate::frontend::{self, Checkpoint};
+use crate::gpu::GpuCode;
 use crate::lower;
 use crate::options::{BuildOptions, Resolved};
 use crate::pack::{self, PackError, Side};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
-use trtc_codegen::emit::Kernel;
 use trtc_engine::error::{EngineError, Fault};
 use trtc_engine::layout::Part;
 use trtc_engine::manifest::{self as eng, Manifest};
@@ -23,14 +23,15 @@ pub(crate) fn pack(
     checkpoint: &Checkpoint,
     resolved: &Resolved,
     options: &BuildOptions,
-    kernels: &[Kernel],
+    code: &GpuCode,
     out: &Path,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<u64, Diag> {
-    let manifest = manifest(module, checkpoint, resolved, options, kernels)?;
+    let manifest = manifest(module, checkpoint, resolved, options, code)?;
     let tokenizer = checkpoint.tokenizer.as_ref().map_or(&[][..], |t| t.json.as_bytes());
     let mut texts: BTreeMap<String, &[u8]> =
-        kernels.iter().map(|k| (lower::ptx_tensor(&k.name), k.ptx.as_bytes())).collect();
+        code.kernels.iter().map(|k| (lower::ptx_tensor(&k.name), k.ptx.as_bytes())).collect();
+    texts.extend(code.cubins.iter().map(|(name, cubin)| (lower::cubin_tensor(name), cubin.as_slice())));
     texts.extend(manifest.text.iter().map(|_| (TOKENIZER.to_owned(), tokenizer)));
     let extras: Vec<(&str, u64)> = texts.iter().map(|(n, t)| (n.as_str(), t.len() as u64)).collect();
     let mut writer = EngineWriter::create(out, &manifest, &extras).map_err(diag)?;
@@ -94,9 +95,9 @@ fn manifest(
     checkpoint: &Checkpoint,
     resolved: &Resolved,
     options: &BuildOptions,
-    kernels: &[Kernel],
+    code: &GpuCode,
 ) -> Result<Manifest, Diag> {
-    let lowered = lower::lower(module, resolved.target, kernels)?;
+    let lowered = lower::lower(module, resolved.target, code)?;
     let config = &checkpoint.config;
     let small = |n: u64| {
         u32::try_from(n).map_err(|_| Diag::bug(&Loc::Unknown, format!("{n} is too large for a limit")))
@@ -138,6 +139,7 @@ fn manifest(
             compiler: format!("trtc {}", env!("CARGO_PKG_VERSION")),
             source: checkpoint.name.clone(),
             options: options.provenance(),
+            assembler: code.assembler.clone(),
         },
     })
 }

@@ -3,6 +3,7 @@
 //! Pure translation between the IR's types and the engine file's; every decision was taken by a pass. Host kernels
 //! are made here, because the runtime's functions are named in the manifest; GPU kernels come from codegen.
 
+use crate::gpu::GpuCode;
 use std::collections::BTreeMap;
 use trtc_codegen::emit;
 use trtc_codegen::kernels::Count as Counted;
@@ -25,8 +26,8 @@ pub(crate) struct Lowered {
     pub sampled: Option<eng::Sampled>,
 }
 
-/// Translates a planned module; `compiled` are the kernels of a GPU target, none for the host.
-pub(crate) fn lower(module: &Module, target: &Target, compiled: &[emit::Kernel]) -> Result<Lowered, Diag> {
+/// Translates a planned module; `compiled` is the code of a GPU target, empty for the host.
+pub(crate) fn lower(module: &Module, target: &Target, compiled: &GpuCode) -> Result<Lowered, Diag> {
     let cx = Cx { module };
     let mut kernels: Vec<eng::Kernel> = Vec::new();
     let mut by_name: BTreeMap<&str, u32> = BTreeMap::new();
@@ -84,9 +85,14 @@ pub(crate) fn ptx_tensor(kernel: &str) -> String {
     format!("kernel/{kernel}.ptx")
 }
 
+/// The container's tensor with a kernel's binary.
+pub(crate) fn cubin_tensor(kernel: &str) -> String {
+    format!("kernel/{kernel}.cubin")
+}
+
 /// How a compiled kernel is launched.
-fn ptx_kernel(compiled: &[emit::Kernel], name: &str, loc: &Loc) -> Result<eng::PtxKernel, Diag> {
-    let kernel = compiled.iter().find(|k| k.name == name);
+fn ptx_kernel(compiled: &GpuCode, name: &str, loc: &Loc) -> Result<eng::PtxKernel, Diag> {
+    let kernel = compiled.kernels.iter().find(|k| k.name == name);
     let kernel = kernel.ok_or_else(|| Diag::bug(loc, format!("kernel {name} was not compiled")))?;
     let count = |of| match of {
         Counted::One => Count::One,
@@ -96,6 +102,7 @@ fn ptx_kernel(compiled: &[emit::Kernel], name: &str, loc: &Loc) -> Result<eng::P
     };
     Ok(eng::PtxKernel {
         module: ptx_tensor(name),
+        cubin: compiled.cubins.contains_key(name).then(|| cubin_tensor(name)),
         entry: kernel.entry.clone(),
         grid: kernel.grid.map(|e| eng::Extent { of: count(e.of), div: e.div, mul: e.mul }),
         block: kernel.block,

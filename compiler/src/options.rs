@@ -2,6 +2,7 @@
 
 use crate::phase::Phase;
 use std::path::PathBuf;
+use trtc_codegen::ptxas::Ptxas;
 use trtc_ir::{DType, Diag, Loc, Target, target::TARGETS};
 use trtc_passes::Precision;
 
@@ -24,6 +25,8 @@ pub struct BuildOptions {
     pub max_step_tokens: Option<u32>,
     /// Text of a recipe that overrides the precision of some weights.
     pub recipe: Option<String>,
+    /// Also put the result of this assembler for each kernel into an engine for a GPU.
+    pub cubin: Option<Ptxas>,
     /// Folder for the module after each pass, diffs, kernels and timings.
     pub dump_dir: Option<PathBuf>,
     /// Stop after this phase and write the module as text instead of an engine.
@@ -43,6 +46,7 @@ impl Default for BuildOptions {
             max_seq_len: None,
             max_step_tokens: None,
             recipe: None,
+            cubin: None,
             dump_dir: None,
             compile_to: None,
             spec: false,
@@ -77,6 +81,10 @@ impl BuildOptions {
             Some(other) => return Err(unknown("KV precision", other, vec!["fp32", "bf16"])),
         };
         let on_host = target.gpu.is_none();
+        if on_host && self.cubin.is_some() {
+            return Err(Diag::user(&Loc::Unknown, "--cubin is for a GPU target, and the target is host")
+                .help("give --target sm_90 or another GPU, or leave --cubin out"));
+        }
         let positive = |name: &str, value: Option<u32>, default: u32, most: u32| {
             let value = value.unwrap_or(default);
             if (1..=most).contains(&value) {
@@ -106,12 +114,15 @@ impl BuildOptions {
     /// The options that shaped an engine, in their command-line form, for its provenance.
     pub(crate) fn provenance(&self) -> Vec<String> {
         let mut out = vec![format!("--target {}", self.target), format!("--precision {}", self.precision)];
-        let mut add = |flag: &str, value: Option<String>| out.extend(value.map(|v| format!("{flag} {v}")));
+        let mut add = |flag: &str, value: Option<String>| {
+            out.extend(value.map(|v| format!("{flag} {v}").trim_end().to_owned()))
+        };
         add("--kv-precision", self.kv_precision.clone());
         add("--weights", self.dummy_seed.map(|s| format!("dummy:{s}")));
         add("--max-batch", self.max_batch.map(|n| n.to_string()));
         add("--max-seq-len", self.max_seq_len.map(|n| n.to_string()));
         add("--max-step-tokens", self.max_step_tokens.map(|n| n.to_string()));
+        add("--cubin", self.cubin.as_ref().map(|_| String::new()));
         add("--recipe", self.recipe.as_ref().map(|r| format!("{:?}", r.trim())));
         out
     }

@@ -1,6 +1,7 @@
 //! Whole builds of the small reference checkpoints: engines are reproducible, complete and say what they are.
 
 use std::path::{Path, PathBuf};
+use trtc_codegen::ptxas::Ptxas;
 use trtc_compiler::{BuildOptions, Phase, build};
 use trtc_engine::EngineFile;
 use trtc_engine::manifest::Code;
@@ -75,6 +76,60 @@ fn engines_for_gpus_carry_their_kernels() {
             }
         }
     }
+}
+
+/// The assembler, or a loud word that there is none.
+fn ptxas() -> Option<Ptxas> {
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let found = Ptxas::search(std::env::var_os("PATH").as_deref(), home.as_deref());
+    if found.is_none() {
+        eprintln!("\n*** NOT TESTED: there is no ptxas on PATH or in ~/.cache/trtc/ptxas ***\n");
+    }
+    found
+}
+
+#[test]
+fn binaries_of_kernels_are_stored_beside_their_ptx_and_reproducible() {
+    let Some(ptxas) = ptxas() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let cubin = BuildOptions {
+        target: "sm_90".to_owned(),
+        cubin: Some(ptxas),
+        dummy_seed: Some(1),
+        ..options("int8")
+    };
+    let built = ["a.engine", "b"].map(|name| {
+        let out = dir.path().join(name);
+        build(&tiny("llama"), &out, &cubin, &mut |_| ()).unwrap_or_else(|d| panic!("{d}"));
+        out
+    });
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "the assembler's folder is gone");
+    assert!(std::fs::read(&built[0]).unwrap() == std::fs::read(&built[1]).unwrap(), "builds differ");
+    let engine = EngineFile::open(&built[0]).unwrap();
+    let m = engine.manifest();
+    for kernel in &m.kernels {
+        let Code::Ptx(code) = &kernel.code else { panic!("{} is not PTX", kernel.name) };
+        let binary = engine.tensor(code.cubin.as_ref().unwrap()).unwrap();
+        assert!(binary.starts_with(b"\x7fELF"), "{}", kernel.name);
+        assert!(binary.windows(code.entry.len()).any(|w| w == code.entry.as_bytes()), "{}", kernel.name);
+        assert!(engine.tensor(&code.module).unwrap().starts_with(b"//"), "{}", kernel.name);
+    }
+    assert!(m.provenance.options.contains(&"--cubin".to_owned()));
+    let assembler = m.provenance.assembler.as_deref();
+    assert!(assembler.is_some_and(|a| a.starts_with("ptxas V")), "{assembler:?}");
+}
+
+#[test]
+fn binaries_need_an_assembler_and_a_gpu_target() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("x.engine");
+    let cubin = Some(Ptxas::at("/nowhere/ptxas"));
+    let gpu = BuildOptions { target: "sm_90".to_owned(), cubin: cubin.clone(), ..options("bf16") };
+    let error = build(&tiny("llama"), &out, &gpu, &mut |_| ()).unwrap_err();
+    assert!(error.message.starts_with("cannot run /nowhere/ptxas") && error.help.is_some(), "{error}");
+    let error = build(&tiny("llama"), &out, &BuildOptions { cubin, ..options("bf16") }, &mut |_| ());
+    assert!(error.unwrap_err().message.contains("--cubin is for a GPU target"));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
 #[test]

@@ -18,6 +18,7 @@ fn for_gpu() -> Manifest {
     for kernel in &mut m.kernels {
         kernel.code = Code::Ptx(PtxKernel {
             module: "ptx".into(),
+            cubin: None,
             entry: "main".into(),
             grid: [one; 3],
             block: [32, 1, 1],

@@ -1,8 +1,12 @@
 //! The environment: every variable that trtc reads, in one place. No other crate reads any.
 
+#[cfg(feature = "compiler")]
+use crate::render::Failure;
 use std::io::IsTerminal;
 #[cfg(feature = "compiler")]
 use std::path::{Path, PathBuf};
+#[cfg(feature = "compiler")]
+use trtc_codegen::ptxas::{INSTALL, Ptxas};
 
 /// A variable that is set and not empty.
 fn var(name: &str) -> Option<String> {
@@ -36,4 +40,15 @@ pub fn model_path(given: &Path) -> PathBuf {
         Some(dir) if bare && dir.join(given).exists() => dir.join(given),
         _ => given.to_path_buf(),
     }
+}
+
+/// NVIDIA's assembler: on `PATH`, or where scripts/setup.sh puts it.
+#[cfg(feature = "compiler")]
+pub fn ptxas() -> Result<Ptxas, Failure> {
+    let (path, home) = (var("PATH"), var("HOME").map(PathBuf::from));
+    Ptxas::search(path.as_deref().map(std::ffi::OsStr::new), home.as_deref()).ok_or_else(|| {
+        Failure::user("--cubin needs ptxas, and there is none on PATH or in ~/.cache/trtc/ptxas")
+            .notes(vec![format!("PATH is {}", path.as_deref().unwrap_or("empty"))])
+            .help(INSTALL)
+    })
 }

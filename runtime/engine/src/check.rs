@@ -305,6 +305,9 @@ fn check_ptx(at: &str, ptx: &PtxKernel) -> Result<(), EngineError> {
     if !word || ptx.entry.len() > 512 {
         return Err(bad(at, format!("{:?} is no entry point", ptx.entry)));
     }
+    if ptx.cubin.as_ref() == Some(&ptx.module) {
+        return Err(bad(at, format!("its PTX and its binary are both {:?}", ptx.module)));
+    }
     if let Some(Extent { div, mul, .. }) =
         ptx.grid.iter().find(|e| e.div == 0 || e.mul == 0 || e.mul > 1 << 24)
     {

@@ -3,7 +3,7 @@
 //! Used by the writer to lay the file out and by the reader to compare. Says nothing of the header's text.
 //!
 //! Weights come first in the manifest's order (payload, scale, zero), then the modules of PTX kernels in the order
-//! in which kernels first name them, then the tokenizer. Each tensor begins at a multiple of 64 bytes: where one
+//! in which kernels first name them, each with its binary if it has one, then the tokenizer. Each tensor begins at a multiple of 64 bytes: where one
 //! does not end there, a tensor `pad.N` of zeros follows, because the container allows no holes.
 
 use crate::error::EngineError;
@@ -84,14 +84,15 @@ fn extents(weight: &Weight, part: Part) -> Result<(Element, Vec<u64>), EngineErr
     })
 }
 
-/// Names of the tensors that are not weights: PTX modules, then the tokenizer.
+/// Names of the tensors that are not weights: PTX modules with their binaries, then the tokenizer.
 pub fn extra_names(manifest: &Manifest) -> Vec<&str> {
     let mut seen = std::collections::BTreeSet::new();
-    let modules = manifest.kernels.iter().filter_map(|k| match &k.code {
-        Code::Ptx(ptx) => Some(ptx.module.as_str()),
-        Code::Host(_) => None,
+    let modules = manifest.kernels.iter().flat_map(|k| match &k.code {
+        Code::Ptx(ptx) => [Some(ptx.module.as_str()), ptx.cubin.as_deref()],
+        Code::Host(_) => [None, None],
     });
     modules
+        .flatten()
         .chain(manifest.text.iter().map(|t| t.tokenizer.as_str()))
         .filter(|name| seen.insert(*name))
         .collect()

@@ -229,6 +229,9 @@ pub enum Code {
 pub struct PtxKernel {
     /// The container's tensor with the module's text.
     pub module: String,
+    /// The container's tensor with the module's binary for exactly [`Manifest::capability`], if the engine has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cubin: Option<String>,
     /// Entry point.
     pub entry: String,
     /// Blocks: x, y, z.
@@ -542,4 +545,7 @@ pub struct Provenance {
     pub source: String,
     /// Options that shaped the engine, in their command-line form.
     pub options: Vec<String>,
+    /// The assembler that made the kernels' binaries, with its version; `None` if there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assembler: Option<String>,
 }

@@ -143,6 +143,8 @@ pub fn ptx_manifest() -> Manifest {
     for (i, kernel) in m.kernels.iter_mut().enumerate() {
         kernel.code = Code::Ptx(PtxKernel {
             module: format!("kernel/m{}.ptx", i / 2),
+            // Some engines have binaries of some kernels only.
+            cubin: (i / 2 == 1).then(|| "kernel/m1.cubin".to_owned()),
             entry: format!("k{i}"),
             grid: [tokens, one, one],
             block: [128, 1, 1],

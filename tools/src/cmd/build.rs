@@ -17,6 +17,7 @@ use trtc_compiler::{BuildOptions, Phase, Progress};
     trtc build ./Llama-3.2-1B -o llama.engine --target host --precision int8 --max-batch 8\n  \
     trtc build model.gguf -o h100.engine --target sm_90 --dump-dir dump\n  \
     trtc build model.gguf -o fused.mlir --compile-to fuse\n  \
+    trtc build model.gguf -o h100.engine --target sm_90 --cubin\n  \
     trtc build config.json -o shape.engine --weights dummy:1")]
 pub struct Args {
     /// Model; a bare file name is also looked up in TRTC_MODELS (~/.cache/trtc/models)
@@ -29,6 +30,10 @@ pub struct Args {
     /// Write no weights: the runtime makes them up from the seed
     #[arg(long, value_name = "dummy:SEED", value_parser = dummy)]
     weights: Option<u64>,
+    /// Also store each kernel's binary, made by ptxas: a GPU of exactly this target then loads the engine without its
+    /// driver compiling anything. Any other takes the PTX, which is stored in any case
+    #[arg(long)]
+    cubin: bool,
     /// Folder for the module after each pass, diffs, generated kernels, timings and commands
     #[arg(long, value_name = "FOLDER")]
     dump_dir: Option<PathBuf>,
@@ -48,6 +53,7 @@ fn dummy(text: &str) -> Result<u64, String> {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let options = BuildOptions {
         dummy_seed: args.weights,
+        cubin: if args.cubin { Some(crate::env::ptxas()?) } else { None },
         dump_dir: args.dump_dir.clone(),
         compile_to: args.compile_to.as_deref().and_then(Phase::named),
         ..args.graph.options()?

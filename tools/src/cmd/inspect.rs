@@ -81,6 +81,7 @@ pub fn summary(m: &Manifest, bytes: u64, hash: &str) -> Vec<(&'static str, Strin
         Some(t) if t.chat_template.is_some() => "tokenizer and chat template".to_owned(),
         Some(_) => "tokenizer; no chat template".to_owned(),
     };
+    let assembler = m.provenance.assembler.as_ref().map_or(String::new(), |a| format!(" ({a})"));
     vec![
         ("model", format!("{} ({})", m.model.name, m.model.arch)),
         ("parameters", grouped(m.model.parameters)),
@@ -102,7 +103,7 @@ pub fn summary(m: &Manifest, bytes: u64, hash: &str) -> Vec<(&'static str, Strin
         ("launches a step", m.launches.len().to_string()),
         ("text", text),
         ("built from", m.provenance.source.clone()),
-        ("built with", format!("{} {}", m.provenance.compiler, m.provenance.options.join(" "))),
+        ("built with", format!("{} {}{assembler}", m.provenance.compiler, m.provenance.options.join(" "))),
         ("file", format!("{}, hash {hash}", human(bytes))),
     ]
 }
@@ -112,7 +113,10 @@ pub fn code(k: &Kernel) -> String {
     match &k.code {
         // The variant's name, as Debug begins with it.
         Code::Host(h) => format!("host {}", format!("{h:?}").split([' ', '{']).next().unwrap_or_default()),
-        Code::Ptx(p) => format!("PTX {}, {} threads", p.entry, p.block.iter().product::<u32>()),
+        Code::Ptx(p) => {
+            let binary = if p.cubin.is_some() { " and cubin" } else { "" };
+            format!("PTX{binary} {}, {} threads", p.entry, p.block.iter().product::<u32>())
+        }
     }
 }
 

@@ -96,3 +96,16 @@ fn a_module_with_a_mistake_is_answered_with_its_place() {
     ran.fails(1, &["stdin:3:"]);
     assert!(trtc(&["opt", "--list"]).ok().contains("canonicalize"));
 }
+
+#[test]
+fn binaries_of_kernels_need_ptxas() {
+    let dir = folder("cubin");
+    let out = dir.join("x.engine");
+    let flags =
+        ["build", text(&llama()), "-o", text(&out), "--target", "sm_90", "--cubin"].map(str::to_owned);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let ran: Ran =
+        command(&flags).env("PATH", "/nowhere").env("HOME", "/nowhere").output().expect("trtc starts").into();
+    ran.fails(1, &["--cubin needs ptxas", "PATH is /nowhere", "~/.cache/trtc/ptxas", "scripts/setup.sh"]);
+    assert!(listing(&dir).is_empty(), "{:?}", listing(&dir));
+}

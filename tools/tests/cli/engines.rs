@@ -36,6 +36,7 @@ fn engine_for_gpu(path: &Path) {
     let one = Extent { of: Count::One, div: 1, mul: 1 };
     let code = PtxKernel {
         module: "kernel/k.ptx".into(),
+        cubin: None,
         entry: "k".into(),
         grid: [one; 3],
         block: [32, 1, 1],
@@ -67,6 +68,7 @@ fn an_engine_for_a_gpu_says_what_it_needs() {
         .fails(2, &["sm_90", "compute capability 9.0", "help: ", "--target host"]);
     assert!(trtc(&["inspect", text(&path)]).ok().contains("compute capability 9.0"));
     assert_eq!(trtc(&["inspect", text(&path), "--kernel", "k", "--ptx"]).ok(), ".version 8.0\n");
+    assert!(!trtc(&["inspect", text(&path)]).ok().contains("cubin"));
 }
 
 #[test]

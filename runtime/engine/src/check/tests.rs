@@ -137,6 +137,8 @@ fn ptx_kernels_are_bounded() {
     assert!(broken_ptx(|p| p.block = [32, 0, 1]).contains("threads"));
     assert!(broken_ptx(|p| p.shared = 1 << 20).contains("shared"));
     assert!(broken_ptx(|p| p.module = "embed".into()).contains("two tensors"));
+    assert!(broken_ptx(|p| p.cubin = Some("embed".into())).contains("two tensors"));
+    assert!(broken_ptx(|p| p.cubin = Some(p.module.clone())).contains("its PTX and its binary"));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! The library is found at run time; nothing here is called before [`present`] has said that it is there. A handle
 //! that is dropped is given back; what the driver answers to that is ignored, for there is nobody to tell.
 
+use super::elf;
 use crate::error::Error;
 use cudarc::driver::result;
 pub use cudarc::driver::result::DriverError as Failure;
@@ -338,6 +339,22 @@ impl Module {
     /// Has the driver compile PTX. The error is what its compiler said.
     pub fn compile(ptx: &[u8]) -> Result<Module, String> {
         let image = CString::new(ptx).map_err(|_| "the PTX has a zero byte".to_owned())?;
+        // SAFETY: the image ends with a zero byte.
+        unsafe { Module::load(image.as_bytes_with_nul()) }
+    }
+
+    /// Has the driver load a binary. The error is what it said.
+    pub fn binary(cubin: &[u8]) -> Result<Module, String> {
+        if !elf::is_whole(cubin) {
+            return Err("the binary is no ELF file, or not all of one".to_owned());
+        }
+        // SAFETY: all that the file's tables name lies within it.
+        unsafe { Module::load(cubin) }
+    }
+
+    /// # Safety
+    /// The driver finds the end of `image` by what is in it.
+    unsafe fn load(image: &[u8]) -> Result<Module, String> {
         let mut log = vec![0u8; LOG];
         let mut options = [
             sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER,
@@ -345,7 +362,7 @@ impl Module {
         ];
         let mut values = [log.as_mut_ptr().cast::<c_void>(), std::ptr::without_provenance_mut(LOG)];
         let mut module = std::ptr::null_mut();
-        // SAFETY: the image ends with a zero byte, the options have as many values, the log has the size it says.
+        // SAFETY: the caller's word for the image; the options have as many values, the log has the size it says.
         let done = unsafe {
             sys::cuModuleLoadDataEx(
                 &mut module,

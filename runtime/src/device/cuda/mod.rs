@@ -1,10 +1,11 @@
 //! An NVIDIA GPU: memory, launches of an engine's PTX, decode steps as CUDA graphs.
 //!
 //! Everything goes through one queue, in order. The driver compiles the PTX when an engine is loaded and keeps the
-//! result in its own cache. Kernels' geometry comes from the manifest, parameters from the bindings, as
+//! result in its own cache; where the engine has binaries for exactly this GPU, it loads those. Kernels' geometry comes from the manifest, parameters from the bindings, as
 //! `trtc_codegen::kernels` lays down: a pointer for each argument, four parameters for the batch, the step's sizes.
 
 mod driver;
+mod elf;
 mod staging;
 
 pub use driver::present;
@@ -344,15 +345,23 @@ impl Device for CudaDevice {
     ) -> Result<(), Error> {
         self.context.make_current()?;
         self.recordings.clear();
+        let exact = manifest.capability == Some(self.capability);
         let compile = |kernel: &trtc_engine::manifest::Kernel| {
             let Code::Ptx(code) = &kernel.code else {
                 return Err(host_code(&kernel.name));
             };
-            let ptx = module(&code.module)?;
-            let compiled = Module::compile(&ptx).map_err(|why| {
-                Error::unsupported(format!("the driver does not compile kernel {}: {why}", kernel.name))
-                    .help("a newer driver may; or build the engine for this GPU's own target")
-            })?;
+            // A binary that the driver does not take, as one of a newer assembler, is made up for by the PTX.
+            let loaded = match &code.cubin {
+                Some(cubin) if exact => Module::binary(&module(cubin)?).ok(),
+                _ => None,
+            };
+            let compiled = match loaded {
+                Some(loaded) => loaded,
+                None => Module::compile(&module(&code.module)?).map_err(|why| {
+                    Error::unsupported(format!("the driver does not compile kernel {}: {why}", kernel.name))
+                        .help("a newer driver may; or build the engine for this GPU's own target")
+                })?,
+            };
             let function = compiled.function(&code.entry, code.shared);
             let function =
                 function.map_err(cannot(format_args!("find kernel {} in its code", kernel.name)))?;

@@ -73,6 +73,7 @@ fn gpu_code_and_missing_engines_are_refused() {
     let mut rig = Rig::new(Isa::Scalar, 1);
     let ptx = PtxKernel {
         module: "kernel/a.ptx".into(),
+        cubin: None,
         entry: "a".into(),
         grid: [Extent { of: Count::One, div: 1, mul: 1 }; 3],
         block: [1, 1, 1],
