@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use trtc_engine::layout::sizes;
-use trtc_engine::manifest::{Arg, Code, Encoding, HostKernel, Manifest, Weight};
+use trtc_engine::manifest::{Arg, Encoding, Manifest, Weight};
 
 /// Bytes of one weight with its scales and zeros; 0 for a combination that no engine holds.
 pub fn weight_bytes(w: &Weight) -> u64 {
@@ -41,14 +41,8 @@ pub fn encoding(e: Encoding) -> String {
 /// looked up, nothing to speak of.
 pub fn read_per_step(m: &Manifest) -> u64 {
     let mut used = BTreeSet::new();
-    for launch in &m.launches {
-        let Some(kernel) = launch.choices.first().and_then(|c| m.kernels.get(c.kernel as usize)) else {
-            continue;
-        };
-        // A lookup reads a row for each token.
-        if matches!(kernel.code, Code::Host(HostKernel::Embedding { .. })) {
-            continue;
-        }
+    // A lookup, which alone takes token ids, reads a row for each token.
+    for launch in m.launches.iter().filter(|l| !l.args.contains(&Arg::Tokens)) {
         used.extend(
             launch.args.iter().filter_map(|a| if let Arg::Weight(w) = a { Some(*w as usize) } else { None }),
         );
