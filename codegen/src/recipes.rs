@@ -5,7 +5,7 @@ use crate::kernels::feed::Feed;
 use crate::kernels::gated_act::GatedActPacked;
 use crate::kernels::gather::{Elements, Gather, Source};
 use crate::kernels::matmul::{FEW, MANY, Matmul, SOME};
-use crate::kernels::quant_matmul::{Payload, QuantMatmul};
+use crate::kernels::quant_matmul::{Form, Payload, QuantMatmul};
 use crate::kernels::rms_norm::{Residual, RmsNorm};
 use crate::kernels::rope_kv_append::{HeadNorm, RopeKvAppend};
 use crate::kernels::sample::Sample;
@@ -114,12 +114,17 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
             let out = plain(y.elem, "a result")?;
             let quantised = if let Elem::Quant(scheme) = w.elem { payload(scheme) } else { None };
             let forms: Vec<(u64, &'static str, Recipe)> = match quantised {
-                Some(payload) => [(16, "few"), (64, "many")]
-                    .map(|(bm, suffix)| {
-                        let recipe = QuantMatmul { n, k, payload, rows, bias, residual, out, bm };
-                        (u64::from(bm), suffix, recipe.into())
-                    })
-                    .into(),
+                Some(payload) => [
+                    (8, "least", Form::Few(8)),
+                    (16, "few", Form::Few(16)),
+                    (64, "some", Form::Few(32)),
+                    (128, "many", Form::Many),
+                ]
+                .map(|(to, suffix, form)| {
+                    let recipe = QuantMatmul { n, k, payload, rows, bias, residual, out, form };
+                    (to, suffix, recipe.into())
+                })
+                .into(),
                 None if w.elem == Elem::Plain(DType::Bf16) => [(FEW, "few"), (SOME, "some"), (MANY, "many")]
                     .map(|(tiling, suffix)| {
                         let recipe = Matmul { n, k, rows, bias, residual, out, tiling };
@@ -138,7 +143,7 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
                 rows: counted(y)?,
                 scale: op.scale,
                 x: match table.elem {
-                    Elem::Quant(scheme) if payload(scheme) == Some(Payload::I8) => Elements::I8Panels,
+                    Elem::Quant(scheme) if payload(scheme) == Some(Payload::I8) => Elements::I8Fragments,
                     other => Elements::Plain(plain(other, "a table")?),
                 },
                 out: plain(y.elem, "a result")?,

@@ -111,11 +111,13 @@ fn choices(
     }))
 }
 
-/// Whatever is quantised lies in panels, on the host the matrices of linear ops too; all else in rows.
+/// Whatever is quantised lies in panels, on a GPU in the order of fragments, on the host the matrices of linear ops
+/// too; all else in rows.
 fn packings(module: &Module, target: &Target) -> BTreeMap<trtc_ir::WeightId, Packing> {
     let mut packings: BTreeMap<_, _> = module.weights.ids().map(|id| (id, Packing::Rows)).collect();
     let quantised = module.weights.iter().filter(|(_, w)| w.ty.elem.plain().is_none()).map(|(id, _)| id);
-    packings.extend(quantised.map(|id| (id, Packing::Panel16)));
+    let panels = if target.gpu.is_some() { Packing::Fragment16 } else { Packing::Panel16 };
+    packings.extend(quantised.map(|id| (id, panels)));
     if target.gpu.is_none() {
         let matrices = module.func.order.iter().filter_map(|&id| match &module.func.ops[id].op {
             Op::Linear(op) => Some(op.weight),

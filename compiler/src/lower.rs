@@ -344,6 +344,7 @@ impl Cx<'_> {
         let layout = match w.packing {
             Some(Packing::Rows) => eng::Layout::Rows,
             Some(Packing::Panel16) => eng::Layout::Panel16,
+            Some(Packing::Fragment16) => eng::Layout::Fragment16,
             None => return Err(self.bug(format!("no packing was selected for @{}", w.name))),
         };
         let computed = matches!(w.source, Source::Rope(_));

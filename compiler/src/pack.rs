@@ -185,8 +185,8 @@ impl<'a> Rows<'a> {
             }
             let panel: Vec<&[f32]> = values.chunks_exact(width).collect();
             let done = match (scheme, packed.layout, packed.encoding) {
-                (Some(scheme), eng::Layout::Panel16, encoding) => {
-                    self.pack_quantised(&panel, scheme, encoding, &mut part)
+                (Some(scheme), layout @ (eng::Layout::Panel16 | eng::Layout::Fragment16), encoding) => {
+                    self.pack_quantised(&panel, scheme, (encoding, layout), &mut part)
                 }
                 (None, eng::Layout::Rows, encoding) => {
                     let dtype =
@@ -200,8 +200,8 @@ impl<'a> Rows<'a> {
                 (None, eng::Layout::Panel16, _) => {
                     layout::pack_panel_f32(&panel, &mut part.payload).map_err(|e| e.to_string())
                 }
-                (Some(_), eng::Layout::Rows, _) => {
-                    let message = format!("@{} is quantised and has no panels", self.weight.name);
+                (Some(_), eng::Layout::Rows, _) | (None, eng::Layout::Fragment16, _) => {
+                    let message = format!("@{} cannot lie in {:?}", self.weight.name, packed.layout);
                     return Err(Diag::bug(&Loc::name(self.weight.name.as_str()), message));
                 }
             };
@@ -215,7 +215,7 @@ impl<'a> Rows<'a> {
         &self,
         panel: &[&[f32]],
         scheme: Scheme,
-        encoding: eng::Encoding,
+        (encoding, layout): (eng::Encoding, eng::Layout),
         part: &mut Packed,
     ) -> Result<(), String> {
         let (width, rows) = (self.width as usize, panel.len());
@@ -236,12 +236,12 @@ impl<'a> Rows<'a> {
                 let groups = scales.chunks_exact(per_row).zip(zeros.chunks_exact(per_row));
                 let rows: Vec<I4Row<'_>> =
                     quants.zip(groups).map(|(q, (scale, zero))| I4Row { q, scale, zero }).collect();
-                layout::pack_panel_i4(&rows, group, part).map_err(|e| e.to_string())
+                layout::pack_panel_i4(&rows, group, layout, part).map_err(|e| e.to_string())
             }
             _ => {
                 let rows: Vec<I8Row<'_>> =
                     quants.zip(&scales).map(|(q, scale)| I8Row { q, scale: *scale }).collect();
-                layout::pack_panel_i8(&rows, part).map_err(|e| e.to_string())
+                layout::pack_panel_i8(&rows, layout, part).map_err(|e| e.to_string())
             }
         }
     }

@@ -104,6 +104,8 @@ pub enum Packing {
     Rows,
     /// Panels of 16 output rows, inputs in pairs: the CPU's dot-product order.
     Panel16,
+    /// Panels of 16 output rows in the order of a GPU's matrix fragments; for quantised matrices.
+    Fragment16,
 }
 
 /// The step function.
@@ -171,14 +173,15 @@ pub struct KernelChoice {
 
 impl Packing {
     /// Names in the text form.
-    const NAMES: [(Packing, &'static str); 2] = [(Packing::Rows, "rows"), (Packing::Panel16, "panel16")];
+    const NAMES: [(Packing, &'static str); 3] =
+        [(Packing::Rows, "rows"), (Packing::Panel16, "panel16"), (Packing::Fragment16, "fragment16")];
 
     /// Every packing.
     pub fn all() -> impl Iterator<Item = Packing> {
         Packing::NAMES.iter().map(|row| row.0)
     }
 
-    /// Name in the text form: `rows`, `panel16`.
+    /// Name in the text form: `rows`, `panel16`, `fragment16`.
     pub fn name(self) -> &'static str {
         Packing::NAMES[self as usize].1
     }

@@ -98,6 +98,14 @@ const CASES: &[Case] = &[
         "must be positive and finite, found 0",
     ),
     (|m| weight(m, "norm").packing = Some(Packing::Panel16), "packed in panels but is not a matrix"),
+    (|m| weight(m, "norm").packing = Some(Packing::Fragment16), "packed in panels but is not a matrix"),
+    (
+        |m| {
+            weight(m, "w").ty.elem = DType::Bf16.into();
+            weight(m, "w").packing = Some(Packing::Fragment16);
+        },
+        "packed in fragments but is not quantised",
+    ),
     // Values.
     (
         |m| {

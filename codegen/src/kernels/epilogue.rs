@@ -37,18 +37,8 @@ impl<'b> Epilogue<'b> {
                     let (y, residual) = (self.y.at64(at), self.residual.map(|r| r.at64(at)));
                     for (ni, tile) in tiles.iter().enumerate() {
                         let on = ni as u32 * 8;
-                        let write = || {
-                            let mut pair = [tile[2 * half as usize], tile[2 * half as usize + 1]];
-                            let mut add =
-                                |more: [Val<'b, F32>; 2]| pair = [pair[0] + more[0], pair[1] + more[1]];
-                            if let Some(bias) = self.bias {
-                                add(bias.at(column + on).load());
-                            }
-                            if let Some(residual) = residual {
-                                add(residual.at(on).load());
-                            }
-                            y.at(on).store(pair);
-                        };
+                        let pair = [tile[2 * half as usize], tile[2 * half as usize + 1]];
+                        let write = || self.write(column + on, residual.map(|r| r.at(on)), y.at(on), pair);
                         match inside[ni] {
                             None => write(),
                             Some(inside) => b.if_(inside, write),
@@ -57,5 +47,29 @@ impl<'b> Epilogue<'b> {
                 });
             }
         }
+    }
+
+    /// The same for two columns of a row.
+    pub(super) fn store_pair(&self, [row, column]: [Val<'b, I32>; 2], sum: [Val<'b, F32>; 2]) {
+        let at = row.to_i64() * i64::from(self.n) + column.to_i64();
+        self.write(column, self.residual.map(|r| r.at64(at)), self.y.at64(at), sum);
+    }
+
+    /// Stores a pair at `y`, after the bias of its columns and `residual` were added.
+    fn write(
+        &self,
+        column: Val<'b, I32>,
+        residual: Option<FloatPtr<'b>>,
+        y: FloatPtr<'b>,
+        mut pair: [Val<'b, F32>; 2],
+    ) {
+        let mut add = |more: [Val<'b, F32>; 2]| pair = [pair[0] + more[0], pair[1] + more[1]];
+        if let Some(bias) = self.bias {
+            add(bias.at(column).load());
+        }
+        if let Some(residual) = residual {
+            add(residual.load());
+        }
+        y.store(pair);
     }
 }

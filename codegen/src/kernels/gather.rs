@@ -20,8 +20,8 @@ pub enum Source {
 pub enum Elements {
     /// Rows of floats.
     Plain(DType),
-    /// Panels of 16 rows of i8, `[panel][pair][row][2]`, with an f32 scale for each row.
-    I8Panels,
+    /// Panels of 16 rows of i8 in the order of fragments, with an f32 scale for each row.
+    I8Fragments,
 }
 
 /// Constants of the kernel.
@@ -54,7 +54,7 @@ impl Gather {
     /// Geometry.
     pub fn launch(&self) -> Launch {
         let mut args = vec![ArgKind::Pointer; 3];
-        if self.x == Elements::I8Panels {
+        if self.x == Elements::I8Fragments {
             args[1] = ArgKind::Scaled;
         }
         Launch {
@@ -75,7 +75,7 @@ impl Gather {
                 let x = Input::Floats(b.param_floats(d));
                 (b.param_ptr::<I32>(), x)
             }
-            (_, Elements::I8Panels) => {
+            (_, Elements::I8Fragments) => {
                 let index = b.param_ptr::<I32>();
                 (index, Input::Panels { words: b.param_const(), scale: b.param_const() })
             }
@@ -105,13 +105,13 @@ impl Gather {
             Input::Panels { words, scale } => {
                 let (panel, lane) = (row >> 4, row & 15);
                 let scale = scale.at(row).load();
-                // A pair of inputs of a panel is 32 bytes; a word holds it for two rows.
-                let panel = words.at64(panel.to_i64() * i64::from(self.width.div_ceil(2) * 8));
-                let word =
-                    |pair: u32| panel.at((column / 2 + pair) * 8 + lane / 2).load() >> ((lane & 1) * 16);
-                let pairs: [Val<'b, I32>; 4] = std::array::from_fn(|i| word(i as u32));
+                // `[panel][k / 32][row % 8][k / 8 % 4][k % 8][row / 8]`: eight elements of two rows are 16 bytes.
+                let panel = words.at64(panel.to_i64() * i64::from(self.width.next_multiple_of(64) * 4));
+                let unit = column / 8;
+                let place = unit / 4 * 32 + (lane & 7) * 4 + unit % 4;
+                let pairs = panel.at(place * 4).load_vector::<4>().elements();
                 std::array::from_fn(|i| {
-                    let byte = (pairs[i / 2] >> (i as u32 % 2 * 8)) & 0xff;
+                    let byte = (pairs[i / 2] >> ((lane >> 3) * 8 + i as u32 % 2 * 16)) & 0xff;
                     ((byte ^ 0x80) - 128).to_f32() * scale
                 })
             }

@@ -8,7 +8,7 @@ use trtc_codegen::kernels::feed::Feed;
 use trtc_codegen::kernels::gated_act::GatedActPacked;
 use trtc_codegen::kernels::gather::{Elements, Gather, Source};
 use trtc_codegen::kernels::matmul::{FEW, MANY, Matmul, SOME, Tiling};
-use trtc_codegen::kernels::quant_matmul::{Payload, QuantMatmul};
+use trtc_codegen::kernels::quant_matmul::{Form, Payload, QuantMatmul};
 use trtc_codegen::kernels::rms_norm::{Residual, RmsNorm};
 use trtc_codegen::kernels::rope_kv_append::{HeadNorm, RopeKvAppend};
 use trtc_codegen::kernels::sample::Sample;
@@ -61,7 +61,7 @@ fn cases() -> Vec<(&'static str, Recipe)> {
     let head = |offset| Some(HeadNorm { weight: Bf16, eps: 1e-6, offset });
     let gather = |source, width, scale, x, out| Gather { source, width, rows: Count::Tokens, scale, x, out };
     let (b16, f32s) = (Elements::Plain(Bf16), Elements::Plain(F32));
-    let quant = |n, k, payload, bm| QuantMatmul {
+    let quant = |n, k, payload, form| QuantMatmul {
         n,
         k,
         payload,
@@ -69,7 +69,7 @@ fn cases() -> Vec<(&'static str, Recipe)> {
         bias: None,
         residual: None,
         out: Bf16,
-        bm,
+        form,
     };
     let gated = |width, act, x, out| GatedActPacked { width, act, rows: Count::Tokens, x, out };
     vec![
@@ -86,17 +86,31 @@ fn cases() -> Vec<(&'static str, Recipe)> {
         ("feed_64", Feed { last: 64 }.into()),
         ("sample_128256", Sample { vocab: 128_256 }.into()),
         ("sample_259", Sample { vocab: 259 }.into()),
-        ("embedding_i8_576", gather(Source::Table, 576, 1.0, Elements::I8Panels, Bf16).into()),
-        ("int8_few_4096_4096", quant(4096, 4096, Payload::I8, 16).into()),
-        ("int8_many_960_576", quant(960, 576, Payload::I8, 64).into()),
-        ("int4_few_4096_14336", quant(4096, 14336, Payload::I4(128), 16).into()),
+        ("embedding_i8_576", gather(Source::Table, 576, 1.0, Elements::I8Fragments, Bf16).into()),
+        ("int8_few8_4096_4096", quant(4096, 4096, Payload::I8, Form::Few(8)).into()),
+        ("int8_few8_128256_4096", quant(128_256, 4096, Payload::I8, Form::Few(8)).into()),
+        ("int8_few16_4096_4096", quant(4096, 4096, Payload::I8, Form::Few(16)).into()),
+        ("int8_few32_28672_4096", quant(28672, 4096, Payload::I8, Form::Few(32)).into()),
+        ("int8_many_960_576", quant(960, 576, Payload::I8, Form::Many).into()),
+        ("int4_few8_4096_14336", quant(4096, 14336, Payload::I4(128), Form::Few(8)).into()),
+        ("int4_few8_14336_4096", quant(14336, 4096, Payload::I4(64), Form::Few(8)).into()),
+        ("int4_few16_28672_4096", quant(28672, 4096, Payload::I4(32), Form::Few(16)).into()),
+        ("int4_few32_4096_4096", quant(4096, 4096, Payload::I4(128), Form::Few(32)).into()),
+        ("int4_few32_28672_4096", quant(28672, 4096, Payload::I4(128), Form::Few(32)).into()),
         (
-            "int4_few_ragged_888_608",
-            QuantMatmul { residual: Some(Bf16), bias: Some(F32), ..quant(888, 608, Payload::I4(32), 16) }
-                .into(),
+            "int4_few_ragged_888_616",
+            QuantMatmul {
+                residual: Some(Bf16),
+                bias: Some(F32),
+                ..quant(888, 616, Payload::I4(32), Form::Few(16))
+            }
+            .into(),
         ),
-        ("int4_many_960_576", quant(960, 576, Payload::I4(64), 64).into()),
-        ("int4_many_4096_4096", QuantMatmul { out: F32, ..quant(4096, 4096, Payload::I4(128), 64) }.into()),
+        ("int4_many_960_576", quant(960, 576, Payload::I4(32), Form::Many).into()),
+        (
+            "int4_many_4096_4096",
+            QuantMatmul { out: F32, ..quant(4096, 4096, Payload::I4(128), Form::Many) }.into(),
+        ),
         ("attention_32_8_128", attention(32, 8, 128).into()),
         ("attention_9_3_64", attention(9, 3, 64).into()),
         ("attention_14_2_64", attention(14, 2, 64).into()),

@@ -179,7 +179,7 @@ fn ops_that_compute_the_same_share_a_kernel() {
 }
 
 #[test]
-fn host_matrices_lie_in_panels_and_the_rest_in_rows() {
+fn matrices_lie_as_their_kernels_read_them_and_the_rest_in_rows() {
     let mut module = model(DType::Bf16);
     select(&mut module, target("host")).unwrap();
     let packing = |m: &Module, name: &str| m.weights[m.weight_named(name).unwrap()].packing.unwrap();
@@ -191,6 +191,13 @@ fn host_matrices_lie_in_panels_and_the_rest_in_rows() {
     }
     select(&mut module, target("sm_90")).unwrap();
     assert!(module.weights.iter().all(|(_, w)| w.packing == Some(Packing::Rows)));
+    let down = module.weight_named("layers.1.down").unwrap();
+    module.weights[down].ty.elem = Elem::Quant(Scheme::INT8);
+    select(&mut module, target("sm_90")).unwrap();
+    assert_eq!(packing(&module, "layers.1.down"), Packing::Fragment16);
+    assert_eq!(packing(&module, "layers.0.down"), Packing::Rows);
+    select(&mut module, target("host")).unwrap();
+    assert_eq!(packing(&module, "layers.1.down"), Packing::Panel16);
 }
 
 #[test]

@@ -61,8 +61,11 @@ pub(super) fn weight(w: &Weight) -> Result<(), String> {
     if let Elem::Quant(scheme) = w.ty.elem {
         scheme.check()?;
     }
-    if w.packing == Some(Packing::Panel16) && shape.len() != 2 {
+    if matches!(w.packing, Some(Packing::Panel16 | Packing::Fragment16)) && shape.len() != 2 {
         return Err(format!("{} is packed in panels but is not a matrix", w.ty));
+    }
+    if w.packing == Some(Packing::Fragment16) && w.ty.elem.plain().is_some() {
+        return Err(format!("{} is packed in fragments but is not quantised", w.ty));
     }
     match &w.source {
         Source::Tensors(parts) if parts.is_empty() => Err("it has no source".into()),

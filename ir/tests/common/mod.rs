@@ -174,7 +174,7 @@ impl Gen {
                 .map(|_| TensorRef { name: self.name(), interleaved_heads: self.maybe(Gen::u32) });
             Source::Tensors(parts.collect())
         };
-        let packing = self.maybe(|g| g.pick(&[Packing::Rows, Packing::Panel16]));
+        let packing = self.maybe(|g| g.pick(&[Packing::Rows, Packing::Panel16, Packing::Fragment16]));
         Weight { name: format!("{}{i}", self.name()), ty: self.tensor(), source, packing }
     }
 

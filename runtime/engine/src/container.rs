@@ -72,7 +72,13 @@ fn extents(weight: &Weight, part: Part) -> Result<(Element, Vec<u64>), EngineErr
     if weight.layout == Layout::Rows {
         return Ok((plain, weight.shape.clone()));
     }
-    let p = panels(&weight.shape, weight.encoding)?;
+    let p = panels(&weight.shape, weight.encoding, weight.layout)?;
+    if weight.layout == Layout::Fragment16 && part == Part::Payload {
+        // 32 lanes of 16 bytes.
+        let (element, inputs) =
+            if weight.encoding == Encoding::I8Channel { (Element::I8, 32) } else { (Element::U8, 64) };
+        return Ok((element, vec![p.count, p.inputs / inputs, 32, 16]));
+    }
     Ok(match (weight.encoding, part) {
         (Encoding::F32, _) => (Element::F32, vec![p.count, p.inputs, 16]),
         (Encoding::Bf16, _) => (Element::Bf16, vec![p.count, p.inputs / 2, 16, 2]),

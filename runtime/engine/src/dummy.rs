@@ -7,7 +7,7 @@
 //! uniform numbers. Padding is zero as `layout.rs` asks.
 
 use crate::error::EngineError;
-use crate::layout::{PANEL, Panels, Part, panels, sizes};
+use crate::layout::{PANEL, Panels, Part, fragment_i4, fragment_i8, fragment_row, panels, sizes};
 use crate::manifest::{Encoding, Layout, Weight};
 use half::bf16;
 
@@ -82,8 +82,12 @@ pub fn fill(
         // q is uniform in -8..=7 with mean -1/2; zero points of -1 and 0 in equal shares move the mean to 0.
         (Encoding::I4Group { .. }, Part::Zero) => words(key, start, out, zero_points),
     }
+    if weight.layout == Layout::Fragment16 {
+        let p = panels(&weight.shape, weight.encoding, weight.layout)?;
+        pad_fragments(weight, p, part, mix(mix(seed, u64::from(index)), Part::Zero as u64), start, out);
+    }
     if weight.layout == Layout::Panel16 {
-        let p = panels(&weight.shape, weight.encoding)?;
+        let p = panels(&weight.shape, weight.encoding, weight.layout)?;
         pad_rows(weight, p, part, start, out);
         if part == Part::Payload && weight.shape[1] != p.inputs {
             let zero_key = mix(mix(seed, u64::from(index)), Part::Zero as u64);
@@ -176,6 +180,47 @@ fn pad_inputs(weight: &Weight, p: Panels, zero_key: u64, start: u64, out: &mut [
                     *b = 0;
                 }
             }
+        }
+    }
+}
+
+/// Zeros for all that pads the panels of [`Layout::Fragment16`] which this piece touches.
+fn pad_fragments(weight: &Weight, p: Panels, part: Part, zero_key: u64, start: u64, out: &mut [u8]) {
+    let (n, k) = (weight.shape[0] as usize, weight.shape[1] as usize);
+    let (inputs, groups) = (p.inputs as usize, p.groups as usize);
+    let group = if let Encoding::I4Group { group } = weight.encoding { Some(group as usize) } else { None };
+    // Bytes of a panel; of a scale or zero point.
+    let (panel_bytes, element) = match (group, part) {
+        (Some(_), Part::Payload) => (inputs * PANEL / 2, 1),
+        (None, Part::Payload) => (inputs * PANEL, 1),
+        (Some(_), Part::Scale) => (groups * PANEL * 2, 2),
+        (Some(_), Part::Zero) => (groups * PANEL, 1),
+        (None, _) => (groups * PANEL * 4, 4),
+    };
+    let first = start as usize / panel_bytes;
+    let last = (start as usize + out.len()).div_ceil(panel_bytes).min(p.count as usize);
+    for (panel, r) in (first..last).flat_map(|panel| (0..PANEL).map(move |r| (panel, r))) {
+        let mut set = |at: usize, keep: u8, value: u8| {
+            if let Some(b) = byte(out, start, (panel * panel_bytes + at) as u64) {
+                *b = *b & keep | value;
+            }
+        };
+        let exists = panel * PANEL + r < n;
+        let padding = if exists { k } else { 0 }..inputs;
+        match (group, part) {
+            (None, Part::Payload) => padding.for_each(|i| set(fragment_i8(r, i), 0, 0)),
+            (Some(group), Part::Payload) => padding.for_each(|i| {
+                let (at, shift) = fragment_i4(r, i);
+                let zero_at = ((panel * groups + i / group) * PANEL + fragment_row(r)) as u64;
+                let minus_one = zero_points(mix(zero_key, zero_at / 8)) >> (8 * (zero_at % 8)) & 1;
+                let zero = if exists { 8 - minus_one as u8 } else { 8 };
+                set(at, !(15 << shift), zero << shift);
+            }),
+            _ if exists => {}
+            _ => (0..groups).for_each(|g| {
+                let at = g * PANEL + if group.is_some() { fragment_row(r) } else { r };
+                (at * element..(at + 1) * element).for_each(|at| set(at, 0, 0));
+            }),
         }
     }
 }

@@ -12,6 +12,15 @@
 //! | i8_channel | `[p][k / 2][r][k % 2]` | i8; scale `[p][r]` f32 |
 //! | i4_group | `[p][k / 8][word w]`, 16-bit little-endian words, `w = 2 r + k % 2`, nibble `(k % 8) / 2` from the low end | `q + 8`; scale `[p][k / group][r]` bf16, zero `[p][k / group][r]` i8 |
 //!
+//! `Fragment16` has the same panels of i8 and i4 in the order in which the 32 lanes of a warp hold them as operand A of
+//! `mma.m16n8k16`: lane `4 g + q` has rows `g` and `g + 8`, and of each 32 inputs those from `8 q` to `8 q + 7`, in
+//! pieces of 16 bytes. Inputs are padded to a multiple of 64 (i8) or 128 (i4), whose groups are 32, 64 or 128 inputs.
+//!
+//! | encoding | payload order | byte |
+//! |---|---|---|
+//! | i8_channel | `[p][k / 32][r % 8][k / 8 % 4][k % 8][r / 8]` | i8; scale `[p][r]` f32 |
+//! | i4_group | `[p][k / 64][r % 8][k / 8 % 4][k / 32 % 2][k / 4 % 2][k % 2][k / 2 % 2]` | `q + 8` of row `r % 8` in the low nibble, of row `r % 8 + 8` in the high one; scale `[p][k / group][r % 8][r / 8]` bf16, zero likewise, i8 |
+//!
 //! Packers take one panel at a time, so a matrix of any size streams. Quantising is not done here.
 
 mod pack;
@@ -96,24 +105,51 @@ fn product(factors: &[u64]) -> Result<u64, EngineError> {
         .ok_or_else(|| layout_error(format!("a tensor of {factors:?} is larger than memory can be")))
 }
 
-/// Extents of an `(n, k)` matrix in [`Layout::Panel16`].
-pub fn panels(shape: &[u64], encoding: Encoding) -> Result<Panels, EngineError> {
+/// Extents of an `(n, k)` matrix in panels.
+pub fn panels(shape: &[u64], encoding: Encoding, layout: Layout) -> Result<Panels, EngineError> {
     let &[n, k] = shape else {
         return Err(layout_error(format!("panels hold matrices, the shape is {shape:?}")));
     };
-    let (unit, groups) = match encoding {
-        Encoding::F32 => (1, 0),
-        Encoding::Bf16 => (2, 0),
-        Encoding::I8Channel => (2, 1),
-        Encoding::I4Group { group } => {
-            if group == 0 || !group.is_multiple_of(8) {
-                return Err(layout_error(format!("groups of {group} inputs are not a multiple of 8")));
+    let fragments = layout == Layout::Fragment16;
+    let unit = match encoding {
+        Encoding::F32 | Encoding::Bf16 if fragments => {
+            return Err(layout_error("fragments are of quantised weights"));
+        }
+        Encoding::F32 => 1,
+        Encoding::Bf16 => 2,
+        Encoding::I8Channel => {
+            if fragments {
+                64
+            } else {
+                2
             }
-            (8, k.div_ceil(u64::from(group)))
+        }
+        Encoding::I4Group { .. } => {
+            if fragments {
+                128
+            } else {
+                8
+            }
         }
     };
     let inputs =
         k.checked_next_multiple_of(unit).ok_or_else(|| layout_error(format!("{k} inputs are too many")))?;
+    let groups = match encoding {
+        Encoding::F32 | Encoding::Bf16 => 0,
+        Encoding::I8Channel => 1,
+        Encoding::I4Group { group } if fragments => {
+            if ![32, 64, 128].contains(&group) {
+                return Err(layout_error(format!("groups of {group} inputs are not of 32, 64 or 128")));
+            }
+            inputs / u64::from(group)
+        }
+        Encoding::I4Group { group } => {
+            if group == 0 || !group.is_multiple_of(8) {
+                return Err(layout_error(format!("groups of {group} inputs are not a multiple of 8")));
+            }
+            k.div_ceil(u64::from(group))
+        }
+    };
     Ok(Panels { count: n.div_ceil(PANEL as u64), inputs, groups })
 }
 
@@ -131,8 +167,8 @@ pub fn sizes(shape: &[u64], encoding: Encoding, layout: Layout) -> Result<Sizes,
         (Layout::Rows, _) => {
             Err(layout_error("row-major weights are f32 or bf16; quantised ones lie in panels"))
         }
-        (Layout::Panel16, _) => {
-            let p = panels(shape, encoding)?;
+        (Layout::Panel16 | Layout::Fragment16, _) => {
+            let p = panels(shape, encoding, layout)?;
             let elements = product(&[p.count, PANEL as u64, p.inputs])?;
             let scales = product(&[p.count, PANEL as u64, p.groups])?;
             let (payload, scale, zero) = match encoding {
@@ -144,6 +180,22 @@ pub fn sizes(shape: &[u64], encoding: Encoding, layout: Layout) -> Result<Sizes,
             Ok(Sizes { payload, scale, zero })
         }
     }
+}
+
+/// Place in a panel of [`Layout::Fragment16`] of the element of row `r`, input `i`, i8: its byte.
+pub(crate) fn fragment_i8(r: usize, i: usize) -> usize {
+    i / 32 * 512 + (r % 8 * 4 + i / 8 % 4) * 16 + i % 8 * 2 + r / 8
+}
+
+/// The same of i4: its byte, and how far to the left its nibble is.
+pub(crate) fn fragment_i4(r: usize, i: usize) -> (usize, usize) {
+    let unit = i / 64 * 512 + (r % 8 * 4 + i / 8 % 4) * 16 + i / 32 % 2 * 8;
+    (unit + i / 4 % 2 * 4 + i % 2 * 2 + i / 2 % 2, r / 8 * 4)
+}
+
+/// Place of row `r`'s scale or zero point among the 16 of a group in [`Layout::Fragment16`].
+pub(crate) fn fragment_row(r: usize) -> usize {
+    r % 8 * 2 + r / 8
 }
 
 fn f32_at(bytes: &[u8], index: usize) -> f32 {
@@ -213,6 +265,21 @@ pub fn unpack_row(
                 let g = (p * groups + i / group as usize) * PANEL + r;
                 *o = (q - i32::from(zero[g] as i8)) as f32 * bf16_at(scale, g);
             }
+        }
+        (Layout::Fragment16, Encoding::I4Group { group }) => {
+            let Panels { inputs, groups, .. } = panels(&weight.shape, weight.encoding, weight.layout)?;
+            let panel = &payload[p * inputs as usize * PANEL / 2..];
+            for (i, o) in out.iter_mut().enumerate() {
+                let (byte, shift) = fragment_i4(r, i);
+                let q = i32::from(panel[byte] >> shift & 15) - 8;
+                let g = (p * groups as usize + i / group as usize) * PANEL + fragment_row(r);
+                *o = (q - i32::from(zero[g] as i8)) as f32 * bf16_at(scale, g);
+            }
+        }
+        (Layout::Fragment16, _) => {
+            let panel = &payload[p * k.next_multiple_of(64) * PANEL..];
+            let s = f32_at(scale, row);
+            out.iter_mut().enumerate().for_each(|(i, o)| *o = f32::from(panel[fragment_i8(r, i)] as i8) * s);
         }
     }
     Ok(())

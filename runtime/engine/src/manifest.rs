@@ -199,6 +199,8 @@ pub enum Layout {
     Rows,
     /// Panels of 16 output rows; see `layout.rs`.
     Panel16,
+    /// Panels of 16 output rows in the order of a GPU's matrix fragments; see `layout.rs`.
+    Fragment16,
 }
 
 /// A kernel: code and its constants.

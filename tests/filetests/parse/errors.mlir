@@ -6,7 +6,7 @@ llm.module @m dims(T in 1..8) {
   llm.weight @w : tensor<4xf32> from ["w"]
   llm.weight @w : tensor<4xf32> from ["w"] // error: there is another weight @w
   llm.weight @v : tensor<4xf33> from ["v"] // error: no element type 'f33'; there are f32, f16
-  llm.weight @u : tensor<4xf32> packed(sideways) from ["u"] // error: no packing 'sideways'; there are rows, panel16
+  llm.weight @u : tensor<4xf32> packed(sideways) from ["u"] // error: no packing 'sideways'; there are rows, panel16, fragment16
   llm.func @f(%x: tensor<Tx4xf32>) {
     %a = llm.frobnicate %x : tensor<Tx4xf32> // error: the ops are llm.embedding, llm.rms_norm
     %b = llm.add %a, %x : tensor<Tx4xf32>

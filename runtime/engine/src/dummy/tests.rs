@@ -24,13 +24,19 @@ fn values(w: &Weight, shape: &[u64]) -> Vec<f32> {
     all
 }
 
-const ENCODINGS: [Encoding; 4] =
-    [Encoding::F32, Encoding::Bf16, Encoding::I8Channel, Encoding::I4Group { group: 32 }];
+const FORMS: [(Encoding, Layout); 6] = [
+    (Encoding::F32, Layout::Panel16),
+    (Encoding::Bf16, Layout::Panel16),
+    (Encoding::I8Channel, Layout::Panel16),
+    (Encoding::I4Group { group: 32 }, Layout::Panel16),
+    (Encoding::I8Channel, Layout::Fragment16),
+    (Encoding::I4Group { group: 64 }, Layout::Fragment16),
+];
 
 #[test]
 fn matrices_have_the_right_spread() {
-    for encoding in ENCODINGS {
-        let w = weight("w", &[64, 1024], encoding, Layout::Panel16);
+    for (encoding, layout) in FORMS {
+        let w = weight("w", &[64, 1024], encoding, layout);
         let v = values(&w, &w.shape);
         let mean = v.iter().sum::<f32>() / v.len() as f32;
         let std = (v.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / v.len() as f32).sqrt();
@@ -81,10 +87,10 @@ fn no_i8_is_minus_128() {
 
 proptest! {
     #[test]
-    fn padding_is_zero_and_pieces_agree(n in 1u64..40, k in 1u64..70, which in 0usize..4, step in 1usize..5) {
-        let encoding = ENCODINGS[which];
-        let w = weight("w", &[n, k], encoding, Layout::Panel16);
-        let p = panels(&w.shape, encoding).unwrap();
+    fn padding_is_zero_and_pieces_agree(n in 1u64..40, k in 1u64..200, which in 0usize..6, step in 1usize..5) {
+        let (encoding, layout) = FORMS[which];
+        let w = weight("w", &[n, k], encoding, layout);
+        let p = panels(&w.shape, encoding, layout).unwrap();
         let v = values(&w, &[p.count * 16, p.inputs]);
         for (i, &x) in v.iter().enumerate() {
             let (row, col) = (i as u64 / p.inputs, i as u64 % p.inputs);

@@ -1,8 +1,8 @@
 //! Packers: rows to bytes, one panel at a time. The byte order is defined in `layout.rs`; quantising is not done here.
 
-use super::{PANEL, Part, layout_error, panels};
+use super::{PANEL, Part, fragment_row, layout_error, panels};
 use crate::error::EngineError;
-use crate::manifest::{Dtype, Encoding};
+use crate::manifest::{Dtype, Encoding, Layout};
 use half::bf16;
 
 /// A row in [`Encoding::I8Channel`], quantised.
@@ -121,11 +121,54 @@ pub fn pack_panel_bf16(rows: &[&[f32]], out: &mut Vec<u8>) -> Result<(), EngineE
     Ok(())
 }
 
+/// Appends a panel of fragments: `make` turns 8 inputs of rows `g` and `g + 8` into `W` bytes, `inputs` (padded) inputs
+/// a row; the bytes of `16 / W` such eights, 32 inputs apart, lie side by side. Rows that are not given, and inputs
+/// beyond the end, are `pad(row)`.
+fn fragments<const W: usize>(
+    rows: &[&[i8]],
+    inputs: usize,
+    out: &mut Vec<u8>,
+    pad: impl Fn(usize) -> i8,
+    make: impl Fn(&[i8; 8], &[i8; 8]) -> [u8; W],
+) {
+    let (cells, begin) = (16 / W, out.len());
+    out.resize(begin + inputs * W, 0);
+    let (places, _) = out[begin..].as_chunks_mut::<W>();
+    for g in 0..8 {
+        let eight = |r: usize, unit: usize| {
+            let row = rows.get(r).copied().unwrap_or(&[]);
+            let rest = row.get(unit * 8..).unwrap_or(&[]);
+            rest.first_chunk::<8>().copied().unwrap_or_else(|| {
+                let mut eight = [pad(r); 8];
+                eight[..rest.len()].copy_from_slice(rest);
+                eight
+            })
+        };
+        for unit in 0..inputs / 8 {
+            // Unit: [piece][cell][q]; place: [piece][g][q][cell].
+            let (piece, cell, q) = (unit / (4 * cells), unit / 4 % cells, unit % 4);
+            places[((piece * 8 + g) * 4 + q) * cells + cell] = make(&eight(g, unit), &eight(g + 8, unit));
+        }
+    }
+}
+
 /// Appends a panel in [`Encoding::I8Channel`].
-pub fn pack_panel_i8(rows: &[I8Row<'_>], out: &mut Packed) -> Result<(), EngineError> {
+pub fn pack_panel_i8(rows: &[I8Row<'_>], layout: Layout, out: &mut Packed) -> Result<(), EngineError> {
     let k = inputs(rows.iter().map(|r| r.q.len()))?;
-    let pair = |&[a, b]: &[i8; 2]| [a as u8, b as u8];
-    interleave(rows.iter().map(|r| r.q), k, &mut out.payload, 0, |_| 0, pair);
+    if layout == Layout::Fragment16 {
+        let p = panels(&[PANEL as u64, k as u64], Encoding::I8Channel, layout)?;
+        let rows: Vec<&[i8]> = rows.iter().map(|r| r.q).collect();
+        fragments(
+            &rows,
+            p.inputs as usize,
+            &mut out.payload,
+            |_| 0,
+            |low, high| -> [u8; 16] { std::array::from_fn(|i| [low, high][i % 2][i / 2] as u8) },
+        );
+    } else {
+        let pair = |&[a, b]: &[i8; 2]| [a as u8, b as u8];
+        interleave(rows.iter().map(|r| r.q), k, &mut out.payload, 0, |_| 0, pair);
+    }
     for r in 0..PANEL {
         let scale = rows.get(r).map_or(0.0, |row| row.scale);
         out.scale.extend_from_slice(&scale.to_le_bytes());
@@ -134,9 +177,15 @@ pub fn pack_panel_i8(rows: &[I8Row<'_>], out: &mut Packed) -> Result<(), EngineE
 }
 
 /// Appends a panel in [`Encoding::I4Group`] with groups of `group` inputs.
-pub fn pack_panel_i4(rows: &[I4Row<'_>], group: u32, out: &mut Packed) -> Result<(), EngineError> {
+pub fn pack_panel_i4(
+    rows: &[I4Row<'_>],
+    group: u32,
+    layout: Layout,
+    out: &mut Packed,
+) -> Result<(), EngineError> {
     let k = inputs(rows.iter().map(|r| r.q.len()))?;
-    let groups = panels(&[PANEL as u64, k as u64], Encoding::I4Group { group })?.groups as usize;
+    let p = panels(&[PANEL as u64, k as u64], Encoding::I4Group { group }, layout)?;
+    let groups = k.div_ceil(group as usize);
     if rows.iter().any(|r| r.scale.len() != groups || r.zero.len() != groups) {
         return Err(layout_error(format!(
             "{k} inputs in groups of {group} need {groups} scales and zero points"
@@ -157,9 +206,25 @@ pub fn pack_panel_i4(rows: &[I4Row<'_>], group: u32, out: &mut Packed) -> Result
         ((word(x) | word(x >> 8) << 16) as u32).to_le_bytes()
     };
     let last_zero = |r: usize| rows.get(r).and_then(|row| row.zero.last()).copied().unwrap_or(0);
-    interleave(rows.iter().map(|r| r.q), k, &mut out.payload, 0x88, last_zero, eight);
-    for g in 0..groups {
-        for r in 0..PANEL {
+    // Which row each of a group's 16 scales and zero points is of.
+    let mut order: [usize; PANEL] = std::array::from_fn(|r| r);
+    if layout == Layout::Fragment16 {
+        order.sort_by_key(|&r| fragment_row(r));
+        let rows: Vec<&[i8]> = rows.iter().map(|r| r.q).collect();
+        fragments(&rows, p.inputs as usize, &mut out.payload, last_zero, |low, high| -> [u8; 8] {
+            // Byte 4 s + 2 h + c is of input 4 s + 2 c + h.
+            std::array::from_fn(|i| {
+                let input = i / 4 * 4 + i % 2 * 2 + i / 2 % 2;
+                (low[input] as u8).wrapping_add(8) | (high[input] as u8).wrapping_add(8) << 4
+            })
+        });
+    } else {
+        interleave(rows.iter().map(|r| r.q), k, &mut out.payload, 0x88, last_zero, eight);
+    }
+    // Groups that are all padding repeat the last one: they dequantise to zero too.
+    for g in 0..p.groups as usize {
+        let g = g.min(groups - 1);
+        for r in order {
             let row = rows.get(r);
             out.scale.extend_from_slice(&row.map_or(bf16::ZERO, |row| row.scale[g]).to_le_bytes());
             out.zero.push(row.map_or(0, |row| row.zero[g]) as u8);

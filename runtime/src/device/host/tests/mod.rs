@@ -268,19 +268,19 @@ impl Matrix {
         match (layout, encoding) {
             (Layout::Rows, Encoding::F32) => layout::pack_rows(&x, Dtype::F32, &mut parts.payload),
             (Layout::Rows, _) => layout::pack_rows(&x, Dtype::Bf16, &mut parts.payload),
-            (Layout::Panel16, Encoding::F32) => {
+            (_, Encoding::F32) => {
                 rows.chunks(PANEL).for_each(|p| layout::pack_panel_f32(p, &mut parts.payload).unwrap());
             }
-            (Layout::Panel16, Encoding::Bf16) => {
+            (_, Encoding::Bf16) => {
                 rows.chunks(PANEL).for_each(|p| layout::pack_panel_bf16(p, &mut parts.payload).unwrap());
             }
-            (Layout::Panel16, Encoding::I8Channel) => {
+            (_, Encoding::I8Channel) => {
                 let q: Vec<i8> = (0..n * k).map(|_| rng.below(256) as u8 as i8).collect();
                 let rows: Vec<I8Row<'_>> =
                     q.chunks_exact(k).map(|q| I8Row { q, scale: 0.001 + rng.unit().abs() * 0.01 }).collect();
-                rows.chunks(PANEL).for_each(|p| layout::pack_panel_i8(p, &mut parts).unwrap());
+                rows.chunks(PANEL).for_each(|p| layout::pack_panel_i8(p, layout, &mut parts).unwrap());
             }
-            (Layout::Panel16, Encoding::I4Group { group }) => {
+            (_, Encoding::I4Group { group }) => {
                 let groups = k.div_ceil(group as usize);
                 let mut nibbles = |n: usize| (0..n).map(|_| rng.below(16) as i8 - 8).collect::<Vec<i8>>();
                 let (q, zero) = (nibbles(n * k), nibbles(n * groups));
@@ -293,7 +293,7 @@ impl Matrix {
                         zero: &zero[r * groups..(r + 1) * groups],
                     })
                     .collect();
-                rows.chunks(PANEL).for_each(|p| layout::pack_panel_i4(p, group, &mut parts).unwrap());
+                rows.chunks(PANEL).for_each(|p| layout::pack_panel_i4(p, group, layout, &mut parts).unwrap());
             }
         }
         let weight =
