@@ -1,14 +1,18 @@
 //! Op x target x range of token counts -> kernel: the decisions for GPU targets, one match over all ops.
 
+use crate::kernels::add::Add;
 use crate::kernels::attention::DecodeAttention;
 use crate::kernels::feed::Feed;
-use crate::kernels::gated_act::GatedActPacked;
+use crate::kernels::gated_act::GatedAct;
 use crate::kernels::gather::{Elements, Gather, Source};
+use crate::kernels::kv_append::KvAppend;
 use crate::kernels::matmul::{FEW, MANY, Matmul, SOME};
 use crate::kernels::quant_matmul::{Form, Payload, QuantMatmul};
 use crate::kernels::rms_norm::{Residual, RmsNorm};
+use crate::kernels::rope::Rope;
 use crate::kernels::rope_kv_append::{HeadNorm, RopeKvAppend};
 use crate::kernels::sample::Sample;
+use crate::kernels::slice::Slice;
 use crate::kernels::{Count, Recipe};
 use crate::signature::{Types, counted, extent, rows_of_last, width};
 use trtc_ir::ops::RmsNormWeight;
@@ -92,10 +96,64 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
                 out: plain(t.result(data, 0)?.elem, "q")?,
             }))
         }
+        Op::Slice(op) => {
+            let (x, y) = (t.tensor(op.x)?, t.result(data, 0)?);
+            always(Recipe::from(Slice {
+                of: width(x)?,
+                start: u32::try_from(op.start).map_err(|_| format!("column {} is too far", op.start))?,
+                width: width(y)?,
+                rows: counted(y)?,
+                x: plain(x.elem, "x")?,
+                out: plain(y.elem, "a result")?,
+            }))
+        }
+        Op::Add(op) => {
+            let y = t.result(data, 0)?;
+            always(Recipe::from(Add {
+                width: width(y)?,
+                rows: counted(y)?,
+                lhs: plain(t.tensor(op.lhs)?.elem, "lhs")?,
+                rhs: plain(t.tensor(op.rhs)?.elem, "rhs")?,
+                out: plain(y.elem, "a result")?,
+            }))
+        }
+        Op::Rope(op) => {
+            let x = t.tensor(op.x)?;
+            let (head_dim, heads) = rows_of_last(x)?;
+            always(Recipe::from(Rope {
+                heads,
+                head_dim,
+                dim: 2 * extent(t.weight(op.freqs), 0)?,
+                x: plain(x.elem, "x")?,
+                out: plain(t.result(data, 0)?.elem, "a result")?,
+            }))
+        }
+        Op::KvAppend(op) => {
+            let kv = t.kv(op.kv)?;
+            always(Recipe::from(KvAppend {
+                kv_heads: kv.heads,
+                head_dim: kv.head_dim,
+                page_tokens: kv.page.ok_or("the cache has no page size yet: run kv-layout first")?,
+                x: plain(t.tensor(op.k)?.elem, "k")?,
+                kv: plain(Elem::Plain(kv.dtype), "a cache")?,
+            }))
+        }
+        Op::GatedAct(op) => {
+            let y = t.result(data, 0)?;
+            always(Recipe::from(GatedAct {
+                width: width(y)?,
+                packed: false,
+                act: op.act,
+                rows: counted(y)?,
+                x: plain(t.tensor(op.gate)?.elem, "gate")?,
+                out: plain(y.elem, "a result")?,
+            }))
+        }
         Op::GatedActPacked(op) => {
             let y = t.result(data, 0)?;
-            always(Recipe::from(GatedActPacked {
+            always(Recipe::from(GatedAct {
                 width: width(y)?,
+                packed: true,
                 act: op.act,
                 rows: counted(y)?,
                 x: plain(t.tensor(op.x)?.elem, "x")?,
@@ -176,9 +234,6 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
                 kv: plain(Elem::Plain(kv.dtype), "a cache")?,
                 out: plain(t.result(data, 0)?.elem, "a result")?,
             }))
-        }
-        Op::Slice(_) | Op::Add(_) | Op::Rope(_) | Op::KvAppend(_) | Op::GatedAct(_) => {
-            Err("there is no kernel for this op".to_owned())
         }
     };
     let found = found?;

@@ -1,11 +1,14 @@
 //! Whole builds of the small reference checkpoints: engines are reproducible, complete and say what they are.
 
 use std::path::{Path, PathBuf};
+use trtc_codegen::emit::{EmitOptions, emit};
 use trtc_codegen::ptxas::Ptxas;
-use trtc_compiler::{BuildOptions, Phase, build};
+use trtc_codegen::select::select;
+use trtc_compiler::{BuildOptions, Phase, build, module_after, pipeline};
 use trtc_engine::EngineFile;
 use trtc_engine::manifest::Code;
-use trtc_ir::Fault;
+use trtc_ir::{Fault, Target};
+use trtc_passes::{PassCx, run_passes};
 
 fn tiny(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/tiny").join(name)
@@ -130,6 +133,25 @@ fn binaries_need_an_assembler_and_a_gpu_target() {
     let error = build(&tiny("llama"), &out, &BuildOptions { cubin, ..options("bf16") }, &mut |_| ());
     assert!(error.unwrap_err().message.contains("--cubin is for a GPU target"));
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn gpus_serve_a_module_without_fusion() {
+    let gpu = Target::named("sm_90").unwrap();
+    for model in ARCHS {
+        let gpu_options = BuildOptions { target: gpu.name.to_owned(), ..options("int8") };
+        let mut module = module_after(&tiny(model), Phase::Quantize, &gpu_options).unwrap();
+        let passes = ["kv-layout", "select", "plan-memory"].map(|name| pipeline::find(name).unwrap());
+        run_passes(&mut module, &passes, &PassCx::new(gpu), Default::default()).unwrap();
+        for op in ["add", "rope", "kv_append", "gated_act"] {
+            let data = module.func.order.iter().map(|&id| &module.func.ops[id]).find(|d| d.op.name() == op);
+            assert!(!data.unwrap().kernels.is_empty(), "{model} {op}");
+        }
+        assert_eq!(select(&mut module.clone(), gpu).unwrap().unsupported(gpu), None, "{model}");
+        if model == "qwen3" {
+            assert!(emit(&module, gpu, EmitOptions::default()).unwrap().len() > 20);
+        }
+    }
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! `y = act(x[:, :w]) * x[:, w:]` with `act(g) = g / (1 + exp(-s(g)))`.
+//! `y = act(gate) * up` with `act(g) = g / (1 + exp(-s(g)))`; gate and up are two tensors, or the halves of the rows of
+//! one.
 //!
 //! silu: `s(g) = g`. gelu_tanh: `g / 2 (1 + tanh(u)) = g / (1 + exp(-2 u))`, `u = sqrt(2/pi) (g + 0.044715 g^3)`, so
 //! both are one formula and no tanh loses digits near -1. Eight elements a thread.
@@ -10,20 +11,22 @@ use trtc_ir::ops::Act;
 
 /// Constants of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct GatedActPacked {
-    /// Elements of a row of y; x has twice as many.
+pub struct GatedAct {
+    /// Elements of a row of y.
     pub width: u32,
+    /// True if a row of x is one of gate and then one of up.
+    pub packed: bool,
     /// The function.
     pub act: Act,
     /// Counts rows.
     pub rows: Count,
-    /// Element type of x.
+    /// Element type of gate and up.
     pub x: DType,
     /// Element type of y.
     pub out: DType,
 }
 
-impl GatedActPacked {
+impl GatedAct {
     /// Why there is no kernel for these constants.
     pub fn unsupported(&self) -> Option<String> {
         self.wide().unsupported()
@@ -33,26 +36,28 @@ impl GatedActPacked {
         Wide { width: self.width }
     }
 
-    /// Geometry. Arguments: `[x, y]`.
+    /// Geometry. Arguments: `[x, y]` or `[gate, up, y]`.
     pub fn launch(&self) -> Launch {
         Launch {
             grid: self.wide().grid(self.rows),
             block: [self.wide().threads(), 1, 1],
-            args: vec![ArgKind::Pointer; 2],
+            args: vec![ArgKind::Pointer; if self.packed { 2 } else { 3 }],
             scratch: None,
         }
     }
 
     /// The kernel.
     pub fn build(&self, b: &Builder) {
-        let x = b.param_floats(self.x);
+        let gate = b.param_floats(self.x);
+        let apart = (!self.packed).then(|| b.param_floats(self.x));
         let y = b.param_floats(self.out);
         b.param_dims();
 
         let (row, column) = self.wide().place(b);
         let row = row.to_i64();
-        let gate = x.at64(row * i64::from(2 * self.width));
-        let up = gate.at(self.width);
+        let pitch = if self.packed { 2 * self.width } else { self.width };
+        let gate = gate.at64(row * i64::from(pitch));
+        let up = apart.map_or_else(|| gate.at(self.width), |up| up.at64(row * i64::from(pitch)));
         let y = y.at64(row * i64::from(self.width));
 
         let compute = || {

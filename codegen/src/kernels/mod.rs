@@ -6,17 +6,21 @@
 //! counters; then `tokens`, `rows`, `seqs`, i32. Pointers are multiples
 //! of 16 bytes. A kernel adds one file here and one line in [`Recipe`]'s table.
 
+pub mod add;
 pub mod attention;
 mod epilogue;
 pub mod feed;
 mod fragments;
 pub mod gated_act;
 pub mod gather;
+pub mod kv_append;
 pub mod matmul;
 pub mod quant_matmul;
 pub mod rms_norm;
+pub mod rope;
 pub mod rope_kv_append;
 pub mod sample;
+pub mod slice;
 
 use crate::builder::{Builder, GlobalPtr, I1, I8, I32, Special, StepDims, Val};
 
@@ -232,9 +236,13 @@ recipes! {
     Feed: feed::Feed,
     Gather: gather::Gather,
     RmsNorm: rms_norm::RmsNorm,
+    Slice: slice::Slice,
+    Add: add::Add,
+    Rope: rope::Rope,
+    KvAppend: kv_append::KvAppend,
     RopeKvAppend: rope_kv_append::RopeKvAppend,
     DecodeAttention: attention::DecodeAttention,
-    GatedActPacked: gated_act::GatedActPacked,
+    GatedAct: gated_act::GatedAct,
     Matmul: matmul::Matmul,
     QuantMatmul: quant_matmul::QuantMatmul,
     Sample: sample::Sample,

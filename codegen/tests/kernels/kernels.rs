@@ -3,15 +3,19 @@
 use super::{assemble, gpus, parallel, ptxas};
 use std::fmt::Write as _;
 use trtc_codegen::emit::compile;
+use trtc_codegen::kernels::add::Add;
 use trtc_codegen::kernels::attention::DecodeAttention;
 use trtc_codegen::kernels::feed::Feed;
-use trtc_codegen::kernels::gated_act::GatedActPacked;
+use trtc_codegen::kernels::gated_act::GatedAct;
 use trtc_codegen::kernels::gather::{Elements, Gather, Source};
+use trtc_codegen::kernels::kv_append::KvAppend;
 use trtc_codegen::kernels::matmul::{FEW, MANY, Matmul, SOME, Tiling};
 use trtc_codegen::kernels::quant_matmul::{Form, Payload, QuantMatmul};
 use trtc_codegen::kernels::rms_norm::{Residual, RmsNorm};
+use trtc_codegen::kernels::rope::Rope;
 use trtc_codegen::kernels::rope_kv_append::{HeadNorm, RopeKvAppend};
 use trtc_codegen::kernels::sample::Sample;
+use trtc_codegen::kernels::slice::Slice;
 use trtc_codegen::kernels::{Count, Recipe};
 use trtc_codegen::mlir::OptLevel;
 use trtc_ir::DType::{self, Bf16, F32};
@@ -71,7 +75,7 @@ fn cases() -> Vec<(&'static str, Recipe)> {
         out: Bf16,
         form,
     };
-    let gated = |width, act, x, out| GatedActPacked { width, act, rows: Count::Tokens, x, out };
+    let gated = |width, act, x, out| GatedAct { width, packed: true, act, rows: Count::Tokens, x, out };
     vec![
         ("rms_norm_4096", norm(4096, Bf16, Bf16).into()),
         ("rms_norm_576", norm(576, Bf16, Bf16).into()),
@@ -122,6 +126,23 @@ fn cases() -> Vec<(&'static str, Recipe)> {
         ("gated_silu_14336", gated(14336, Act::Silu, Bf16, Bf16).into()),
         ("gated_gelu_1536", gated(1536, Act::GeluTanh, Bf16, Bf16).into()),
         ("gated_gelu_f32_72", gated(72, Act::GeluTanh, F32, F32).into()),
+        ("gated_apart_silu_1536", GatedAct { packed: false, ..gated(1536, Act::Silu, Bf16, Bf16) }.into()),
+        (
+            "slice_6144_at_4096",
+            Slice { of: 6144, start: 4096, width: 1024, rows: Count::Tokens, x: Bf16, out: Bf16 }.into(),
+        ),
+        ("add_4096", Add { width: 4096, rows: Count::Tokens, lhs: F32, rhs: Bf16, out: F32 }.into()),
+        ("rope_q_32_128", Rope { heads: 32, head_dim: 128, dim: 128, x: Bf16, out: Bf16 }.into()),
+        ("rope_q_f32_4_80", Rope { heads: 4, head_dim: 80, dim: 32, x: F32, out: F32 }.into()),
+        (
+            "kv_append_8_128",
+            KvAppend { kv_heads: 8, head_dim: 128, page_tokens: 64, x: Bf16, kv: Bf16 }.into(),
+        ),
+        (
+            "kv_append_f32_3_72",
+            KvAppend { kv_heads: 3, head_dim: 72, page_tokens: 24, x: F32, kv: Bf16 }.into(),
+        ),
+        ("rope_f32_32_8_128", RopeKvAppend { x: F32, ..rope(32, 8, 128, 128) }.into()),
         ("rope_32_8_128", rope(32, 8, 128, 128).into()),
         (
             "rope_norms_16_8_128",
@@ -195,5 +216,23 @@ fn constants_that_no_kernel_serves_are_refused() {
     assert!(why(matmul(0, 8, MANY).into()).contains("0 outputs"));
     assert!(why(rope(u32::MAX, u32::MAX, 64, 64).into()).contains("heads are above"));
     assert!(why(rope(4, 2, 24, 24).into()).contains("heads of 24"));
-    assert!(why(RopeKvAppend { x: F32, ..rope(4, 2, 64, 64) }.into()).contains("only bf16"));
+    assert!(why(RopeKvAppend { out: F32, ..rope(4, 2, 64, 64) }.into()).contains("only bf16"));
+    let append = KvAppend { kv_heads: 2, head_dim: 64, page_tokens: 32, x: F32, kv: Bf16 };
+    assert_eq!(append.unsupported(), None);
+    assert!(why(KvAppend { kv: F32, ..append }.into()).contains("only bf16"));
+    assert!(why(KvAppend { head_dim: 20, ..append }.into()).contains("heads of 20"));
+    let slice = Slice { of: 64, start: 12, width: 8, rows: Count::Rows, x: F32, out: F32 };
+    assert!(why(slice.into()).contains("from 12 on of 64"));
+    let quant = QuantMatmul {
+        n: 64,
+        k: 100,
+        payload: Payload::I4(64),
+        rows: Count::Rows,
+        bias: None,
+        residual: None,
+        out: F32,
+        form: Form::Many,
+    };
+    assert!(why(quant.into()).contains("100 inputs"));
+    assert!(why(QuantMatmul { k: 104, payload: Payload::I4(16), ..quant }.into()).contains("groups of 16"));
 }

@@ -203,8 +203,10 @@ fn matrices_lie_as_their_kernels_read_them_and_the_rest_in_rows() {
 #[test]
 fn a_gpu_reports_all_ops_without_a_kernel_at_once() {
     for gpu in ["sm_80", "sm_90", "sm_120"] {
-        let done = select(&mut model(DType::Bf16), target(gpu)).unwrap();
-        assert_eq!(done.unsupported(target(gpu)), None);
+        for mut module in [model(DType::Bf16), unfused()] {
+            let done = select(&mut module, target(gpu)).unwrap();
+            assert_eq!(done.unsupported(target(gpu)), None);
+        }
     }
     let mut module = model(DType::F32);
     let w = module.weight_named("layers.1.down").unwrap();
@@ -233,10 +235,14 @@ fn ranges_are_adjacent_and_cover_all_token_counts() {
 
 #[test]
 fn a_selected_module_is_emitted_once_per_kernel_and_always_alike() {
-    let mut module = model(DType::Bf16);
-    let gpu = target("sm_90");
-    select(&mut module, gpu).unwrap();
-    let kernels = emit(&module, gpu, EmitOptions::default()).unwrap();
+    for mut module in [model(DType::Bf16), unfused()] {
+        select(&mut module, target("sm_90")).unwrap();
+        emitted(&module, target("sm_90"));
+    }
+}
+
+fn emitted(module: &Module, gpu: &Target) {
+    let kernels = emit(module, gpu, EmitOptions::default()).unwrap();
     let wanted: BTreeSet<&str> = module
         .func
         .order
@@ -246,7 +252,7 @@ fn a_selected_module_is_emitted_once_per_kernel_and_always_alike() {
         .collect();
     let made: Vec<&str> = kernels.iter().map(|k| k.name.as_str()).collect();
     assert_eq!(made, wanted.into_iter().collect::<Vec<_>>());
-    assert_eq!(kernels, emit(&module, gpu, EmitOptions { threads: 1, ..EmitOptions::default() }).unwrap());
+    assert_eq!(kernels, emit(module, gpu, EmitOptions { threads: 1, ..EmitOptions::default() }).unwrap());
     for k in &kernels {
         assert!(k.ptx.contains(&format!(".visible .entry {}(", k.entry)));
         super::assemble(&k.entry, &k.ptx, k.arch);
