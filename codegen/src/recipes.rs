@@ -1,8 +1,10 @@
 //! Op x target x range of token counts -> kernel: the decisions for GPU targets, one match over all ops.
 
 use crate::kernels::add::Add;
-use crate::kernels::attention::DecodeAttention;
+use crate::kernels::attention::Attention;
+use crate::kernels::decode_attention::DecodeAttention;
 use crate::kernels::feed::Feed;
+use crate::kernels::flash_attention::FlashAttention;
 use crate::kernels::gated_act::GatedAct;
 use crate::kernels::gather::{Elements, Gather, Source};
 use crate::kernels::kv_append::KvAppend;
@@ -16,13 +18,15 @@ use crate::kernels::slice::Slice;
 use crate::kernels::{Count, Recipe};
 use crate::signature::{Types, counted, extent, rows_of_last, width};
 use trtc_ir::ops::RmsNormWeight;
-use trtc_ir::{DType, Elem, Grain, Module, Op, OpData, Scheme, Sym};
+use trtc_ir::{DType, Elem, Grain, Module, Op, OpData, Scheme, Steps, Sym};
 
-/// A kernel that serves up to `to` tokens, from where the one before ends.
+/// A kernel that serves up to `to` tokens, from where the one before ends that serves the same steps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ranged {
     /// Greatest token count.
     pub to: u64,
+    /// Steps.
+    pub steps: Steps,
     /// What distinguishes it from the op's other kernels; empty if there is one.
     pub suffix: &'static str,
     /// The kernel.
@@ -41,7 +45,7 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
     let t = Types { module };
     let max = module.max_dim(Sym::T).ok_or("the module has no bound on T")?;
     let weight_dtype = |norm: &RmsNormWeight| plain(t.weight(norm.weight).elem, "a norm's weight");
-    let always = |recipe: Recipe| Ok(vec![Ranged { to: max, suffix: "", recipe }]);
+    let always = |recipe: Recipe| Ok(vec![Ranged { to: max, steps: Steps::Any, suffix: "", recipe }]);
     let found: Result<Vec<Ranged>, String> = match &data.op {
         Op::RmsNorm(op) => {
             let x = t.tensor(op.x)?;
@@ -222,7 +226,7 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
         Op::Sample(op) => always(Recipe::from(Sample { vocab: width(t.tensor(op.logits)?)? })),
         Op::Attention(op) => {
             let (q, kv) = (t.tensor(op.q)?, t.kv(op.kv)?);
-            always(Recipe::from(DecodeAttention {
+            let attention = Attention {
                 heads: width(q)? / kv.head_dim.max(1),
                 kv_heads: kv.heads,
                 head_dim: kv.head_dim,
@@ -233,7 +237,15 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
                 q: plain(q.elem, "q")?,
                 kv: plain(Elem::Plain(kv.dtype), "a cache")?,
                 out: plain(t.result(data, 0)?.elem, "a result")?,
-            }))
+            };
+            let (decode, flash) = (DecodeAttention(attention), FlashAttention(attention));
+            match flash.unsupported() {
+                Some(_) => always(decode.into()),
+                None => Ok(vec![
+                    Ranged { to: max, steps: Steps::Decode, suffix: "decode", recipe: decode.into() },
+                    Ranged { to: max, steps: Steps::Prefill, suffix: "prefill", recipe: flash.into() },
+                ]),
+            }
         }
     };
     let found = found?;
@@ -263,7 +275,7 @@ fn by_rows(module: &Module, rows: Count, forms: Vec<(u64, &'static str, Recipe)>
     let count = forms.len();
     for (i, (limit, suffix, recipe)) in forms.into_iter().enumerate() {
         let last = most_rows <= limit || i + 1 == count;
-        ranges.push(Ranged { to: if last { max } else { limit }, suffix, recipe });
+        ranges.push(Ranged { to: if last { max } else { limit }, steps: Steps::Any, suffix, recipe });
         if last {
             break;
         }

@@ -3,10 +3,10 @@
 //! On the host every op has a kernel, a function of the runtime named by the op's signature. On a GPU an op without a
 //! kernel is left without one and reported; the others are still selected, so that their code can be made and read.
 
-use crate::recipes::recipes;
+use crate::recipes::{Ranged, recipes};
 use crate::signature::signature;
 use std::collections::BTreeMap;
-use trtc_ir::{Diag, KernelChoice, Loc, Module, Op, OpData, Packing, Sym, Target};
+use trtc_ir::{Diag, KernelChoice, Loc, Module, Op, OpData, Packing, Steps, Sym, Target};
 
 /// What `select` did.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -97,17 +97,16 @@ fn choices(
 ) -> Result<Result<Vec<KernelChoice>, String>, String> {
     let name = format!("{}.{}", target.name, signature(module, data)?);
     if target.gpu.is_none() {
-        return Ok(Ok(vec![KernelChoice { from: 1, to: max, kernel: name }]));
+        return Ok(Ok(vec![KernelChoice { from: 1, to: max, steps: Steps::Any, kernel: name }]));
     }
     Ok(recipes(module, data).map(|ranges| {
-        let mut from = 1;
-        let choice = |r: crate::recipes::Ranged| {
+        let choice = |(i, r): (usize, &Ranged)| {
             let kernel = if r.suffix.is_empty() { name.clone() } else { format!("{name}.{}", r.suffix) };
-            let choice = KernelChoice { from, to: r.to, kernel };
-            from = r.to + 1;
-            choice
+            let before = ranges[..i].iter().rfind(|b| b.steps == r.steps);
+            let from = before.map_or(1, |b| b.to + 1);
+            KernelChoice { from, to: r.to, steps: r.steps, kernel }
         };
-        ranges.into_iter().map(choice).collect()
+        ranges.iter().enumerate().map(choice).collect()
     }))
 }
 

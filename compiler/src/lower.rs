@@ -12,7 +12,7 @@ use trtc_ir::entity::{ValueId, WeightId};
 use trtc_ir::module::{Packing, Source};
 use trtc_ir::ops::Act;
 use trtc_ir::types::{Elem, Sym};
-use trtc_ir::{DType, Diag, Dim, Grain, Loc, Module, Op, OpData, Target, TensorType, Type};
+use trtc_ir::{DType, Diag, Dim, Grain, Loc, Module, Op, OpData, Steps, Target, TensorType, Type};
 
 /// The parts of the manifest that come from the module.
 pub(crate) struct Lowered {
@@ -58,7 +58,12 @@ pub(crate) fn lower(module: &Module, target: &Target, compiled: &GpuCode) -> Res
                     kernels.len() as u32 - 1
                 }
             };
-            choices.push(Choice { from: cx.count(choice.from)?, to: cx.count(choice.to)?, kernel });
+            let steps = match choice.steps {
+                Steps::Any => eng::Steps::Any,
+                Steps::Decode => eng::Steps::Decode,
+                Steps::Prefill => eng::Steps::Prefill,
+            };
+            choices.push(Choice { from: cx.count(choice.from)?, to: cx.count(choice.to)?, steps, kernel });
         }
         if choices.is_empty() {
             return Err(Diag::bug(&data.loc, format!("no kernel was selected for llm.{}", data.op.name())));
@@ -104,7 +109,12 @@ fn ptx_kernel(compiled: &GpuCode, name: &str, loc: &Loc) -> Result<eng::PtxKerne
         module: ptx_tensor(name),
         cubin: compiled.cubins.contains_key(name).then(|| cubin_tensor(name)),
         entry: kernel.entry.clone(),
-        grid: kernel.grid.map(|e| eng::Extent { of: count(e.of), div: e.div, mul: e.mul }),
+        grid: kernel.grid.map(|e| eng::Extent {
+            of: count(e.of),
+            div: e.div,
+            plus: e.plus.map(count),
+            mul: e.mul,
+        }),
         block: kernel.block,
         shared: kernel.shared,
         scratch: kernel.scratch.map(|s| eng::Scratch {

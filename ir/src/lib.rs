@@ -26,8 +26,8 @@ pub use dtype::DType;
 pub use entity::{Arena, Id, OpId, ValueId, WeightId};
 pub use loc::Loc;
 pub use module::{
-    Def, Func, KernelChoice, Module, OpData, Packing, RopeFreqs, RopeScaling, Source, TensorRef, Value,
-    Weight,
+    Def, Func, KernelChoice, Module, OpData, Packing, RopeFreqs, RopeScaling, Source, Steps, TensorRef,
+    Value, Weight,
 };
 pub use ops::{Op, OpDef};
 pub use quant::{Grain, Scheme};

@@ -156,8 +156,44 @@ pub struct OpData {
     pub results: Vec<ValueId>,
     /// Where it comes from.
     pub loc: Loc,
-    /// Which kernel serves which token counts, once selected; ranges are adjacent and cover `T`.
+    /// Which kernel serves which steps and token counts, once selected; for either kind of step ranges are adjacent and
+    /// cover `T`.
     pub kernels: Vec<KernelChoice>,
+}
+
+/// Steps that a kernel serves, by what they hold of each request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Steps {
+    /// All of them.
+    Any,
+    /// One token of each request.
+    Decode,
+    /// Several tokens of at least one.
+    Prefill,
+}
+
+impl Steps {
+    /// The two kinds; every step is of one of them.
+    pub const KINDS: [Steps; 2] = [Steps::Decode, Steps::Prefill];
+
+    /// Names in the text form.
+    const NAMES: [(Steps, &'static str); 3] =
+        [(Steps::Any, "any"), (Steps::Decode, "decode"), (Steps::Prefill, "prefill")];
+
+    /// Name in the text form: `any`, `decode`, `prefill`.
+    pub fn name(self) -> &'static str {
+        Steps::NAMES[self as usize].1
+    }
+
+    /// The steps that are called `name`.
+    pub fn parse(name: &str) -> Option<Steps> {
+        Steps::NAMES.iter().find(|row| row.1 == name).map(|row| row.0)
+    }
+
+    /// True if steps of this kind are among them.
+    pub fn serve(self, kind: Steps) -> bool {
+        self == Steps::Any || self == kind
+    }
 }
 
 /// The kernel that serves a range of token counts.
@@ -167,6 +203,8 @@ pub struct KernelChoice {
     pub from: u64,
     /// Greatest token count, inclusive.
     pub to: u64,
+    /// Steps.
+    pub steps: Steps,
     /// Kernel's name.
     pub kernel: String,
 }

@@ -15,7 +15,7 @@ const LAYER: &str = r#"llm.module @llama arch("llama") target("sm_90") precision
   llm.weight @qkv : tensor<128x64x!quant<i4:bf16, group 32, zero>> packed(panel16) from ["q" interleaved 4, "k", "v"]
   llm.weight @rope : tensor<8xf32> from rope<16, 500000, llama3 8 1 4 8192>
   llm.func @forward(%x: tensor<Tx64xbf16>, %pos: tensor<Txi32>, %batch: !llm.batch, %kv0: !llm.kv<layer 0, 2 heads, 16, bf16, window 512, page 32>) {
-    %n = llm.rms_norm %x, @norm {eps = 1e-5} : tensor<Tx64xbf16> kernel("1..16" = @k1, "17..512" = @"k 2") at(0x100)
+    %n = llm.rms_norm %x, @norm {eps = 1e-5} : tensor<Tx64xbf16> kernel("1..16" = @k1, "17..512" decode = @"k 2", "17..512" prefill = @k3) at(0x100)
     %qkv = llm.linear %n, @qkv : tensor<Tx128xbf16>
     %q, %kv = llm.rope_kv_append %qkv, %pos, %kv0, %batch, @rope {heads = 4} : tensor<Tx4x16xbf16>, !llm.kv<layer 0, 2 heads, 16, bf16, window 512, page 32> at(0x2000, _)
     llm.return %q

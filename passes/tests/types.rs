@@ -4,7 +4,7 @@ mod common;
 
 use common::{GEMMA3, LLAMA, QWEN3, SHAPES, model};
 use std::collections::HashMap;
-use trtc_ir::{DType, Diag, Fault, KernelChoice, Module, Scheme, Target, Type};
+use trtc_ir::{DType, Diag, Fault, KernelChoice, Module, Scheme, Steps, Target, Type};
 use trtc_passes::{
     Changed, KvOptions, Limits, Options, Pass, PassCx, Precision, Property, Recipe, plan_memory, registry,
     run_passes,
@@ -160,7 +160,8 @@ fn selected(shape: common::Shape) -> Module {
     )
     .expect("runs");
     for id in module.func.order.clone() {
-        module.func.ops[id].kernels = vec![KernelChoice { from: 1, to: 64, kernel: "k".into() }];
+        module.func.ops[id].kernels =
+            vec![KernelChoice { from: 1, to: 64, steps: Steps::Any, kernel: "k".into() }];
     }
     module
 }

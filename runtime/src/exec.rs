@@ -221,7 +221,7 @@ impl Executor {
     }
 
     fn launch(&mut self, dims: StepDims) -> Result<(), Error> {
-        for call in calls(&self.manifest, dims.tokens) {
+        for call in calls(&self.manifest, dims) {
             self.device.launch(call?, &self.bind, dims)?;
         }
         Ok(())
@@ -241,7 +241,7 @@ impl Executor {
 
     /// Records a decode step. A device that cannot record is not asked again.
     fn record(&mut self, dims: StepDims) -> Result<(), Error> {
-        let list: Vec<Call<'_>> = calls(&self.manifest, dims.tokens).collect::<Result<_, _>>()?;
+        let list: Vec<Call<'_>> = calls(&self.manifest, dims).collect::<Result<_, _>>()?;
         match self.device.record(&list, &self.bind, dims) {
             Ok(graph) => {
                 self.graphs.insert(dims, graph);
@@ -253,12 +253,13 @@ impl Executor {
     }
 }
 
-/// The kernels of a step of `tokens` tokens, in order.
-fn calls(manifest: &Manifest, tokens: u32) -> impl Iterator<Item = Result<Call<'_>, Error>> {
+/// The kernels of a step of these sizes, in order.
+fn calls(manifest: &Manifest, dims: StepDims) -> impl Iterator<Item = Result<Call<'_>, Error>> {
     manifest.launches.iter().map(move |launch| {
-        let choice = launch.choices.iter().find(|c| (c.from..=c.to).contains(&tokens));
+        let choice = launch.choice(dims.tokens, dims.seqs);
         let kernel = choice.and_then(|c| Some((c.kernel, manifest.kernels.get(c.kernel as usize)?)));
-        let none = || Error::bug(format!("{}: no kernel for {tokens} tokens", launch.loc));
+        let StepDims { tokens, seqs, .. } = dims;
+        let none = || Error::bug(format!("{}: no kernel for {tokens} tokens of {seqs} requests", launch.loc));
         Ok(Call { kernel: kernel.ok_or_else(none)?, args: &launch.args })
     })
 }

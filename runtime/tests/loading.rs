@@ -14,7 +14,7 @@ fn for_gpu() -> Manifest {
     let mut m = manifest(dims(), 4);
     m.target = "sm_90".into();
     m.capability = Some((9, 0));
-    let one = Extent { of: Count::One, div: 1, mul: 1 };
+    let one = Extent { of: Count::One, div: 1, plus: None, mul: 1 };
     for kernel in &mut m.kernels {
         kernel.code = Code::Ptx(PtxKernel {
             module: "ptx".into(),

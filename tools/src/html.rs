@@ -100,7 +100,7 @@ pub fn page(m: &Manifest, bytes: u64, hash: &str) -> String {
     let rows = m.launches.iter().enumerate().map(|(i, l)| {
         let chosen = l.choices.iter().map(|c| {
             let name = m.kernels.get(c.kernel as usize).map_or("?", |k| k.name.as_str());
-            format!("{}..{} {name}", c.from, c.to)
+            format!("{}..{}{} {name}", c.from, c.to, c.steps.suffix())
         });
         vec![
             Cell::Number(i.to_string()),

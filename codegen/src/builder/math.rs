@@ -62,6 +62,11 @@ impl<'b> Val<'b, F32> {
         self.convert("llvm.fptosi")
     }
 
+    /// `2^self`, `ex2.approx.ftz`: relative error 2^-22; 0 where the result is below 2^-126.
+    pub fn exp2_flush(self) -> Val<'b, F32> {
+        self.intrinsic("ex2.approx.ftz.f")
+    }
+
     /// `1 / sqrt(self)`, `rsqrt.approx`: relative error 2^-22.9.
     pub fn rsqrt(self) -> Val<'b, F32> {
         self.intrinsic("rsqrt.approx.f")

@@ -1,29 +1,20 @@
-//! Attention of a token's query heads over its request's pages, one block for a token and the query heads that share
-//! a key/value head: what decoding needs. Any number of tokens is served, each reading its context by itself.
+//! What the attention kernels compute, and what they have in common: constants, parameters, the scores' scale.
 //!
 //! `y = sum_p softmax_p(score(q . k_p)) v_p` over the positions that the token sees, `score(s) = scale s`, or
-//! `cap tanh(scale s / cap)`. The cache is as in [`super::rope_kv_append`].
-//!
-//! A warp's lanes form groups, each with a key of its own: a lane has eight elements of it, so that loads are 16 bytes.
-//! A group keeps the softmax of its keys (greatest score, sum, weighted values) for all heads at once; the groups of
-//! the block are merged at the end, in a fixed order. Scores are in units of ln 2: powers of two replace exponentials.
+//! `cap tanh(scale s / cap)`. The cache is as in [`super::rope_kv_append`]. Scores are in units of ln 2: powers of two
+//! replace exponentials.
 
-use super::{ArgKind, Count, Extent, Launch, request_of};
-use crate::builder::{Bf16, Builder, F32, GlobalPtr, I1, I32, SharedPtr, Special, Val};
+use super::ArgKind;
+use crate::builder::{Bf16, Builder, F32, GlobalPtr, I32, Val};
+use std::f32::consts::LOG2_E;
 use trtc_ir::DType;
 
-/// Elements of a vector access.
-const VEC: u32 = 8;
-/// Warps of a block.
-const WARPS: u32 = 4;
-/// Most query heads of a block: their queries and sums are held in registers.
-const HEADS: u32 = 8;
 /// Stands for no score: below all others, and finite, so that differences of it are no NaN.
-const NONE: f32 = -1e30;
+pub(super) const NONE: f32 = -1e30;
 
-/// Constants of the kernel.
+/// Constants of the op.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct DecodeAttention {
+pub struct Attention {
     /// Query heads.
     pub heads: u32,
     /// Key/value heads.
@@ -46,31 +37,44 @@ pub struct DecodeAttention {
     pub out: DType,
 }
 
-/// Eight elements of a lane.
-type Part<'b> = [Val<'b, F32>; VEC as usize];
-/// Greatest score, sum of weights, weighted values of a head.
-type State<'b> = (Val<'b, F32>, Val<'b, F32>, Part<'b>);
-
-/// The request of this block's token.
-struct Request<'b> {
-    /// Its pages.
-    table: GlobalPtr<'b, I32>,
-    /// Positions that are seen: from, to.
-    seen: [Val<'b, I32>; 2],
+/// The batch and the cache, as parameters.
+#[derive(Clone, Copy)]
+pub(super) struct Paged<'b> {
+    /// `(S + 1)`: first token of each request.
+    pub(super) query_start: GlobalPtr<'b, I32>,
+    /// `(S)`: tokens of each request, this step's included.
+    pub(super) context: GlobalPtr<'b, I32>,
+    /// `(S, table_width)`.
+    block_table: GlobalPtr<'b, I32>,
+    table_width: Val<'b, I32>,
+    /// `(pages, 2, kv_heads, page_tokens, head_dim)`.
+    pub(super) cache: GlobalPtr<'b, Bf16>,
 }
 
-impl DecodeAttention {
-    /// Why there is no kernel for these constants.
-    pub fn unsupported(&self) -> Option<String> {
-        let DecodeAttention { heads, kv_heads, head_dim, .. } = *self;
+impl<'b> Paged<'b> {
+    /// The next five parameters.
+    pub(super) fn params(b: &'b Builder) -> Paged<'b> {
+        Paged {
+            query_start: b.param_ptr(),
+            context: b.param_ptr(),
+            block_table: b.param_ptr(),
+            table_width: b.param(),
+            cache: b.param_ptr(),
+        }
+    }
+
+    /// The pages of a request.
+    pub(super) fn table(&self, seq: Val<'b, I32>) -> GlobalPtr<'b, I32> {
+        self.block_table.at64(seq.to_i64() * self.table_width.to_i64())
+    }
+}
+
+impl Attention {
+    /// Why no kernel serves these constants.
+    pub(super) fn unsupported(&self) -> Option<String> {
+        let Attention { heads, kv_heads, .. } = *self;
         if kv_heads == 0 || heads == 0 || !heads.is_multiple_of(kv_heads) {
             return Some(format!("{heads} query heads do not share {kv_heads} key/value heads evenly"));
-        }
-        if head_dim == 0 || !head_dim.is_multiple_of(VEC) || head_dim > VEC * 32 {
-            return Some(format!(
-                "heads of {head_dim} elements are not multiples of {VEC} up to {}",
-                VEC * 32
-            ));
         }
         if self.page_tokens == 0 || self.window == Some(0) {
             return Some("pages or the window have no tokens".to_owned());
@@ -81,227 +85,30 @@ impl DecodeAttention {
         None
     }
 
-    /// Lanes that share a key.
-    fn lanes(&self) -> u32 {
-        (self.head_dim / VEC).next_power_of_two()
+    /// Arguments: `[q, batch, kv, y]`; the batch is four parameters.
+    pub(super) fn args() -> Vec<ArgKind> {
+        vec![ArgKind::Pointer, ArgKind::Batch, ArgKind::Pointer, ArgKind::Pointer]
     }
 
-    /// Query heads of a block: a divisor of those that share a key/value head.
-    fn heads_of_block(&self) -> u32 {
-        let group = self.heads / self.kv_heads.max(1);
-        (1..=HEADS.min(group)).rev().find(|&n| group.is_multiple_of(n)).unwrap_or(1)
+    /// Query heads that share a key/value head.
+    pub(super) fn group(&self) -> u32 {
+        self.heads / self.kv_heads.max(1)
     }
 
-    /// Keys that the block works on at once.
-    fn keys(&self) -> u32 {
-        WARPS * 32 / self.lanes()
-    }
-
-    /// Geometry. Arguments: `[q, batch, kv, y]`; the batch is four parameters.
-    pub fn launch(&self) -> Launch {
-        let blocks = self.heads / self.heads_of_block().max(1);
-        let grid = [
-            Extent { of: Count::Tokens, div: 1, mul: 1 },
-            Extent { of: Count::One, div: 1, mul: blocks.max(1) },
-            Extent::ONE,
-        ];
-        let args = vec![ArgKind::Pointer, ArgKind::Batch, ArgKind::Pointer, ArgKind::Pointer];
-        Launch { grid, block: [WARPS * 32, 1, 1], args, scratch: None }
-    }
-
-    /// The kernel.
-    pub fn build(&self, b: &Builder) {
-        let q = b.param_floats(self.q);
-        let query_start = b.param_ptr::<I32>();
-        let context = b.param_ptr::<I32>();
-        let block_table = b.param_ptr::<I32>();
-        let table_width = b.param::<I32>();
-        let cache = b.param_ptr::<Bf16>();
-        let y = b.param_floats(self.out);
-        let dims = b.param_dims();
-
-        let token = b.special(Special::BlockX);
-        let heads = self.heads_of_block();
-        let first_head = b.special(Special::BlockY) * heads;
-        let kv_head = first_head / (self.heads / self.kv_heads);
-        let seq = request_of(b, token, query_start, dims.seqs);
-        // The last token of a request is at `context - 1`.
-        let position = context.at(seq).load() - query_start.at(seq + 1).load() + token;
-        let to = position + 1;
-        let from = match self.window {
-            None => b.value(0),
-            Some(w) => to.lt(w).select(0, to - w),
-        };
-        let table = block_table.at64(seq.to_i64() * table_width.to_i64());
-        let request = Request { table, seen: [from, to] };
-
-        let (lane, warp) = b.lane_and_warp();
-        let part = lane & (self.lanes() as i32 - 1);
-        let group = warp * (32 / self.lanes()) + lane / self.lanes();
-        // Lanes behind the head's end repeat its last part, times 0.
-        let parts = self.head_dim / VEC;
-        let column = part.min(parts - 1) * VEC;
-        let inside: Option<Val<'_, I1>> = (parts != self.lanes()).then(|| part.lt(parts));
-        let row = |head: u32| {
-            q.at64(
-                (token.to_i64() * i64::from(self.heads) + first_head.to_i64() + i64::from(head))
-                    * i64::from(self.head_dim),
-            )
-        };
-        let factor = match self.softcap {
-            None => self.scale * std::f32::consts::LOG2_E,
+    /// What `q . k` is multiplied by to become a score, or what [`Attention::capped`] makes a score of.
+    pub(super) fn factor(&self) -> f32 {
+        match self.softcap {
+            None => self.scale * LOG2_E,
             Some(cap) => self.scale / cap,
-        };
-        let queries: Vec<Part<'_>> = (0..heads)
-            .map(|h| {
-                let q: Part<'_> = row(h).at(column).load();
-                q.map(|e| match inside {
-                    None => e * factor,
-                    Some(inside) => inside.select(e * factor, 0.0f32),
-                })
-            })
-            .collect();
-
-        let states = self.over_keys(b, &queries, &request, (cache, kv_head, column), group);
-        let merged = self.exchange(b, &states, group, part.min(parts - 1) * VEC, inside);
-        b.sync();
-        let out =
-            y.at64((token.to_i64() * i64::from(self.heads) + first_head.to_i64()) * i64::from(self.head_dim));
-        self.finish(b, merged, |at, values| out.at(at).store(values));
-    }
-
-    /// Goes over the keys of a group, every [`DecodeAttention::keys`]-th.
-    fn over_keys<'b>(
-        &self,
-        b: &'b Builder,
-        queries: &[Part<'b>],
-        request: &Request<'b>,
-        (cache, kv_head, column): (GlobalPtr<'b, Bf16>, Val<'b, I32>, Val<'b, I32>),
-        group: Val<'b, I32>,
-    ) -> Vec<State<'b>> {
-        let zero = b.value(0.0f32);
-        let init: Vec<State<'b>> =
-            queries.iter().map(|_| (b.value(NONE), zero, [zero; VEC as usize])).collect();
-        let [from, to] = request.seen;
-        // All groups go round equally often, for they shuffle together.
-        b.for_(from, to, self.keys(), init, |base, states| {
-            let wanted = base + group;
-            let valid = wanted.lt(to);
-            let p = wanted.min(to - 1);
-            let page = request.table.at(p / self.page_tokens).load().to_i64();
-            let slot = (p % self.page_tokens).to_i64();
-            // ((page * 2 + which) * kv_heads + kv_head) * page_tokens + slot, in rows of head_dim.
-            let at = |which: i64| {
-                let plane = (page * 2i64 + which) * i64::from(self.kv_heads) + kv_head.to_i64();
-                let row = plane * i64::from(self.page_tokens) + slot;
-                cache.at64(row * i64::from(self.head_dim)).at(column)
-            };
-            let load = |which| at(which).load_vector::<{ VEC as usize }>().to_f32().elements();
-            let (key, value): (Part<'b>, Part<'b>) = (load(0), load(1));
-            states.into_iter().zip(queries).map(|(s, q)| self.step(b, s, q, valid, (&key, &value))).collect()
-        })
-    }
-
-    /// Adds one key and value to a head's state.
-    fn step<'b>(
-        &self,
-        b: &'b Builder,
-        (most, sum, values): State<'b>,
-        query: &Part<'b>,
-        valid: Val<'b, I1>,
-        (key, value): (&Part<'b>, &Part<'b>),
-    ) -> State<'b> {
-        let dot = query.iter().zip(key).fold(b.value(0.0f32), |s, (q, k)| q.fma(*k, s));
-        let score = self.capped(b.sum_lanes(dot, self.lanes()));
-        let score = valid.select(score, NONE);
-        let new = most.max(score);
-        let old_weight = (most - new).exp2();
-        let weight = valid.select((score - new).exp2(), 0.0f32);
-        let values = std::array::from_fn(|i| values[i].fma(old_weight, weight * value[i]));
-        (new, sum.fma(old_weight, weight), values)
+        }
     }
 
     /// `cap tanh(s)` in units of ln 2, `tanh(s) = 1 - 2 / (1 + e^2s)`; without a cap the score as it is.
-    fn capped<'b>(&self, score: Val<'b, F32>) -> Val<'b, F32> {
-        use std::f32::consts::LOG2_E;
+    pub(super) fn capped<'b>(&self, score: Val<'b, F32>) -> Val<'b, F32> {
         let Some(cap) = self.softcap else { return score };
         let b = score.builder();
         let e = (score * (2.0 * LOG2_E)).exp2();
         let tanh = b.value(1.0f32) - b.value(2.0f32).div_approx(e + 1.0f32);
         tanh * (cap * LOG2_E)
     }
-
-    /// Puts the groups' states into shared memory.
-    fn exchange<'b>(
-        &self,
-        b: &'b Builder,
-        states: &[State<'b>],
-        group: Val<'b, I32>,
-        column: Val<'b, I32>,
-        inside: Option<Val<'b, I1>>,
-    ) -> Shared<'b> {
-        let heads = states.len() as u32;
-        let shared = Shared {
-            most: b.shared(self.keys() * heads, 16),
-            sum: b.shared(self.keys() * heads, 16),
-            values: b.shared(self.keys() * heads * self.head_dim, 16),
-            heads,
-        };
-        let put = || {
-            for (h, (most, sum, values)) in states.iter().enumerate() {
-                let at = group * heads + h as u32;
-                // All lanes of a group have the same.
-                shared.most.at(at).store(*most);
-                shared.sum.at(at).store(*sum);
-                let to = shared.values.at(at * self.head_dim + column);
-                for (half, values) in values.chunks(4).enumerate() {
-                    let v = b.vector([values[0], values[1], values[2], values[3]]);
-                    to.at(half as u32 * 4).store_vector(v);
-                }
-            }
-        };
-        match inside {
-            None => put(),
-            Some(inside) => b.if_(inside, put),
-        }
-        shared
-    }
-
-    /// Merges the groups' states, two elements a thread and round, and stores them.
-    fn finish<'b>(&self, b: &'b Builder, s: Shared<'b>, store: impl Fn(Val<'b, I32>, [Val<'b, F32>; 2])) {
-        let pairs = s.heads * self.head_dim / 2;
-        let thread = b.special(Special::ThreadX);
-        for round in 0..pairs.div_ceil(b.threads()) {
-            let at = (thread + round * b.threads()) * 2;
-            let merge = || {
-                let head = at / self.head_dim;
-                let (states, column) = (self.keys(), at % self.head_dim);
-                let place = |g: u32| head + g * s.heads;
-                let most = (0..states).map(|g| s.most.at(place(g)).load());
-                let most = most.reduce(|a, m| a.max(m)).unwrap_or_else(|| b.value(NONE));
-                let zero = b.value(0.0f32);
-                let (mut sum, mut values) = (zero, [zero; 2]);
-                for g in 0..states {
-                    let weight = (s.most.at(place(g)).load() - most).exp2();
-                    sum = s.sum.at(place(g)).load().fma(weight, sum);
-                    let v = s.values.at(place(g) * self.head_dim + column).load_vector::<2>().elements();
-                    values = std::array::from_fn(|i| v[i].fma(weight, values[i]));
-                }
-                store(at, values.map(|v| v.div_approx(sum)));
-            };
-            if (round + 1) * b.threads() <= pairs {
-                merge();
-            } else {
-                b.if_(at.lt(pairs * 2), merge);
-            }
-        }
-    }
-}
-
-/// States of all groups: `[group][head]`, values `[group][head][element]`.
-struct Shared<'b> {
-    most: SharedPtr<'b, F32>,
-    sum: SharedPtr<'b, F32>,
-    values: SharedPtr<'b, F32>,
-    heads: u32,
 }

@@ -120,7 +120,7 @@ impl KvAppend {
     /// Geometry. Arguments: `[k, v, batch, kv]`; the batch is four parameters.
     pub fn launch(&self) -> Launch {
         use ArgKind::{Batch, Pointer};
-        let grid = grid_of(Extent { of: Count::Tokens, div: 1, mul: 1 });
+        let grid = grid_of(Extent { of: Count::Tokens, div: 1, plus: None, mul: 1 });
         let threads = (2 * self.vectors()).next_multiple_of(32).min(THREADS);
         Launch { grid, block: [threads, 1, 1], args: vec![Pointer, Pointer, Batch, Pointer], scratch: None }
     }

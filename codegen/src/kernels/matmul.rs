@@ -96,7 +96,7 @@ impl Matmul {
     /// Geometry. Arguments: `[x, weight, bias?, residual?, y]`.
     pub fn launch(&self) -> Launch {
         let pointers = 3 + usize::from(self.bias.is_some()) + usize::from(self.residual.is_some());
-        let grid = grid_of(Extent { of: self.rows, div: self.tiling.bm, mul: self.tiles_n() });
+        let grid = grid_of(Extent { of: self.rows, div: self.tiling.bm, plus: None, mul: self.tiles_n() });
         Launch { grid, block: [self.threads(), 1, 1], args: vec![ArgKind::Pointer; pointers], scratch: None }
     }
 

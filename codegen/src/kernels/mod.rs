@@ -8,8 +8,11 @@
 
 pub mod add;
 pub mod attention;
+pub mod decode_attention;
 mod epilogue;
 pub mod feed;
+pub mod flash_attention;
+mod flash_tiles;
 mod fragments;
 pub mod gated_act;
 pub mod gather;
@@ -49,20 +52,22 @@ impl Count {
     }
 }
 
-/// Blocks along one axis: `ceil(of / div) * mul`.
+/// Blocks along one axis: `(ceil(of / div) + plus) * mul`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
     /// What is counted.
     pub of: Count,
     /// Divisor, at least 1.
     pub div: u32,
+    /// What is added, if anything.
+    pub plus: Option<Count>,
     /// Factor.
     pub mul: u32,
 }
 
 impl Extent {
     /// One block.
-    pub const ONE: Extent = Extent { of: Count::One, div: 1, mul: 1 };
+    pub const ONE: Extent = Extent { of: Count::One, div: 1, plus: None, mul: 1 };
 }
 
 /// What an argument becomes in the parameters of a kernel.
@@ -140,7 +145,7 @@ impl Wide {
 
     /// The grid for as many rows as there are of `rows`.
     fn grid(self, rows: Count) -> [Extent; 3] {
-        grid_of(Extent { of: rows, div: 1, mul: self.blocks_per_row() })
+        grid_of(Extent { of: rows, div: 1, plus: None, mul: self.blocks_per_row() })
     }
 
     /// The row of this block, and this thread's first element in it.
@@ -160,18 +165,29 @@ impl Wide {
     }
 }
 
-/// The request whose tokens are `query_start[s] .. query_start[s + 1]` around `token`: all threads look at once.
-/// Takes shared memory of its own and one barrier.
+/// The request whose tokens are `query_start[s] .. query_start[s + 1]` around `token`.
 fn request_of<'b>(
     b: &'b Builder,
     token: Val<'b, I32>,
     query_start: GlobalPtr<'b, I32>,
     seqs: Val<'b, I32>,
 ) -> Val<'b, I32> {
+    request_where(b, seqs, |s| {
+        let (first, next) = (query_start.at(s).load(), query_start.at(s + 1).load());
+        first.le(token) & token.lt(next)
+    })
+}
+
+/// The one request for which `holds`, which has to exist: all threads look at once. Takes shared memory of its own
+/// and one barrier.
+fn request_where<'b>(
+    b: &'b Builder,
+    seqs: Val<'b, I32>,
+    holds: impl FnOnce(Val<'b, I32>) -> Val<'b, I1>,
+) -> Val<'b, I32> {
     let found = b.shared::<I32>(1, 4);
     b.for_(b.special(Special::ThreadX), seqs, b.threads(), (), |s, ()| {
-        let (first, next) = (query_start.at(s).load(), query_start.at(s + 1).load());
-        b.if_(first.le(token) & token.lt(next), || found.store(s));
+        b.if_(holds(s), || found.store(s));
     });
     b.sync();
     found.load()
@@ -241,7 +257,8 @@ recipes! {
     Rope: rope::Rope,
     KvAppend: kv_append::KvAppend,
     RopeKvAppend: rope_kv_append::RopeKvAppend,
-    DecodeAttention: attention::DecodeAttention,
+    DecodeAttention: decode_attention::DecodeAttention,
+    FlashAttention: flash_attention::FlashAttention,
     GatedAct: gated_act::GatedAct,
     Matmul: matmul::Matmul,
     QuantMatmul: quant_matmul::QuantMatmul,

@@ -141,7 +141,8 @@ impl QuantMatmul {
         let mut args = vec![ArgKind::Pointer, weight];
         args.extend(vec![ArgKind::Pointer; more]);
         let (tokens, panels) = self.block();
-        let grid = grid_of(Extent { of: self.rows, div: tokens, mul: self.panels().div_ceil(panels) });
+        let grid =
+            grid_of(Extent { of: self.rows, div: tokens, plus: None, mul: self.panels().div_ceil(panels) });
         Launch { grid, block: [THREADS, 1, 1], args, scratch: None }
     }
 

@@ -65,7 +65,7 @@ impl RmsNorm {
     /// Geometry. Arguments: `[x, weight, y]`, or with a residual `[x, r, weight, h, y]`.
     pub fn launch(&self) -> Launch {
         let args = vec![ArgKind::Pointer; if self.residual.is_some() { 5 } else { 3 }];
-        let grid = grid_of(Extent { of: self.rows, div: 1, mul: self.per_row });
+        let grid = grid_of(Extent { of: self.rows, div: 1, plus: None, mul: self.per_row });
         Launch { grid, block: [self.threads(), 1, 1], args, scratch: None }
     }
 

@@ -68,7 +68,7 @@ impl RopeKvAppend {
         let norms = usize::from(self.q_norm.is_some()) + usize::from(self.k_norm.is_some());
         let mut args = vec![ArgKind::Pointer; 3 + norms];
         args.extend([ArgKind::Batch, ArgKind::Pointer, ArgKind::Pointer]);
-        let grid = grid_of(Extent { of: Count::Tokens, div: 1, mul: 1 });
+        let grid = grid_of(Extent { of: Count::Tokens, div: 1, plus: None, mul: 1 });
         Launch { grid, block: [self.all_heads().threads(), 1, 1], args, scratch: None }
     }
 

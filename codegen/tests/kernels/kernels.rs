@@ -4,8 +4,10 @@ use super::{assemble, gpus, parallel, ptxas};
 use std::fmt::Write as _;
 use trtc_codegen::emit::compile;
 use trtc_codegen::kernels::add::Add;
-use trtc_codegen::kernels::attention::DecodeAttention;
+use trtc_codegen::kernels::attention::Attention;
+use trtc_codegen::kernels::decode_attention::DecodeAttention;
 use trtc_codegen::kernels::feed::Feed;
+use trtc_codegen::kernels::flash_attention::FlashAttention;
 use trtc_codegen::kernels::gated_act::GatedAct;
 use trtc_codegen::kernels::gather::{Elements, Gather, Source};
 use trtc_codegen::kernels::kv_append::KvAppend;
@@ -45,8 +47,8 @@ fn rope(heads: u32, kv_heads: u32, head_dim: u32, dim: u32) -> RopeKvAppend {
     }
 }
 
-fn attention(heads: u32, kv_heads: u32, head_dim: u32) -> DecodeAttention {
-    DecodeAttention {
+fn attention(heads: u32, kv_heads: u32, head_dim: u32) -> Attention {
+    Attention {
         heads,
         kv_heads,
         head_dim,
@@ -76,6 +78,10 @@ fn cases() -> Vec<(&'static str, Recipe)> {
         form,
     };
     let gated = |width, act, x, out| GatedAct { width, packed: true, act, rows: Count::Tokens, x, out };
+    let decode = |a| DecodeAttention(a).into();
+    let flash = |a| FlashAttention(a).into();
+    let windowed = Attention { window: Some(512), page_tokens: 24, ..attention(4, 1, 256) };
+    let capped = Attention { softcap: Some(50.0), ..attention(16, 1, 80) };
     vec![
         ("rms_norm_4096", norm(4096, Bf16, Bf16).into()),
         ("rms_norm_576", norm(576, Bf16, Bf16).into()),
@@ -115,14 +121,18 @@ fn cases() -> Vec<(&'static str, Recipe)> {
             "int4_many_4096_4096",
             QuantMatmul { out: F32, ..quant(4096, 4096, Payload::I4(128), Form::Many) }.into(),
         ),
-        ("attention_32_8_128", attention(32, 8, 128).into()),
-        ("attention_9_3_64", attention(9, 3, 64).into()),
-        ("attention_14_2_64", attention(14, 2, 64).into()),
-        (
-            "attention_window_4_1_256",
-            DecodeAttention { window: Some(512), page_tokens: 24, ..attention(4, 1, 256) }.into(),
-        ),
-        ("attention_cap_16_1_80", DecodeAttention { softcap: Some(50.0), ..attention(16, 1, 80) }.into()),
+        ("decode_attention_32_8_128", decode(attention(32, 8, 128))),
+        ("decode_attention_9_3_64", decode(attention(9, 3, 64))),
+        ("decode_attention_14_2_64", decode(attention(14, 2, 64))),
+        ("decode_attention_window_4_1_256", decode(windowed)),
+        ("decode_attention_cap_16_1_80", decode(capped)),
+        ("flash_attention_32_8_128", flash(attention(32, 8, 128))),
+        ("flash_attention_9_3_64", flash(attention(9, 3, 64))),
+        ("flash_attention_14_2_64", flash(Attention { page_tokens: 16, ..attention(14, 2, 64) })),
+        ("flash_attention_window_4_1_256", flash(windowed)),
+        ("flash_attention_cap_16_1_80", flash(capped)),
+        ("flash_attention_32_32_96", flash(Attention { out: F32, ..attention(32, 32, 96) })),
+        ("flash_attention_128_1_16", flash(attention(128, 1, 16))),
         ("gated_silu_14336", gated(14336, Act::Silu, Bf16, Bf16).into()),
         ("gated_gelu_1536", gated(1536, Act::GeluTanh, Bf16, Bf16).into()),
         ("gated_gelu_f32_72", gated(72, Act::GeluTanh, F32, F32).into()),
@@ -235,4 +245,13 @@ fn constants_that_no_kernel_serves_are_refused() {
     };
     assert!(why(quant.into()).contains("100 inputs"));
     assert!(why(QuantMatmul { k: 104, payload: Payload::I4(16), ..quant }.into()).contains("groups of 16"));
+    let flash = |a| why(FlashAttention(a).into());
+    assert!(flash(attention(4, 3, 64)).contains("share 3"));
+    assert!(flash(attention(4, 2, 72)).contains("heads of 72"));
+    assert!(flash(attention(4, 2, 272)).contains("heads of 272"));
+    assert!(flash(attention(2048, 1, 64)).contains("2048 query heads share"));
+    assert!(flash(Attention { q: F32, ..attention(4, 2, 64) }).contains("queries of f32"));
+    assert!(flash(Attention { scale: -1.0, ..attention(4, 2, 64) }).contains("scaled by -1"));
+    assert!(why(DecodeAttention(attention(4, 2, 20)).into()).contains("heads of 20"));
+    assert!(why(DecodeAttention(Attention { kv: F32, ..attention(4, 2, 64) }).into()).contains("only bf16"));
 }

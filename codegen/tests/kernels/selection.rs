@@ -9,8 +9,8 @@ use trtc_ir::ops::{
     RmsNorm, RmsNormWeight, Rope, RopeKvAppend, Slice,
 };
 use trtc_ir::{
-    DType, Elem, Fault, KvType, Loc, Module, Op, Packing, Scheme, Source, Sym, Target, TensorType, Type,
-    ValueId, Weight, WeightId,
+    DType, Elem, Fault, KvType, Loc, Module, Op, Packing, Scheme, Source, Steps, Sym, Target, TensorType,
+    Type, ValueId, Weight, WeightId,
 };
 
 const HIDDEN: u64 = 64;
@@ -223,14 +223,35 @@ fn ranges_are_adjacent_and_cover_all_token_counts() {
         module.dims[1].2 = max_rows;
         select(&mut module, target("sm_80")).unwrap();
         for &id in &module.func.order {
-            let kernels = &module.func.ops[id].kernels;
-            let Some(last) = kernels.last() else { continue };
-            assert_eq!((kernels[0].from, last.to), (1, 512));
-            assert!(kernels.windows(2).all(|w| w[0].to + 1 == w[1].from && w[0].from <= w[0].to));
+            for kind in Steps::KINDS {
+                let all = &module.func.ops[id].kernels;
+                let kernels: Vec<_> = all.iter().filter(|k| k.steps.serve(kind)).collect();
+                assert_eq!((kernels[0].from, kernels[kernels.len() - 1].to), (1, 512));
+                assert!(kernels.windows(2).all(|w| w[0].to + 1 == w[1].from && w[0].from <= w[0].to));
+            }
         }
         let lm_head = module.func.order.last().unwrap();
         assert_eq!(module.func.ops[*lm_head].kernels.len(), logits, "at most {max_rows} rows");
     }
+}
+
+#[test]
+fn decode_steps_and_prompts_have_their_own_attention() {
+    let mut module = model(DType::Bf16);
+    select(&mut module, target("sm_80")).unwrap();
+    let id =
+        *module.func.order.iter().find(|id| matches!(module.func.ops[**id].op, Op::Attention(_))).unwrap();
+    let kernels = &module.func.ops[id].kernels;
+    let steps: Vec<_> = kernels.iter().map(|k| (k.steps, k.from, k.to)).collect();
+    assert_eq!(steps, [(Steps::Decode, 1, 512), (Steps::Prefill, 1, 512)]);
+    assert!(kernels[0].kernel.ends_with(".decode") && kernels[1].kernel.ends_with(".prefill"));
+    // What the kernel for prompts does not serve, the one for decoding does.
+    if let Op::Attention(op) = &mut module.func.ops[id].op {
+        op.scale = -1.0;
+    }
+    select(&mut module, target("sm_80")).unwrap();
+    let [only] = &module.func.ops[id].kernels[..] else { panic!("one kernel") };
+    assert_eq!((only.steps, only.from, only.to), (Steps::Any, 1, 512));
 }
 
 #[test]

@@ -227,9 +227,10 @@ impl Generic<'_> {
         if !data.kernels.is_empty() {
             let kernels = data.kernels.iter().map(|k| {
                 format!(
-                    "{{from = {}, to = {}, kernel = {}}}",
+                    "{{from = {}, to = {}, steps = {}, kernel = {}}}",
                     signed(k.from),
                     signed(k.to),
+                    quoted(k.steps.name()),
                     symbol(&k.kernel)
                 )
             });

@@ -4,7 +4,7 @@ use super::lexer::{Tok, clip};
 use super::parser::{Failed, Parser, integer};
 use crate::diag::Diag;
 use crate::loc::Loc;
-use crate::module::{Def, KernelChoice, OpData};
+use crate::module::{Def, KernelChoice, OpData, Steps};
 use crate::ops::{Attr, Op, Parts};
 
 impl Parser<'_> {
@@ -125,7 +125,7 @@ impl Parser<'_> {
         }
     }
 
-    /// `("1..16" = @k1, ...)`
+    /// `("1..16" = @k1, "17..64" decode = @k2, ...)`
     fn kernels(&mut self) -> Result<Vec<KernelChoice>, Failed> {
         let mut out = Vec::new();
         self.punct('(')?;
@@ -136,9 +136,20 @@ impl Parser<'_> {
             else {
                 return p.fail_at(&at, format!("{:?} is not a range such as \"1..16\"", clip(&range)));
             };
+            let steps = match *p.peek() {
+                Tok::Word(word) => {
+                    let Some(steps) = Steps::parse(word) else {
+                        let message = format!("'{}' is no kind of steps: any, decode or prefill", clip(word));
+                        return p.fail(message);
+                    };
+                    p.bump();
+                    steps
+                }
+                _ => Steps::Any,
+            };
             p.punct('=')?;
             let kernel = p.symbol("the kernel's @name")?;
-            out.push(KernelChoice { from, to, kernel });
+            out.push(KernelChoice { from, to, steps, kernel });
             Ok(())
         })?;
         Ok(out)

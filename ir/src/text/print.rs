@@ -3,7 +3,7 @@
 use super::{is_bare, shortest};
 use crate::entity::{ValueId, WeightId};
 use crate::loc::Loc;
-use crate::module::{Module, OpData, RopeFreqs, RopeScaling, Source, Weight};
+use crate::module::{Module, OpData, RopeFreqs, RopeScaling, Source, Steps, Weight};
 use crate::ops::Attr;
 use std::fmt::{self, Display, Write};
 
@@ -166,7 +166,11 @@ impl Printer<'_> {
         if !data.kernels.is_empty() {
             out.push_str(" kernel(");
             list(out, &data.kernels, |out, k| {
-                write!(out, "\"{}..{}\" = @{}", k.from, k.to, Name(&k.kernel))
+                write!(out, "\"{}..{}\"", k.from, k.to)?;
+                if k.steps != Steps::Any {
+                    write!(out, " {}", k.steps.name())?;
+                }
+                write!(out, " = @{}", Name(&k.kernel))
             })?;
             out.push(')');
         }

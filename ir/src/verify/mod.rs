@@ -30,7 +30,7 @@ use self::types::{cache, max_bytes, tensor, weight};
 use crate::diag::Diag;
 use crate::entity::{OpId, ValueId};
 use crate::loc::Loc;
-use crate::module::{Def, Func, Module, OpData};
+use crate::module::{Def, Func, KernelChoice, Module, OpData, Steps};
 use crate::ops::TypeCx;
 use crate::target::{TARGETS, Target};
 use crate::types::{Sym, Type};
@@ -229,9 +229,9 @@ impl Verifier<'_> {
     }
 
     fn kernels(&mut self, data: &OpData) {
-        let (Some(first), Some(last)) = (data.kernels.first(), data.kernels.last()) else {
+        if data.kernels.is_empty() {
             return;
-        };
+        }
         let name = data.op.name();
         for k in &data.kernels {
             if k.from > k.to || k.kernel.is_empty() {
@@ -240,24 +240,38 @@ impl Verifier<'_> {
                 self.error(&data.loc, message);
             }
         }
-        for pair in data.kernels.windows(2) {
+        // What serves any step is wrong for both kinds alike.
+        let mut errors = BTreeSet::new();
+        for kind in Steps::KINDS {
+            let ranges: Vec<_> = data.kernels.iter().filter(|k| k.steps.serve(kind)).collect();
+            errors.extend(self.ranges(name, kind, &ranges));
+        }
+        errors.into_iter().for_each(|message| self.error(&data.loc, message));
+    }
+
+    /// What is wrong with the ranges of the kernels that serve one kind of steps.
+    fn ranges(&self, name: &str, kind: Steps, kernels: &[&KernelChoice]) -> Vec<String> {
+        let (Some(first), Some(last)) = (kernels.first(), kernels.last()) else {
+            return vec![format!("no kernel of llm.{name} serves {} steps", kind.name())];
+        };
+        let mut errors = Vec::new();
+        for pair in kernels.windows(2) {
             if pair[0].to.checked_add(1) != Some(pair[1].from) {
-                let message = format!(
+                errors.push(format!(
                     "the kernel ranges of llm.{name} are not adjacent: {}..{} is followed by {}..{}",
                     pair[0].from, pair[0].to, pair[1].from, pair[1].to
-                );
-                self.error(&data.loc, message);
+                ));
             }
         }
         if let Some(&(_, min, max)) = self.module.dims.iter().find(|d| d.0 == Sym::T)
             && (first.from > min || last.to < max)
         {
-            let message = format!(
+            errors.push(format!(
                 "the kernels of llm.{name} cover {}..{} but T is in {min}..{max}",
                 first.from, last.to
-            );
-            self.error(&data.loc, message);
+            ));
         }
+        errors
     }
 
     fn results(&mut self) {

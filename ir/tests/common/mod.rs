@@ -205,7 +205,12 @@ impl Gen {
             let made = m.func.append(op, &names, loc);
             let id = *m.func.order.last().unwrap();
             m.func.ops[id].kernels = (0..self.below(3))
-                .map(|_| KernelChoice { from: self.u64(), to: self.u64(), kernel: self.name() })
+                .map(|_| KernelChoice {
+                    from: self.u64(),
+                    to: self.u64(),
+                    steps: [Steps::Any, Steps::Decode, Steps::Prefill][self.below(3)],
+                    kernel: self.name(),
+                })
                 .collect();
             values.extend(made);
         }

@@ -8,7 +8,7 @@ mod signature;
 use crate::container;
 use crate::error::EngineError;
 use crate::layout::{Part, sizes};
-use crate::manifest::{Arg, Code, Count, Dims, Extent, FORMAT, Launch, Manifest, PtxKernel, Weight};
+use crate::manifest::{Arg, Code, Count, Dims, Extent, FORMAT, Launch, Manifest, PtxKernel, Steps, Weight};
 pub use signature::{Slot, signature};
 use std::collections::BTreeSet;
 
@@ -190,10 +190,10 @@ impl Manifest {
         Ok(())
     }
 
-    /// Errors have the place within the launch, with a comma before it.
-    fn check_launch(&self, launch: &Launch) -> Result<(), EngineError> {
+    /// The kernels for one kind of steps; errors as of [`Manifest::check_launch`].
+    fn check_ranges(&self, launch: &Launch, kind: Steps) -> Result<(), EngineError> {
         let mut next = Some(1);
-        for choice in &launch.choices {
+        for choice in launch.choices.iter().filter(|c| c.steps.serve(kind)) {
             if next != Some(choice.from) || choice.to < choice.from || choice.to > self.dims.max_step_tokens {
                 let found =
                     format!("the range {}..={} does not follow the one before", choice.from, choice.to);
@@ -202,8 +202,15 @@ impl Manifest {
             next = choice.to.checked_add(1);
         }
         if next != self.dims.max_step_tokens.checked_add(1) {
-            return Err(bad(", choices", format!("they do not cover 1..={}", self.dims.max_step_tokens)));
+            let found = format!("they do not cover 1..={}{}", self.dims.max_step_tokens, kind.suffix());
+            return Err(bad(", choices", found));
         }
+        Ok(())
+    }
+
+    /// Errors have the place within the launch, with a comma before it.
+    fn check_launch(&self, launch: &Launch) -> Result<(), EngineError> {
+        Steps::KINDS.into_iter().try_for_each(|kind| self.check_ranges(launch, kind))?;
         if launch.args.len() > 64 {
             return Err(bad("", format!("{} arguments", launch.args.len())));
         }
@@ -311,7 +318,7 @@ fn check_ptx(at: &str, ptx: &PtxKernel) -> Result<(), EngineError> {
     if let Some(Extent { div, mul, .. }) =
         ptx.grid.iter().find(|e| e.div == 0 || e.mul == 0 || e.mul > 1 << 24)
     {
-        return Err(bad(at, format!("a grid extent of ceil(n / {div}) * {mul}")));
+        return Err(bad(at, format!("a grid extent with the divisor {div} and the factor {mul}")));
     }
     // Limits of every GPU: 1024 threads, 64 of them in z, 256 KiB of shared memory.
     let [x, y, z] = ptx.block.map(u64::from);

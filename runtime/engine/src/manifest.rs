@@ -259,7 +259,7 @@ pub struct Scratch {
     pub counters: u32,
 }
 
-/// A launch extent: `ceil(dim / div) * mul`.
+/// A launch extent: `(ceil(of / div) + plus) * mul`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Extent {
@@ -267,6 +267,8 @@ pub struct Extent {
     pub of: Count,
     /// Divisor, at least 1.
     pub div: u32,
+    /// What is added, if anything.
+    pub plus: Option<Count>,
     /// Factor.
     pub mul: u32,
 }
@@ -463,12 +465,56 @@ pub enum Act {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Launch {
-    /// Kernels by token count; ranges are adjacent and cover `1..=max_step_tokens`.
+    /// Kernels by token count; for either kind of step ranges are adjacent and cover `1..=max_step_tokens`.
     pub choices: Vec<Choice>,
     /// Arguments, in the kernel's order.
     pub args: Vec<Arg>,
     /// Where in the model this comes from.
     pub loc: String,
+}
+
+impl Launch {
+    /// The choice for a step of `tokens` tokens of `seqs` requests.
+    pub fn choice(&self, tokens: u32, seqs: u32) -> Option<&Choice> {
+        let kind = Steps::of(tokens, seqs);
+        self.choices.iter().find(|c| c.steps.serve(kind) && (c.from..=c.to).contains(&tokens))
+    }
+}
+
+/// Steps that a kernel serves, by what they hold of each request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Steps {
+    /// All of them.
+    Any,
+    /// One token of each request.
+    Decode,
+    /// Several tokens of at least one.
+    Prefill,
+}
+
+impl Steps {
+    /// The two kinds; every step is of one of them.
+    pub const KINDS: [Steps; 2] = [Steps::Decode, Steps::Prefill];
+
+    /// The kind of a step of `tokens` tokens of `seqs` requests.
+    pub fn of(tokens: u32, seqs: u32) -> Steps {
+        if tokens == seqs { Steps::Decode } else { Steps::Prefill }
+    }
+
+    /// True if steps of this kind are among them.
+    pub fn serve(self, kind: Steps) -> bool {
+        self == Steps::Any || self == kind
+    }
+
+    /// For people: ` of decode steps`, or nothing for all steps.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Steps::Any => "",
+            Steps::Decode => " of decode steps",
+            Steps::Prefill => " of prefill steps",
+        }
+    }
 }
 
 /// The kernel for a range of token counts, both ends inclusive.
@@ -479,6 +525,8 @@ pub struct Choice {
     pub from: u32,
     /// Greatest token count.
     pub to: u32,
+    /// Steps.
+    pub steps: Steps,
     /// Index into [`Manifest::kernels`].
     pub kernel: u32,
 }

@@ -85,7 +85,7 @@ pub fn manifest() -> Manifest {
     ];
     let launches = (arguments().into_iter().enumerate())
         .map(|(i, args)| Launch {
-            choices: vec![Choice { from: 1, to: 16, kernel: i as u32 }],
+            choices: vec![Choice { from: 1, to: 16, steps: Steps::Any, kernel: i as u32 }],
             args,
             loc: format!("op {i}"),
         })
@@ -138,8 +138,8 @@ pub fn ptx_manifest() -> Manifest {
     let mut m = manifest();
     m.target = "sm_90".into();
     m.capability = Some((9, 0));
-    let one = Extent { of: Count::One, div: 1, mul: 1 };
-    let tokens = Extent { of: Count::Tokens, div: 2, mul: 1 };
+    let one = Extent { of: Count::One, div: 1, plus: None, mul: 1 };
+    let tokens = Extent { of: Count::Tokens, div: 2, plus: None, mul: 1 };
     for (i, kernel) in m.kernels.iter_mut().enumerate() {
         kernel.code = Code::Ptx(PtxKernel {
             module: format!("kernel/m{}.ptx", i / 2),

@@ -117,7 +117,7 @@ pub fn manifest(dims: Dims, page_tokens: u32) -> Manifest {
     let step = u64::from(dims.max_step_tokens) * 16;
     let logits = 5 * step;
     let launch = |kernel: u32, args: Vec<Arg>| Launch {
-        choices: vec![Choice { from: 1, to: dims.max_step_tokens, kernel }],
+        choices: vec![Choice { from: 1, to: dims.max_step_tokens, steps: Steps::Any, kernel }],
         args,
         loc: String::new(),
     };
@@ -178,7 +178,7 @@ pub fn sampling(mut m: Manifest) -> Manifest {
         m.kernels.push(Kernel { name: name.into(), code: Code::Host(host), contract: String::new() });
     }
     let launch = |kernel: u32, args: Vec<Arg>| Launch {
-        choices: vec![Choice { from: 1, to: m.dims.max_step_tokens, kernel }],
+        choices: vec![Choice { from: 1, to: m.dims.max_step_tokens, steps: Steps::Any, kernel }],
         args,
         loc: String::new(),
     };

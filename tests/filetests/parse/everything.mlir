@@ -13,7 +13,7 @@ llm.module @"a model" arch("llama") target("sm_90") precision("bf16") dims(T in 
   llm.func @step(%x: tensor<Tx64xbf16>, %pos: tensor<Txi32>,
       %b: !llm.batch, %kv0: !llm.kv<layer 0, 2 heads, 16, bf16, page 32, window 512>) {
     %n = llm.rms_norm %x, @n {eps = 0.00001} : tensor<Tx64xbf16>
-        kernel("1..16" = @"kernel 1", "17..512" = @k2) at(256) loc("model.norm")
+        kernel("1..16" = @"kernel 1", "17..512" decode = @k2, "17..512" prefill = @k3) at(256) loc("model.norm")
     %qkv = llm.linear %n, @"odd name" : tensor<Tx128xbf16> at(0x2000)
     %q, %kv = llm.rope_kv_append %qkv, %pos, %kv0, %b, @f {heads = 4}
       : tensor<Tx4x16xbf16>, !llm.kv<layer 0, 2 heads, 16, bf16, window 512, page 32> at(_, _) loc(fused["a", "f":1:2])
@@ -31,7 +31,7 @@ llm.module @"a model" arch("llama") target("sm_90") precision("bf16") dims(T in 
 //   llm.weight @f2 : tensor<8xf32> from rope<16, 500000, linear 2.5>
 //   llm.weight @f3 : tensor<8xf32> from rope<16, 500000, llama3 8 1 4 8192>
 //   llm.func @step(%x: tensor<Tx64xbf16>, %pos: tensor<Txi32>, %b: !llm.batch, %kv0: !llm.kv<layer 0, 2 heads, 16, bf16, window 512, page 32>) {
-//     %n = llm.rms_norm %x, @n {eps = 1e-5} : tensor<Tx64xbf16> kernel("1..16" = @"kernel 1", "17..512" = @k2) at(0x100) loc("model.norm")
+//     %n = llm.rms_norm %x, @n {eps = 1e-5} : tensor<Tx64xbf16> kernel("1..16" = @"kernel 1", "17..512" decode = @k2, "17..512" prefill = @k3) at(0x100) loc("model.norm")
 //     %qkv = llm.linear %n, @"odd name" : tensor<Tx128xbf16> at(0x2000) loc("everything.mlir":17:5)
 //     %q, %kv = llm.rope_kv_append %qkv, %pos, %kv0, %b, @f {heads = 4} : tensor<Tx4x16xbf16>, !llm.kv<layer 0, 2 heads, 16, bf16, window 512, page 32> loc(fused["a", "f":1:2])
 //     llm.return %q

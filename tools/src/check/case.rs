@@ -5,7 +5,7 @@ use super::{Tolerance, op_of, sampling};
 use crate::render::Failure;
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use trtc_engine::manifest::{Arg, Dtype, Kernel, Launch};
+use trtc_engine::manifest::{Arg, Choice, Dtype, Kernel, Launch, Manifest, Steps};
 use trtc_ir::entity::{ValueId, WeightId};
 use trtc_ir::interp::{self, Batch, Data, KvState, Segment, Tensor, Weights};
 use trtc_ir::random::Random;
@@ -36,50 +36,111 @@ impl Weights for Given {
     }
 }
 
-/// Requests of a step: `(tokens before, tokens of the step)`, and the pages of each.
+/// Tokens that an append before an attention stores at once, if the engine's steps hold as many.
+const APPEND: usize = 256;
+
+/// A request's tokens in a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Run {
+    /// Which request.
+    seq: usize,
+    /// Tokens before.
+    past: usize,
+    /// Tokens of the step.
+    new: usize,
+}
+
+/// Requests of a step, and the pages of each by its number.
 pub struct Requests {
-    pub sizes: Vec<(usize, usize)>,
-    pages: Vec<Vec<i32>>,
+    runs: Vec<Run>,
+    pages: Rc<Vec<Vec<i32>>>,
 }
 
-/// Pages that the requests of a step of `tokens` tokens can need.
-pub fn pages_for(tokens: usize, page_tokens: usize) -> u64 {
-    sizes(tokens, page_tokens, (usize::MAX, usize::MAX))
-        .iter()
-        .map(|(past, new)| (past + new).div_ceil(page_tokens) as u64)
-        .sum()
-}
-
-/// A long request, and from three tokens on two that decode: one that begins, one in the middle of its pages. None is
-/// above `longest` tokens, and all their tokens together, which one append stores, are not above `step`.
-fn sizes(tokens: usize, page_tokens: usize, (longest, step): (usize, usize)) -> Vec<(usize, usize)> {
-    let all = match tokens {
-        0 => vec![],
-        1 | 2 => vec![(2 * page_tokens + 3, tokens)],
-        _ => vec![(page_tokens / 2, tokens - 2), (0, 1), (3 * page_tokens - 1, 1)],
+/// Pages that the requests of a step of `tokens` tokens of either kind can need.
+pub fn pages_for(tokens: usize, m: &Manifest) -> u64 {
+    let page_tokens = m.kv.page_tokens.max(1) as usize;
+    let pages = |steps: Steps| {
+        let all = runs(steps, tokens, page_tokens, m.dims.max_seq_len as usize);
+        all.iter().map(|r| (r.past + r.new).div_ceil(page_tokens) as u64).sum::<u64>()
     };
-    let share = step.saturating_sub(tokens) / all.len().max(1);
-    all.into_iter().map(|(past, new)| (past.min(longest.saturating_sub(new)).min(share), new)).collect()
+    pages(Steps::Decode).max(pages(Steps::Prefill))
+}
+
+/// Tokens of the largest step of a check of `tokens` tokens, appends included.
+pub fn most_tokens(tokens: usize, m: &Manifest) -> usize {
+    tokens.max(APPEND.min(m.dims.max_step_tokens as usize))
+}
+
+/// The requests of a step. Of a decode step one token each: one has a long context, others begin or end at the bounds
+/// of pages or in the middle, and if there are many the contexts of the rest are short. Of any other step one long run,
+/// and from three tokens on two requests that decode. None is above `longest` tokens.
+fn runs(steps: Steps, tokens: usize, page: usize, longest: usize) -> Vec<Run> {
+    let all: Vec<(usize, usize)> = match (steps, tokens) {
+        (_, 0) => vec![],
+        (Steps::Decode, _) => {
+            let first = [33 * page, 0, 3 * page - 1, 2 * page + 3, 1, page / 2, 9 * page, page - 1];
+            let rest = [1, 0, page / 2].into_iter().cycle();
+            first.into_iter().chain(rest).take(tokens).map(|past| (past, 1)).collect()
+        }
+        (_, 1 | 2) => vec![(2 * page + 3, tokens)],
+        _ => vec![(2 * page + 3, tokens - 2), (0, 1), (3 * page - 1, 1)],
+    };
+    let run = |(seq, (past, new)): (usize, (usize, usize))| Run {
+        seq,
+        past: past.min(longest.saturating_sub(new)),
+        new,
+    };
+    all.into_iter().enumerate().map(run).collect()
 }
 
 impl Requests {
-    fn new(memory: &Memory<'_>, tokens: usize, random: &mut Random) -> Requests {
+    fn new(memory: &Memory<'_>, steps: Steps, tokens: usize, random: &mut Random) -> Requests {
         let m = memory.manifest();
         let page_tokens = m.kv.page_tokens.max(1) as usize;
-        let sizes =
-            sizes(tokens, page_tokens, (m.dims.max_seq_len as usize, m.dims.max_step_tokens as usize));
-        Requests::of(sizes, page_tokens, random)
+        let runs = runs(steps, tokens, page_tokens, m.dims.max_seq_len as usize);
+        Requests::on_pages(runs, page_tokens, random)
     }
 
-    /// Requests of these sizes on pages in random order, counted from 0.
+    /// The steps of at most `most` tokens that bring the same requests to where this one leaves them.
+    fn from_the_start(&self, most: usize) -> Vec<Requests> {
+        let mut steps: Vec<Vec<Run>> = vec![];
+        let mut room = 0;
+        for run in &self.runs {
+            let (mut past, end) = (0, run.past + run.new);
+            while past < end {
+                if room == 0 {
+                    steps.push(vec![]);
+                    room = most.max(1);
+                }
+                let new = room.min(end - past);
+                if let Some(step) = steps.last_mut() {
+                    step.push(Run { past, new, ..*run });
+                }
+                (past, room) = (past + new, room - new);
+            }
+        }
+        steps.into_iter().map(|runs| Requests { runs, pages: Rc::clone(&self.pages) }).collect()
+    }
+
+    /// Requests of `(tokens before, tokens of the step)` on pages in random order, counted from 0.
     pub fn of(sizes: Vec<(usize, usize)>, page_tokens: usize, random: &mut Random) -> Requests {
-        let need = |&(past, new): &(usize, usize)| (past + new).div_ceil(page_tokens);
-        let mut free: Vec<i32> = (0..sizes.iter().map(need).sum::<usize>() as i32).collect();
-        let take = |size| {
-            (0..need(size)).map(|_| free.swap_remove(random.below(free.len() as u64) as usize)).collect()
-        };
-        let pages = sizes.iter().map(take).collect();
-        Requests { sizes, pages }
+        let runs: Vec<Run> =
+            sizes.into_iter().enumerate().map(|(seq, (past, new))| Run { seq, past, new }).collect();
+        Requests::on_pages(runs, page_tokens, random)
+    }
+
+    fn on_pages(runs: Vec<Run>, page_tokens: usize, random: &mut Random) -> Requests {
+        let need = |r: &Run| (r.past + r.new).div_ceil(page_tokens);
+        let mut free: Vec<i32> = (0..runs.iter().map(need).sum::<usize>() as i32).collect();
+        let take =
+            |r| (0..need(r)).map(|_| free.swap_remove(random.below(free.len() as u64) as usize)).collect();
+        let pages = runs.iter().map(take).collect();
+        Requests { runs, pages: Rc::new(pages) }
+    }
+
+    /// `(tokens before, tokens of the step)` of each run.
+    pub fn sizes(&self) -> Vec<(usize, usize)> {
+        self.runs.iter().map(|r| (r.past, r.new)).collect()
     }
 
     /// Pages that they hold together.
@@ -87,37 +148,34 @@ impl Requests {
         self.pages.iter().map(|p| p.len() as u64).sum()
     }
 
-    /// The same requests with everything in one step.
-    fn all_at_once(&self) -> Requests {
-        let sizes = self.sizes.iter().map(|(past, new)| (0, past + new)).collect();
-        Requests { sizes, pages: self.pages.clone() }
-    }
-
     /// Tokens of the step.
     pub fn tokens(&self) -> usize {
-        self.sizes.iter().map(|(_, new)| new).sum()
+        self.runs.iter().map(|r| r.new).sum()
     }
 
     fn positions(&self) -> Vec<i32> {
-        self.sizes.iter().flat_map(|&(past, new)| past as i32..(past + new) as i32).collect()
+        self.runs.iter().flat_map(|r| r.past as i32..(r.past + r.new) as i32).collect()
     }
 
     fn batch(&self) -> Batch {
-        let segment = |(seq, &(start, len))| Segment { seq, start, len };
-        Batch { segments: self.sizes.iter().enumerate().map(segment).collect() }
+        let segment = |r: &Run| Segment { seq: r.seq, start: r.past, len: r.new };
+        Batch { segments: self.runs.iter().map(segment).collect() }
     }
 
     /// Stores the step's tables.
     pub fn upload(&self, memory: &mut Memory<'_>) -> Result<(), Failure> {
         let mut starts = vec![0];
         let mut table = vec![];
-        for ((_, new), pages) in self.sizes.iter().zip(&self.pages) {
-            starts.push(starts.last().copied().unwrap_or(0) + *new as i32);
-            let mut row = pages.clone();
+        let page_tokens = memory.manifest().kv.page_tokens.max(1) as usize;
+        for run in &self.runs {
+            starts.push(starts.last().copied().unwrap_or(0) + run.new as i32);
+            // Behind the pages in use stands what no kernel may follow.
+            let used = (run.past + run.new).div_ceil(page_tokens);
+            let mut row: Vec<i32> = self.pages[run.seq].iter().copied().take(used).collect();
             row.resize(memory.bind.table_width as usize, -1);
             table.extend(row);
         }
-        let contexts: Vec<i32> = self.sizes.iter().map(|(past, new)| (past + new) as i32).collect();
+        let contexts: Vec<i32> = self.runs.iter().map(|r| (r.past + r.new) as i32).collect();
         memory.ints(memory.bind.query_start, &starts)?;
         memory.ints(memory.bind.context, &contexts)?;
         memory.ints(memory.bind.block_table, &table)?;
@@ -144,30 +202,34 @@ pub fn dims_of(ty: &TensorType, dims: StepDims) -> Vec<usize> {
     ty.dims.iter().map(one).collect()
 }
 
-/// Checks kernel `choice` of a launch with `tokens` tokens. `append` is the launch that fills the same cache.
+/// Checks a kernel of a launch with `tokens` tokens, in steps that `choice` says it serves. `append` is the launch that
+/// fills the same cache.
 pub fn check(
     memory: &mut Memory<'_>,
-    (launch, kernel): (&Launch, (u32, &Kernel)),
+    (launch, choice): (&Launch, &Choice),
     append: Option<&Launch>,
     tokens: u32,
     random: &mut Random,
 ) -> Result<Outcome, Failure> {
-    let requests = Requests::new(memory, tokens as usize, random);
+    let kernel = (choice.kernel, &memory.manifest().kernels[choice.kernel as usize]);
+    let requests = Requests::new(memory, choice.steps, tokens as usize, random);
     let module = contract(kernel.1)?;
     let reads = matches!(op_of(&module), Some(Op::Attention(_)));
     let mut cache = empty(&requests, &module);
     if let (true, Some(append)) = (reads, append) {
-        // Everything that the requests have so far, in one step.
-        let before = requests.all_at_once();
-        let all = before.tokens() as u32;
-        let choice = append.choices.iter().find(|c| (c.from..=c.to).contains(&all));
-        let index = choice.ok_or_else(|| Failure::bug(format!("no kernel appends {all} tokens")))?.kernel;
-        let appends = &memory.manifest().kernels[index as usize];
-        let module = contract(appends)?;
-        let ran =
-            run(memory, (append, (index, appends)), &module, &before, &empty(&before, &module), random)?;
-        let stored = ran.want.into_iter().find_map(|d| if let Data::Kv(kv) = d { Some(kv) } else { None });
-        cache = stored.ok_or_else(|| Failure::bug("an append does not give a cache"))?;
+        // Everything that the requests have so far.
+        cache = Rc::new(KvState::default());
+        let most = most_tokens(tokens as usize, memory.manifest());
+        for before in requests.from_the_start(most) {
+            let (all, seqs) = (before.tokens() as u32, before.runs.len() as u32);
+            let choice = append.choice(all, seqs);
+            let index = choice.ok_or_else(|| Failure::bug(format!("no kernel appends {all} tokens")))?.kernel;
+            let appends = &memory.manifest().kernels[index as usize];
+            let ran = run(memory, (append, (index, appends)), &contract(appends)?, &before, &cache, random)?;
+            let stored =
+                ran.want.into_iter().find_map(|d| if let Data::Kv(kv) = d { Some(kv) } else { None });
+            cache = stored.ok_or_else(|| Failure::bug("an append does not give a cache"))?;
+        }
     }
     let ran = run(memory, (launch, kernel), &module, &requests, &cache, random)?;
     let tolerance = op_of(&module).map_or(Tolerance { ulps: 0.0, of_greatest: 0.0 }, Tolerance::of);
@@ -218,9 +280,7 @@ fn empty(requests: &Requests, module: &Module) -> Rc<KvState> {
     let kv = module.func.params.iter().find_map(|&p| module.func.values[p].ty.kv());
     let width = kv.map_or(0, |kv| kv.heads as usize * kv.head_dim as usize);
     let rows = |past: usize| vec![(vec![0.0; width], vec![0.0; width]); past];
-    Rc::new(KvState {
-        seqs: requests.sizes.iter().enumerate().map(|(s, (past, _))| (s, rows(*past))).collect(),
-    })
+    Rc::new(KvState { seqs: requests.runs.iter().map(|r| (r.seq, rows(r.past))).collect() })
 }
 
 /// What the elements of a result are.
@@ -254,7 +314,7 @@ fn run(
     requests.upload(memory)?;
     let tokens = requests.tokens();
     let rows = tokens.min(memory.manifest().dims.max_logit_rows as usize);
-    let dims = StepDims { tokens: tokens as u32, rows: rows as u32, seqs: requests.sizes.len() as u32 };
+    let dims = StepDims { tokens: tokens as u32, rows: rows as u32, seqs: requests.runs.len() as u32 };
 
     let mut inputs = Vec::new();
     let mut arena = Vec::new();
@@ -376,13 +436,31 @@ mod tests {
 
     #[test]
     fn requests_keep_to_the_engines_limits() {
-        for tokens in 1..200 {
-            for (longest, step) in [(256, 256), (300, 4096), (4096, 200), (200, 200)] {
-                let all = sizes(tokens, 64, (longest, step));
-                assert_eq!(all.iter().map(|(_, new)| new).sum::<usize>(), tokens);
-                assert!(all.iter().all(|(past, new)| past + new <= longest), "{tokens} {all:?}");
-                assert!(all.iter().map(|(past, new)| past + new).sum::<usize>() <= step, "{tokens} {all:?}");
+        for steps in [Steps::Any, Steps::Decode, Steps::Prefill] {
+            for (tokens, longest) in (1..200).flat_map(|t| [200, 300, 4096].map(|l| (t, l))) {
+                let all = runs(steps, tokens, 64, longest);
+                assert_eq!(all.iter().map(|r| r.new).sum::<usize>(), tokens);
+                assert!(all.iter().all(|r| r.past + r.new <= longest), "{tokens} {all:?}");
+                if steps == Steps::Decode {
+                    assert!(all.len() == tokens && all.iter().all(|r| r.new == 1));
+                }
             }
+        }
+    }
+
+    #[test]
+    fn appends_store_every_token_once_and_in_order() {
+        let all = Requests { runs: runs(Steps::Decode, 40, 16, 300), pages: Rc::new(vec![]) };
+        for most in [1, 7, 256, 1000] {
+            let mut stored = vec![0; all.runs.len()];
+            for step in all.from_the_start(most) {
+                assert!((1..=most).contains(&step.tokens()));
+                for run in step.runs {
+                    assert_eq!(stored[run.seq], run.past);
+                    stored[run.seq] += run.new;
+                }
+            }
+            assert!(all.runs.iter().all(|r| stored[r.seq] == r.past + r.new));
         }
     }
 }

@@ -59,10 +59,8 @@ pub fn memory_for(
     seed: u64,
 ) -> Result<Memory<'_>, Failure> {
     let m = file.manifest();
-    let page_tokens = m.kv.page_tokens.max(1) as usize;
-    // An append before an attention has all tokens of the requests in one step.
-    let pages = case::pages_for(tokens as usize, page_tokens).max(case::pages_for(1, page_tokens));
-    let most = u64::from(tokens).max(pages * page_tokens as u64);
+    let pages = (1..=tokens as usize).map(|t| case::pages_for(t, m)).max().unwrap_or(0);
+    let most = case::most_tokens(tokens as usize, m) as u64;
     // Whatever a launch reads and writes lies within the engine's own arena, at its greatest step.
     let step = u64::from(m.dims.max_step_tokens.max(1));
     let tensors = m.launches.iter().map(|l| l.args.iter().filter(|a| matches!(a, Arg::Arena(_))).count());

@@ -68,10 +68,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
                 sizes.push(choice.from);
             }
             for tokens in sizes {
-                let kernel = (choice.kernel, &m.kernels[choice.kernel as usize]);
-                let mut random = Random::named(args.seed, &kernel.1.name);
+                let kernel = &m.kernels[choice.kernel as usize];
+                let mut random = Random::named(args.seed, &kernel.name);
                 let outcome =
-                    check(&mut memory, (launch, kernel), append_of(m, launch), tokens, &mut random)?;
+                    check(&mut memory, (launch, choice), append_of(m, launch), tokens, &mut random)?;
                 lines.push(Line { kernel: choice.kernel, tokens, outcome });
             }
         }

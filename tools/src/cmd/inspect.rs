@@ -5,7 +5,7 @@ use crate::html;
 use crate::render::Failure;
 use std::io::Write;
 use std::path::PathBuf;
-use trtc_engine::manifest::{Code, Kernel, Manifest};
+use trtc_engine::manifest::{Choice, Code, Kernel, Manifest};
 use trtc_engine::{EngineFile, Verify};
 
 /// Show what is in an engine file
@@ -120,10 +120,10 @@ pub fn code(k: &Kernel) -> String {
     }
 }
 
-/// Launches that may choose a kernel, with the least and greatest token count for which they do.
-pub fn launches(m: &Manifest, kernel: usize) -> impl Iterator<Item = (usize, u32, u32)> + '_ {
+/// Launches that may choose a kernel, with the choice.
+pub fn launches(m: &Manifest, kernel: usize) -> impl Iterator<Item = (usize, &Choice)> + '_ {
     m.launches.iter().enumerate().flat_map(move |(i, l)| {
-        l.choices.iter().filter(move |c| c.kernel as usize == kernel).map(move |c| (i, c.from, c.to))
+        l.choices.iter().filter(move |c| c.kernel as usize == kernel).map(move |c| (i, c))
     })
 }
 
@@ -142,8 +142,9 @@ fn kernel(args: &Args, file: &EngineFile, name: &str, out: &mut impl Write) -> R
         }
         (code, false) => {
             writeln!(out, "{}\n\n{code:#?}\n", k.contract.trim_end())?;
-            for (launch, from, to) in launches(m, index) {
-                writeln!(out, "launch {launch}, {from} to {to} tokens: {}", m.launches[launch].loc)?;
+            for (launch, c) in launches(m, index) {
+                let (from, to, steps) = (c.from, c.to, c.steps.suffix());
+                writeln!(out, "launch {launch}, {from} to {to} tokens{steps}: {}", m.launches[launch].loc)?;
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use super::support::*;
 use std::path::Path;
-use trtc_engine::manifest::{Choice, Code, Count, Extent, Kernel, PtxKernel};
+use trtc_engine::manifest::{Choice, Code, Count, Extent, Kernel, PtxKernel, Steps};
 use trtc_engine::{EngineError, EngineFile, EngineWriter};
 
 #[test]
@@ -33,7 +33,7 @@ fn engine_for_gpu(path: &Path) {
     let file = EngineFile::open(Path::new(engine())).expect("the engine");
     let mut m = file.manifest().clone();
     (m.target, m.capability) = ("sm_90".to_owned(), Some((9, 0)));
-    let one = Extent { of: Count::One, div: 1, mul: 1 };
+    let one = Extent { of: Count::One, div: 1, plus: None, mul: 1 };
     let code = PtxKernel {
         module: "kernel/k.ptx".into(),
         cubin: None,
@@ -45,7 +45,7 @@ fn engine_for_gpu(path: &Path) {
     };
     m.kernels = vec![Kernel { name: "k".into(), code: Code::Ptx(code), contract: String::new() }];
     for launch in &mut m.launches {
-        launch.choices = vec![Choice { from: 1, to: m.dims.max_step_tokens, kernel: 0 }];
+        launch.choices = vec![Choice { from: 1, to: m.dims.max_step_tokens, steps: Steps::Any, kernel: 0 }];
     }
     let ptx = b".version 8.0\n";
     let mut writer = EngineWriter::create(path, &m, &[("kernel/k.ptx", ptx.len() as u64)]).expect("a writer");

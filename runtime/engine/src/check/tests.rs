@@ -69,6 +69,11 @@ fn contradictions_are_found() {
             let choice = m.launches[0].choices[0];
             m.launches[0].choices = vec![Choice { to: 8, ..choice }, Choice { from: 8, ..choice }];
         }),
+        ("do not cover 1..=16 of prefill steps", |m| m.launches[0].choices[0].steps = Steps::Decode),
+        ("does not follow", |m| {
+            let choice = m.launches[0].choices[0];
+            m.launches[0].choices.push(Choice { steps: Steps::Prefill, ..choice });
+        }),
         ("no kernel 8", |m| m.launches[0].choices[0].kernel = 8),
         ("64", |m| m.launches[0].args = vec![Arg::Tokens; 64]),
         ("arguments", |m| m.launches[0].args = vec![Arg::Tokens; 65]),
@@ -126,6 +131,24 @@ fn set(m: &mut Manifest, kernel: usize, change: impl FnOnce(&mut HostKernel)) {
     if let Code::Host(host) = &mut m.kernels[kernel].code {
         change(host);
     }
+}
+
+#[test]
+fn either_kind_of_step_has_its_kernels() {
+    let mut m = manifest();
+    let choice = m.launches[0].choices[0];
+    let of = |from, to, steps, kernel| Choice { from, to, steps, kernel };
+    m.launches[0].choices = vec![
+        of(1, 4, Steps::Any, 0),
+        of(5, 16, Steps::Decode, choice.kernel),
+        of(5, 8, Steps::Prefill, choice.kernel),
+        of(9, 16, Steps::Prefill, choice.kernel),
+    ];
+    m.check().unwrap();
+    let launch = &m.launches[0];
+    let chosen = |tokens, seqs| launch.choices.iter().position(|c| Some(c) == launch.choice(tokens, seqs));
+    assert_eq!([chosen(4, 1), chosen(4, 4)], [Some(0); 2]);
+    assert_eq!([chosen(8, 8), chosen(8, 7), chosen(9, 1), chosen(17, 1)], [Some(1), Some(2), Some(3), None]);
 }
 
 #[test]

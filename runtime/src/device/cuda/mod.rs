@@ -212,15 +212,16 @@ impl CudaDevice {
     }
 }
 
-/// `ceil(count / div) * mul`.
+/// `(ceil(of / div) + plus) * mul`.
 fn blocks(e: Extent, dims: StepDims) -> u32 {
-    let count = match e.of {
+    let number = |count| match count {
         Count::One => 1,
         Count::Tokens => dims.tokens,
         Count::Rows => dims.rows,
         Count::Seqs => dims.seqs,
     };
-    count.div_ceil(e.div.max(1)).saturating_mul(e.mul)
+    let parts = number(e.of).div_ceil(e.div.max(1));
+    parts.saturating_add(e.plus.map_or(0, number)).saturating_mul(e.mul)
 }
 
 fn host_code(kernel: &str) -> Error {
@@ -431,5 +432,20 @@ impl Drop for CudaDevice {
         // Handles are given back in a context that is current, and not under running work.
         let _ = self.context.make_current();
         let _ = self.stream.finish();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extents_count_blocks() {
+        let dims = StepDims { tokens: 100, rows: 5, seqs: 3 };
+        let extent = |of, div, plus, mul| blocks(Extent { of, div, plus, mul }, dims);
+        assert_eq!(extent(Count::Tokens, 32, None, 2), 8);
+        assert_eq!(extent(Count::Tokens, 32, Some(Count::Seqs), 2), 14);
+        assert_eq!(extent(Count::One, 1, Some(Count::One), 4), 8);
+        assert_eq!(extent(Count::Rows, 1, None, u32::MAX), u32::MAX);
     }
 }

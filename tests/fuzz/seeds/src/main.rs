@@ -177,7 +177,7 @@ fn host() -> eng::Manifest {
         contract: String::new(),
     };
     let launch = |kernel, args| eng::Launch {
-        choices: vec![eng::Choice { from: 1, to: 16, kernel }],
+        choices: vec![eng::Choice { from: 1, to: 16, steps: eng::Steps::Any, kernel }],
         args,
         loc: "model".into(),
     };
@@ -247,7 +247,7 @@ fn host() -> eng::Manifest {
 
 /// The same with one PTX kernel.
 fn gpu() -> eng::Manifest {
-    let extent = |of| eng::Extent { of, div: 4, mul: 1 };
+    let extent = |of| eng::Extent { of, div: 4, plus: None, mul: 1 };
     let kernel = eng::Kernel {
         name: "step".into(),
         code: eng::Code::Ptx(eng::PtxKernel {
@@ -261,7 +261,7 @@ fn gpu() -> eng::Manifest {
     };
     let args =
         vec![eng::Arg::Tokens, eng::Arg::Positions, eng::Arg::Batch, eng::Arg::Kv(0), eng::Arg::Arena(16)];
-    let choices = vec![eng::Choice { from: 1, to: 8, kernel: 0 }, eng::Choice { from: 9, to: 16, kernel: 0 }];
+    let choices = vec![eng::Choice { from: 1, to: 8, steps: eng::Steps::Any, kernel: 0 }, eng::Choice { from: 9, to: 16, steps: eng::Steps::Any, kernel: 0 }];
     eng::Manifest {
         target: "sm_90".into(),
         capability: Some((9, 0)),

@@ -19,7 +19,7 @@ use serde_json::json;
 use std::collections::BTreeSet;
 use std::io::Write;
 use trtc_engine::EngineFile;
-use trtc_engine::manifest::{Arg, Choice, Kernel, Launch, Manifest, Weight};
+use trtc_engine::manifest::{Arg, Choice, Kernel, Launch, Manifest, Steps, Weight};
 use trtc_ir::random::Random;
 use trtc_ir::{Module, Op};
 use trtc_runtime::LoadOptions;
@@ -143,7 +143,11 @@ fn cases<'a>(args: &Args, m: &'a Manifest, context: u32) -> Result<Vec<Case<'a>>
                 continue;
             }
             for tokens in tokens(&args.tokens, choice) {
-                let sizes = sizes(m, tokens, context, args.prompt);
+                let prompt = match choice.steps {
+                    Steps::Any => args.prompt,
+                    kind => kind == Steps::Prefill,
+                };
+                let sizes = sizes(m, tokens, context, prompt);
                 cases.push(case(m, launch, (choice.kernel, kernel), sizes)?);
             }
         }
@@ -183,11 +187,12 @@ fn case<'a>(
     let module = contract(kernel.1)?;
     let mut random = Random::named(SEED, &kernel.1.name);
     let requests = Requests::of(sizes, m.kv.page_tokens.max(1) as usize, &mut random);
-    let seqs = requests.sizes.len() as u32;
+    let sizes = requests.sizes();
+    let seqs = sizes.len() as u32;
     // Logits are wanted of each request's last token.
     let dims = StepDims { tokens: requests.tokens() as u32, rows: seqs.min(m.dims.max_logit_rows), seqs };
     let weights: Vec<&Weight> = weights(launch).map(|i| &m.weights[i as usize]).collect();
-    let work = work(&module, dims, &requests.sizes, &weights);
+    let work = work(&module, dims, &sizes, &weights);
     Ok(Case { launch, kernel, copies: copies(&module, &work), module, requests, dims, work })
 }
 
@@ -303,7 +308,7 @@ mod tests {
 
     #[test]
     fn kernels_are_measured_within_what_they_serve() {
-        let choice = |from, to| Choice { from, to, kernel: 0 };
+        let choice = |from, to| Choice { from, to, steps: Steps::Any, kernel: 0 };
         assert_eq!(tokens(&[], &choice(1, 16)), [1, 8]);
         assert_eq!(tokens(&[], &choice(17, 48)), [48]);
         assert_eq!(tokens(&[4, 20], &choice(1, 16)), [4]);

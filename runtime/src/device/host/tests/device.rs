@@ -75,7 +75,7 @@ fn gpu_code_and_missing_engines_are_refused() {
         module: "kernel/a.ptx".into(),
         cubin: None,
         entry: "a".into(),
-        grid: [Extent { of: Count::One, div: 1, mul: 1 }; 3],
+        grid: [Extent { of: Count::One, div: 1, plus: None, mul: 1 }; 3],
         block: [1, 1, 1],
         shared: 0,
         scratch: None,

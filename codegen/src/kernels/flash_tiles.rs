@@ -1,0 +1,223 @@
+//! Tiles of queries, keys and values in shared memory for [`super::flash_attention`]: how rows of pages get there, and
+//! the two matrix products of a warp that read them. Knows nothing of masks and softmax.
+
+use super::attention::Attention;
+use super::fragments::Sums;
+use crate::builder::{Bf16, Builder, F32, GlobalPtr, I32, SharedPtr, Special, Val};
+use crate::tile::{CHUNK, Tile};
+
+/// Elements of a chunk.
+const CHUNK_ELEMS: u32 = CHUNK / 2;
+
+/// Where the tiles lie: queries, then two stages of keys and values.
+#[derive(Clone, Copy)]
+pub(super) struct Tiles<'b> {
+    base: SharedPtr<'b, Bf16>,
+    queries: Tile,
+    keys: Tile,
+    head_dim: u32,
+}
+
+/// Keys of a request that a block goes over.
+#[derive(Clone, Copy)]
+pub(super) struct Keys<'b> {
+    /// Pages of the request.
+    pub(super) table: GlobalPtr<'b, I32>,
+    /// The cache of all requests.
+    pub(super) cache: GlobalPtr<'b, Bf16>,
+    /// Key/value head.
+    pub(super) head: Val<'b, I32>,
+    /// Positions from here on are zeros.
+    pub(super) to: Val<'b, I32>,
+}
+
+impl<'b> Tiles<'b> {
+    /// Takes shared memory for tiles of `rows` rows of queries and of `keys` keys.
+    pub(super) fn new(b: &'b Builder, head_dim: u32, rows: u32, keys: u32) -> Tiles<'b> {
+        // Rows are padded to a power of two, which the exchange of chunks needs; nothing reads the padding.
+        let row_bytes = (head_dim * 2).next_power_of_two();
+        let (queries, keys) = (Tile { rows, row_bytes }, Tile { rows: keys, row_bytes });
+        let base = b.shared((queries.bytes() + 4 * keys.bytes()) / 2, 1024);
+        Tiles { base, queries, keys, head_dim }
+    }
+
+    /// Bytes of a stage, a power of two: stages are told apart by this bit of an offset.
+    pub(super) fn stage_bytes(&self) -> u32 {
+        2 * self.keys.bytes()
+    }
+
+    fn b(&self) -> &'b Builder {
+        self.base.builder()
+    }
+
+    /// This thread's row and column, elements, of a round of copies, and the rows of a round. Lanes that lie behind
+    /// the row's end have a column behind it.
+    fn place(&self) -> (Val<'b, I32>, Val<'b, I32>, u32) {
+        let b = self.b();
+        let lanes = (self.head_dim / CHUNK_ELEMS).next_power_of_two();
+        let thread = b.special(Special::ThreadX);
+        (thread / lanes, thread % lanes * CHUNK_ELEMS, b.threads() / lanes)
+    }
+
+    /// Byte offsets in `tile` of the chunk that this thread copies in each round.
+    fn targets(&self, tile: Tile) -> Vec<Val<'b, I32>> {
+        let (row, column, step) = self.place();
+        // Rows that differ by a multiple of 8 have the same key: one offset for each class of rounds.
+        let classes = (8 / step).max(1);
+        let first: Vec<_> = (0..classes).map(|i| tile.offset(row + i * step, column / CHUNK_ELEMS)).collect();
+        let rounds = tile.rows / step;
+        (0..rounds)
+            .map(|i| first[(i % classes) as usize] + i / classes * classes * step * tile.row_bytes)
+            .collect()
+    }
+
+    /// `copy()` in the lanes that have a chunk.
+    fn within(&self, column: Val<'b, I32>, copy: impl FnOnce()) {
+        if (self.head_dim / CHUNK_ELEMS).is_power_of_two() {
+            copy();
+        } else {
+            self.b().if_(column.lt(self.head_dim), copy);
+            // Products of matrices need the whole warp.
+            self.b().sync_warp();
+        }
+    }
+
+    /// Starts to copy a tile of queries: `row(i)` is where row `i` of the tile lies, and `i < rows` exist.
+    pub(super) fn load_queries(&self, rows: Val<'b, I32>, at: impl Fn(Val<'b, I32>) -> GlobalPtr<'b, Bf16>) {
+        let (row, column, step) = self.place();
+        let targets = self.targets(self.queries);
+        self.within(column, || {
+            for (i, &to) in (0u32..).zip(&targets) {
+                let row = row + i * step;
+                self.b().cp_async_or_zero(self.base.at_bytes(to), at(row).at(column), row.lt(rows));
+            }
+        });
+    }
+
+    /// Starts to copy the keys and values at positions `first..` into the stage at `stage`; `first` is a multiple of
+    /// the tile's rows. Rows of positions that are not there become zeros; their addresses are formed and not read.
+    pub(super) fn load_keys(&self, a: &Attention, keys: &Keys<'b>, stage: Val<'b, I32>, first: Val<'b, I32>) {
+        let (row, column, step) = self.place();
+        let targets = self.targets(self.keys);
+        let rounds = rounds_of_a_page(a.page_tokens, self.keys.rows, step);
+        let plane = i64::from(a.page_tokens * a.head_dim);
+        let to = self.base.at_bytes(self.queries.bytes()).at_bytes(stage);
+        self.within(column, || {
+            for (j, targets) in (0u32..).zip(targets.chunks(rounds as usize)) {
+                let position = first + row + j * rounds * step;
+                let there = position.min(keys.to - 1);
+                let page = keys.table.at(there / a.page_tokens).load().to_i64();
+                // ((page * 2 + which) * kv_heads + head) * page_tokens + slot, in rows of head_dim.
+                let head = page * i64::from(2 * a.kv_heads) + keys.head.to_i64();
+                let slot = there % a.page_tokens;
+                let key = keys.cache.at64(head * plane).at(slot * a.head_dim + column);
+                let value = key.at64(self.b().value(i64::from(a.kv_heads) * plane));
+                for (i, &target) in (0u32..).zip(targets) {
+                    let inside = (position + i * step).lt(keys.to);
+                    let (to, on) = (to.at_bytes(target), i * step * a.head_dim);
+                    self.b().cp_async_or_zero(to, key.at(on), inside);
+                    self.b().cp_async_or_zero(to.at_bytes(self.keys.bytes()), value.at(on), inside);
+                }
+            }
+        });
+    }
+
+    /// Scores of this warp's rows, from `first_row` of the tile on, with the keys in `stage`: `[m16 tile][n8 tile]`.
+    pub(super) fn scores(&self, first_row: Val<'b, I32>, row_tiles: u32, stage: Val<'b, I32>) -> Sums<'b> {
+        let b = self.b();
+        let (lane, _) = b.lane_and_warp();
+        // Queries: matrices (rows 0-7, k 0-7), (rows 8-15, k 0-7), (rows 0-7, k 8-15), (rows 8-15, k 8-15).
+        let query = self.queries.offset(first_row + (lane & 15), lane >> 4);
+        // Keys: matrices (keys 0-7, k 0-7), (keys 0-7, k 8-15), (keys 8-15, k 0-7), (keys 8-15, k 8-15).
+        let key = self.keys.offset((lane & 7) + ((lane >> 4) << 3), (lane >> 3) & 1);
+        let key = key + stage;
+        let in_stages = self.base.at_bytes(self.queries.bytes());
+        let zero = b.value(0.0f32);
+        let mut sums = vec![vec![[zero; 4]; (self.keys.rows / 8) as usize]; row_tiles as usize];
+        for step in 0..self.head_dim / 16 {
+            // Two chunks on along k: no carry, for a step's first chunk is even.
+            let on = step * 2 * CHUNK;
+            let query = self.base.at_bytes(query ^ on);
+            let rows: Vec<_> = (0..row_tiles)
+                .map(|m| b.ldmatrix(query.at_bytes(m * 16 * self.queries.row_bytes), false))
+                .collect();
+            let key = in_stages.at_bytes(key ^ on);
+            for pair in 0..self.keys.rows / 16 {
+                let [k0, k1, k2, k3] = b.ldmatrix(key.at_bytes(pair * 16 * self.keys.row_bytes), false);
+                for (sums, &a) in sums.iter_mut().zip(&rows) {
+                    for (n, columns) in [(2 * pair, [k0, k1]), (2 * pair + 1, [k2, k3])] {
+                        sums[n as usize] = b.mma_bf16(a, columns, sums[n as usize]);
+                    }
+                }
+            }
+        }
+        sums
+    }
+
+    /// `values + weights v` with the values in `stage`; `weights` as [`Tiles::scores`] gives them, `values`
+    /// `[m16 tile][n8 tile of the head]`.
+    pub(super) fn weigh(&self, weights: &Sums<'b>, mut values: Sums<'b>, stage: Val<'b, I32>) -> Sums<'b> {
+        let b = self.b();
+        let (lane, _) = b.lane_and_warp();
+        // Transposed matrices (keys 0-7, d 0-7), (keys 8-15, d 0-7), (keys 0-7, d 8-15), (keys 8-15, d 8-15).
+        let value = self.keys.offset(lane & 15, lane >> 4) + stage;
+        let in_stages = self.base.at_bytes(self.queries.bytes() + self.keys.bytes());
+        for step in 0..(self.keys.rows / 16) as usize {
+            // A lane holds of the sums of two n8 tiles just what it has to hold of 16 columns of a first operand.
+            let rows: Vec<[Val<'b, I32>; 4]> = weights
+                .iter()
+                .map(|w| {
+                    let [left, right] = [w[2 * step], w[2 * step + 1]];
+                    let pack = |low: Val<'b, F32>, high| b.pack_bf16(low, high);
+                    [
+                        pack(left[0], left[1]),
+                        pack(left[2], left[3]),
+                        pack(right[0], right[1]),
+                        pack(right[2], right[3]),
+                    ]
+                })
+                .collect();
+            for pair in 0..self.head_dim / 16 {
+                let value = in_stages.at_bytes(value ^ (pair * 2 * CHUNK));
+                let [v0, v1, v2, v3] =
+                    b.ldmatrix(value.at_bytes(step as u32 * 16 * self.keys.row_bytes), true);
+                for (values, &a) in values.iter_mut().zip(&rows) {
+                    for (n, columns) in [(2 * pair, [v0, v1]), (2 * pair + 1, [v2, v3])] {
+                        values[n as usize] = b.mma_bf16(a, columns, values[n as usize]);
+                    }
+                }
+            }
+        }
+        values
+    }
+}
+
+/// Rounds of `step` rows each for which one look at the block table is enough: a tile of `keys` rows begins at a
+/// multiple of them, so it is cut by the bounds of pages into runs of as many rows as divide both.
+fn rounds_of_a_page(page_tokens: u32, keys: u32, step: u32) -> u32 {
+    let run = (1..=keys).rev().find(|n| page_tokens.is_multiple_of(*n) && keys.is_multiple_of(*n));
+    run.filter(|n| n.is_multiple_of(step)).map_or(1, |n| n / step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_one_look_up_lie_in_one_page() {
+        for (page, wanted) in [(64, 8), (128, 8), (32, 4), (16, 2), (24, 1), (8, 1), (1, 1), (96, 4), (7, 1)]
+        {
+            let (keys, step) = (64, 8);
+            let rounds = rounds_of_a_page(page, keys, step);
+            assert_eq!(rounds, wanted, "pages of {page}");
+            for first in (0..4 * page * keys).step_by(keys as usize) {
+                for group in (0..keys / step).step_by(rounds as usize) {
+                    for row in 0..step {
+                        let position = |i: u32| first + (group + i) * step + row;
+                        assert!((0..rounds).all(|i| position(i) / page == position(0) / page));
+                    }
+                }
+            }
+        }
+    }
+}
