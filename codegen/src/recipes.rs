@@ -15,6 +15,7 @@ use crate::kernels::rope::Rope;
 use crate::kernels::rope_kv_append::{HeadNorm, RopeKvAppend};
 use crate::kernels::sample::Sample;
 use crate::kernels::slice::Slice;
+use crate::kernels::token_attention::TokenAttention;
 use crate::kernels::{Count, Recipe};
 use crate::signature::{Types, counted, extent, rows_of_last, width};
 use trtc_ir::ops::RmsNormWeight;
@@ -239,8 +240,8 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
                 out: plain(t.result(data, 0)?.elem, "a result")?,
             };
             let (decode, flash) = (DecodeAttention(attention), FlashAttention(attention));
-            match flash.unsupported() {
-                Some(_) => always(decode.into()),
+            match decode.unsupported().or(flash.unsupported()) {
+                Some(_) => always(TokenAttention(attention).into()),
                 None => Ok(vec![
                     Ranged { to: max, steps: Steps::Decode, suffix: "decode", recipe: decode.into() },
                     Ranged { to: max, steps: Steps::Prefill, suffix: "prefill", recipe: flash.into() },

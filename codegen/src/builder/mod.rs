@@ -111,6 +111,8 @@ pub enum Special {
     BlockX,
     /// Block in the grid, y.
     BlockY,
+    /// Block in the grid, z.
+    BlockZ,
     /// Blocks of the grid, x.
     GridX,
     /// Lane in the warp.
@@ -233,6 +235,7 @@ impl Builder {
             Special::ThreadX => "tid.x",
             Special::BlockX => "ctaid.x",
             Special::BlockY => "ctaid.y",
+            Special::BlockZ => "ctaid.z",
             Special::GridX => "nctaid.x",
             Special::Lane => "laneid",
             Special::Sm => "smid",

@@ -12,6 +12,9 @@ use trtc_ir::DType;
 /// Stands for no score: below all others, and finite, so that differences of it are no NaN.
 pub(super) const NONE: f32 = -1e30;
 
+/// Most query heads that share a key/value head, for kernels that count rows of heads in 32 bits.
+const GROUP: u32 = 1024;
+
 /// Constants of the op.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Attention {
@@ -83,6 +86,25 @@ impl Attention {
             return Some(format!("a cache of {}: only bf16 is served", self.kv));
         }
         None
+    }
+
+    /// Why kernels that multiply tiles on tensor cores do not serve these constants.
+    pub(super) fn unsupported_by_tiles(&self) -> Option<String> {
+        let Attention { head_dim, q, scale, .. } = *self;
+        if head_dim == 0 || !head_dim.is_multiple_of(16) || head_dim > 256 {
+            return Some(format!("heads of {head_dim} elements are not multiples of 16 up to 256"));
+        }
+        if q != DType::Bf16 {
+            return Some(format!("queries of {q}: only bf16 is served"));
+        }
+        // The greatest score has to come from the greatest product.
+        if scale.is_nan() || scale <= 0.0 {
+            return Some(format!("scores are scaled by {scale}, which is not positive"));
+        }
+        if self.group() > GROUP {
+            return Some(format!("{} query heads share a key/value head, above {GROUP}", self.group()));
+        }
+        self.unsupported()
     }
 
     /// Arguments: `[q, batch, kv, y]`; the batch is four parameters.

@@ -1,253 +1,315 @@
-//! Attention of a token's query heads over its request's pages, one block for a token and the query heads that share
-//! a key/value head: what decoding needs. Any number of tokens is served, each reading its context by itself.
+//! Attention of decode steps: one token a request, whose context is split over blocks.
 //!
-//! A warp's lanes form groups, each with a key of its own: a lane has eight elements of it, so that loads are 16 bytes.
-//! A group keeps the softmax of its keys (greatest score, sum, weighted values) for all heads at once; the groups of
-//! the block are merged at the end, in a fixed order.
+//! A block takes the query heads that share a key/value head as the rows of one m16 tile, and a share of the context;
+//! its warps go over tiles of keys in turn, each with its own stages and softmax (`flash_softmax.rs`). The warps are
+//! merged at the end; if the context has several shares, their parts go to scratch memory and the last block to arrive
+//! merges them. Shares depend on the context alone and are merged in order, so a result depends on neither the other
+//! requests nor on which block is the last.
 
 use super::attention::{Attention, NONE, Paged};
-use super::{Count, Extent, Launch, request_of};
-use crate::builder::{Bf16, Builder, F32, GlobalPtr, I1, I32, SharedPtr, Special, Val};
+use super::flash_softmax::{State, WarpRows};
+use super::flash_tiles::{Keys, Tiles};
+use super::{Count, Extent, Launch, Scratch, last_to_arrive, param_scratch};
+use crate::builder::{Bf16, Builder, F32, GlobalPtr, I32, SharedPtr, Special, Val};
 
-/// Elements of a vector access.
-const VEC: u32 = 8;
-/// Warps of a block.
-const WARPS: u32 = 4;
-/// Most query heads of a block: their queries and sums are held in registers.
-const HEADS: u32 = 8;
+/// Rows of a tile: most query heads of a block.
+const ROWS: u32 = 16;
+/// Most shares of a context.
+const SHARES: u32 = 16;
+/// Keys of a share, unless there would be more than [`SHARES`].
+const SHARE_KEYS: u32 = 256;
+/// Elements that a thread merges at once.
+const VEC: u32 = 4;
+
 /// The kernel for these constants.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DecodeAttention(pub Attention);
 
-/// Eight elements of a lane.
-type Part<'b> = [Val<'b, F32>; VEC as usize];
-/// Greatest score, sum of weights, weighted values of a head.
-type State<'b> = (Val<'b, F32>, Val<'b, F32>, Part<'b>);
+/// Shape of a block's work.
+#[derive(Clone, Copy)]
+struct Tiling {
+    warps: u32,
+    /// Keys of a warp's tile.
+    keys: u32,
+}
 
-/// The request of this block's token.
-struct Request<'b> {
-    /// Its pages.
-    table: GlobalPtr<'b, I32>,
-    /// Positions that are seen: from, to.
-    seen: [Val<'b, I32>; 2],
+/// Tiles of keys of a request, in the order of positions.
+#[derive(Clone, Copy)]
+struct Shares<'b> {
+    /// The first tile that is seen, and the one behind the last.
+    tiles: [Val<'b, I32>; 2],
+    /// Tiles of a share.
+    each: Val<'b, I32>,
+    /// How many shares there are.
+    count: Val<'b, I32>,
+}
+
+/// A softmax and weighted values of some keys: m, l and O of a row in four columns.
+type Part<'b> = (Val<'b, F32>, Val<'b, F32>, [Val<'b, F32>; VEC as usize]);
+
+/// Where parts lie: m and l `[part][row][2]`, O `[part][row][head_dim]`.
+struct Parts<'b> {
+    softmax: GlobalPtr<'b, F32>,
+    values: GlobalPtr<'b, F32>,
 }
 
 impl DecodeAttention {
     /// Why there is no kernel for these constants.
     pub fn unsupported(&self) -> Option<String> {
-        let head_dim = self.0.head_dim;
-        if head_dim == 0 || !head_dim.is_multiple_of(VEC) || head_dim > VEC * 32 {
-            return Some(format!(
-                "heads of {head_dim} elements are not multiples of {VEC} up to {}",
-                VEC * 32
-            ));
+        self.0.unsupported_by_tiles()
+    }
+
+    /// Two stages of tiles for each warp take 64 KiB.
+    fn tiling(&self) -> Tiling {
+        match self.0.head_dim {
+            0..=64 => Tiling { warps: 4, keys: 32 },
+            65..=128 => Tiling { warps: 4, keys: 16 },
+            _ => Tiling { warps: 2, keys: 16 },
         }
-        self.0.unsupported()
     }
 
-    /// Lanes that share a key.
-    fn lanes(&self) -> u32 {
-        (self.0.head_dim / VEC).next_power_of_two()
+    /// Blocks among which the query heads of a key/value head are shared out.
+    fn blocks_of_head(&self) -> u32 {
+        self.0.group().div_ceil(ROWS).max(1)
     }
 
-    /// Query heads of a block: a divisor of those that share a key/value head.
-    fn heads_of_block(&self) -> u32 {
-        let group = self.0.group();
-        (1..=HEADS.min(group)).rev().find(|&n| group.is_multiple_of(n)).unwrap_or(1)
+    /// Query heads of a block; the last block of a key/value head may have fewer.
+    fn rows(&self) -> u32 {
+        self.0.group().div_ceil(self.blocks_of_head())
     }
 
-    /// Keys that the block works on at once.
-    fn keys(&self) -> u32 {
-        WARPS * 32 / self.lanes()
+    /// Blocks of a request and share.
+    fn units(&self) -> u32 {
+        self.0.kv_heads * self.blocks_of_head()
+    }
+
+    /// Elements of the scratch memory of a request: m and l of all units and shares, then O.
+    fn scratch(&self) -> [u64; 2] {
+        let rows = u64::from(self.units()) * u64::from(SHARES * self.rows());
+        [rows * 2, rows * u64::from(self.0.head_dim)]
     }
 
     /// Geometry. Arguments: [`Attention::args`].
     pub fn launch(&self) -> Launch {
-        let blocks = self.0.heads / self.heads_of_block().max(1);
-        let grid = [
-            Extent { of: Count::Tokens, div: 1, plus: None, mul: 1 },
-            Extent { of: Count::One, div: 1, plus: None, mul: blocks.max(1) },
-            Extent::ONE,
-        ];
-        Launch { grid, block: [WARPS * 32, 1, 1], args: Attention::args(), scratch: None }
+        let one = |mul: u32| Extent { of: Count::One, div: 1, plus: None, mul: mul.max(1) };
+        let seqs = Extent { of: Count::Seqs, div: 1, plus: None, mul: 1 };
+        let bytes = 4 * self.scratch().iter().sum::<u64>();
+        Launch {
+            grid: [seqs, one(self.units()), one(SHARES)],
+            block: [self.tiling().warps * 32, 1, 1],
+            args: Attention::args(),
+            scratch: Some(Scratch { of: Count::Seqs, bytes, counters: self.units() }),
+        }
     }
 
     /// The kernel.
     pub fn build(&self, b: &Builder) {
-        let q = b.param_floats(self.0.q);
+        let q = b.param_ptr::<Bf16>();
         let paged = Paged::params(b);
         let y = b.param_floats(self.0.out);
-        let dims = b.param_dims();
+        let (scratch, counters) = param_scratch(b);
+        let _dims = b.param_dims();
+        let Attention { heads, head_dim, .. } = self.0;
+        let Tiling { warps, keys: step } = self.tiling();
+        let tiles = Tiles::new(b, head_dim, ROWS, step, warps);
 
-        let token = b.special(Special::BlockX);
-        let heads = self.heads_of_block();
-        let first_head = b.special(Special::BlockY) * heads;
-        let kv_head = first_head / self.0.group();
-        let seq = request_of(b, token, paged.query_start, dims.seqs);
-        // The last token of a request is at `context - 1`.
-        let position = paged.context.at(seq).load() - paged.query_start.at(seq + 1).load() + token;
-        let to = position + 1;
-        let from = match self.0.window {
-            None => b.value(0),
-            Some(w) => to.lt(w).select(0, to - w),
-        };
-        let request = Request { table: paged.table(seq), seen: [from, to] };
+        // The token of request s is token s of the step.
+        let (seq, unit) = (b.special(Special::BlockX), b.special(Special::BlockY));
+        let share = b.special(Special::BlockZ);
+        let to = paged.context.at(seq).load();
+        let shares = self.shares(b, to);
+        let memory = tiles.memory(self.values_at() + warps * self.rows() * head_dim);
+        b.if_(share.lt(shares.count), || {
+            let (head, part) = (unit / self.blocks_of_head(), unit % self.blocks_of_head());
+            let first_head = head * self.0.group() + part * self.rows();
+            let all = b.value(self.0.group()) - part * self.rows();
+            let at = (seq.to_i64() * i64::from(heads) + first_head.to_i64()) * i64::from(head_dim);
+            let q = q.at64(at);
+            tiles.load_queries(all.min(self.rows()), |row| q.at(row * head_dim));
+            let keys = Keys { table: paged.table(seq), cache: paged.cache, head, to };
+            let state = self.over_keys(b, &tiles, &keys, &shares, share);
+            self.exchange(b, memory, state);
+            b.sync();
 
-        let (lane, warp) = b.lane_and_warp();
-        let part = lane & (self.lanes() as i32 - 1);
-        let group = warp * (32 / self.lanes()) + lane / self.lanes();
-        // Lanes behind the head's end repeat its last part, times 0.
-        let parts = self.0.head_dim / VEC;
-        let column = part.min(parts - 1) * VEC;
-        let inside: Option<Val<'_, I1>> = (parts != self.lanes()).then(|| part.lt(parts));
-        let row = |head: u32| {
-            q.at64(
-                (token.to_i64() * i64::from(self.0.heads) + first_head.to_i64() + i64::from(head))
-                    * i64::from(self.0.head_dim),
-            )
-        };
-        let factor = self.0.factor();
-        let queries: Vec<Part<'_>> = (0..heads)
-            .map(|h| {
-                let q: Part<'_> = row(h).at(column).load();
-                q.map(|e| match inside {
-                    None => e * factor,
-                    Some(inside) => inside.select(e * factor, 0.0f32),
-                })
-            })
-            .collect();
-
-        let states = self.over_keys(b, &queries, &request, (paged.cache, kv_head, column), group);
-        let merged = self.exchange(b, &states, group, part.min(parts - 1) * VEC, inside);
-        b.sync();
-        let out = y.at64(
-            (token.to_i64() * i64::from(self.0.heads) + first_head.to_i64()) * i64::from(self.0.head_dim),
-        );
-        self.finish(b, merged, |at, values| out.at(at).store(values));
+            let y = y.at64(at);
+            let store = |at: Val<'_, I32>, (_, sum, values): Part<'_>| {
+                let whole = b.value(1.0f32).div_approx(sum);
+                let store = || y.at(at).store(values.map(|v| v * whole));
+                if self.0.group().is_multiple_of(self.rows()) {
+                    store();
+                } else {
+                    b.if_((at / head_dim).lt(all), store);
+                }
+            };
+            let of_warps = |at| self.merged(b, (0..warps).map(|w| self.part_of_warp(memory, w, at)));
+            b.if_(shares.count.eq(1), || self.for_elements(b, |at| store(at, of_warps(at))));
+            b.if_(b.value(1).lt(shares.count), || {
+                let parts = self.parts(scratch.cast(), seq, unit);
+                self.for_elements(b, |at| self.put(b, &parts, share, at, of_warps(at)));
+                let counter = counters.at(seq * self.units() + unit);
+                b.if_(last_to_arrive(b, counter, shares.count), || {
+                    self.for_elements(b, |at| {
+                        let all = (0..SHARES).map(|s| self.part_of_share(b, &parts, &shares, s, at));
+                        store(at, self.merged(b, all));
+                    });
+                });
+            });
+        });
     }
 
-    /// Goes over the keys of a group, every [`DecodeAttention::keys`]-th.
+    /// How the keys before `to` are shared out.
+    fn shares<'b>(&self, b: &'b Builder, to: Val<'b, I32>) -> Shares<'b> {
+        let Tiling { warps, keys } = self.tiling();
+        let first = match self.0.window {
+            None => b.value(0),
+            Some(w) => to.lt(w).select(0, to - w) / keys,
+        };
+        let end = to.div_ceil(keys);
+        let tiles = end - first;
+        let wanted = tiles.div_ceil(SHARE_KEYS / keys).min(SHARES);
+        let each = ((tiles + wanted - 1) / wanted).div_ceil(warps) * warps;
+        Shares { tiles: [first, end], each, count: (tiles + each - 1) / each }
+    }
+
+    /// This warp's tiles of the share.
     fn over_keys<'b>(
         &self,
         b: &'b Builder,
-        queries: &[Part<'b>],
-        request: &Request<'b>,
-        (cache, kv_head, column): (GlobalPtr<'b, Bf16>, Val<'b, I32>, Val<'b, I32>),
-        group: Val<'b, I32>,
-    ) -> Vec<State<'b>> {
-        let zero = b.value(0.0f32);
-        let init: Vec<State<'b>> =
-            queries.iter().map(|_| (b.value(NONE), zero, [zero; VEC as usize])).collect();
-        let [from, to] = request.seen;
-        // All groups go round equally often, for they shuffle together.
-        b.for_(from, to, self.keys(), init, |base, states| {
-            let wanted = base + group;
-            let valid = wanted.lt(to);
-            let p = wanted.min(to - 1);
-            let page = request.table.at(p / self.0.page_tokens).load().to_i64();
-            let slot = (p % self.0.page_tokens).to_i64();
-            // ((page * 2 + which) * kv_heads + kv_head) * page_tokens + slot, in rows of head_dim.
-            let at = |which: i64| {
-                let plane = (page * 2i64 + which) * i64::from(self.0.kv_heads) + kv_head.to_i64();
-                let row = plane * i64::from(self.0.page_tokens) + slot;
-                cache.at64(row * i64::from(self.0.head_dim)).at(column)
+        tiles: &Tiles<'b>,
+        keys: &Keys<'b>,
+        shares: &Shares<'b>,
+        share: Val<'b, I32>,
+    ) -> State<'b> {
+        let Tiling { warps, keys: step } = self.tiling();
+        let (lane, warp) = b.lane_and_warp();
+        let begin = shares.tiles[0] + share * shares.each;
+        let end = (begin + shares.each).min(shares.tiles[1]);
+        let load = |stage: Val<'b, I32>, tile: Val<'b, I32>| {
+            b.if_(tile.lt(end), || tiles.load_keys(&self.0, keys, stage, tile * step));
+            b.cp_async_commit();
+        };
+        let own = begin + warp;
+        load(b.value(0), own);
+        let last = keys.to - 1;
+        let sees = last - (lane & 3) * 2;
+        let rows = WarpRows { first: b.value(0), sees: vec![[sees; 2]], positions: [last; 2] };
+        // The queries, which all threads have copied, are in the first group.
+        b.cp_async_wait(0);
+        b.sync();
+        let init = (b.value(0), self.0.nothing_seen(b, 1));
+        let (_, state) = b.for_(own, end, warps, init, |tile, (stage, state)| {
+            // This tile is there; the other stage, which the next one is copied to, is left by all lanes.
+            b.cp_async_wait(0);
+            b.sync_warp();
+            let other = stage ^ tiles.stage_bytes();
+            load(other, tile + warps);
+            (other, self.0.see(state, tiles, stage, tile * step, &rows))
+        });
+        // Nothing is under way into memory that the warps' states are put into.
+        b.sync();
+        state
+    }
+
+    /// Puts this warp's state into shared memory: m and l `[warp][row][2]`, then O `[warp][row][head_dim]`.
+    fn exchange<'b>(&self, b: &'b Builder, memory: SharedPtr<'b, F32>, (softmax, values): State<'b>) {
+        let (lane, warp) = b.lane_and_warp();
+        let rows = self.rows();
+        for h in 0..rows.div_ceil(8) as usize {
+            let [most, sum] = softmax[0][h];
+            let sum = b.sum_lanes(sum, 4);
+            let row = (lane >> 2) + h as u32 * 8;
+            let put = || {
+                let at = warp * rows + row;
+                // All lanes of a row have the same.
+                memory.at(at * 2).store_vector(b.vector([most, sum]));
+                let to = memory.at(self.values_at()).at(at * self.0.head_dim + (lane & 3) * 2);
+                for (n, v) in (0u32..).zip(&values[0]) {
+                    to.at(8 * n).store_vector(b.vector([v[2 * h], v[2 * h + 1]]));
+                }
             };
-            let load = |which| at(which).load_vector::<{ VEC as usize }>().to_f32().elements();
-            let (key, value): (Part<'b>, Part<'b>) = (load(0), load(1));
-            states.into_iter().zip(queries).map(|(s, q)| self.step(b, s, q, valid, (&key, &value))).collect()
+            if rows.is_multiple_of(8) {
+                put();
+            } else {
+                b.if_(row.lt(rows), put);
+            }
+        }
+    }
+
+    /// Where O begins in shared memory, a multiple of four elements.
+    fn values_at(&self) -> u32 {
+        (self.tiling().warps * self.rows() * 2).next_multiple_of(VEC)
+    }
+
+    /// `work(at)` for each four elements of the block's rows, at `row * head_dim + column`.
+    fn for_elements<'b>(&self, b: &'b Builder, work: impl Fn(Val<'b, I32>)) {
+        let all = self.rows() * self.0.head_dim / VEC;
+        for round in 0..all.div_ceil(b.threads()) {
+            let at = (b.special(Special::ThreadX) + round * b.threads()) * VEC;
+            if (round + 1) * b.threads() <= all {
+                work(at);
+            } else {
+                b.if_(at.lt(all * VEC), || work(at));
+            }
+        }
+    }
+
+    /// What warp `warp` has put into shared memory.
+    fn part_of_warp<'b>(&self, memory: SharedPtr<'b, F32>, warp: u32, at: Val<'b, I32>) -> Part<'b> {
+        let (rows, head_dim) = (self.rows(), self.0.head_dim);
+        let [most, sum] = memory.at((at / head_dim + warp * rows) * 2).load_vector::<2>().elements();
+        let values = memory.at(self.values_at()).at(at + warp * rows * head_dim);
+        (most, sum, values.load_vector::<{ VEC as usize }>().elements())
+    }
+
+    /// Where the shares of a request's unit leave their parts.
+    fn parts<'b>(&self, scratch: GlobalPtr<'b, F32>, seq: Val<'b, I32>, unit: Val<'b, I32>) -> Parts<'b> {
+        let [softmax, values] = self.scratch().map(|n| n as i64);
+        let own = scratch.at64(seq.to_i64() * (softmax + values));
+        let row = unit * (SHARES * self.rows());
+        let behind = own.at64(own.builder().value(softmax));
+        Parts { softmax: own.at(row * 2), values: behind.at64(row.to_i64() * i64::from(self.0.head_dim)) }
+    }
+
+    /// Leaves the part of share `share`.
+    fn put<'b>(
+        &self,
+        b: &'b Builder,
+        parts: &Parts<'b>,
+        share: Val<'b, I32>,
+        at: Val<'b, I32>,
+        (most, sum, values): Part<'b>,
+    ) {
+        let (rows, head_dim) = (self.rows(), self.0.head_dim);
+        // All threads of a row have the same.
+        parts.softmax.at((share * rows + at / head_dim) * 2).store_vector(b.vector([most, sum]));
+        parts.values.at(share * (rows * head_dim) + at).store_vector(b.vector(values));
+    }
+
+    /// The part of share `share`, or, if there are not so many, the last one's as if it had seen nothing.
+    fn part_of_share<'b>(
+        &self,
+        b: &'b Builder,
+        parts: &Parts<'b>,
+        shares: &Shares<'b>,
+        share: u32,
+        at: Val<'b, I32>,
+    ) -> Part<'b> {
+        let (rows, head_dim) = (self.rows(), self.0.head_dim);
+        let there = b.value(share).lt(shares.count);
+        let share = (shares.count - 1).min(share);
+        let softmax = parts.softmax.at((share * rows + at / head_dim) * 2).load_vector::<2>().elements();
+        let values = parts.values.at(share * (rows * head_dim) + at).load_vector::<{ VEC as usize }>();
+        (there.select(softmax[0], NONE), softmax[1], values.elements())
+    }
+
+    /// One part of several, in order.
+    fn merged<'b>(&self, b: &'b Builder, parts: impl Iterator<Item = Part<'b>>) -> Part<'b> {
+        let parts: Vec<Part<'b>> = parts.collect();
+        let most = parts.iter().fold(b.value(NONE), |m, p| m.max(p.0));
+        let zero = b.value(0.0f32);
+        parts.iter().fold((most, zero, [zero; VEC as usize]), |(_, sum, values), (m, l, o)| {
+            let weight = ((*m - most) * self.0.factor_after()).exp2_flush();
+            (most, l.fma(weight, sum), std::array::from_fn(|i| o[i].fma(weight, values[i])))
         })
     }
-
-    /// Adds one key and value to a head's state.
-    fn step<'b>(
-        &self,
-        b: &'b Builder,
-        (most, sum, values): State<'b>,
-        query: &Part<'b>,
-        valid: Val<'b, I1>,
-        (key, value): (&Part<'b>, &Part<'b>),
-    ) -> State<'b> {
-        let dot = query.iter().zip(key).fold(b.value(0.0f32), |s, (q, k)| q.fma(*k, s));
-        let score = self.0.capped(b.sum_lanes(dot, self.lanes()));
-        let score = valid.select(score, NONE);
-        let new = most.max(score);
-        let old_weight = (most - new).exp2();
-        let weight = valid.select((score - new).exp2(), 0.0f32);
-        let values = std::array::from_fn(|i| values[i].fma(old_weight, weight * value[i]));
-        (new, sum.fma(old_weight, weight), values)
-    }
-
-    /// Puts the groups' states into shared memory.
-    fn exchange<'b>(
-        &self,
-        b: &'b Builder,
-        states: &[State<'b>],
-        group: Val<'b, I32>,
-        column: Val<'b, I32>,
-        inside: Option<Val<'b, I1>>,
-    ) -> Shared<'b> {
-        let heads = states.len() as u32;
-        let shared = Shared {
-            most: b.shared(self.keys() * heads, 16),
-            sum: b.shared(self.keys() * heads, 16),
-            values: b.shared(self.keys() * heads * self.0.head_dim, 16),
-            heads,
-        };
-        let put = || {
-            for (h, (most, sum, values)) in states.iter().enumerate() {
-                let at = group * heads + h as u32;
-                // All lanes of a group have the same.
-                shared.most.at(at).store(*most);
-                shared.sum.at(at).store(*sum);
-                let to = shared.values.at(at * self.0.head_dim + column);
-                for (half, values) in values.chunks(4).enumerate() {
-                    let v = b.vector([values[0], values[1], values[2], values[3]]);
-                    to.at(half as u32 * 4).store_vector(v);
-                }
-            }
-        };
-        match inside {
-            None => put(),
-            Some(inside) => b.if_(inside, put),
-        }
-        shared
-    }
-
-    /// Merges the groups' states, two elements a thread and round, and stores them.
-    fn finish<'b>(&self, b: &'b Builder, s: Shared<'b>, store: impl Fn(Val<'b, I32>, [Val<'b, F32>; 2])) {
-        let pairs = s.heads * self.0.head_dim / 2;
-        let thread = b.special(Special::ThreadX);
-        for round in 0..pairs.div_ceil(b.threads()) {
-            let at = (thread + round * b.threads()) * 2;
-            let merge = || {
-                let head = at / self.0.head_dim;
-                let (states, column) = (self.keys(), at % self.0.head_dim);
-                let place = |g: u32| head + g * s.heads;
-                let most = (0..states).map(|g| s.most.at(place(g)).load());
-                let most = most.reduce(|a, m| a.max(m)).unwrap_or_else(|| b.value(NONE));
-                let zero = b.value(0.0f32);
-                let (mut sum, mut values) = (zero, [zero; 2]);
-                for g in 0..states {
-                    let weight = (s.most.at(place(g)).load() - most).exp2();
-                    sum = s.sum.at(place(g)).load().fma(weight, sum);
-                    let v = s.values.at(place(g) * self.0.head_dim + column).load_vector::<2>().elements();
-                    values = std::array::from_fn(|i| v[i].fma(weight, values[i]));
-                }
-                store(at, values.map(|v| v.div_approx(sum)));
-            };
-            if (round + 1) * b.threads() <= pairs {
-                merge();
-            } else {
-                b.if_(at.lt(pairs * 2), merge);
-            }
-        }
-    }
-}
-
-/// States of all groups: `[group][head]`, values `[group][head][element]`.
-struct Shared<'b> {
-    most: SharedPtr<'b, F32>,
-    sum: SharedPtr<'b, F32>,
-    values: SharedPtr<'b, F32>,
-    heads: u32,
 }

@@ -2,27 +2,19 @@
 //!
 //! A row is a token of the request's run and one of the query heads that share a key/value head, so that short runs
 //! fill tiles too. A block goes over the keys that its rows see, a tile at a time: scores and weighted values are
-//! matrix products on tensor cores (`mma.sync`), the softmax is kept up as it goes. With S the scores of a tile in units
-//! of ln 2, m the greatest score of a row so far, l its sum of weights and O its weighted values:
-//!
-//! ```text
-//! m' = max(m, max S)   P = 2^(S - m')   l' = l 2^(m - m') + sum P   O' = O 2^(m - m') + P V
-//! ```
+//! matrix products on tensor cores (`mma.sync`), the softmax is kept up as it goes (`flash_softmax.rs`).
 //!
 //! Tiles of keys begin at multiples of their length, so a row's result depends on its position alone, not on where a
 //! prompt was cut.
 
-use super::attention::{Attention, NONE, Paged};
+use super::attention::{Attention, Paged};
+use super::flash_softmax::{State, WarpRows};
 use super::flash_tiles::{Keys, Tiles};
-use super::fragments::Sums;
 use super::{Count, Extent, Launch, request_where};
-use crate::builder::{Bf16, Builder, F32, FloatPtr, GlobalPtr, I1, I32, I64, Special, StepDims, Val};
-use trtc_ir::DType;
+use crate::builder::{Bf16, Builder, FloatPtr, GlobalPtr, I1, I32, I64, Special, StepDims, Val};
 
 /// Warps of a block.
 const WARPS: u32 = 4;
-/// Most query heads that share a key/value head: numbers of rows stay in 32 bits.
-const GROUP: u32 = 1024;
 
 /// The kernel for these constants.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -57,29 +49,10 @@ struct Rows<'b> {
     position: Val<'b, I32>,
 }
 
-/// A row's greatest score and its sum of weights, for the two rows of a lane in an m16 tile.
-type Softmax<'b> = [[Val<'b, F32>; 2]; 2];
-/// What a warp carries from one tile of keys to the next: softmax and weighted values of its m16 tiles.
-type State<'b> = (Vec<Softmax<'b>>, Sums<'b>);
-
 impl FlashAttention {
     /// Why there is no kernel for these constants.
     pub fn unsupported(&self) -> Option<String> {
-        let Attention { head_dim, q, scale, .. } = self.0;
-        if head_dim == 0 || !head_dim.is_multiple_of(16) || head_dim > 256 {
-            return Some(format!("heads of {head_dim} elements are not multiples of 16 up to 256"));
-        }
-        if q != DType::Bf16 {
-            return Some(format!("queries of {q}: only bf16 is served"));
-        }
-        // The greatest score has to come from the greatest product.
-        if scale.is_nan() || scale <= 0.0 {
-            return Some(format!("scores are scaled by {scale}, which is not positive"));
-        }
-        if self.0.group() > GROUP {
-            return Some(format!("{} query heads share a key/value head, above {GROUP}", self.0.group()));
-        }
-        self.0.unsupported()
+        self.0.unsupported_by_tiles()
     }
 
     /// Sums and scores of a warp have to fit into 255 registers a thread, tiles into 99 KiB.
@@ -119,7 +92,7 @@ impl FlashAttention {
         let paged = Paged::params(b);
         let params = Params { q, paged, y: b.param_floats(self.0.out), dims: b.param_dims() };
         let (group, rows) = (self.0.group(), self.rows());
-        let tiles = Tiles::new(b, self.0.head_dim, rows, self.tiling().keys);
+        let tiles = Tiles::new(b, self.0.head_dim, rows, self.tiling().keys, 1);
         let block = b.special(Special::BlockX);
         let dims = params.dims;
         b.if_(block.lt(dims.tokens * group / rows + dims.seqs), || {
@@ -178,24 +151,17 @@ impl FlashAttention {
         let sees: Vec<[Val<'b, I32>; 2]> =
             own.iter().map(|r| r.map(|r| rows.position + r / group - (lane & 3) * 2)).collect();
 
-        let zero = b.value(0.0f32);
-        let init: State<'b> = (
-            vec![[[b.value(NONE), zero]; 2]; row_tiles as usize],
-            vec![vec![[zero; 4]; (self.0.head_dim / 8) as usize]; row_tiles as usize],
-        );
-        let (_, state) =
-            b.for_(from, keys.to, step, (b.value(0), init), |key, (stage, (softmax, values))| {
-                // This tile is there; the other stage, which the next one is copied to, is left by all warps.
-                b.cp_async_wait(0);
-                b.sync();
-                let other = stage ^ tiles.stage_bytes();
-                b.if_((key + step).lt(keys.to), || tiles.load_keys(&self.0, &keys, other, key + step));
-                b.cp_async_commit();
-                let scores = self.capped(tiles.scores(first_row, row_tiles, stage));
-                let scores = self.masked(b, scores, key, [first, last], &sees);
-                let (softmax, weights, values) = self.softmax(b, softmax, scores, values);
-                (other, (softmax, tiles.weigh(&weights, values, stage)))
-            });
+        let rows_of_warp = WarpRows { first: first_row, sees, positions: [first, last] };
+        let init = (b.value(0), self.0.nothing_seen(b, row_tiles));
+        let (_, state) = b.for_(from, keys.to, step, init, |key, (stage, state)| {
+            // This tile is there; the other stage, which the next one is copied to, is left by all warps.
+            b.cp_async_wait(0);
+            b.sync();
+            let other = stage ^ tiles.stage_bytes();
+            b.if_((key + step).lt(keys.to), || tiles.load_keys(&self.0, &keys, other, key + step));
+            b.cp_async_commit();
+            (other, self.0.see(state, tiles, stage, key, &rows_of_warp))
+        });
         self.store(b, params.y, state, |r| (row_of(r), r.lt(rows.all)), &own);
     }
 
@@ -204,82 +170,6 @@ impl FlashAttention {
         let group = self.0.group();
         let token = (start + row / group).to_i64() * i64::from(self.0.heads);
         (token + (head * group + row % group).to_i64()) * i64::from(self.0.head_dim)
-    }
-
-    /// Scores after the cap, if there is one.
-    fn capped<'b>(&self, mut scores: Sums<'b>) -> Sums<'b> {
-        if self.0.softcap.is_some() {
-            let all = scores.iter_mut().flatten().flatten();
-            all.for_each(|s| *s = self.0.capped(*s * self.0.factor()));
-        }
-        scores
-    }
-
-    /// Scores with those of keys that a row does not see below all others. `first` and `last` are the positions of the
-    /// tile's rows: where every row sees every key, nothing is done.
-    fn masked<'b>(
-        &self,
-        b: &'b Builder,
-        scores: Sums<'b>,
-        key: Val<'b, I32>,
-        [first, last]: [Val<'b, I32>; 2],
-        sees: &[[Val<'b, I32>; 2]],
-    ) -> Sums<'b> {
-        let mut edge = first.lt(key + (self.tiling().keys - 1));
-        if let Some(w) = self.0.window {
-            edge = edge | (key + w).le(last);
-        }
-        let mask = || {
-            let mut masked = scores.clone();
-            for (tiles, sees) in masked.iter_mut().zip(sees) {
-                let sees = sees.map(|s| s - key);
-                for (n, sums) in (0u32..).zip(tiles) {
-                    for (i, s) in (0u32..).zip(sums) {
-                        // Column 8 n + 2 (lane % 4) + i % 2 of row i / 2.
-                        let (column, sees) = (8 * n + i % 2, sees[(i / 2) as usize]);
-                        let mut hidden = sees.lt(column);
-                        if let Some(w) = self.0.window {
-                            hidden = hidden | b.value(column).le(sees - w);
-                        }
-                        *s = hidden.select(f32::NEG_INFINITY, *s);
-                    }
-                }
-            }
-            masked
-        };
-        b.if_else(edge, mask, || scores.clone())
-    }
-
-    /// Takes a tile's scores into the softmax: the new one, the weights, and the values so far in its units.
-    fn softmax<'b>(
-        &self,
-        b: &'b Builder,
-        softmax: Vec<Softmax<'b>>,
-        mut scores: Sums<'b>,
-        mut values: Sums<'b>,
-    ) -> (Vec<Softmax<'b>>, Sums<'b>, Sums<'b>) {
-        // Without a cap the products become scores in the fma that the exponent takes anyway.
-        let factor = if self.0.softcap.is_some() { 1.0 } else { self.0.factor() };
-        let mut next = Vec::with_capacity(softmax.len());
-        for ((softmax, scores), values) in softmax.into_iter().zip(&mut scores).zip(&mut values) {
-            next.push([0, 1].map(|h: usize| {
-                let [most, sum] = softmax[h];
-                let own = scores.iter().flat_map(|s| &s[2 * h..2 * h + 2]);
-                let new = most.max(b.max_lanes(own.fold(b.value(NONE), |m, &s| m.max(s)), 4));
-                let old = ((most - new) * factor).exp2_flush();
-                let base = -(new * factor);
-                let mut sum = sum * old;
-                for s in scores.iter_mut().flat_map(|s| &mut s[2 * h..2 * h + 2]) {
-                    *s = s.fma(factor, base).exp2_flush();
-                    sum = sum + *s;
-                }
-                for v in values.iter_mut().flat_map(|v| &mut v[2 * h..2 * h + 2]) {
-                    *v = *v * old;
-                }
-                [new, sum]
-            }));
-        }
-        (next, scores, values)
     }
 
     /// Divides the weighted values by the sums of weights, and stores the rows that exist.
@@ -311,6 +201,7 @@ impl FlashAttention {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use trtc_ir::DType;
 
     #[test]
     fn every_tile_of_every_request_has_a_block() {

@@ -1,5 +1,5 @@
-//! Tiles of queries, keys and values in shared memory for [`super::flash_attention`]: how rows of pages get there, and
-//! the two matrix products of a warp that read them. Knows nothing of masks and softmax.
+//! Tiles of queries, keys and values in shared memory for [`super::flash_attention`] and [`super::decode_attention`]: how
+//! rows of pages get there, and the two matrix products of a warp that read them. Knows nothing of masks and softmax.
 
 use super::attention::Attention;
 use super::fragments::Sums;
@@ -9,10 +9,16 @@ use crate::tile::{CHUNK, Tile};
 /// Elements of a chunk.
 const CHUNK_ELEMS: u32 = CHUNK / 2;
 
-/// Where the tiles lie: queries, then two stages of keys and values.
+/// Where the tiles lie: two stages of keys and values for each team, then queries. A team is a part of the block's
+/// threads, whole warps, that goes over keys of its own.
 #[derive(Clone, Copy)]
 pub(super) struct Tiles<'b> {
     base: SharedPtr<'b, Bf16>,
+    /// The stages of this thread's team.
+    stages: SharedPtr<'b, Bf16>,
+    queries_at: SharedPtr<'b, Bf16>,
+    /// Threads of a team.
+    team: u32,
     queries: Tile,
     keys: Tile,
     head_dim: u32,
@@ -32,13 +38,19 @@ pub(super) struct Keys<'b> {
 }
 
 impl<'b> Tiles<'b> {
-    /// Takes shared memory for tiles of `rows` rows of queries and of `keys` keys.
-    pub(super) fn new(b: &'b Builder, head_dim: u32, rows: u32, keys: u32) -> Tiles<'b> {
+    /// Takes shared memory for a tile of `rows` rows of queries, and tiles of `keys` keys for `teams` teams.
+    pub(super) fn new(b: &'b Builder, head_dim: u32, rows: u32, keys: u32, teams: u32) -> Tiles<'b> {
         // Rows are padded to a power of two, which the exchange of chunks needs; nothing reads the padding.
         let row_bytes = (head_dim * 2).next_power_of_two();
         let (queries, keys) = (Tile { rows, row_bytes }, Tile { rows: keys, row_bytes });
-        let base = b.shared((queries.bytes() + 4 * keys.bytes()) / 2, 1024);
-        Tiles { base, queries, keys, head_dim }
+        let base = b.shared((queries.bytes() + teams * 4 * keys.bytes()) / 2, 1024);
+        let team = b.threads() / teams;
+        let stages = match teams {
+            1 => base,
+            _ => base.at_bytes(b.special(Special::ThreadX) / team * (4 * keys.bytes())),
+        };
+        let queries_at = base.at_bytes(teams * 4 * keys.bytes());
+        Tiles { base, stages, queries_at, team, queries, keys, head_dim }
     }
 
     /// Bytes of a stage, a power of two: stages are told apart by this bit of an offset.
@@ -46,22 +58,29 @@ impl<'b> Tiles<'b> {
         2 * self.keys.bytes()
     }
 
-    fn b(&self) -> &'b Builder {
-        self.base.builder()
+    /// The memory of all stages, for `floats` elements when nothing is read from the tiles any more.
+    pub(super) fn memory(&self, floats: u32) -> SharedPtr<'b, F32> {
+        debug_assert!(floats * 4 <= self.b().threads() / self.team * 2 * self.stage_bytes());
+        self.base.cast()
     }
 
-    /// This thread's row and column, elements, of a round of copies, and the rows of a round. Lanes that lie behind
-    /// the row's end have a column behind it.
-    fn place(&self) -> (Val<'b, I32>, Val<'b, I32>, u32) {
-        let b = self.b();
+    fn b(&self) -> &'b Builder {
+        self.stages.builder()
+    }
+
+    /// This thread's row and column, elements, of a round of copies to `tile` by `threads` threads, and the rows of a
+    /// round. Lanes that lie behind the row's end have a column behind it; threads that are more than the tile has
+    /// chunks copy the same again.
+    fn place(&self, tile: Tile, threads: u32) -> (Val<'b, I32>, Val<'b, I32>, u32) {
         let lanes = (self.head_dim / CHUNK_ELEMS).next_power_of_two();
-        let thread = b.special(Special::ThreadX);
-        (thread / lanes, thread % lanes * CHUNK_ELEMS, b.threads() / lanes)
+        let threads = threads.min(lanes * tile.rows);
+        let thread = self.b().special(Special::ThreadX) % threads;
+        (thread / lanes, thread % lanes * CHUNK_ELEMS, threads / lanes)
     }
 
     /// Byte offsets in `tile` of the chunk that this thread copies in each round.
-    fn targets(&self, tile: Tile) -> Vec<Val<'b, I32>> {
-        let (row, column, step) = self.place();
+    fn targets(&self, tile: Tile, threads: u32) -> Vec<Val<'b, I32>> {
+        let (row, column, step) = self.place(tile, threads);
         // Rows that differ by a multiple of 8 have the same key: one offset for each class of rounds.
         let classes = (8 / step).max(1);
         let first: Vec<_> = (0..classes).map(|i| tile.offset(row + i * step, column / CHUNK_ELEMS)).collect();
@@ -84,12 +103,13 @@ impl<'b> Tiles<'b> {
 
     /// Starts to copy a tile of queries: `row(i)` is where row `i` of the tile lies, and `i < rows` exist.
     pub(super) fn load_queries(&self, rows: Val<'b, I32>, at: impl Fn(Val<'b, I32>) -> GlobalPtr<'b, Bf16>) {
-        let (row, column, step) = self.place();
-        let targets = self.targets(self.queries);
+        let threads = self.b().threads();
+        let (row, column, step) = self.place(self.queries, threads);
+        let targets = self.targets(self.queries, threads);
         self.within(column, || {
             for (i, &to) in (0u32..).zip(&targets) {
                 let row = row + i * step;
-                self.b().cp_async_or_zero(self.base.at_bytes(to), at(row).at(column), row.lt(rows));
+                self.b().cp_async_or_zero(self.queries_at.at_bytes(to), at(row).at(column), row.lt(rows));
             }
         });
     }
@@ -97,11 +117,11 @@ impl<'b> Tiles<'b> {
     /// Starts to copy the keys and values at positions `first..` into the stage at `stage`; `first` is a multiple of
     /// the tile's rows. Rows of positions that are not there become zeros; their addresses are formed and not read.
     pub(super) fn load_keys(&self, a: &Attention, keys: &Keys<'b>, stage: Val<'b, I32>, first: Val<'b, I32>) {
-        let (row, column, step) = self.place();
-        let targets = self.targets(self.keys);
+        let (row, column, step) = self.place(self.keys, self.team);
+        let targets = self.targets(self.keys, self.team);
         let rounds = rounds_of_a_page(a.page_tokens, self.keys.rows, step);
         let plane = i64::from(a.page_tokens * a.head_dim);
-        let to = self.base.at_bytes(self.queries.bytes()).at_bytes(stage);
+        let to = self.stages.at_bytes(stage);
         self.within(column, || {
             for (j, targets) in (0u32..).zip(targets.chunks(rounds as usize)) {
                 let position = first + row + j * rounds * step;
@@ -122,8 +142,8 @@ impl<'b> Tiles<'b> {
         });
     }
 
-    /// Scores of this warp's rows, from `first_row` of the tile on, with the keys in `stage`: `[m16 tile][n8 tile]`.
-    pub(super) fn scores(&self, first_row: Val<'b, I32>, row_tiles: u32, stage: Val<'b, I32>) -> Sums<'b> {
+    /// Products of this warp's rows of queries, from `first_row` of the tile on, with the keys in `stage`: `[m16 tile][n8 tile]`.
+    pub(super) fn products(&self, first_row: Val<'b, I32>, row_tiles: u32, stage: Val<'b, I32>) -> Sums<'b> {
         let b = self.b();
         let (lane, _) = b.lane_and_warp();
         // Queries: matrices (rows 0-7, k 0-7), (rows 8-15, k 0-7), (rows 0-7, k 8-15), (rows 8-15, k 8-15).
@@ -131,17 +151,16 @@ impl<'b> Tiles<'b> {
         // Keys: matrices (keys 0-7, k 0-7), (keys 0-7, k 8-15), (keys 8-15, k 0-7), (keys 8-15, k 8-15).
         let key = self.keys.offset((lane & 7) + ((lane >> 4) << 3), (lane >> 3) & 1);
         let key = key + stage;
-        let in_stages = self.base.at_bytes(self.queries.bytes());
         let zero = b.value(0.0f32);
         let mut sums = vec![vec![[zero; 4]; (self.keys.rows / 8) as usize]; row_tiles as usize];
         for step in 0..self.head_dim / 16 {
             // Two chunks on along k: no carry, for a step's first chunk is even.
             let on = step * 2 * CHUNK;
-            let query = self.base.at_bytes(query ^ on);
+            let query = self.queries_at.at_bytes(query ^ on);
             let rows: Vec<_> = (0..row_tiles)
                 .map(|m| b.ldmatrix(query.at_bytes(m * 16 * self.queries.row_bytes), false))
                 .collect();
-            let key = in_stages.at_bytes(key ^ on);
+            let key = self.stages.at_bytes(key ^ on);
             for pair in 0..self.keys.rows / 16 {
                 let [k0, k1, k2, k3] = b.ldmatrix(key.at_bytes(pair * 16 * self.keys.row_bytes), false);
                 for (sums, &a) in sums.iter_mut().zip(&rows) {
@@ -154,14 +173,14 @@ impl<'b> Tiles<'b> {
         sums
     }
 
-    /// `values + weights v` with the values in `stage`; `weights` as [`Tiles::scores`] gives them, `values`
+    /// `values + weights v` with the values in `stage`; `weights` as [`Tiles::products`] gives them, `values`
     /// `[m16 tile][n8 tile of the head]`.
     pub(super) fn weigh(&self, weights: &Sums<'b>, mut values: Sums<'b>, stage: Val<'b, I32>) -> Sums<'b> {
         let b = self.b();
         let (lane, _) = b.lane_and_warp();
         // Transposed matrices (keys 0-7, d 0-7), (keys 8-15, d 0-7), (keys 0-7, d 8-15), (keys 8-15, d 8-15).
         let value = self.keys.offset(lane & 15, lane >> 4) + stage;
-        let in_stages = self.base.at_bytes(self.queries.bytes() + self.keys.bytes());
+        let values_at = self.stages.at_bytes(self.keys.bytes());
         for step in 0..(self.keys.rows / 16) as usize {
             // A lane holds of the sums of two n8 tiles just what it has to hold of 16 columns of a first operand.
             let rows: Vec<[Val<'b, I32>; 4]> = weights
@@ -178,7 +197,7 @@ impl<'b> Tiles<'b> {
                 })
                 .collect();
             for pair in 0..self.head_dim / 16 {
-                let value = in_stages.at_bytes(value ^ (pair * 2 * CHUNK));
+                let value = values_at.at_bytes(value ^ (pair * 2 * CHUNK));
                 let [v0, v1, v2, v3] =
                     b.ldmatrix(value.at_bytes(step as u32 * 16 * self.keys.row_bytes), true);
                 for (values, &a) in values.iter_mut().zip(&rows) {

@@ -12,6 +12,7 @@ pub mod decode_attention;
 mod epilogue;
 pub mod feed;
 pub mod flash_attention;
+mod flash_softmax;
 mod flash_tiles;
 mod fragments;
 pub mod gated_act;
@@ -24,6 +25,7 @@ pub mod rope;
 pub mod rope_kv_append;
 pub mod sample;
 pub mod slice;
+pub mod token_attention;
 
 use crate::builder::{Builder, GlobalPtr, I1, I8, I32, Special, StepDims, Val};
 
@@ -260,6 +262,7 @@ recipes! {
     DecodeAttention: decode_attention::DecodeAttention,
     FlashAttention: flash_attention::FlashAttention,
     GatedAct: gated_act::GatedAct,
+    TokenAttention: token_attention::TokenAttention,
     Matmul: matmul::Matmul,
     QuantMatmul: quant_matmul::QuantMatmul,
     Sample: sample::Sample,

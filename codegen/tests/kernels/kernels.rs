@@ -18,6 +18,7 @@ use trtc_codegen::kernels::rope::Rope;
 use trtc_codegen::kernels::rope_kv_append::{HeadNorm, RopeKvAppend};
 use trtc_codegen::kernels::sample::Sample;
 use trtc_codegen::kernels::slice::Slice;
+use trtc_codegen::kernels::token_attention::TokenAttention;
 use trtc_codegen::kernels::{Count, Recipe};
 use trtc_codegen::mlir::OptLevel;
 use trtc_ir::DType::{self, Bf16, F32};
@@ -80,6 +81,7 @@ fn cases() -> Vec<(&'static str, Recipe)> {
     let gated = |width, act, x, out| GatedAct { width, packed: true, act, rows: Count::Tokens, x, out };
     let decode = |a| DecodeAttention(a).into();
     let flash = |a| FlashAttention(a).into();
+    let token = |a| TokenAttention(a).into();
     let windowed = Attention { window: Some(512), page_tokens: 24, ..attention(4, 1, 256) };
     let capped = Attention { softcap: Some(50.0), ..attention(16, 1, 80) };
     vec![
@@ -126,6 +128,12 @@ fn cases() -> Vec<(&'static str, Recipe)> {
         ("decode_attention_14_2_64", decode(attention(14, 2, 64))),
         ("decode_attention_window_4_1_256", decode(windowed)),
         ("decode_attention_cap_16_1_80", decode(capped)),
+        ("decode_attention_71_1_64", decode(Attention { page_tokens: 16, out: F32, ..attention(71, 1, 64) })),
+        ("decode_attention_128_1_16", decode(attention(128, 1, 16))),
+        ("token_attention_32_8_128", token(attention(32, 8, 128))),
+        ("token_attention_14_2_64", token(attention(14, 2, 64))),
+        ("token_attention_window_4_1_256", token(windowed)),
+        ("token_attention_cap_f32_16_1_72", token(Attention { head_dim: 72, q: F32, ..capped })),
         ("flash_attention_32_8_128", flash(attention(32, 8, 128))),
         ("flash_attention_9_3_64", flash(attention(9, 3, 64))),
         ("flash_attention_14_2_64", flash(Attention { page_tokens: 16, ..attention(14, 2, 64) })),
@@ -252,6 +260,7 @@ fn constants_that_no_kernel_serves_are_refused() {
     assert!(flash(attention(2048, 1, 64)).contains("2048 query heads share"));
     assert!(flash(Attention { q: F32, ..attention(4, 2, 64) }).contains("queries of f32"));
     assert!(flash(Attention { scale: -1.0, ..attention(4, 2, 64) }).contains("scaled by -1"));
-    assert!(why(DecodeAttention(attention(4, 2, 20)).into()).contains("heads of 20"));
-    assert!(why(DecodeAttention(Attention { kv: F32, ..attention(4, 2, 64) }).into()).contains("only bf16"));
+    assert!(why(DecodeAttention(attention(4, 2, 24)).into()).contains("heads of 24"));
+    assert!(why(TokenAttention(attention(4, 2, 20)).into()).contains("heads of 20"));
+    assert!(why(TokenAttention(Attention { kv: F32, ..attention(4, 2, 64) }).into()).contains("only bf16"));
 }
