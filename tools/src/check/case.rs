@@ -1,15 +1,16 @@
 //! One kernel at one number of tokens: inputs, launch, reference, comparison.
 
+use super::inputs::{Kind, Laid, lay};
 use super::memory::{Memory, Place};
 use super::{Tolerance, op_of, sampling};
 use crate::render::Failure;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use trtc_engine::manifest::{Arg, Choice, Dtype, Kernel, Launch, Manifest, Steps};
-use trtc_ir::entity::{ValueId, WeightId};
+use trtc_ir::entity::WeightId;
 use trtc_ir::interp::{self, Batch, Data, KvState, Segment, Tensor, Weights};
 use trtc_ir::random::Random;
-use trtc_ir::{DType, Dim, Elem, Module, Op, Sym, TensorType, Type};
+use trtc_ir::{Module, Op};
 use trtc_runtime::device::{Call, StepDims};
 
 /// What a case came to.
@@ -153,11 +154,13 @@ impl Requests {
         self.runs.iter().map(|r| r.new).sum()
     }
 
-    fn positions(&self) -> Vec<i32> {
+    /// Position of each token.
+    pub fn positions(&self) -> Vec<i32> {
         self.runs.iter().flat_map(|r| r.past as i32..(r.past + r.new) as i32).collect()
     }
 
-    fn batch(&self) -> Batch {
+    /// As the interpreter takes them.
+    pub fn batch(&self) -> Batch {
         let segment = |r: &Run| Segment { seq: r.seq, start: r.past, len: r.new };
         Batch { segments: self.runs.iter().map(segment).collect() }
     }
@@ -181,25 +184,6 @@ impl Requests {
         memory.ints(memory.bind.block_table, &table)?;
         memory.ints(memory.bind.positions, &self.positions())
     }
-}
-
-/// Type of the elements of an activation.
-pub fn dtype_of(ty: &TensorType) -> Result<Dtype, Failure> {
-    match ty.elem {
-        Elem::Plain(DType::F32) => Ok(Dtype::F32),
-        Elem::Plain(DType::Bf16) => Ok(Dtype::Bf16),
-        other => Err(Failure::bug(format!("a contract has a tensor of {other}"))),
-    }
-}
-
-/// Extents with the step's sizes put in.
-pub fn dims_of(ty: &TensorType, dims: StepDims) -> Vec<usize> {
-    let one = |d: &Dim| match *d {
-        Dim::Const(n) => n as usize,
-        Dim::Sym(Sym::T) => dims.tokens as usize,
-        Dim::Sym(_) => dims.rows as usize,
-    };
-    ty.dims.iter().map(one).collect()
 }
 
 /// Checks a kernel of a launch with `tokens` tokens, in steps that `choice` says it serves. `append` is the launch that
@@ -283,17 +267,6 @@ fn empty(requests: &Requests, module: &Module) -> Rc<KvState> {
     Rc::new(KvState { seqs: requests.runs.iter().map(|r| (r.seq, rows(r.past))).collect() })
 }
 
-/// What the elements of a result are.
-#[derive(Clone, Copy)]
-enum Kind {
-    Float(Dtype),
-    Ints,
-}
-
-fn is_ints(ty: &TensorType) -> bool {
-    ty.elem == Elem::Plain(DType::I32)
-}
-
 /// What was computed from what, and where the device has put its results.
 struct Done {
     inputs: Vec<Data>,
@@ -316,48 +289,7 @@ fn run(
     let rows = tokens.min(memory.manifest().dims.max_logit_rows as usize);
     let dims = StepDims { tokens: tokens as u32, rows: rows as u32, seqs: requests.runs.len() as u32 };
 
-    let mut inputs = Vec::new();
-    let mut arena = Vec::new();
-    for &param in &module.func.params {
-        inputs.push(match &module.func.values[param].ty {
-            Type::Batch => Data::Batch(Rc::new(requests.batch())),
-            Type::Kv(_) => Data::Kv(Rc::clone(cache)),
-            // Rows of the step before, in the arena as a result is.
-            Type::Tensor(ty) if is_ints(ty) && matches!(ty.dims[..], [Dim::Const(_)]) => {
-                let ids: Vec<i32> =
-                    dims_of(ty, dims).iter().flat_map(|&n| 0..n as i32).map(|i| 7 * i).collect();
-                let place = memory.place(ids.len(), Dtype::F32)?;
-                memory.write_ints(place, &ids)?;
-                arena.push(place);
-                Data::Int(ids)
-            }
-            Type::Tensor(ty) if is_ints(ty) => Data::Int(indices(memory, module, requests, rows, random)?),
-            Type::Tensor(ty) if is_draws(module, param) => {
-                let draws = sampling::draws(rows, random);
-                memory.floats(memory.bind.draws, &draws)?;
-                Data::Float(Tensor { dims: dims_of(ty, dims), data: draws })
-            }
-            Type::Tensor(ty) => {
-                let (shape, dtype) = (dims_of(ty, dims), dtype_of(ty)?);
-                let data: Vec<f32> = (0..shape.iter().product()).map(|_| random.signed() * 2.0).collect();
-                let place = memory.place(data.len(), dtype)?;
-                memory.write(place, &data, dtype)?;
-                arena.push(place);
-                Data::Float(Tensor { dims: shape, data })
-            }
-        });
-    }
-    let mut places = Vec::new();
-    for &result in &module.func.results {
-        if let Type::Tensor(ty) = &module.func.values[result].ty {
-            let kind = if is_ints(ty) { Kind::Ints } else { Kind::Float(dtype_of(ty)?) };
-            let dtype = if let Kind::Float(dtype) = kind { dtype } else { Dtype::F32 };
-            let place = memory.place(dims_of(ty, dims).iter().product(), dtype)?;
-            arena.push(place);
-            places.push((place, kind));
-        }
-    }
-    let args = in_arena(launch, &arena)?;
+    let Laid { inputs, args, results } = lay(memory, launch, module, (requests, dims), cache, random)?;
     let (mut weights, mut used) = (BTreeMap::new(), Vec::new());
     for arg in &args {
         if let Arg::Weight(i) = *arg {
@@ -374,60 +306,7 @@ fn run(
         Failure::bug(format!("the contract of kernel {} cannot be evaluated: {}", kernel.1.name, d.message))
     })?;
     used.into_iter().for_each(|i| memory.forget(i));
-    Ok(Done { inputs, want, places })
-}
-
-/// True if a parameter says how rows are sampled.
-fn is_draws(module: &Module, param: ValueId) -> bool {
-    matches!(op_of(module), Some(Op::Sample(op)) if op.draws == param)
-}
-
-/// The arguments of a launch with its activations at these places. Arguments are in the order of operands, then results;
-/// so are a contract's tensors, and its weights.
-pub fn in_arena(launch: &Launch, places: &[Place]) -> Result<Vec<Arg>, Failure> {
-    let mut left = places.iter();
-    let one = |arg: &Arg| match *arg {
-        Arg::Arena(_) => left
-            .next()
-            .map(|place| Arg::Arena(place.at))
-            .ok_or_else(|| Failure::bug("a launch has more tensors than its contract")),
-        other => Ok(other),
-    };
-    launch.args.iter().map(one).collect()
-}
-
-/// Integers that an op takes: token ids, positions, or numbers of rows.
-pub fn indices(
-    memory: &mut Memory<'_>,
-    module: &Module,
-    requests: &Requests,
-    rows: usize,
-    random: &mut Random,
-) -> Result<Vec<i32>, Failure> {
-    let tokens = requests.tokens();
-    match op_of(module) {
-        Some(Op::Embedding(op)) => {
-            let vocab = module.weights[op.table].ty.shape().and_then(|s| s.first().copied()).unwrap_or(1);
-            let ids: Vec<i32> = (0..tokens).map(|_| random.below(vocab) as i32).collect();
-            memory.ints(memory.bind.tokens, &ids)?;
-            Ok(ids)
-        }
-        Some(Op::Feed(op)) => {
-            let last = module.func.values[op.last].ty.tensor().map_or(1, |t| dims_of(t, StepDims::NONE)[0]);
-            let ids: Vec<i32> = (0..tokens)
-                .map(|t| if t % 3 == 1 { -1 - random.below(last as u64) as i32 } else { t as i32 })
-                .collect();
-            memory.ints(memory.bind.tokens, &ids)?;
-            Ok(ids)
-        }
-        Some(Op::GatherRows(_)) => {
-            let mut picked: Vec<i32> = (0..rows).map(|_| random.below(tokens as u64) as i32).collect();
-            picked.sort_unstable();
-            memory.ints(memory.bind.rows, &picked)?;
-            Ok(picked)
-        }
-        _ => Ok(requests.positions()),
-    }
+    Ok(Done { inputs, want, places: results })
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! same memory, tables and contracts.
 
 pub mod case;
+pub mod inputs;
 pub mod memory;
 pub mod sampling;
 

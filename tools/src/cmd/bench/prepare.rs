@@ -2,12 +2,12 @@
 
 use super::kernel::Case;
 use super::timing::{Timing, time};
-use super::work::is_indices;
-use crate::check::case::{dims_of, dtype_of, in_arena, indices};
+use crate::check::inputs::lay;
 use crate::check::memory::{Memory, encode};
 use crate::render::Failure;
+use std::rc::Rc;
 use trtc_engine::manifest::{Arg, Dtype};
-use trtc_ir::Type;
+use trtc_ir::interp::KvState;
 use trtc_ir::random::Random;
 use trtc_runtime::device::{Buffer, Call, Device, Region, WeightRegions};
 
@@ -19,28 +19,10 @@ pub fn measure(memory: &mut Memory<'_>, case: &Case<'_>, repeat: u32) -> Result<
     let mut random = Random::named(SEED, &case.kernel.1.name);
     memory.reset();
     case.requests.upload(memory)?;
-    let func = &case.module.func;
-    let mut places = Vec::new();
-    for &v in &func.params {
-        match &func.values[v].ty {
-            Type::Tensor(_) if is_indices(&func.values[v].ty) => {
-                indices(memory, &case.module, &case.requests, case.dims.rows as usize, &mut random)?;
-            }
-            Type::Tensor(ty) => {
-                let dtype = dtype_of(ty)?;
-                let count = dims_of(ty, case.dims).iter().product();
-                let data: Vec<f32> = (0..count).map(|_| random.signed() * 2.0).collect();
-                let place = memory.place(count, dtype)?;
-                memory.write(place, &data, dtype)?;
-                places.push(place);
-            }
-            Type::Batch | Type::Kv(_) => {}
-        }
-    }
-    for ty in func.results.iter().filter_map(|&v| func.values[v].ty.tensor()) {
-        places.push(memory.place(dims_of(ty, case.dims).iter().product(), dtype_of(ty)?)?);
-    }
-    let args = in_arena(case.launch, &places)?;
+    // What the requests have in the cache is no matter of time.
+    let cache = Rc::new(KvState::default());
+    let laid = lay(memory, case.launch, &case.module, (&case.requests, case.dims), &cache, &mut random)?;
+    let args = laid.args;
     let mut held = Vec::new();
     let mut round = Vec::new();
     let ready = (0..case.copies as u32).try_for_each(|copy| {

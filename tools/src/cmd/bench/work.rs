@@ -1,6 +1,6 @@
 //! What a launch has to do at least, from its contract: bytes to move and operations to compute. No device.
 
-use crate::check::case::dims_of;
+use crate::check::inputs::dims_of;
 use crate::check::op_of;
 use crate::facts::weight_bytes;
 use trtc_engine::manifest::Weight;
@@ -93,11 +93,6 @@ fn seen((past, new): (usize, usize), window: usize) -> u64 {
 /// Pairs of a query and a token that it sees.
 fn pairs((past, new): (usize, usize), window: usize) -> u64 {
     (past..past + new).map(|p| (p + 1).min(window) as u64).sum()
-}
-
-/// True if a contract's type is a tensor of integers.
-pub fn is_indices(ty: &Type) -> bool {
-    ty.tensor().is_some_and(|t| t.elem == Elem::Plain(trtc_ir::DType::I32))
 }
 
 #[cfg(test)]
