@@ -5,7 +5,7 @@ use crate::check::op_of;
 use crate::facts::weight_bytes;
 use trtc_engine::manifest::Weight;
 use trtc_ir::types::Elem;
-use trtc_ir::{Module, Op, TensorType, Type, ValueId};
+use trtc_ir::{Module, Op, TensorType, ValueId};
 use trtc_runtime::device::StepDims;
 
 /// The work of one launch.
