@@ -213,11 +213,32 @@ ptxas info    : Used 40 registers, used 1 barriers, 8 bytes cumulative stack siz
         assert!(!input.exists());
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn it_says_its_version_or_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ptxas");
+        for (says, wanted) in [
+            ("Cuda compilation tools, release 13.0, V13.0.88\nBuild cuda_13.0.r13.0", Ok("ptxas V13.0.88")),
+            ("Very old", Err("does not say its version")),
+        ] {
+            std::fs::write(&path, format!("#!/bin/sh\ncat <<'E'\n{says}\nE\n")).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+            match (Ptxas::at(&path).version(), wanted) {
+                (Ok(found), Ok(wanted)) => assert_eq!(found, wanted),
+                (Err(e), Err(wanted)) => assert!(e.message.contains(wanted) && e.help.is_some(), "{e}"),
+                (found, wanted) => panic!("{found:?}, wanted {wanted:?}"),
+            }
+        }
+    }
+
     #[test]
     fn a_missing_assembler_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let e = Ptxas::at("/nowhere/ptxas").assemble("k", "", "sm_80", folder.path()).unwrap_err();
         assert!(e.message.starts_with("cannot run /nowhere/ptxas"), "{e}");
+        assert_eq!(Ptxas::at("/nowhere/ptxas").version().unwrap_err().help.as_deref(), Some(INSTALL));
         assert_eq!(Ptxas::search(Some(OsStr::new("/nowhere")), Some(folder.path())), None);
     }
 }

@@ -252,6 +252,7 @@ fn gpu() -> eng::Manifest {
         name: "step".into(),
         code: eng::Code::Ptx(eng::PtxKernel {
             module: "kernel/step.ptx".into(),
+            cubin: Some("kernel/step.cubin".into()),
             entry: "step".into(),
             grid: [extent(eng::Count::Tokens), extent(eng::Count::One), extent(eng::Count::Seqs)],
             block: [128, 1, 1],
