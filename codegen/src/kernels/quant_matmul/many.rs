@@ -1,8 +1,8 @@
 //! The form for many tokens: weights are widened once for 64 of them, and matrix units are the limit.
 //!
 //! A block computes 128 outputs for 128 tokens in stages of 64 inputs, x and weights in one ring. Its warps are four
-//! along outputs, two panels each, by two along tokens. For 32 inputs a warp reads 10 times 512 bytes of shared memory,
-//! 40 cycles, issues 28 (i8) or 18 (i4) instructions a panel and step to widen, and 32 `mma`, 32 to 64 cycles.
+//! along outputs, two panels each, by two along tokens. For 32 inputs a warp reads 10 times 512 bytes of shared memory, 40
+//! cycles of a multiprocessor, and issues 56 (i8) or 44 (i4) instructions to widen, 16 cycles, and 32 `mma`, 32 or more.
 
 use super::weights::{Accumulators, Group, PIECE};
 use super::{Block, PANEL, QuantMatmul, SPAN, Sums, THREADS, TILE};
