@@ -14,6 +14,18 @@ impl Builder {
         let times = times.into_val(self);
         self.ptx_value(Effect::Pure, "fma.rn.bf16x2 $0, $1, $2, $3;", &[a.raw(), times.raw(), plus.raw()])
     }
+
+    /// `a & mask | bits` in one instruction, which ptxas does not make of two with constants.
+    pub fn and_or<'b>(
+        &'b self,
+        a: Val<'b, I32>,
+        mask: impl IntoVal<'b, I32>,
+        bits: impl IntoVal<'b, I32>,
+    ) -> Val<'b, I32> {
+        let (mask, bits) = (mask.into_val(self), bits.into_val(self));
+        let text = "lop3.b32 $0, $1, $2, $3, 0xea;";
+        self.ptx_value(Effect::Pure, text, &[a.raw(), mask.raw(), bits.raw()])
+    }
 }
 
 impl<'b> Val<'b, Bf16> {

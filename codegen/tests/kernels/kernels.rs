@@ -106,6 +106,7 @@ fn cases() -> Vec<(&'static str, Recipe)> {
         ("int8_many_960_576", quant(960, 576, Payload::I8, Form::Many).into()),
         ("int4_few8_4096_14336", quant(4096, 14336, Payload::I4(128), Form::Few(8)).into()),
         ("int4_few8_14336_4096", quant(14336, 4096, Payload::I4(64), Form::Few(8)).into()),
+        ("int4_few8_28672_4096", quant(28672, 4096, Payload::I4(128), Form::Few(8)).into()),
         ("int4_few16_28672_4096", quant(28672, 4096, Payload::I4(32), Form::Few(16)).into()),
         ("int4_few32_4096_4096", quant(4096, 4096, Payload::I4(128), Form::Few(32)).into()),
         ("int4_few32_28672_4096", quant(28672, 4096, Payload::I4(128), Form::Few(32)).into()),

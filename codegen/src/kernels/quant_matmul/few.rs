@@ -14,17 +14,22 @@ use crate::tile::CHUNK;
 type Inputs<'b> = Vec<Vec<[Val<'b, I32>; 4]>>;
 
 impl QuantMatmul {
-    /// Panels of a block: more of them save reads of x, but there should be two blocks for each of 132
-    /// multiprocessors, or one if many tokens make reading x dear.
+    /// Panels of a block, which divide those of the matrix: more of them save reads of x, but there should be two blocks
+    /// for each of 132 multiprocessors, or one if many tokens make reading x dear.
     pub(super) fn few_panels(&self, tokens: u32) -> u32 {
         let blocks = if tokens == TILE { 256 } else { 128 };
-        [4, 2].into_iter().find(|p| self.panels() / p >= blocks).unwrap_or(1)
+        let fits = |p: &u32| self.panels().is_multiple_of(*p) && self.panels() / p >= blocks;
+        [4, 2].into_iter().find(fits).unwrap_or(1)
     }
 
     /// Stages of a warp's ring. What two blocks have under way should be 40 KB or more: the latency of memory, 0.8 us,
     /// times 25 GB/s for each multiprocessor, twice over.
     fn stages(&self, panels: u32) -> u32 {
-        if panels == 4 { 3 } else { 4 }
+        match panels {
+            4 => 3,
+            2 => 4,
+            _ => 6,
+        }
     }
 
     /// The kernel for up to `tokens` tokens a block.
@@ -36,8 +41,7 @@ impl QuantMatmul {
         let ring = b.shared::<I8>(WARPS * stages * stage_bytes, 128);
         let own = ring.at_bytes(warp * (stages * stage_bytes) + lane * CHUNK);
 
-        // A panel that does not exist is the last one once more; its sums are not stored.
-        let panel: Vec<_> = (0..panels).map(|p| (at.panel + p).min(self.panels() - 1)).collect();
+        let panel: Vec<_> = (0..panels).map(|p| at.panel + p).collect();
         let from: Vec<GlobalPtr<'b, I8>> = panel
             .iter()
             .map(|p| w.payload.at64(p.to_i64() * i64::from(spans * SPAN)).at(lane * CHUNK))
@@ -50,7 +54,7 @@ impl QuantMatmul {
                 }
             }
         };
-        // The same for tokens.
+        // A token that does not exist is the last one once more; its sums are not stored.
         let rows: Vec<_> = (0..tiles)
             .map(|t| (at.token + g + t * TILE).min(at.epilogue.m - 1).to_i64() * i64::from(self.k))
             .map(|row| at.x.at64(row))

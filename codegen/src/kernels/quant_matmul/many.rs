@@ -54,6 +54,7 @@ impl QuantMatmul {
         }
 
         let (along_n, along_m) = (warp % (PANELS / OWN.0), warp / (PANELS / OWN.0));
+        // A panel that does not exist is the last one once more; its sums are not stored.
         let panel: Vec<_> =
             (0..OWN.0).map(|p| (at.panel + along_n * OWN.0 + p).min(self.panels() - 1)).collect();
         let groups = |span: Val<'b, I32>| -> Vec<Vec<Group<'b>>> {

@@ -151,8 +151,8 @@ const ONES: u32 = 0x3f80_3f80;
 fn bytes<'b>(b: &'b Builder, words: &[Val<'b, I32>]) -> [Val<'b, I32>; 4] {
     std::array::from_fn(|r| {
         let word = if r % 2 == 0 { words[r / 2] } else { words[r / 2] >> 8 };
-        let low = word & 0x007f_007f | 0x4300_4300;
-        let sign = word & 0x0080_0080 | 0xc300_c300_u32;
+        let low = b.and_or(word, 0x007f_007f, 0x4300_4300);
+        let sign = b.and_or(word, 0x0080_0080, 0xc300_c300_u32);
         b.fma_bf16x2(low, ONES, sign)
     })
 }
@@ -170,7 +170,7 @@ fn offsets<'b>(zeros: Val<'b, I32>) -> [Val<'b, I32>; 2] {
 /// n = q + 8. A nibble further up would reach into the exponent, so each is moved down. All of it is exact.
 fn nibbles<'b>(b: &'b Builder, word: Val<'b, I32>, offsets: [Val<'b, I32>; 2]) -> [Val<'b, I32>; 4] {
     std::array::from_fn(|r| {
-        let biased = (word >> (4 * r as u32)) & 0x000f_000f | 0x4300_4300;
+        let biased = b.and_or(word >> (4 * r as u32), 0x000f_000f, 0x4300_4300);
         b.fma_bf16x2(biased, ONES, offsets[r % 2])
     })
 }
