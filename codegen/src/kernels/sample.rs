@@ -65,7 +65,7 @@ struct Row<'b> {
 impl Sample {
     /// Why there is no kernel for these constants.
     pub fn unsupported(&self) -> Option<String> {
-        let most = 1 << 18;
+        let most = 1 << 19;
         (self.vocab == 0 || self.vocab > most).then(|| {
             format!("a vocabulary of {} is not in 1..={most}, whose weights 64 bits hold", self.vocab)
         })
@@ -176,7 +176,7 @@ fn merge_lanes<'b>(b: &'b Builder, mut best: Best<'b>, lanes: u32) -> Best<'b> {
     best
 }
 
-/// `whole * u / 2^32`, `u` below 2^32, `whole` below 2^46: in two parts that 64 bits hold.
+/// `whole * u / 2^32`, `u` below 2^32, `whole` up to 2^47: in two parts that 64 bits hold.
 fn part_of<'b>(whole: Val<'b, I64>, u: Val<'b, I64>) -> Val<'b, I64> {
     let (high, low) = (whole >> 16i64, whole & 0xffffi64);
     ((high * u) >> 16i64) + ((low * u) >> 32i64)
@@ -229,7 +229,7 @@ impl<'b> Row<'b> {
         (0..keys.len()).map(of).collect()
     }
 
-    /// Sum over the warp of numbers below 2^43.
+    /// Sum over the warp of numbers up to 2^43.
     fn over_lanes(&self, sum: Val<'b, I64>) -> Val<'b, I64> {
         let low = self.b.sum_lanes_int((sum & ((1i64 << LIMB) - 1)).to_i32());
         let high = self.b.sum_lanes_int((sum >> i64::from(LIMB)).to_i32());
