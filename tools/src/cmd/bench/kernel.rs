@@ -143,7 +143,7 @@ fn cases<'a>(args: &Args, m: &'a Manifest, context: u32) -> Result<Vec<Case<'a>>
             if !wanted || !seen.insert(choice.kernel) {
                 continue;
             }
-            for tokens in tokens(&args.tokens, choice) {
+            for tokens in tokens(&args.tokens, choice, m.dims.max_batch) {
                 let prompt = match choice.steps {
                     Steps::Any => args.prompt,
                     kind => kind == Steps::Prefill,
@@ -156,11 +156,17 @@ fn cases<'a>(args: &Args, m: &'a Manifest, context: u32) -> Result<Vec<Case<'a>>
     Ok(cases)
 }
 
-/// Those of the numbers given that a kernel serves; without any given, some that it serves.
-fn tokens(given: &[u32], choice: &Choice) -> Vec<u32> {
+/// Those of the numbers given that a kernel serves; without any given, some that it serves. No more requests decode
+/// than a batch has, and a prompt of one token is no prompt.
+fn tokens(given: &[u32], choice: &Choice, max_batch: u32) -> Vec<u32> {
+    let (least, most) = match choice.steps {
+        Steps::Any => (choice.from, choice.to),
+        Steps::Decode => (choice.from, choice.to.min(max_batch)),
+        Steps::Prefill => (choice.from.max(2), choice.to),
+    };
     let list = if given.is_empty() { &TOKENS[..] } else { given };
-    let served: Vec<u32> = list.iter().copied().filter(|t| (choice.from..=choice.to).contains(t)).collect();
-    if served.is_empty() && given.is_empty() { vec![choice.to] } else { served }
+    let served: Vec<u32> = list.iter().copied().filter(|t| (least..=most).contains(t)).collect();
+    if served.is_empty() && given.is_empty() && least <= most { vec![most] } else { served }
 }
 
 /// The requests of a step: `(tokens before, tokens of the step)`.
@@ -309,11 +315,17 @@ mod tests {
 
     #[test]
     fn kernels_are_measured_within_what_they_serve() {
-        let choice = |from, to| Choice { from, to, steps: Steps::Any, kernel: 0 };
-        assert_eq!(tokens(&[], &choice(1, 16)), [1, 8]);
-        assert_eq!(tokens(&[], &choice(17, 48)), [48]);
-        assert_eq!(tokens(&[4, 20], &choice(1, 16)), [4]);
-        assert!(tokens(&[20], &choice(1, 16)).is_empty());
+        let choice = |steps, from, to| Choice { from, to, steps, kernel: 0 };
+        let any = |from, to| choice(Steps::Any, from, to);
+        assert_eq!(tokens(&[], &any(1, 16), 4), [1, 8]);
+        assert_eq!(tokens(&[], &any(17, 48), 4), [48]);
+        assert_eq!(tokens(&[4, 20], &any(1, 16), 4), [4]);
+        assert!(tokens(&[20], &any(1, 16), 4).is_empty());
+        assert_eq!(tokens(&[], &choice(Steps::Decode, 1, 2048), 16), [1, 8]);
+        assert_eq!(tokens(&[1, 4, 5], &choice(Steps::Decode, 1, 2048), 4), [1, 4]);
+        assert_eq!(tokens(&[], &choice(Steps::Decode, 2, 2048), 4), [4]);
+        assert!(tokens(&[], &choice(Steps::Decode, 17, 2048), 16).is_empty());
+        assert_eq!(tokens(&[1, 2, 9], &choice(Steps::Prefill, 1, 2048), 16), [2, 9]);
     }
 
     #[test]
