@@ -9,7 +9,7 @@ use crate::kernels::gated_act::GatedAct;
 use crate::kernels::gather::{Elements, Gather, Source};
 use crate::kernels::kv_append::KvAppend;
 use crate::kernels::matmul::{FEW, MANY, Matmul, SOME};
-use crate::kernels::quant_matmul::{Form, Payload, QuantMatmul};
+use crate::kernels::quant_matmul::{self, Form, Payload, QuantMatmul};
 use crate::kernels::rms_norm::{Residual, RmsNorm};
 use crate::kernels::rope::Rope;
 use crate::kernels::rope_kv_append::{HeadNorm, RopeKvAppend};
@@ -177,17 +177,13 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
             let out = plain(y.elem, "a result")?;
             let quantised = if let Elem::Quant(scheme) = w.elem { payload(scheme) } else { None };
             let forms: Vec<(u64, &'static str, Recipe)> = match quantised {
-                Some(payload) => [
-                    (8, "least", Form::Few(8)),
-                    (16, "few", Form::Few(16)),
-                    (64, "some", Form::Few(32)),
-                    (128, "many", Form::Many),
-                ]
-                .map(|(to, suffix, form)| {
-                    let recipe = QuantMatmul { n, k, payload, rows, bias, residual, out, form };
-                    (to, suffix, recipe.into())
-                })
-                .into(),
+                Some(payload) => quant_forms(n)
+                    .into_iter()
+                    .map(|(to, suffix, form)| {
+                        let recipe = QuantMatmul { n, k, payload, rows, bias, residual, out, form };
+                        (to, suffix, recipe.into())
+                    })
+                    .collect(),
                 None if w.elem == Elem::Plain(DType::Bf16) => [(FEW, "few"), (SOME, "some"), (MANY, "many")]
                     .map(|(tiling, suffix)| {
                         let recipe = Matmul { n, k, rows, bias, residual, out, tiling };
@@ -254,6 +250,20 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
         Some(why) => Err(why),
         None => Ok(found),
     }
+}
+
+/// Greatest token count, suffix and form of the products of quantised weights with `n` outputs.
+fn quant_forms(n: u32) -> Vec<(u64, &'static str, Form)> {
+    use quant_matmul::{MANY, SOME};
+    // Small tiles as long as large ones would leave out some of 132 multiprocessors.
+    let rows_of_tiles = 132 / n.div_ceil(128).max(1);
+    let small = u64::from(MANY.tokens) * u64::from(rows_of_tiles.saturating_sub(1));
+    let mut forms = vec![(8, "least", Form::Few(8)), (16, "few", Form::Few(16)), (64, "some", Form::Few(32))];
+    if small > 64 {
+        forms.push((small, "more", Form::Many(SOME)));
+    }
+    forms.push((u64::MAX, "many", Form::Many(MANY)));
+    forms
 }
 
 /// The schemes of weights that kernels read.

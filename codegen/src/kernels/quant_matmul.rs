@@ -11,6 +11,8 @@ mod few;
 mod many;
 mod weights;
 
+pub use many::{MANY, SOME, Tiling};
+
 use self::weights::Weights;
 use super::epilogue::Epilogue;
 use super::{ArgKind, Count, Extent, Launch, grid_of};
@@ -21,10 +23,6 @@ use trtc_ir::DType;
 const PANEL: u32 = 16;
 /// Tokens of a tile.
 const TILE: u32 = 8;
-/// Warps of a block.
-const WARPS: u32 = 8;
-/// Threads of a block.
-const THREADS: u32 = WARPS * 32;
 
 /// How the weights are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,8 +51,8 @@ const SPAN: u32 = 1024;
 pub enum Form {
     /// Up to 8, 16 or 32 tokens a block, one to four panels; its warps share out K.
     Few(u32),
-    /// 128 tokens a block, eight panels; its warps share out both.
-    Many,
+    /// A tile of tokens and panels a block, shared out among its warps.
+    Many(Tiling),
 }
 
 /// Constants of the kernel.
@@ -127,7 +125,7 @@ impl QuantMatmul {
     fn block(&self) -> (u32, u32) {
         match self.form {
             Form::Few(tokens) => (tokens, self.few_panels(tokens)),
-            Form::Many => (many::TOKENS, many::PANELS),
+            Form::Many(t) => (t.tokens, t.panels),
         }
     }
 
@@ -143,7 +141,11 @@ impl QuantMatmul {
         let (tokens, panels) = self.block();
         let grid =
             grid_of(Extent { of: self.rows, div: tokens, plus: None, mul: self.panels().div_ceil(panels) });
-        Launch { grid, block: [THREADS, 1, 1], args, scratch: None }
+        let threads = match self.form {
+            Form::Few(_) => few::THREADS,
+            Form::Many(t) => t.threads(),
+        };
+        Launch { grid, block: [threads, 1, 1], args, scratch: None }
     }
 
     /// The kernel.
@@ -170,7 +172,7 @@ impl QuantMatmul {
         let at = Block { x, w, epilogue, token, panel, g: lane >> 2, q: lane & 3, lane, warp };
         match self.form {
             Form::Few(tokens) => self.build_few(b, at, tokens),
-            Form::Many => self.build_many(b, at),
+            Form::Many(tiling) => self.build_many(b, at, tiling),
         }
     }
 }

@@ -12,7 +12,7 @@ use trtc_codegen::kernels::gated_act::GatedAct;
 use trtc_codegen::kernels::gather::{Elements, Gather, Source};
 use trtc_codegen::kernels::kv_append::KvAppend;
 use trtc_codegen::kernels::matmul::{FEW, MANY, Matmul, SOME, Tiling};
-use trtc_codegen::kernels::quant_matmul::{Form, Payload, QuantMatmul};
+use trtc_codegen::kernels::quant_matmul::{self, Form, Payload, QuantMatmul};
 use trtc_codegen::kernels::rms_norm::{Residual, RmsNorm};
 use trtc_codegen::kernels::rope::Rope;
 use trtc_codegen::kernels::rope_kv_append::{HeadNorm, RopeKvAppend};
@@ -78,6 +78,7 @@ fn cases() -> Vec<(&'static str, Recipe)> {
         out: Bf16,
         form,
     };
+    let (part, all) = (Form::Many(quant_matmul::SOME), Form::Many(quant_matmul::MANY));
     let gated = |width, act, x, out| GatedAct { width, packed: true, act, rows: Count::Tokens, x, out };
     let decode = |a| DecodeAttention(a).into();
     let flash = |a| FlashAttention(a).into();
@@ -103,7 +104,10 @@ fn cases() -> Vec<(&'static str, Recipe)> {
         ("int8_few8_128256_4096", quant(128_256, 4096, Payload::I8, Form::Few(8)).into()),
         ("int8_few16_4096_4096", quant(4096, 4096, Payload::I8, Form::Few(16)).into()),
         ("int8_few32_28672_4096", quant(28672, 4096, Payload::I8, Form::Few(32)).into()),
-        ("int8_many_960_576", quant(960, 576, Payload::I8, Form::Many).into()),
+        ("int8_more_960_576", quant(960, 576, Payload::I8, part).into()),
+        ("int4_more_4096_4096", quant(4096, 4096, Payload::I4(128), part).into()),
+        ("int4_more_960_576", quant(960, 576, Payload::I4(32), part).into()),
+        ("int8_many_960_576", quant(960, 576, Payload::I8, all).into()),
         ("int4_few8_4096_14336", quant(4096, 14336, Payload::I4(128), Form::Few(8)).into()),
         ("int4_few8_14336_4096", quant(14336, 4096, Payload::I4(64), Form::Few(8)).into()),
         ("int4_few8_28672_4096", quant(28672, 4096, Payload::I4(128), Form::Few(8)).into()),
@@ -119,11 +123,8 @@ fn cases() -> Vec<(&'static str, Recipe)> {
             }
             .into(),
         ),
-        ("int4_many_960_576", quant(960, 576, Payload::I4(32), Form::Many).into()),
-        (
-            "int4_many_4096_4096",
-            QuantMatmul { out: F32, ..quant(4096, 4096, Payload::I4(128), Form::Many) }.into(),
-        ),
+        ("int4_many_960_576", quant(960, 576, Payload::I4(32), all).into()),
+        ("int4_many_4096_4096", QuantMatmul { out: F32, ..quant(4096, 4096, Payload::I4(128), all) }.into()),
         ("decode_attention_32_8_128", decode(attention(32, 8, 128))),
         ("decode_attention_9_3_64", decode(attention(9, 3, 64))),
         ("decode_attention_14_2_64", decode(attention(14, 2, 64))),
@@ -250,7 +251,7 @@ fn constants_that_no_kernel_serves_are_refused() {
         bias: None,
         residual: None,
         out: F32,
-        form: Form::Many,
+        form: Form::Few(8),
     };
     assert!(why(quant.into()).contains("100 inputs"));
     assert!(why(QuantMatmul { k: 104, payload: Payload::I4(16), ..quant }.into()).contains("groups of 16"));

@@ -255,6 +255,27 @@ fn decode_steps_and_prompts_have_their_own_attention() {
 }
 
 #[test]
+fn small_tiles_serve_where_large_ones_are_few() {
+    let mut module = model(DType::Bf16);
+    for (name, n) in [("layers.0.gate_up", 4096), ("layers.1.gate_up", 2 * 14336)] {
+        let w = module.weight_named(name).unwrap();
+        module.weights[w].ty = TensorType::fixed(&[n, HIDDEN], Elem::Quant(Scheme::INT8));
+    }
+    select(&mut module, target("sm_90")).unwrap();
+    let ranges = |name: &str| -> Vec<(u64, String)> {
+        let w = module.weight_named(name).unwrap();
+        let mut data = module.func.order.iter().map(|&id| &module.func.ops[id]);
+        let linear = data.find(|d| matches!(&d.op, Op::Linear(op) if op.weight == w)).unwrap();
+        let last = |k: &str| k.rsplit('.').next().unwrap().to_owned();
+        linear.kernels.iter().map(|k| (k.to, last(&k.kernel))).collect()
+    };
+    let all = [(8, "least"), (16, "few"), (64, "some"), (384, "more"), (512, "many")];
+    assert_eq!(ranges("layers.0.gate_up"), all.map(|(to, name)| (to, name.to_owned())));
+    let large = [all[0], all[1], all[2], all[4]];
+    assert_eq!(ranges("layers.1.gate_up"), large.map(|(to, name)| (to, name.to_owned())));
+}
+
+#[test]
 fn a_selected_module_is_emitted_once_per_kernel_and_always_alike() {
     for mut module in [model(DType::Bf16), unfused()] {
         select(&mut module, target("sm_90")).unwrap();

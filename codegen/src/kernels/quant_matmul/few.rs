@@ -6,9 +6,14 @@
 //! span ahead, as scales are. The warps' sums are added in shared memory in the order of warps.
 
 use super::weights::{Accumulators, Group, PIECE, load_x};
-use super::{Block, PANEL, QuantMatmul, SPAN, Sums, THREADS, TILE, WARPS};
+use super::{Block, PANEL, QuantMatmul, SPAN, Sums, TILE};
 use crate::builder::{Builder, F32, GlobalPtr, I8, I32, SharedPtr, Special, Val};
 use crate::tile::CHUNK;
+
+/// Warps of a block.
+const WARPS: u32 = 8;
+/// Threads of a block.
+pub(super) const THREADS: u32 = WARPS * 32;
 
 /// What a lane has of x for a span: `[block of 32][tile]`.
 type Inputs<'b> = Vec<Vec<[Val<'b, I32>; 4]>>;
