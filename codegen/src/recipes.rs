@@ -254,15 +254,15 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
 
 /// Greatest token count, suffix and form of the products of quantised weights with `n` outputs.
 fn quant_forms(n: u32) -> Vec<(u64, &'static str, Form)> {
-    use quant_matmul::{MANY, SOME};
+    use quant_matmul::{LARGE, SMALL};
     // Small tiles as long as large ones would leave out some of 132 multiprocessors.
     let rows_of_tiles = 132 / n.div_ceil(128).max(1);
-    let small = u64::from(MANY.tokens) * u64::from(rows_of_tiles.saturating_sub(1));
+    let small = u64::from(LARGE.tokens) * u64::from(rows_of_tiles.saturating_sub(1));
     let mut forms = vec![(8, "least", Form::Few(8)), (16, "few", Form::Few(16)), (64, "some", Form::Few(32))];
     if small > 64 {
-        forms.push((small, "more", Form::Many(SOME)));
+        forms.push((small, "more", Form::Many(SMALL)));
     }
-    forms.push((u64::MAX, "many", Form::Many(MANY)));
+    forms.push((u64::MAX, "many", Form::Many(LARGE)));
     forms
 }
 

@@ -11,7 +11,7 @@ mod few;
 mod many;
 mod weights;
 
-pub use many::{MANY, SOME, Tiling};
+pub use many::{LARGE, SMALL, Tiling};
 
 use self::weights::Weights;
 use super::epilogue::Epilogue;

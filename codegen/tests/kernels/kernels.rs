@@ -78,7 +78,7 @@ fn cases() -> Vec<(&'static str, Recipe)> {
         out: Bf16,
         form,
     };
-    let (part, all) = (Form::Many(quant_matmul::SOME), Form::Many(quant_matmul::MANY));
+    let (part, all) = (Form::Many(quant_matmul::SMALL), Form::Many(quant_matmul::LARGE));
     let gated = |width, act, x, out| GatedAct { width, packed: true, act, rows: Count::Tokens, x, out };
     let decode = |a| DecodeAttention(a).into();
     let flash = |a| FlashAttention(a).into();

@@ -1,7 +1,7 @@
 //! The form for many tokens: weights are widened once for 32 or 64 of them, and matrix units are the limit.
 //!
 //! A block computes a tile of outputs and tokens in stages of 64 inputs, x and weights in one ring. Of 32 inputs a warp of
-//! [`MANY`], two panels by 64 tokens, reads 10 times 512 bytes of shared memory, 40 cycles of a multiprocessor, and issues
+//! [`LARGE`], two panels by 64 tokens, reads 10 times 512 bytes of shared memory, 40 cycles of a multiprocessor, and issues
 //! 56 (i8) or 44 (i4) instructions to widen, 16 cycles, and 32 `mma`, 32 or more.
 
 use super::weights::{Accumulators, Group, PIECE};
@@ -23,9 +23,9 @@ pub struct Tiling {
 }
 
 /// 64 outputs: where larger tiles are too few to occupy a device.
-pub const SOME: Tiling = Tiling { tokens: 64, panels: 4, warps: [2, 2], blocks: Some(2) };
+pub const SMALL: Tiling = Tiling { tokens: 64, panels: 4, warps: [2, 2], blocks: Some(2) };
 /// 128 outputs.
-pub const MANY: Tiling = Tiling { tokens: 128, panels: 8, warps: [4, 2], blocks: None };
+pub const LARGE: Tiling = Tiling { tokens: 128, panels: 8, warps: [4, 2], blocks: None };
 
 impl Tiling {
     /// Threads of a block.
