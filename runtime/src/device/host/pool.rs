@@ -90,19 +90,30 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Calls `job(thread, items)` for runs of at most `grain` of `0..items`, and waits until all are done. Each
-    /// thread takes its own contiguous share from the front, then what is left of the others'; nobody waits for a
-    /// thread that comes too late to find any. Few items are done on the caller's thread. A panic becomes an error.
+    /// Calls `job(thread, items)` for runs of at most `grain` of `0..items`, as [`Pool::share`] gives them out.
     pub fn split(
         &mut self,
         items: usize,
         grain: usize,
         job: &(dyn Fn(usize, Range<usize>) + Sync),
     ) -> Result<(), Error> {
+        self.share(items, grain, &|thread, runs| runs.for_each(|items| job(thread, items)))
+    }
+
+    /// Calls `job(thread, runs)` once on each thread that takes part, with all runs that the thread gets: runs of at
+    /// most `grain` of `0..items`; waits until all are done. Each thread takes its own contiguous share from the
+    /// front, then what is left of the others'; nobody waits for a thread that comes too late to find any. Few items
+    /// are done on the caller's thread. A panic becomes an error.
+    pub fn share(
+        &mut self,
+        items: usize,
+        grain: usize,
+        job: &(dyn Fn(usize, &mut dyn Iterator<Item = Range<usize>>) + Sync),
+    ) -> Result<(), Error> {
         let (grain, threads) = (grain.max(1), self.threads());
         if items <= grain || threads == 1 {
             return catch_unwind(AssertUnwindSafe(|| {
-                (0..items).step_by(grain).for_each(|i| job(0, i..(i + grain).min(items)));
+                job(0, &mut (0..items).step_by(grain).map(|i| i..(i + grain).min(items)));
             }))
             .map_err(|p| panicked(&text(&*p)));
         }
@@ -112,16 +123,14 @@ impl Pool {
         }
         let cursors = &self.shared.cursors;
         self.run(&|thread| {
-            for t in (thread..threads).chain(0..thread) {
+            let mut runs = (thread..threads).chain(0..thread).flat_map(|t| {
                 let end = share(t + 1);
-                loop {
+                std::iter::from_fn(move || {
                     let from = cursors[t].0.fetch_add(grain, Ordering::Relaxed);
-                    if from >= end {
-                        break;
-                    }
-                    job(thread, from..(from + grain).min(end));
-                }
-            }
+                    (from < end).then(|| from..(from + grain).min(end))
+                })
+            });
+            job(thread, &mut runs);
         })
     }
 
@@ -285,6 +294,22 @@ mod tests {
                     assert!(seen.iter().all(|n| n.load(Ordering::Relaxed) == 1), "{threads} {items} {grain}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_thread_gets_all_its_runs_in_one_call() {
+        for threads in [1, 3] {
+            let mut pool = Pool::new(threads).unwrap();
+            let (calls, done) = ([const { AtomicUsize::new(0) }; 3], AtomicUsize::new(0));
+            pool.share(1000, 7, &|thread, runs| {
+                calls[thread].fetch_add(1, Ordering::Relaxed);
+                runs.for_each(|run| _ = done.fetch_add(run.len(), Ordering::Relaxed));
+            })
+            .unwrap();
+            assert_eq!(done.load(Ordering::Relaxed), 1000);
+            assert!(calls.iter().all(|c| c.load(Ordering::Relaxed) <= 1));
+            assert_eq!(calls[0].load(Ordering::Relaxed), 1);
         }
     }
 
