@@ -146,6 +146,7 @@ pub fn attention(cx: &mut Cx<'_>, a: Attention<'_>) -> Result<(), Error> {
     let (isa, scratch) = (*isa, &mut **scratch);
     let (cache, heads) = (a.cache, a.heads);
     let dot = match (a.q, a.pages) {
+        // Processors with AMX do two fused multiply-adds in less time than one `vdpbf16ps`.
         #[cfg(target_arch = "x86_64")]
         (Floats::Bf16(_), Floats::Bf16(_)) if isa == Isa::Avx512Bf16 => Dot::Bf16,
         _ => Dot::F32,

@@ -15,13 +15,16 @@ use half::bf16;
 const BLOCK: usize = 384;
 
 /// Inputs of a group, its scales and its zero points.
-type GroupParts<'a> = (usize, &'a [bf16], Option<&'a [i8]>);
+pub type GroupParts<'a> = (usize, &'a [bf16], Option<&'a [i8]>);
 
 /// Weights as the kernels read them.
 pub struct Weights<'a> {
-    kind: Kind,
-    payload: &'a [u8],
-    groups: Option<GroupParts<'a>>,
+    /// How they are stored.
+    pub kind: Kind,
+    /// All panels.
+    pub payload: &'a [u8],
+    /// For i4.
+    pub groups: Option<GroupParts<'a>>,
 }
 
 impl<'a> Weights<'a> {
@@ -143,12 +146,13 @@ fn widen<'a>(
     let wide = block.bf16(count * n * 2 * LANES);
     for (p, wide) in wide.chunks_exact_mut(n * 2 * LANES).enumerate() {
         let panel = &stored[p * stride..];
+        let next = panel.as_ptr().wrapping_add(n * kind.pair_bytes());
         // SAFETY: this path is taken only with AVX-512 BF16.
         unsafe {
             if kind == Kind::I8 {
-                widening::i8_panel(panel, n, wide);
+                widening::i8_panel(panel, n, wide, next);
             } else {
-                widening::i4_panel(panel, n, wide);
+                widening::i4_panel(panel, n, wide, next);
             }
         }
     }

@@ -34,7 +34,7 @@ pub struct Tile<'a> {
 /// Most tokens of a tile.
 pub fn max_tokens(isa: Isa) -> usize {
     match isa {
-        Isa::Avx512 | Isa::Avx512Bf16 => 12,
+        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => 12,
         Isa::Avx2 => 6,
         Isa::Scalar => 4,
     }
@@ -91,7 +91,7 @@ type Kernel = unsafe fn(&Raw);
 fn kernel<const NARROW: bool>(isa: Isa, left: usize, tokens: usize) -> (usize, Kernel) {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Avx512Bf16 => match (left, tokens) {
+        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => match (left, tokens) {
             (1, _) => (1, x86::avx512::<NARROW, 1>(tokens)),
             (2 | 3, _) | (_, 6..) => (2, x86::avx512::<NARROW, 2>(tokens)),
             (_, 1) => (4, x86::with_avx512::<NARROW, 4, 1>),

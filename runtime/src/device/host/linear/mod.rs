@@ -1,11 +1,18 @@
 //! `x w^T + bias + residual`: chooses between bf16 dot products and f32 products, packs x, shares panels out.
 //!
-//! bf16 activations times bf16, i8 or i4 weights use the processor's bf16 dot products where it has them. All else is
-//! done in f32 on weights that are f32 or are widened block by block. A few tokens read each weight once, straight
-//! from its stored form; many tokens widen a block of two panels once and run over all tokens.
+//! bf16 activations times bf16, i8 or i4 weights use the processor's bf16 dot products where it has them; i8 and i4
+//! use those of tile registers where there are such. All else is done in f32 on weights that are f32 or are widened
+//! block by block. A few tokens read each weight once, straight from its stored form; many tokens widen a block of
+//! panels once and run over all tokens.
 
 #[cfg(target_arch = "x86_64")]
+pub mod amx;
+#[cfg(target_arch = "x86_64")]
+mod amx_path;
+#[cfg(target_arch = "x86_64")]
 mod bf16_path;
+#[cfg(target_arch = "x86_64")]
+mod chains;
 #[cfg(target_arch = "x86_64")]
 pub mod dp;
 pub mod fma;
@@ -125,11 +132,12 @@ pub fn linear(cx: &mut Cx<'_>, job: Linear<'_>) -> Result<(), Error> {
     };
     let shape = Shape { rows: job.rows, n: job.n, k: job.k };
     #[cfg(target_arch = "x86_64")]
-    if cx.isa == Isa::Avx512Bf16
+    if cx.isa >= Isa::Avx512Bf16
         && let Floats::Bf16(x) = job.x
         && let Some(weights) = bf16_path::Weights::of(job.weight)
     {
-        return bf16_path::run(cx, shape, x, &weights, &epilogue, &out);
+        let run = if amx_path::takes(cx.isa, &weights) { amx_path::run } else { bf16_path::run };
+        return run(cx, shape, x, &weights, &epilogue, &out);
     }
     in_f32(cx, shape, job.x, &job.weight, &epilogue, &out)
 }

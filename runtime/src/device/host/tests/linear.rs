@@ -157,6 +157,42 @@ fn a_row_is_the_same_in_every_batch_and_with_any_number_of_threads() {
 }
 
 #[test]
+fn a_row_is_the_same_in_every_batch_for_values_of_every_size() {
+    let mut rng = Rng::new(5);
+    for (encoding, layout) in FORMS {
+        let (n, k, most) = (40, 193, 20);
+        // Each row has a size of its own, from denormals to what still has finite sums.
+        let mut row = |i: usize| {
+            let size = f32::from_bits((1 + i as u32 * 10) << 23);
+            (0..k).map(|_| rng.unit() * size).collect::<Vec<f32>>()
+        };
+        let x: Vec<f32> = (0..most).flat_map(&mut row).collect();
+        let matrix = Matrix::random(&mut rng, n, k, encoding, layout);
+        for isa in isas() {
+            let case = Case {
+                matrix: Matrix { parts: matrix.parts.clone(), values: vec![], ..matrix },
+                x_type: Dtype::Bf16,
+                out_type: Dtype::F32,
+                x: x.clone(),
+                bias: None,
+                residual: None,
+            };
+            let mut rig = Rig::new(isa, 2);
+            let whole = case.run(&mut rig, 0..most);
+            assert!(whole.iter().all(|y| y.is_finite()));
+            for row in 0..most {
+                let alone = case.run(&mut rig, row..row + 1);
+                let same = &whole[row * n..(row + 1) * n];
+                assert!(
+                    alone.iter().zip(same).all(|(a, b)| a.to_bits() == b.to_bits()),
+                    "{isa:?} {encoding:?} {layout:?}: row {row} differs"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn i4_without_zero_points_is_zero_points_of_zero() {
     let mut rng = Rng::new(3);
     let mut matrix = Matrix::random(&mut rng, 40, 256, Encoding::I4Group { group: 64 }, Layout::Panel16);
