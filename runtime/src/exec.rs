@@ -57,7 +57,7 @@ pub struct Done {
 /// Numbers of requests that decode steps are recorded for: each power of two up to 8, then in steps of an eighth to a
 /// quarter, up to `most`.
 fn buckets(most: u32) -> Vec<u32> {
-    let next = |&n: &u32| Some(if n < 8 { 2 * n } else { n + (n / 8).next_power_of_two().max(8).min(32) });
+    let next = |&n: &u32| Some(if n < 8 { 2 * n } else { n + (n / 8).next_power_of_two().clamp(8, 32) });
     let mut list: Vec<u32> = std::iter::successors(Some(1), next).take_while(|&n| n < most).collect();
     list.push(most);
     list

@@ -118,7 +118,7 @@ impl Engine {
             let row = self.memory.draws.len() as u32;
             self.memory.draws.resize((row + chunk.rows) as usize, Draw::default());
             let end = chunk.start + chunk.len;
-            let whole = self.sched.sequence(chunk.seq).is_some_and(|s| s.len() == end);
+            let whole = self.sched.sequence(chunk.seq).is_some_and(|s| s.end() == end);
             let Some(answering) = self.answers.get(chunk.seq.index()).and_then(Option::as_ref) else {
                 continue;
             };

@@ -67,7 +67,7 @@ impl Stage {
             let gone = || Error::bug(format!("sequence {} of the plan is gone", chunk.seq.0));
             let seq = sched.sequence(chunk.seq).ok_or_else(gone)?;
             let (start, end) = (chunk.start as usize, (chunk.start + chunk.len) as usize);
-            if end > seq.len() as usize {
+            if end > seq.end() as usize {
                 return Err(gone());
             }
             let known = seq.tokens();

@@ -200,7 +200,7 @@ impl Scheduler {
         let mut i = 0;
         while i < self.running.len() {
             let id = self.running[i];
-            let need = self.pool.pages_for(self.seq(id).len()) as usize;
+            let need = self.pool.pages_for(self.seq(id).end()) as usize;
             while self.seq(id).pages.len() < need {
                 if let Some(page) = self.pool.take() {
                     self.seq_mut(id).pages.push(page);

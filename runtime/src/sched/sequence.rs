@@ -82,14 +82,14 @@ impl Sequence {
         &self.tokens
     }
 
-    /// Tokens of prompt and answer, those that are not known yet included.
-    pub fn len(&self) -> u32 {
+    /// Position after the last token, those that are not known yet included.
+    pub fn end(&self) -> u32 {
         self.tokens.len() as u32 + self.pending
     }
 
     /// True if one more token can follow and be computed.
     pub fn goes_on(&self) -> bool {
-        self.len() + 1 < self.max_len
+        self.end() + 1 < self.max_len
     }
 
     /// Tokens of the prompt.
@@ -113,7 +113,7 @@ impl Sequence {
     }
 
     pub(super) fn remaining(&self) -> u32 {
-        self.len() - self.computed
+        self.end() - self.computed
     }
 
     pub(super) fn prompt_computed(&self) -> bool {

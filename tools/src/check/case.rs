@@ -103,7 +103,7 @@ impl Requests {
     }
 
     /// The steps of at most `most` tokens that bring the same requests to where this one leaves them.
-    fn from_the_start(&self, most: usize) -> Vec<Requests> {
+    fn steps_so_far(&self, most: usize) -> Vec<Requests> {
         let mut steps: Vec<Vec<Run>> = vec![];
         let mut room = 0;
         for run in &self.runs {
@@ -204,7 +204,7 @@ pub fn check(
         // Everything that the requests have so far.
         cache = Rc::new(KvState::default());
         let most = most_tokens(tokens as usize, memory.manifest());
-        for before in requests.from_the_start(most) {
+        for before in requests.steps_so_far(most) {
             let (all, seqs) = (before.tokens() as u32, before.runs.len() as u32);
             let choice = append.choice(all, seqs);
             let index = choice.ok_or_else(|| Failure::bug(format!("no kernel appends {all} tokens")))?.kernel;
@@ -332,7 +332,7 @@ mod tests {
         let all = Requests { runs: runs(Steps::Decode, 40, 16, 300), pages: Rc::new(vec![]) };
         for most in [1, 7, 256, 1000] {
             let mut stored = vec![0; all.runs.len()];
-            for step in all.from_the_start(most) {
+            for step in all.steps_so_far(most) {
                 assert!((1..=most).contains(&step.tokens()));
                 for run in step.runs {
                     assert_eq!(stored[run.seq], run.past);
