@@ -10,7 +10,7 @@
 //! Weights are whole numbers, 2^28 for the best token, so that sums do not depend on their order.
 
 use super::{ArgKind, Count, Extent, Launch, Scratch, grid_of, last_to_arrive, param_scratch};
-use crate::builder::{Builder, F32, GlobalPtr, I1, I32, I64, SharedPtr, Special, Val};
+use crate::builder::{Builder, Carried, F32, GlobalPtr, I1, I32, I64, Raw, SharedPtr, Special, Val};
 use std::f32::consts::{LN_2, LOG2_E};
 
 /// Blocks that share a row.
@@ -48,6 +48,18 @@ struct Bar<'b> {
     above: Val<'b, I64>,
     each: Val<'b, I64>,
     target: Val<'b, I64>,
+}
+
+impl<'b> Carried<'b> for Bar<'b> {
+    fn flatten(&self, out: &mut Vec<Raw>) {
+        self.key.flatten(out);
+        [self.above, self.each, self.target].flatten(out);
+    }
+    fn rebuild(&self, b: &'b Builder, ids: &mut dyn Iterator<Item = u32>) -> Self {
+        let key = self.key.rebuild(b, ids);
+        let [above, each, target] = [self.above, self.each, self.target].rebuild(b, ids);
+        Bar { key, above, each, target }
+    }
 }
 
 /// A row that is drawn from.
@@ -278,20 +290,9 @@ impl<'b> Row<'b> {
         let u = (high.to_i32().to_i64() << 16i64) + low.to_i32().to_i64();
         let lowest = self.key(b.value(f32::NEG_INFINITY));
         let all = Bar { key: lowest, above: b.value(0i64), each: b.value(0i64), target: b.value(1i64) };
-        let carry = |bar: Bar<'b>| ((bar.key, bar.above), (bar.each, bar.target));
-        let back = |c: ((Val<'b, I32>, Val<'b, I64>), (Val<'b, I64>, Val<'b, I64>))| Bar {
-            key: c.0.0,
-            above: c.0.1,
-            each: c.1.0,
-            target: c.1.1,
-        };
         let weigh = |x: Val<'b, F32>| self.whole(self.weight(x));
         let bounded = b.value(0).lt(top_k) & top_k.lt(self.vocab);
-        let by_count = back(b.if_else(
-            bounded,
-            || carry(self.bar(lowest, top_k.to_i64(), |_| b.value(1))),
-            || carry(all),
-        ));
+        let by_count = b.if_else(bounded, || self.bar(lowest, top_k.to_i64(), |_| b.value(1)), || all);
         let nucleus = || {
             // What top_k leaves: all above its bar, and so many of the ties at it.
             let at = by_count.key.lt(0).select(by_count.key ^ 0x7fff_ffff, by_count.key).bitcast::<F32>();
@@ -302,9 +303,9 @@ impl<'b> Row<'b> {
             let p = (top_p * 16_777_216.0f32).to_i32().to_i64() << 8i64;
             let mass = part_of(kept, p);
             let mass = mass.lt(1i64).select(1i64, mass);
-            carry(self.bar(by_count.key, mass, weigh))
+            self.bar(by_count.key, mass, weigh)
         };
-        let bar = back(b.if_else(top_p.lt(1.0f32), nucleus, || carry(by_count)));
+        let bar = b.if_else(top_p.lt(1.0f32), nucleus, || by_count);
         self.choose(bar, min_p, u, store);
     }
 

@@ -32,14 +32,17 @@ pub fn draws(rows: usize, random: &mut Random) -> Vec<f32> {
 /// The greatest error of tokens and log-probabilities, as a part of what is allowed.
 pub fn worst(logits: &Tensor, draws: &[f32], tokens: &[i32], logprobs: &[f32]) -> f32 {
     let width = logits.width().max(1);
+    let mut worst = 0f32;
     let rows = logits.data.chunks_exact(width).zip(draws.chunks_exact(DRAW as usize));
-    let one = |((x, draw), (&token, &got)): ((&[f32], &[f32]), (&i32, &f32))| {
-        let Ok(token) = usize::try_from(token) else { return f32::INFINITY };
+    for ((x, draw), (&token, &got)) in rows.zip(tokens.iter().zip(logprobs)) {
+        let Some(token) = usize::try_from(token).ok().filter(|t| *t < width) else {
+            return f32::INFINITY;
+        };
         let off = (got - logprob(x, token)).abs() / LOGPROB;
-        let far = if token < width { distance(x, draw, token) / SHARE } else { f32::INFINITY };
-        if off.is_nan() { f32::INFINITY } else { off.max(far) }
-    };
-    rows.zip(tokens.iter().zip(logprobs)).map(one).fold(0.0, f32::max)
+        worst =
+            if off.is_nan() { f32::INFINITY } else { worst.max(off).max(distance(x, draw, token) / SHARE) };
+    }
+    worst
 }
 
 #[cfg(test)]

@@ -58,6 +58,9 @@ pub struct Pool {
     workers: Vec<JoinHandle<()>>,
 }
 
+/// Runs of items, as a thread comes to them.
+pub type Runs<'a> = dyn Iterator<Item = Range<usize>> + 'a;
+
 impl Pool {
     /// A pool in which `threads` threads work, the caller's included.
     pub fn new(threads: usize) -> Result<Pool, Error> {
@@ -108,7 +111,7 @@ impl Pool {
         &mut self,
         items: usize,
         grain: usize,
-        job: &(dyn Fn(usize, &mut dyn Iterator<Item = Range<usize>>) + Sync),
+        job: &(dyn Fn(usize, &mut Runs<'_>) + Sync),
     ) -> Result<(), Error> {
         let (grain, threads) = (grain.max(1), self.threads());
         if items <= grain || threads == 1 {
