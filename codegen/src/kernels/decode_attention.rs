@@ -109,6 +109,8 @@ impl DecodeAttention {
         let y = b.param_floats(self.0.out);
         let (scratch, counters) = param_scratch(b);
         let _dims = b.param_dims();
+        // Shared memory bounds the blocks of a multiprocessor; ptxas would save registers for more, and spill.
+        b.min_blocks(2);
         let Attention { heads, head_dim, .. } = self.0;
         let Tiling { warps, keys: step } = self.tiling();
         let tiles = Tiles::new(b, head_dim, ROWS, step, warps);

@@ -8,6 +8,7 @@ mod device;
 mod linear;
 mod rope;
 mod rows;
+mod sampling;
 
 use super::{HostDevice, HostOptions, Isa};
 use crate::device::{Bindings, Buffer, Call, Device, Region, StepDims, WeightRegions};
