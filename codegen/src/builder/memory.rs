@@ -114,6 +114,12 @@ pub struct FloatPtr<'b> {
     dtype: DType,
 }
 
+impl<'b> From<GlobalPtr<'b, F32>> for FloatPtr<'b> {
+    fn from(ptr: GlobalPtr<'b, F32>) -> FloatPtr<'b> {
+        FloatPtr { ptr: ptr.cast(), dtype: DType::F32 }
+    }
+}
+
 impl<'b> FloatPtr<'b> {
     /// Element `index`.
     pub fn at(self, index: impl IntoVal<'b, I32>) -> FloatPtr<'b> {

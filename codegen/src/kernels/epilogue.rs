@@ -55,6 +55,41 @@ impl<'b> Epilogue<'b> {
         self.write(column, self.residual.map(|r| r.at64(at)), self.y.at64(at), sum);
     }
 
+    /// The place itself, or the nearest for which there are `columns` elements of y.
+    pub(super) fn nearest(
+        &self,
+        [row, column]: [Val<'b, I32>; 2],
+        columns: u32,
+    ) -> (Val<'b, I32>, Val<'b, I32>) {
+        let column = if self.ragged { column.min(self.n - columns) } else { column };
+        (row.min(self.m - 1), column)
+    }
+
+    /// The same for `N` columns of several rows. Everything is read before anything is stored, so that the loads are
+    /// under way together.
+    pub(super) fn store_rows<const N: usize>(
+        &self,
+        b: &'b Builder,
+        rows: &[Val<'b, I32>],
+        column: Val<'b, I32>,
+        sums: Vec<[Val<'b, F32>; N]>,
+    ) {
+        let add = |a: [Val<'b, F32>; N], more: [Val<'b, F32>; N]| std::array::from_fn(|i| a[i] + more[i]);
+        let finish = |(&row, sum): (&Val<'b, I32>, [Val<'b, F32>; N])| {
+            let (row, column) = self.nearest([row, column], N as u32);
+            let at = row.to_i64() * i64::from(self.n) + column.to_i64();
+            let sum = self.bias.map_or(sum, |bias| add(sum, bias.at(column).load()));
+            self.residual.map_or(sum, |residual| add(sum, residual.at64(at).load()))
+        };
+        let all: Vec<[Val<'b, F32>; N]> = rows.iter().zip(sums).map(finish).collect();
+        for (&row, sum) in rows.iter().zip(all) {
+            let inside = row.lt(self.m);
+            let inside = if self.ragged { inside & column.lt(self.n) } else { inside };
+            let at = row.to_i64() * i64::from(self.n) + column.to_i64();
+            b.if_(inside, || self.y.at64(at).store(sum));
+        }
+    }
+
     /// Stores a pair at `y`, after the bias of its columns and `residual` were added.
     fn write(
         &self,

@@ -3,11 +3,13 @@
 //! A block computes a `(bm, bn)` tile of y in steps of `bk` along K. Tiles of x and w come by `cp.async` into a ring of
 //! stages in swizzled shared memory, from there by `ldmatrix` into `mma.sync.m16n8k16`. Warps split the tile along M
 //! and N and, where there are few tokens, along K: their partial sums are added in shared memory in a fixed order.
-//! M is the number of tokens or rows, known at launch: rows past it are read as zeros and not stored.
+//! M is the number of tokens or rows, known at launch: rows past it are read as zeros and not stored. Where tiles are
+//! too few to keep memory busy, several blocks share out the K of a tile: each leaves its sums in scratch memory, and
+//! the last to arrive adds them in the order of shares, so a result does not depend on which block that is.
 
 use super::epilogue::Epilogue;
 use super::fragments::{Fragments, Ring, Sums};
-use super::{ArgKind, Count, Extent, Launch, grid_of};
+use super::{ArgKind, Count, Extent, Launch, Scratch, last_to_arrive, param_scratch};
 use crate::builder::{Bf16, Builder, F32, GlobalPtr, I1, I32, SharedPtr, Special, Val};
 use crate::tile::{CHUNK, Tile};
 use trtc_ir::DType;
@@ -16,6 +18,10 @@ use trtc_ir::DType;
 const CHUNK_ELEMS: u32 = CHUNK / 2;
 /// Column tiles that neighbouring blocks walk through before the next row tile: their weights stay in the L2 cache.
 const GROUP: u32 = 8;
+/// Elements of a share's sums that a thread reads at once.
+const VEC: u32 = 4;
+/// Most shares of a tile: a thread has that many such reads under way, of one row or of several.
+pub const MOST_SPLITS: u32 = 16;
 
 /// Shape of a block's work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,14 +36,17 @@ pub struct Tiling {
     pub warps: [u32; 3],
     /// Stages of the ring.
     pub stages: u32,
+    /// Blocks that share out the K of a tile. Several only where there are at most `bm` rows.
+    pub splits: u32,
 }
 
 /// Up to 16 tokens: narrow columns so that many blocks stream weights, four warps share a step along K.
-pub const FEW: Tiling = Tiling { bm: 16, bn: 32, bk: 128, warps: [1, 1, 4], stages: 5 };
-/// Up to 64 tokens.
-pub const SOME: Tiling = Tiling { bm: 64, bn: 64, bk: 64, warps: [2, 2, 1], stages: 4 };
+pub const FEW: Tiling = Tiling { bm: 16, bn: 32, bk: 128, warps: [1, 1, 4], stages: 5, splits: 1 };
+/// Up to 64 tokens: 48 KiB of weights under way a block, for each byte of which half a byte of x is read; two blocks
+/// fit a multiprocessor. Two groups of warps share a step along K.
+pub const SOME: Tiling = Tiling { bm: 64, bn: 128, bk: 64, warps: [2, 2, 2], stages: 4, splits: 1 };
 /// More: 64x64 a warp.
-pub const MANY: Tiling = Tiling { bm: 128, bn: 128, bk: 32, warps: [2, 2, 1], stages: 4 };
+pub const MANY: Tiling = Tiling { bm: 128, bn: 128, bk: 32, warps: [2, 2, 1], stages: 4, splits: 1 };
 
 /// Constants of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -96,8 +105,16 @@ impl Matmul {
     /// Geometry. Arguments: `[x, weight, bias?, residual?, y]`.
     pub fn launch(&self) -> Launch {
         let pointers = 3 + usize::from(self.bias.is_some()) + usize::from(self.residual.is_some());
-        let grid = grid_of(Extent { of: self.rows, div: self.tiling.bm, plus: None, mul: self.tiles_n() });
-        Launch { grid, block: [self.threads(), 1, 1], args: vec![ArgKind::Pointer; pointers], scratch: None }
+        let Tiling { bm, splits, .. } = self.tiling;
+        let (of, div) = if splits == 1 { (self.rows, bm) } else { (Count::One, 1) };
+        let tiles = Extent { of, div, plus: None, mul: self.tiles_n() };
+        let bytes = 4 * u64::from(splits * bm) * u64::from(self.n);
+        Launch {
+            grid: [tiles, Extent { mul: splits, ..Extent::ONE }, Extent::ONE],
+            block: [self.threads(), 1, 1],
+            args: vec![ArgKind::Pointer; pointers],
+            scratch: (splits > 1).then(|| Scratch { of: Count::One, bytes, counters: self.tiles_n() }),
+        }
     }
 
     /// The kernel.
@@ -107,10 +124,15 @@ impl Matmul {
         let bias = self.bias.map(|d| b.param_const_floats(d));
         let residual = self.residual.map(|d| b.param_floats(d));
         let y = b.param_floats(self.out);
+        let Tiling { bm, bn, bk, stages, splits, .. } = self.tiling;
+        let scratch = (splits > 1).then(|| param_scratch(b));
+        if self.threads() > 128 {
+            // Of those that have eight warps, two blocks should fit.
+            b.min_blocks(2);
+        }
         let dims = b.param_dims();
         let m = self.rows.of(dims);
 
-        let Tiling { bm, bn, bk, stages, .. } = self.tiling;
         let ring = {
             let (x, w) = (Tile { rows: bm, row_bytes: bk * 2 }, Tile { rows: bn, row_bytes: bk * 2 });
             Ring { base: b.shared(stages * (x.bytes() + w.bytes()) / 2, 1024), x, w }
@@ -124,14 +146,18 @@ impl Matmul {
             self.load(b, &copy_w, ring.base.at_bytes(stage).at_bytes(ring.x.bytes()), step);
         };
 
+        // This block's steps of K: `steps` from `begin` on.
+        let all = self.k.div_ceil(bk);
+        let each = all.div_ceil(splits);
+        let split = if splits == 1 { b.value(0) } else { b.special(Special::BlockY) };
+        let begin = split * each;
+        let steps = if all.is_multiple_of(splits) { b.value(each) } else { (b.value(all) - begin).min(each) };
         // Fill all stages but one. A group is closed for each, full or empty, so that waiting can count them.
-        let steps = self.k.div_ceil(bk);
-        for s in 0..stages - 1 {
-            if s < steps {
-                load(b.value(s), b.value(s * ring.stage_bytes()));
-            }
+        for s in 0..(stages - 1).min(each) {
+            b.if_(b.value(s).lt(steps), || load(begin + s, b.value(s * ring.stage_bytes())));
             b.cp_async_commit();
         }
+        (each..stages - 1).for_each(|_| b.cp_async_commit());
 
         let warp = self.warp(b);
         let fragments = Fragments::new(b, ring, self.tiling, warp);
@@ -145,7 +171,7 @@ impl Matmul {
             b.cp_async_wait(stages - 2);
             b.sync();
             let ahead = step + (stages - 1);
-            b.if_(ahead.lt(steps), || load(ahead, write));
+            b.if_(ahead.lt(steps), || load(begin + ahead, write));
             b.cp_async_commit();
             let sums = fragments.multiply(ring.base.at_bytes(read), sums);
             (ring.next(read, last), ring.next(write, last), sums)
@@ -155,11 +181,54 @@ impl Matmul {
         let row = m0 + warp[0] * wm;
         let column = n0 + warp[1] * wn;
         let epilogue = Epilogue { n: self.n, ragged: !self.n.is_multiple_of(bn), m, bias, residual, y };
-        let store = |sums: Sums<'_>| epilogue.store(b, &sums, [row, column]);
+        // Share s is a product of its own, whose y is rows `s * bm..` of the scratch memory.
+        let parts = scratch.map(|(bytes, _)| bytes.cast::<F32>());
+        let target = parts.map_or(epilogue, |parts| {
+            let part = parts.at64((split * bm).to_i64() * i64::from(self.n));
+            Epilogue { bias: None, residual: None, y: part.into(), ..epilogue }
+        });
+        let store = |sums: Sums<'_>| target.store(b, &sums, [row, column]);
         if self.tiling.warps[2] == 1 {
             store(sums);
         } else {
             self.add_along_k(b, ring, warp, sums, store);
+        }
+        if let (Some(parts), Some((_, counters))) = (parts, scratch) {
+            let last = last_to_arrive(b, counters.at(tile_n), b.value(splits));
+            b.if_(last, || self.add_splits(b, parts, n0, epilogue));
+        }
+    }
+
+    /// Adds what the shares of the tile at column `n0` have left in `parts`, and stores the result.
+    fn add_splits<'b>(
+        &self,
+        b: &'b Builder,
+        parts: GlobalPtr<'b, F32>,
+        n0: Val<'b, I32>,
+        epilogue: Epilogue<'b>,
+    ) {
+        let Tiling { bm, bn, splits, .. } = self.tiling;
+        let thread = b.special(Special::ThreadX);
+        let (first, column) = (thread / (bn / VEC), n0 + thread % (bn / VEC) * VEC);
+        let step = self.threads() * VEC / bn;
+        debug_assert!(bm.is_multiple_of(step) && splits <= MOST_SPLITS);
+        let rows: Vec<_> = (0..bm / step).map(|i| first + i * step).collect();
+        let part = |split: u32, row: Val<'b, I32>| -> [Val<'b, F32>; VEC as usize] {
+            let (row, column) = epilogue.nearest([row, column], VEC);
+            let at = (row + split * bm).to_i64() * i64::from(self.n) + column.to_i64();
+            parts.at64(at).load_vector().elements()
+        };
+        for rows in rows.chunks((MOST_SPLITS / splits) as usize) {
+            b.if_(rows[0].lt(epilogue.m), || {
+                let sum = |&row: &Val<'b, I32>| {
+                    let add = |sum: [Val<'b, F32>; VEC as usize], split| {
+                        let more = part(split, row);
+                        std::array::from_fn(|i| sum[i] + more[i])
+                    };
+                    (1..splits).fold(part(0, row), add)
+                };
+                epilogue.store_rows(b, rows, column, rows.iter().map(sum).collect());
+            });
         }
     }
 

@@ -11,7 +11,7 @@ use trtc_codegen::kernels::flash_attention::FlashAttention;
 use trtc_codegen::kernels::gated_act::GatedAct;
 use trtc_codegen::kernels::gather::{Elements, Gather, Source};
 use trtc_codegen::kernels::kv_append::KvAppend;
-use trtc_codegen::kernels::matmul::{FEW, MANY, Matmul, SOME, Tiling};
+use trtc_codegen::kernels::matmul::{FEW, MANY, MOST_SPLITS, Matmul, SOME, Tiling};
 use trtc_codegen::kernels::quant_matmul::{self, Form, Payload, QuantMatmul};
 use trtc_codegen::kernels::rms_norm::{Residual, RmsNorm};
 use trtc_codegen::kernels::rope::Rope;
@@ -78,6 +78,7 @@ fn cases() -> Vec<(&'static str, Recipe)> {
         out: Bf16,
         form,
     };
+    let split = |splits| Tiling { splits, ..SOME };
     let (part, all) = (Form::Many(quant_matmul::SMALL), Form::Many(quant_matmul::LARGE));
     let gated = |width, act, x, out| GatedAct { width, packed: true, act, rows: Count::Tokens, x, out };
     let decode = |a| DecodeAttention(a).into();
@@ -175,8 +176,25 @@ fn cases() -> Vec<(&'static str, Recipe)> {
         ("rope_partial_32_32_80", rope(32, 32, 80, 32).into()),
         ("matmul_few_4096_4096", matmul(4096, 4096, FEW).into()),
         ("matmul_few_ragged_888_1000", Matmul { residual: Some(Bf16), ..matmul(888, 1000, FEW) }.into()),
-        ("matmul_some_6144_4096", matmul(6144, 4096, SOME).into()),
+        ("matmul_some_28672_4096", matmul(28672, 4096, SOME).into()),
         ("matmul_some_bias_896_896", Matmul { bias: Some(Bf16), ..matmul(896, 896, SOME) }.into()),
+        (
+            "matmul_some_ragged_888_1000",
+            Matmul { bias: Some(F32), residual: Some(Bf16), ..matmul(888, 1000, SOME) }.into(),
+        ),
+        (
+            "matmul_some_split_256_8192",
+            Matmul { residual: Some(F32), ..matmul(256, 8192, split(MOST_SPLITS)) }.into(),
+        ),
+        ("matmul_some_split_6144_4096", matmul(6144, 4096, split(3)).into()),
+        (
+            "matmul_some_split_4096_14336",
+            Matmul { residual: Some(Bf16), ..matmul(4096, 14336, split(4)) }.into(),
+        ),
+        (
+            "matmul_some_split_ragged_200_1000",
+            Matmul { bias: Some(F32), residual: Some(F32), out: F32, ..matmul(200, 1000, split(3)) }.into(),
+        ),
         ("matmul_many_4096_14336", Matmul { residual: Some(Bf16), ..matmul(4096, 14336, MANY) }.into()),
         (
             "matmul_many_logits_128256_2048",
