@@ -20,10 +20,13 @@ type Inputs<'b> = Vec<Vec<[Val<'b, I32>; 4]>>;
 
 impl QuantMatmul {
     /// Panels of a block, which divide those of the matrix: more of them save reads of x, but there should be two blocks
-    /// for each of 132 multiprocessors, or one if many tokens make reading x dear.
+    /// for each of 132 multiprocessors, or one if many tokens make reading x dear. Four take all registers: there must
+    /// be as many spans for each warp, which needs none for the rest.
     pub(super) fn few_panels(&self, tokens: u32) -> u32 {
         let blocks = if tokens == TILE { 256 } else { 128 };
-        let fits = |p: &u32| self.panels().is_multiple_of(*p) && self.panels() / p >= blocks;
+        let even = self.spans().is_multiple_of(WARPS);
+        let fits =
+            |p: &u32| self.panels().is_multiple_of(*p) && self.panels() / p >= blocks && (*p < 4 || even);
         [4, 2].into_iter().find(fits).unwrap_or(1)
     }
 
