@@ -8,7 +8,9 @@
 
 pub mod add;
 pub mod attention;
+mod bar;
 pub mod decode_attention;
+mod draw;
 mod epilogue;
 pub mod feed;
 pub mod flash_attention;
