@@ -6,7 +6,7 @@
 //! for each thread, so that a token costs one addition, however many buckets there are.
 
 use super::draw::{Logits, NUMBER, Row, THREADS, key_of, logit_of};
-use crate::builder::{F32, I1, I32, I64, Special, Val};
+use crate::builder::{Builder, Carried, F32, I1, I32, I64, Raw, Special, Val};
 
 /// Parts of an interval of keys.
 pub(super) const BUCKETS: u32 = 8;
@@ -25,6 +25,18 @@ pub(super) struct Bar<'b> {
     pub(super) above: Val<'b, I64>,
     pub(super) each: Val<'b, I64>,
     pub(super) target: Val<'b, I64>,
+}
+
+impl<'b> Carried<'b> for Bar<'b> {
+    fn flatten(&self, out: &mut Vec<Raw>) {
+        self.key.flatten(out);
+        [self.above, self.each, self.target].flatten(out);
+    }
+    fn rebuild(&self, b: &'b Builder, ids: &mut dyn Iterator<Item = u32>) -> Self {
+        let key = self.key.rebuild(b, ids);
+        let [above, each, target] = [self.above, self.each, self.target].rebuild(b, ids);
+        Bar { key, above, each, target }
+    }
 }
 
 /// An interval of keys and what is at or above its end: `(low, high, above)`.

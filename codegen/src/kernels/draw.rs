@@ -156,19 +156,8 @@ impl<'b> Row<'b> {
         let u = (high.to_i32().to_i64() << 16i64) + low.to_i32().to_i64();
         let lowest = key_of(b.value(f32::NEG_INFINITY));
         let all = Bar { key: lowest, above: b.value(0i64), each: b.value(0i64), target: b.value(1i64) };
-        let carry = |bar: Bar<'b>| ((bar.key, bar.above), (bar.each, bar.target));
-        let back = |c: ((Val<'b, I32>, Val<'b, I64>), (Val<'b, I64>, Val<'b, I64>))| Bar {
-            key: c.0.0,
-            above: c.0.1,
-            each: c.1.0,
-            target: c.1.1,
-        };
         let bounded = b.value(0).lt(top_k) & top_k.lt(self.vocab);
-        let by_count = back(b.if_else(
-            bounded,
-            || carry(self.bar(row, lowest, top_k.to_i64(), &|_| b.value(1))),
-            || carry(all),
-        ));
+        let by_count = b.if_else(bounded, || self.bar(row, lowest, top_k.to_i64(), &|_| b.value(1)), || all);
         let nucleus = || {
             // What top_k leaves: all above its bar, and so many of the ties at it.
             let ties = by_count.target - by_count.above;
@@ -182,9 +171,9 @@ impl<'b> Row<'b> {
             // What weighs nothing does not count.
             let least = key_of(clean(self.most - b.value(NOTHING).div_approx(self.factor)));
             let least = least.lt(by_count.key).select(by_count.key, least);
-            carry(self.bar(row, least, mass, &|x| self.whole(x)))
+            self.bar(row, least, mass, &|x| self.whole(x))
         };
-        let bar = back(b.if_else(top_p.lt(1.0f32), nucleus, || carry(by_count)));
+        let bar = b.if_else(top_p.lt(1.0f32), nucleus, || by_count);
         self.choose(bar, min_p, u, store);
     }
 
