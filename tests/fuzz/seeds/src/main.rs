@@ -256,13 +256,17 @@ fn gpu() -> eng::Manifest {
             entry: "step".into(),
             grid: [extent(eng::Count::Tokens), extent(eng::Count::One), extent(eng::Count::Seqs)],
             block: [128, 1, 1],
-            shared: 1024, scratch: None,
+            shared: 1024,
+            scratch: None,
         }),
         contract: "module {}".into(),
     };
     let args =
         vec![eng::Arg::Tokens, eng::Arg::Positions, eng::Arg::Batch, eng::Arg::Kv(0), eng::Arg::Arena(16)];
-    let choices = vec![eng::Choice { from: 1, to: 8, steps: eng::Steps::Any, kernel: 0 }, eng::Choice { from: 9, to: 16, steps: eng::Steps::Any, kernel: 0 }];
+    let choices = vec![
+        eng::Choice { from: 1, to: 8, steps: eng::Steps::Any, kernel: 0 },
+        eng::Choice { from: 9, to: 16, steps: eng::Steps::Any, kernel: 0 },
+    ];
     eng::Manifest {
         target: "sm_90".into(),
         capability: Some((9, 0)),
