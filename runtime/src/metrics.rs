@@ -9,7 +9,8 @@ pub struct StepTotals {
     pub steps: u64,
     /// Tokens computed.
     pub tokens: u64,
-    /// Time in the device: upload, kernels, download of logits.
+    /// Time that the host gave to the device: upload, start, and waiting for what comes back. What a step computes while
+    /// the host reads the one before is not in it.
     pub device: Duration,
     /// Time in everything else: planning, choosing tokens, text.
     pub host: Duration,
