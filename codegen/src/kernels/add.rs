@@ -31,12 +31,7 @@ impl Add {
 
     /// Geometry. Arguments: `[lhs, rhs, y]`.
     pub fn launch(&self) -> Launch {
-        Launch {
-            grid: self.wide().grid(self.rows),
-            block: [self.wide().threads(), 1, 1],
-            args: vec![ArgKind::Pointer; 3],
-            scratch: None,
-        }
+        self.wide().launch(self.rows, vec![ArgKind::Pointer; 3])
     }
 
     /// The kernel.

@@ -38,12 +38,7 @@ impl GatedAct {
 
     /// Geometry. Arguments: `[x, y]` or `[gate, up, y]`.
     pub fn launch(&self) -> Launch {
-        Launch {
-            grid: self.wide().grid(self.rows),
-            block: [self.wide().threads(), 1, 1],
-            args: vec![ArgKind::Pointer; if self.packed { 2 } else { 3 }],
-            scratch: None,
-        }
+        self.wide().launch(self.rows, vec![ArgKind::Pointer; if self.packed { 2 } else { 3 }])
     }
 
     /// The kernel.

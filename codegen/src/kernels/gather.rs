@@ -57,12 +57,7 @@ impl Gather {
         if self.x == Elements::I8Fragments {
             args[1] = ArgKind::Scaled;
         }
-        Launch {
-            grid: self.wide().grid(self.rows),
-            block: [self.wide().threads(), 1, 1],
-            args,
-            scratch: None,
-        }
+        self.wide().launch(self.rows, args)
     }
 
     /// The kernel.

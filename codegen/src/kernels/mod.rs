@@ -152,6 +152,11 @@ impl Wide {
         grid_of(Extent { of: rows, div: 1, plus: None, mul: self.blocks_per_row() })
     }
 
+    /// A launch for as many rows as there are of `rows`.
+    fn launch(self, rows: Count, args: Vec<ArgKind>) -> Launch {
+        Launch { grid: self.grid(rows), block: [self.threads(), 1, 1], args, scratch: None }
+    }
+
     /// The row of this block, and this thread's first element in it.
     fn place(self, b: &Builder) -> (Val<'_, I32>, Val<'_, I32>) {
         let block = b.special(Special::BlockX);

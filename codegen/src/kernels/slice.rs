@@ -37,12 +37,7 @@ impl Slice {
 
     /// Geometry. Arguments: `[x, y]`.
     pub fn launch(&self) -> Launch {
-        Launch {
-            grid: self.wide().grid(self.rows),
-            block: [self.wide().threads(), 1, 1],
-            args: vec![ArgKind::Pointer; 2],
-            scratch: None,
-        }
+        self.wide().launch(self.rows, vec![ArgKind::Pointer; 2])
     }
 
     /// The kernel.
