@@ -16,6 +16,7 @@ const ABSENT: &[(&str, &[&str])] = &[
     ("trtc-codegen", &["trtc-runtime", "trtc-engine", "trtc-passes", "trtc-compiler"]),
     ("trtc-compiler", &["trtc-runtime", "cudarc"]),
     ("trtc-engine", &["*", "melior", "cudarc"]),
+    ("trtc-emulator", &["*", "melior", "cudarc"]),
     ("trtc-runtime", &["trtc-ir", "trtc-passes", "trtc-codegen", "trtc-compiler", "melior"]),
 ];
 

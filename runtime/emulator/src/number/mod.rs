@@ -1,0 +1,1 @@
+//! Numbers as the ISA has them: formats, rounding, approximate functions, the sums of matrix instructions.
