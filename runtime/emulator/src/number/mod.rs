@@ -1,1 +1,5 @@
 //! Numbers as the ISA has them: formats, rounding, approximate functions, the sums of matrix instructions.
+//!
+//! Pure functions on values and bits. Nothing here knows of registers, memory or PTX text.
+
+pub mod format;
