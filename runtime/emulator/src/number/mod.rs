@@ -2,4 +2,6 @@
 //!
 //! Pure functions on values and bits. Nothing here knows of registers, memory or PTX text.
 
+pub mod float;
 pub mod format;
+pub mod half;
