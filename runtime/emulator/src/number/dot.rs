@@ -1,0 +1,183 @@
+//! What NVIDIA's tensor cores compute: the sums of `mma`, `wgmma` and `tcgen05.mma`.
+//!
+//! Tensor cores do not add in IEEE arithmetic. For each output they take a group of products and the accumulator,
+//! align all of them to the largest exponent, cut every addend off (toward zero) some bits below that, add exactly
+//! and round once; the result is the accumulator of the next group. `Arithmetic` is the parameters of that, and
+//! `arithmetic` the table of them for each generation. Values come decoded (`format`), row-major; how they lie in
+//! registers or shared memory is not known here.
+//!
+//! Sources: Xie et al., "MMA-Sim: Bit-Accurate Reference Model of Tensor Cores and Matrix Cores", arXiv 2511.10909;
+//! Fasi et al., "Numerical behavior of NVIDIA tensor cores", PeerJ CS 2021; Khattak and Mikaitis, "Accurate Models of
+//! NVIDIA Tensor Cores", arXiv 2512.07004.
+
+mod exact;
+mod fast;
+mod integer;
+mod portable;
+mod scaled;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub use integer::{Overflow, matmul_i32};
+pub use scaled::{ScaledError, Scales, matmul_scaled};
+
+use super::format::Format;
+
+/// A generation of tensor cores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Generation {
+    /// sm_80, sm_86, sm_87.
+    Ampere,
+    /// sm_89.
+    Ada,
+    /// sm_90.
+    Hopper,
+    /// sm_100, sm_103.
+    Blackwell,
+    /// sm_120, sm_121.
+    RtxBlackwell,
+}
+
+/// What an exact sum becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sum {
+    /// `f32`, rounded toward zero; an exponent above its range is infinity.
+    F32,
+    /// As `F32` with only 13 bits of fraction, the others zero.
+    F32Short,
+    /// `f16`, rounded to nearest even.
+    F16,
+}
+
+/// How a tensor core adds: the parameters of one instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Arithmetic {
+    /// Products added at once, before a rounding. A `k` that is no multiple ends in a smaller group.
+    pub group: usize,
+    /// Bits kept below the binary point of the addend with the largest exponent.
+    pub fraction_bits: i32,
+    /// The result of each group.
+    pub result: Sum,
+    /// Least exponent of an element of A; a subnormal one is aligned as if it had this.
+    pub a_min: i32,
+    /// Least exponent of an element of B.
+    pub b_min: i32,
+}
+
+/// Slices whose lengths do not fit the shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{operand} has {found} elements where the shape has {expected}")]
+pub struct ShapeError {
+    /// Which operand.
+    pub operand: &'static str,
+    /// What the shape asks for.
+    pub expected: usize,
+    /// The slice's length.
+    pub found: usize,
+}
+
+/// Exponent that stands for a zero: below that of any product.
+const ZERO: i32 = -10_000;
+
+/// Exponent that stands for infinity or NaN: above that of any product, also beside a zero.
+const SPECIAL: i32 = 20_000;
+
+impl Sum {
+    /// Least exponent of an accumulator.
+    const fn min_exponent(self) -> i32 {
+        match self {
+            Self::F32 | Self::F32Short => Format::F32.min_exponent(),
+            Self::F16 => Format::F16.min_exponent(),
+        }
+    }
+}
+
+/// How the native instructions of a generation multiply `a` by `b` into `accumulator`, `None` where none does.
+///
+/// Scaled products (`kind::mxf8f6f4`) of 8, 6 and 4-bit elements have the same arithmetic; `matmul_scaled` takes it
+/// with scales. Where `mma.sync` has no native instruction, `mma_arithmetic` is to be asked.
+#[must_use]
+pub fn arithmetic(generation: Generation, a: Format, b: Format, accumulator: Format) -> Option<Arithmetic> {
+    use Format::{Bf16, E2m1, E2m3, E3m2, E4m3, E5m2, F16, F32, Tf32};
+    use Generation::{Ada, Ampere, Blackwell, Hopper, RtxBlackwell};
+    // (A and B, products at once, fraction bits, short result)
+    let (group, fraction_bits, short) = match (generation, a, b) {
+        (Ampere | Ada, Tf32, Tf32) => (4, 24, false),
+        (Ampere | Ada, F16, F16) | (Ampere | Ada, Bf16, Bf16) => (8, 24, false),
+        (Ada, E4m3 | E5m2, E4m3 | E5m2) => (16, 13, true),
+        (Hopper | Blackwell | RtxBlackwell, Tf32, Tf32) => (8, 25, false),
+        (Hopper | Blackwell | RtxBlackwell, F16, F16) => (16, 25, false),
+        (Hopper | Blackwell | RtxBlackwell, Bf16, Bf16) => (16, 25, false),
+        (Hopper, E4m3 | E5m2, E4m3 | E5m2) => (32, 13, true),
+        (Blackwell | RtxBlackwell, E4m3 | E5m2 | E3m2 | E2m3 | E2m1, E4m3 | E5m2 | E3m2 | E2m3 | E2m1) => {
+            (32, 25, false)
+        }
+        _ => return None,
+    };
+    let result = match accumulator {
+        F32 if short => Sum::F32Short,
+        F32 => Sum::F32,
+        F16 if !matches!(a, Tf32 | Bf16) => Sum::F16,
+        _ => return None,
+    };
+    Some(Arithmetic { group, fraction_bits, result, a_min: a.min_exponent(), b_min: b.min_exponent() })
+}
+
+/// As `arithmetic`, for `mma.sync`.
+///
+/// The tensor cores of sm_90 and sm_100 take 8-bit floats from shared memory only (`wgmma`, `tcgen05.mma`). Their
+/// `mma.sync` of those is two instructions on `f16`, which holds the values exactly.
+#[must_use]
+pub fn mma_arithmetic(
+    generation: Generation,
+    a: Format,
+    b: Format,
+    accumulator: Format,
+) -> Option<Arithmetic> {
+    let eight = |format| matches!(format, Format::E4m3 | Format::E5m2);
+    match generation {
+        Generation::Hopper | Generation::Blackwell if eight(a) && eight(b) => {
+            arithmetic(generation, Format::F16, Format::F16, accumulator)
+        }
+        _ => arithmetic(generation, a, b, accumulator),
+    }
+}
+
+/// `d = a * b + d` as a tensor core computes it: A is m x k, B k x n, D m x n, all row-major and decoded.
+///
+/// One call is one instruction or several that follow each other along k. NaN in, infinity times zero and infinities
+/// of both signs give the canonical NaN.
+///
+/// # Errors
+/// Where a slice does not have the shape's length.
+pub fn matmul(
+    arithmetic: &Arithmetic,
+    m: usize,
+    n: usize,
+    k: usize,
+    a: &[f32],
+    b: &[f32],
+    d: &mut [f32],
+) -> Result<(), ShapeError> {
+    check("A", m.saturating_mul(k), a.len())?;
+    check("B", k.saturating_mul(n), b.len())?;
+    check("D", m.saturating_mul(n), d.len())?;
+    fast::matmul(fast::Task { arithmetic, shape: [m, n, k], a, b, scales: None }, d);
+    Ok(())
+}
+
+fn check(operand: &'static str, expected: usize, found: usize) -> Result<(), ShapeError> {
+    if expected == found { Ok(()) } else { Err(ShapeError { operand, expected, found }) }
+}
+
+/// The exponent by which `x` is aligned: at least `min`, `ZERO` for zero, `SPECIAL` for infinity and NaN.
+#[inline(always)]
+fn exponent(x: f32, min: i32) -> i32 {
+    let bits = x.to_bits() & 0x7fff_ffff;
+    let finite = ((bits >> 23) as i32 - 127).max(min);
+    let nonzero = if bits >= 0x7f80_0000 { SPECIAL } else { finite };
+    if bits == 0 { ZERO } else { nonzero }
+}
+
+#[cfg(test)]
+mod tests;

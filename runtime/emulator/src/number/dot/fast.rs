@@ -1,0 +1,178 @@
+//! The fast path of tensor-core sums: lanes along n, integers of 32 bits, one kernel per instruction set.
+//!
+//! Where the largest exponent e of a group is far from the ends of `f32`, a product times 2^(F - e) is exact in `f32`,
+//! and its conversion to an integer is the cut toward zero that the hardware does. A block of lanes in which any lane
+//! is out of that range, or has an infinity or a NaN, takes the exact path.
+
+use super::portable::Portable;
+use super::{Arithmetic, Sum, ZERO, exact, exponent};
+use crate::number::float::odd_f32;
+use crate::number::format::Format;
+use crate::number::half::f16_rn;
+
+/// Most products of a group that this path adds.
+pub const MAX_GROUP: usize = 32;
+
+/// Products whose sum fits into 32 bits.
+pub const HALF: usize = MAX_GROUP / 2;
+
+/// Most fraction bits: an addend is then at most 2^27.
+const MAX_FRACTION: i32 = 25;
+
+/// Least exponent, and how far above it they go, with which products, addends and results are normal numbers of `f32`
+/// or less than one unit.
+#[inline(always)]
+pub const fn safe(fraction_bits: i32) -> (i32, i32) {
+    let low = fraction_bits - 120;
+    (low, 120 - low)
+}
+
+/// Adds a group for `W` lanes.
+pub trait Kernel<const W: usize>: Copy {
+    /// `row` times each column, shifted by the exponents of scales, added to `c`; `None` where a lane is not safe.
+    /// `row` has at most `MAX_GROUP` elements.
+    fn sum(
+        self,
+        rounding: Rounding,
+        row: &Row,
+        columns: &Columns<W>,
+        shift: Option<&[i32; W]>,
+        c: &[f32; W],
+    ) -> Option<[f32; W]>;
+}
+
+/// What a kernel needs of `Arithmetic`.
+#[derive(Clone, Copy)]
+pub struct Rounding {
+    pub fraction_bits: i32,
+    pub result: Sum,
+}
+
+/// Exponents of scales: of row i of A in group g at `a[i * groups + g]`, of column j of B at `b[g * n + j]`.
+#[derive(Clone, Copy)]
+pub struct Exponents<'a> {
+    pub a: &'a [i32],
+    pub b: &'a [i32],
+}
+
+/// A group's elements of a row of A.
+pub struct Row {
+    pub count: usize,
+    pub values: [f32; MAX_GROUP],
+    pub exponents: [i32; MAX_GROUP],
+}
+
+/// A group's rows of B for `W` columns.
+#[repr(align(64))]
+pub struct Columns<const W: usize> {
+    pub values: [[f32; W]; MAX_GROUP],
+    pub exponents: [[i32; W]; MAX_GROUP],
+}
+
+#[derive(Clone, Copy)]
+pub struct Task<'a> {
+    pub arithmetic: &'a Arithmetic,
+    /// m, n, k.
+    pub shape: [usize; 3],
+    pub a: &'a [f32],
+    pub b: &'a [f32],
+    pub scales: Option<Exponents<'a>>,
+}
+
+/// `dot::matmul` of checked slices; scales come with groups of `arithmetic.group`.
+pub fn matmul(task: Task, d: &mut [f32]) {
+    if task.shape.contains(&0) {
+        return;
+    }
+    #[cfg(target_arch = "x86_64")]
+    if super::x86::matmul(task, d) {
+        return;
+    }
+    blocks::<16, _>(Portable, task, d);
+}
+
+#[inline(always)]
+pub fn blocks<const W: usize, K: Kernel<W>>(kernel: K, task: Task, d: &mut [f32]) {
+    let Task { arithmetic, shape: [m, n, k], a, b, scales } = task;
+    let size = arithmetic.group.max(1);
+    let groups = k.div_ceil(size);
+    let possible = size <= MAX_GROUP && (0..=MAX_FRACTION).contains(&arithmetic.fraction_bits);
+    let rounding = Rounding { fraction_bits: arithmetic.fraction_bits, result: arithmetic.result };
+    let mut columns = Columns::<W> { values: [[0.0; W]; MAX_GROUP], exponents: [[ZERO; W]; MAX_GROUP] };
+    let mut row = Row { count: 0, values: [0.0; MAX_GROUP], exponents: [ZERO; MAX_GROUP] };
+    for first in (0..n).step_by(W) {
+        let width = W.min(n - first);
+        for group in 0..groups {
+            let start = group * size;
+            let count = size.min(k - start);
+            let mut of_b = [0; W];
+            if let Some(scales) = scales {
+                of_b[..width].copy_from_slice(&scales.b[group * n + first..][..width]);
+            }
+            if possible {
+                columns.load(&b[start * n + first..], n, count, width, arithmetic.b_min);
+            }
+            for i in 0..m {
+                let elements = &a[i * k + start..][..count];
+                let of_a = scales.map_or(0, |scales| scales.a[i * groups + group]);
+                let out = &mut d[i * n + first..][..width];
+                let mut lanes = [0.0; W];
+                let mut sums = None;
+                if possible {
+                    row.load(elements, arithmetic.a_min);
+                    lanes[..width].copy_from_slice(out);
+                    let shift = of_b.map(|of_b| of_b + of_a);
+                    sums = kernel.sum(rounding, &row, &columns, scales.map(|_| &shift), &lanes);
+                }
+                match sums {
+                    Some(sums) => out.copy_from_slice(&sums[..width]),
+                    None => {
+                        for (j, out) in out.iter_mut().enumerate() {
+                            let column = b[start * n + first + j..].iter().step_by(n).copied();
+                            *out = exact::group(arithmetic, elements, column, of_a + of_b[j], *out);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Row {
+    #[inline(always)]
+    fn load(&mut self, elements: &[f32], min: i32) {
+        self.count = elements.len();
+        self.values[..elements.len()].copy_from_slice(elements);
+        for (out, x) in self.exponents.iter_mut().zip(elements) {
+            *out = exponent(*x, min);
+        }
+    }
+}
+
+impl<const W: usize> Columns<W> {
+    #[inline(always)]
+    fn load(&mut self, b: &[f32], stride: usize, count: usize, width: usize, min: i32) {
+        for l in 0..count {
+            self.values[l][..width].copy_from_slice(&b[l * stride..][..width]);
+            for (out, x) in self.exponents[l].iter_mut().zip(&self.values[l]) {
+                *out = exponent(*x, min);
+            }
+        }
+    }
+}
+
+/// `sum * 2^power` to the nearest `f16`.
+#[inline(always)]
+pub fn nearest_f16(sum: f64, power: i32) -> f32 {
+    let scale = f64::from_bits(((power + 1023) as u64) << 52);
+    Format::F16.decode(u32::from(f16_rn(odd_f32(sum * scale))))
+}
+
+/// Bits of a `f64` that the rounding of a sum drops.
+#[inline(always)]
+pub const fn dropped(result: Sum) -> u64 {
+    match result {
+        Sum::F32Short => (1 << (52 - 13)) - 1,
+        Sum::F32 | Sum::F16 => (1 << (52 - 23)) - 1,
+    }
+}
