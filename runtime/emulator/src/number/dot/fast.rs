@@ -16,6 +16,9 @@ pub const MAX_GROUP: usize = 32;
 /// Products whose sum fits into 32 bits.
 pub const HALF: usize = MAX_GROUP / 2;
 
+/// Elements of A whose exponents stand on the stack: those of an `mma`.
+const FEW: usize = 512;
+
 /// Most fraction bits: an addend is then at most 2^27.
 const MAX_FRACTION: i32 = 25;
 
@@ -29,16 +32,16 @@ pub const fn safe(fraction_bits: i32) -> (i32, i32) {
 
 /// Adds a group for `W` lanes.
 pub trait Kernel<const W: usize>: Copy {
-    /// `row` times each column, shifted by the exponents of scales, added to `c`; `None` where a lane is not safe.
-    /// `row` has at most `MAX_GROUP` elements.
+    /// Adds `row` times each column, shifted by the exponents of scales, to `c`; where a lane is not safe it answers
+    /// no and adds nothing. `row` has at most `MAX_GROUP` elements.
     fn sum(
         self,
         rounding: Rounding,
-        row: &Row,
+        row: Row,
         columns: &Columns<W>,
         shift: Option<&[i32; W]>,
-        c: &[f32; W],
-    ) -> Option<[f32; W]>;
+        c: &mut [f32; W],
+    ) -> bool;
 }
 
 /// What a kernel needs of `Arithmetic`.
@@ -56,10 +59,10 @@ pub struct Exponents<'a> {
 }
 
 /// A group's elements of a row of A.
-pub struct Row {
-    pub count: usize,
-    pub values: [f32; MAX_GROUP],
-    pub exponents: [i32; MAX_GROUP],
+#[derive(Clone, Copy)]
+pub struct Row<'a> {
+    pub values: &'a [f32],
+    pub exponents: &'a [i32],
 }
 
 /// A group's rows of B for `W` columns.
@@ -85,8 +88,12 @@ pub fn matmul(task: Task, d: &mut [f32]) {
         return;
     }
     #[cfg(target_arch = "x86_64")]
-    if super::x86::matmul(task, d) {
-        return;
+    {
+        use super::x86::{matmul_8, matmul_16};
+        // Of 8 columns, as `mma` has, 16 lanes would be half idle.
+        if task.shape[1] > 8 && matmul_16(task, d) || matmul_8(task, d) {
+            return;
+        }
     }
     blocks::<16, _>(Portable, task, d);
 }
@@ -99,7 +106,16 @@ pub fn blocks<const W: usize, K: Kernel<W>>(kernel: K, task: Task, d: &mut [f32]
     let possible = size <= MAX_GROUP && (0..=MAX_FRACTION).contains(&arithmetic.fraction_bits);
     let rounding = Rounding { fraction_bits: arithmetic.fraction_bits, result: arithmetic.result };
     let mut columns = Columns::<W> { values: [[0.0; W]; MAX_GROUP], exponents: [[ZERO; W]; MAX_GROUP] };
-    let mut row = Row { count: 0, values: [0.0; MAX_GROUP], exponents: [ZERO; MAX_GROUP] };
+    let (mut few, mut many) = ([0; FEW], Vec::new());
+    let exponents = if a.len() <= FEW {
+        &mut few[..a.len()]
+    } else {
+        many.resize(a.len(), 0);
+        &mut many[..]
+    };
+    for (out, x) in exponents.iter_mut().zip(a) {
+        *out = exponent(*x, arithmetic.a_min);
+    }
     for first in (0..n).step_by(W) {
         let width = W.min(n - first);
         for group in 0..groups {
@@ -113,38 +129,31 @@ pub fn blocks<const W: usize, K: Kernel<W>>(kernel: K, task: Task, d: &mut [f32]
                 columns.load(&b[start * n + first..], n, count, width, arithmetic.b_min);
             }
             for i in 0..m {
-                let elements = &a[i * k + start..][..count];
+                let range = i * k + start..i * k + start + count;
+                let row = Row { values: &a[range.clone()], exponents: &exponents[range] };
                 let of_a = scales.map_or(0, |scales| scales.a[i * groups + group]);
                 let out = &mut d[i * n + first..][..width];
-                let mut lanes = [0.0; W];
-                let mut sums = None;
-                if possible {
-                    row.load(elements, arithmetic.a_min);
+                let shift = of_b.map(|of_b| of_b + of_a);
+                let sum = |lanes: &mut [f32; W]| {
+                    possible && kernel.sum(rounding, row, &columns, scales.map(|_| &shift), lanes)
+                };
+                // Whole blocks are added in place.
+                let done = if let Ok(lanes) = <&mut [f32; W]>::try_from(&mut *out) {
+                    sum(lanes)
+                } else {
+                    let mut lanes = [0.0; W];
                     lanes[..width].copy_from_slice(out);
-                    let shift = of_b.map(|of_b| of_b + of_a);
-                    sums = kernel.sum(rounding, &row, &columns, scales.map(|_| &shift), &lanes);
-                }
-                match sums {
-                    Some(sums) => out.copy_from_slice(&sums[..width]),
-                    None => {
-                        for (j, out) in out.iter_mut().enumerate() {
-                            let column = b[start * n + first + j..].iter().step_by(n).copied();
-                            *out = exact::group(arithmetic, elements, column, of_a + of_b[j], *out);
-                        }
+                    let done = sum(&mut lanes);
+                    out.copy_from_slice(&lanes[..width]);
+                    done
+                };
+                if !done {
+                    for (j, out) in out.iter_mut().enumerate() {
+                        let column = b[start * n + first + j..].iter().step_by(n).copied();
+                        *out = exact::group(arithmetic, row.values, column, of_a + of_b[j], *out);
                     }
                 }
             }
-        }
-    }
-}
-
-impl Row {
-    #[inline(always)]
-    fn load(&mut self, elements: &[f32], min: i32) {
-        self.count = elements.len();
-        self.values[..elements.len()].copy_from_slice(elements);
-        for (out, x) in self.exponents.iter_mut().zip(elements) {
-            *out = exponent(*x, min);
         }
     }
 }
@@ -153,7 +162,10 @@ impl<const W: usize> Columns<W> {
     #[inline(always)]
     fn load(&mut self, b: &[f32], stride: usize, count: usize, width: usize, min: i32) {
         for l in 0..count {
-            self.values[l][..width].copy_from_slice(&b[l * stride..][..width]);
+            match b[l * stride..].first_chunk::<W>() {
+                Some(whole) if width == W => self.values[l] = *whole,
+                _ => self.values[l][..width].copy_from_slice(&b[l * stride..][..width]),
+            }
             for (out, x) in self.exponents[l].iter_mut().zip(&self.values[l]) {
                 *out = exponent(*x, min);
             }

@@ -238,6 +238,21 @@ fn all() -> Vec<(Format, Arithmetic)> {
     out
 }
 
+/// The results of all kernels that this processor has, whatever the shape.
+fn every_kernel(task: fast::Task, c: &[f32]) -> Vec<Vec<f32>> {
+    let mut out = vec![c.to_vec(); 2];
+    fast::blocks::<16, _>(portable::Portable, task, &mut out[0]);
+    fast::blocks::<4, _>(portable::Portable, task, &mut out[1]);
+    #[cfg(target_arch = "x86_64")]
+    for kernel in [x86::matmul_8, x86::matmul_16] {
+        let mut d = c.to_vec();
+        if kernel(task, &mut d) {
+            out.push(d);
+        }
+    }
+    out
+}
+
 /// Codes around a few exponents, so that addends overlap, some of them zero, some of any kind.
 fn element(format: Format, kind: u32, seed: u32) -> f32 {
     let sign = if seed & 1 == 1 { -1.0 } else { 1.0 };
@@ -277,6 +292,10 @@ proptest! {
         let (a, b, c) = (values(format, m * k), values(format, k * n), values(accumulator, m * n));
         let mut d = c.clone();
         matmul(&arithmetic, m, n, k, &a, &b, &mut d).unwrap();
+        for other in every_kernel(fast::Task { arithmetic: &arithmetic, shape: [m, n, k], a: &a, b: &b, scales: None }, &c) {
+            let same = |(x, y): (&f32, &f32)| x.to_bits() == y.to_bits();
+            prop_assert!(other.iter().zip(&d).all(same), "{:?} {:?} {:?}", arithmetic, other, d);
+        }
         for i in 0..m {
             for j in 0..n {
                 let mut slow = c[i * n + j];
@@ -313,6 +332,13 @@ proptest! {
         let scales = Scales { format: Format::Ue8m0, block: 32, a: &of_a, b: &of_b };
         let mut d = c.clone();
         matmul_scaled(&arithmetic, false, [m, n, k], &a, &b, scales, &mut d).unwrap();
+        let exponents = |codes: &[u8]| codes.iter().map(|code| i32::from(*code) - 127).collect::<Vec<_>>();
+        let (a_exponents, b_exponents) = (exponents(&of_a), exponents(&of_b));
+        let scales = Some(fast::Exponents { a: &a_exponents, b: &b_exponents });
+        for other in every_kernel(fast::Task { arithmetic: &arithmetic, shape: [m, n, k], a: &a, b: &b, scales }, &c) {
+            let same = |(x, y): (&f32, &f32)| x.to_bits() == y.to_bits();
+            prop_assert!(other.iter().zip(&d).all(same), "{:?} {:?}", other, d);
+        }
         for i in 0..m {
             for j in 0..n {
                 let mut defined = c[i * n + j];

@@ -9,19 +9,24 @@ mod lanes8;
 use super::fast::{Columns, HALF, Kernel, Rounding, Row, Task, blocks, dropped, nearest_f16, safe};
 use super::{SPECIAL, Sum, ZERO};
 
-/// Whether the processor has a kernel; it has then done the task.
-pub fn matmul(task: Task, d: &mut [f32]) -> bool {
-    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq") && task.shape[1] > 8 {
+/// With AVX-512, 16 lanes. Whether the processor has it; the task is then done.
+pub fn matmul_16(task: Task, d: &mut [f32]) -> bool {
+    let found = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq");
+    if found {
         // SAFETY: the processor has the instructions.
         unsafe { avx512(task, d) };
-        return true;
     }
-    if is_x86_feature_detected!("avx2") {
-        // SAFETY: as above.
+    found
+}
+
+/// With AVX2, 8 lanes. Whether the processor has it; the task is then done.
+pub fn matmul_8(task: Task, d: &mut [f32]) -> bool {
+    let found = is_x86_feature_detected!("avx2");
+    if found {
+        // SAFETY: the processor has the instructions.
         unsafe { avx2(task, d) };
-        return true;
     }
-    false
+    found
 }
 
 #[target_feature(enable = "avx512f,avx512dq")]
@@ -50,11 +55,11 @@ macro_rules! kernel {
             fn sum(
                 self,
                 rounding: Rounding,
-                row: &Row,
+                row: Row,
                 columns: &Columns<$lanes>,
                 shift: Option<&[i32; $lanes]>,
-                c: &[f32; $lanes],
-            ) -> Option<[f32; $lanes]> {
+                c: &mut [f32; $lanes],
+            ) -> bool {
                 // SAFETY: a value of this type is made only where the processor has the instructions.
                 unsafe { Self::steps(rounding, row, columns, shift, c) }
             }
@@ -65,22 +70,22 @@ macro_rules! kernel {
             #[inline]
             fn steps(
                 rounding: Rounding,
-                row: &Row,
+                row: Row,
                 columns: &Columns<$lanes>,
                 shift: Option<&[i32; $lanes]>,
-                c: &[f32; $lanes],
-            ) -> Option<[f32; $lanes]> {
+                c: &mut [f32; $lanes],
+            ) -> bool {
                 use $module::*;
                 let bits = all(rounding.fraction_bits);
-                let c = load(c);
+                let old = load(c);
 
                 let mut largest = all(ZERO);
-                for (of_a, of_b) in row.exponents.iter().zip(&columns.exponents).take(row.count) {
+                for (of_a, of_b) in row.exponents.iter().zip(&columns.exponents) {
                     largest = max(largest, add(all(*of_a), load_ints(of_b)));
                 }
 
                 // The exponents of c, as `exponent` has them.
-                let magnitude = clear_sign(c);
+                let magnitude = clear_sign(old);
                 let field = sub(exponent_field(magnitude), all(127));
                 let of_c = max(field, all(rounding.result.min_exponent()));
                 let of_c = select(less(all(127), field), all(SPECIAL), of_c);
@@ -96,31 +101,32 @@ macro_rules! kernel {
                 if outside(of_products, all(low), all(low + span))
                     || outside(largest, all(low), all(low + span))
                 {
-                    return None;
+                    return false;
                 }
 
                 let scale = power_of_two(sub(bits, of_products));
                 let mut sums = [all(0); 2];
-                for (half, sum) in sums.iter_mut().enumerate() {
-                    let rows = row.values.iter().zip(&columns.values).take(row.count);
-                    for (a, b) in rows.skip(half * HALF).take(HALF) {
+                let (low, high) = row.values.split_at(row.values.len().min(HALF));
+                for (sum, (values, columns)) in
+                    sums.iter_mut().zip([low, high].into_iter().zip(columns.values.as_chunks::<HALF>().0))
+                {
+                    for (a, b) in values.iter().zip(columns) {
                         *sum = add(*sum, truncate(mul(mul(all_floats(*a), load(b)), scale)));
                     }
                 }
-                let addend = truncate(mul(c, power_of_two(sub(bits, largest))));
+                let addend = truncate(mul(old, power_of_two(sub(bits, largest))));
                 // At most 33 bits.
                 let totals = total(sums, addend);
                 let power = sub(largest, bits);
-                Some(if rounding.result == Sum::F16 {
+                if rounding.result == Sum::F16 {
                     let (totals, power) = (store_doubles(totals), store_ints(power));
-                    let mut out = [0.0; $lanes];
-                    for (out, (sum, power)) in out.iter_mut().zip(totals.iter().zip(power)) {
+                    for (out, (sum, power)) in c.iter_mut().zip(totals.iter().zip(power)) {
                         *out = nearest_f16(*sum, power);
                     }
-                    out
                 } else {
-                    store(mul(narrow(totals, !dropped(rounding.result)), power_of_two(power)))
-                })
+                    *c = store(mul(narrow(totals, !dropped(rounding.result)), power_of_two(power)));
+                }
+                true
             }
         }
     };
