@@ -21,10 +21,13 @@ pub struct Mode {
 }
 
 /// `x`, or the canonical NaN for any NaN.
+///
+/// By its bits: a choice between two NaNs as numbers is one that a compiler may make either way.
 #[must_use]
 #[inline(always)]
 pub fn canonical(x: f32) -> f32 {
-    if x.is_nan() { NAN_F32 } else { x }
+    let bits = x.to_bits();
+    f32::from_bits(if bits & 0x7fff_ffff > 0x7f80_0000 { NAN_F32.to_bits() } else { bits })
 }
 
 /// `.ftz`: zero of the same sign for a subnormal number.

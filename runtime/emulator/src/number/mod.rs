@@ -2,6 +2,7 @@
 //!
 //! Pure functions on values and bits. Nothing here knows of registers, memory or PTX text.
 
+pub mod approx;
 pub mod dot;
 pub mod float;
 pub mod format;
