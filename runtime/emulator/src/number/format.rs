@@ -187,6 +187,9 @@ impl Format {
     }
 
     /// The bits of the value that `x` rounds to.
+    ///
+    /// NaN has one result, as `.satfinite` and `.relu` say; without them an H100 keeps the sign and the upper bits of a
+    /// NaN in `cvt.rna.tf32.f32`, which the ISA does not promise.
     #[must_use]
     pub fn encode(self, x: f64, round: Round, saturate: Saturate) -> u32 {
         let bits = x.to_bits();

@@ -6,6 +6,10 @@ use crate::number::format::{Format, NAN_F32, Round, Saturate};
 /// Fraction bits of a significand as an integer.
 pub const FRACTION: i32 = 23;
 
+/// The least exponent that addends are aligned to. Measured on an H100 with accumulators of zero: it is -132 or -133,
+/// which differ by less than a last place of the results seen.
+const FLOOR: i32 = -133;
+
 /// `|x| / 2^exponent` as an integer with `FRACTION` bits below the binary point, negated with `x`.
 ///
 /// Exact: `exponent` is that of `x`, or the format's least one, below which the format has its last place.
@@ -42,6 +46,7 @@ pub fn group(
     if largest < ZERO / 4 {
         return 0.0;
     }
+    let largest = largest.max(FLOOR);
     let bits = arithmetic.fraction_bits;
     let mut sum = cut(significand_of(c, of_c), FRACTION - bits + largest - of_c);
     for (x, y) in products() {
@@ -56,11 +61,11 @@ pub fn significand_of(x: f32, exponent: i32) -> i64 {
     if exponent == ZERO { 0 } else { significand(x, exponent) }
 }
 
-/// `sum * 2^unit` rounded to the result.
+/// `sum * 2^unit` rounded to the result; a result that is zero is positive.
 pub fn finish(result: Sum, sum: i64, unit: i32) -> f32 {
     let code =
         |format: Format, round| format.encode_exact(sum < 0, sum.unsigned_abs(), unit, round, Saturate::NONE);
-    match result {
+    let rounded = match result {
         Sum::F16 => Format::F16.decode(code(Format::F16, Round::Near)),
         Sum::F32 | Sum::F32Short => {
             // Not the greatest finite value, though the rounding is toward zero.
@@ -70,5 +75,7 @@ pub fn finish(result: Sum, sum: i64, unit: i32) -> f32 {
             let dropped = if result == Sum::F32Short { (1 << 10) - 1 } else { 0 };
             f32::from_bits(code(Format::F32, Round::Zero) & !dropped)
         }
-    }
+    };
+    // Adding positive zero changes only a negative zero.
+    rounded + 0.0
 }

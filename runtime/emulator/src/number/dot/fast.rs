@@ -177,7 +177,8 @@ impl<const W: usize> Columns<W> {
 #[inline(always)]
 pub fn nearest_f16(sum: f64, power: i32) -> f32 {
     let scale = f64::from_bits(((power + 1023) as u64) << 52);
-    Format::F16.decode(u32::from(f16_rn(odd_f32(sum * scale))))
+    // A result that is zero is positive.
+    Format::F16.decode(u32::from(f16_rn(odd_f32(sum * scale)))) + 0.0
 }
 
 /// Bits of a `f64` that the rounding of a sum drops.

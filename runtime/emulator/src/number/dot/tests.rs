@@ -1,7 +1,7 @@
 //! Sums that tell generations apart, specials, and the fast path against a definition in rational numbers.
 
 use super::*;
-use crate::number::format::{NAN_F32, Round, Saturate};
+use crate::number::format::NAN_F32;
 use proptest::prelude::*;
 
 const F16: fn(Generation) -> Option<Arithmetic> =
@@ -59,9 +59,39 @@ fn eight_bits_are_added_shortly_on_ada_and_hopper() {
         assert_eq!(dot(&of(generation), &[0.0], &[0.0], 1.0 + power(-20)), 1.0);
     }
     assert_eq!(dot(&of(Generation::Blackwell), &small, &small, 1.0), 1.0 + 16.0 * power(-14));
-    // `mma.sync` on sm_90 multiplies them as f16.
-    let mma = mma_arithmetic(Generation::Hopper, Format::E4m3, Format::E5m2, Format::F32).unwrap();
-    assert_eq!(dot(&mma, &small, &small, 1.0), 1.0 + 16.0 * power(-14));
+}
+
+#[test]
+fn eight_bits_of_mma_on_hopper_are_f16() {
+    let of =
+        |accumulator| mma_arithmetic(Generation::Hopper, Format::E4m3, Format::E5m2, accumulator).unwrap();
+    let mma = of(Format::F32);
+    assert_eq!(dot(&mma, &[power(-7); 16], &[power(-7); 16], 1.0), 1.0 + 16.0 * power(-14));
+    // The accumulator is added with rounding to nearest: 3 * 2^-18 is more than half of its last place.
+    assert_eq!(dot(&mma, &[3.0 * power(-9)], &[power(-9)], 128.0), 128.0 + power(-16));
+    // 448 * 448 and its negative are gone before the elements 2 and 3 of four are added.
+    let (mut a, mut b) = ([0.0; 64], [1.0; 64]);
+    (a[0], a[5], a[2], a[35]) = (448.0, -448.0, power(-9), 2.0);
+    (b[0], b[5], b[2]) = (448.0, 448.0, power(-9));
+    assert_eq!(dot(&mma, &a, &b, 0.5), 2.5 + power(-18));
+    assert_eq!(dot(&of(Format::F16), &a[32..], &b[32..], 2048.0), 2050.0);
+    a[35] = 1.0;
+    assert_eq!(dot(&of(Format::F16), &a[32..], &b[32..], 2048.0), 2048.0);
+    assert!(!mma_arithmetic(Generation::Ada, Format::E4m3, Format::E5m2, Format::F32).unwrap().emulated);
+}
+
+#[test]
+fn a_zero_is_positive() {
+    for format in [Format::F32, Format::F16] {
+        let hopper = arithmetic(Generation::Hopper, Format::F16, Format::F16, format).unwrap();
+        assert_eq!(
+            dot(&hopper, &[power(-14), 0.0], &[-power(-14), -1.0], -0.0).to_bits() >> 31,
+            u32::from(format == Format::F32)
+        );
+        assert_eq!(dot(&hopper, &[-0.0], &[1.0], -0.0).to_bits(), 0);
+    }
+    let bf16 = arithmetic(Generation::Hopper, Format::Bf16, Format::Bf16, Format::F32).unwrap();
+    assert_eq!(dot(&bf16, &[power(-100)], &[-power(-60)], 0.0).to_bits(), 0);
 }
 
 #[test]
@@ -209,7 +239,7 @@ fn definition(arithmetic: &Arithmetic, a: &[f32], b: &[f32], scale: i32, c: f32)
         terms.push((x * y, of_x + of_y + scale));
     }
     let largest = terms.iter().filter(|term| term.0 != 0.0).map(|term| term.1).max();
-    let Some(largest) = largest else { return 0.0 };
+    let Some(largest) = largest.map(|largest| largest.max(-133)) else { return 0.0 };
     let unit = 2f64.powi(arithmetic.fraction_bits);
     let sum: f64 = terms.iter().map(|(x, e)| (x * 2f64.powi(e - largest) * unit).trunc()).sum::<f64>() / unit;
     let sum = sum * 2f64.powi(largest);
