@@ -1,0 +1,437 @@
+//! One statement being decoded: its words, each of which must be understood, and its operands.
+
+use super::{Chip, Together};
+use crate::ptx::{Class, Kernel, Malformed, Operand, Reg, Space, Statement};
+use crate::warp::{Slot, Source};
+
+/// A type of PTX.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names of the ISA")]
+pub enum Ty {
+    Pred,
+    B8,
+    B16,
+    B32,
+    B64,
+    B128,
+    U8,
+    U16,
+    U32,
+    U64,
+    S8,
+    S16,
+    S32,
+    S64,
+    F16,
+    F16x2,
+    Bf16,
+    Bf16x2,
+    F32,
+    F32x2,
+    F64,
+}
+
+impl Ty {
+    /// Reads `s32`.
+    pub fn named(word: &str) -> Option<Ty> {
+        use Ty::*;
+        Some(match word {
+            "pred" => Pred,
+            "b8" => B8,
+            "b16" => B16,
+            "b32" => B32,
+            "b64" => B64,
+            "b128" => B128,
+            "u8" => U8,
+            "u16" => U16,
+            "u32" => U32,
+            "u64" => U64,
+            "s8" => S8,
+            "s16" => S16,
+            "s32" => S32,
+            "s64" => S64,
+            "f16" => F16,
+            "f16x2" => F16x2,
+            "bf16" => Bf16,
+            "bf16x2" => Bf16x2,
+            "f32" => F32,
+            "f32x2" => F32x2,
+            "f64" => F64,
+            _ => return None,
+        })
+    }
+
+    /// Bits of a value.
+    pub fn bits(self) -> u32 {
+        use Ty::*;
+        match self {
+            Pred => 1,
+            B8 | U8 | S8 => 8,
+            B16 | U16 | S16 | F16 | Bf16 => 16,
+            B32 | U32 | S32 | F32 | F16x2 | Bf16x2 => 32,
+            B64 | U64 | S64 | F64 | F32x2 => 64,
+            B128 => 128,
+        }
+    }
+
+    /// Bytes of a value in memory.
+    pub fn bytes(self) -> u32 {
+        self.bits() / 8
+    }
+
+    /// True of an integer with a sign.
+    pub fn signed(self) -> bool {
+        matches!(self, Ty::S8 | Ty::S16 | Ty::S32 | Ty::S64)
+    }
+
+    /// True of a float.
+    pub fn float(self) -> bool {
+        matches!(self, Ty::F16 | Ty::F16x2 | Ty::Bf16 | Ty::Bf16x2 | Ty::F32 | Ty::F32x2 | Ty::F64)
+    }
+}
+
+/// An address in brackets.
+#[derive(Clone, Debug)]
+pub struct Address {
+    /// What is added to the offset; 32 or 64 bits.
+    pub base: Source,
+    /// True if the base is of 64 bits.
+    pub wide: bool,
+    /// Bytes added.
+    pub offset: i64,
+    /// Space of a variable that is named.
+    pub space: Option<Space>,
+}
+
+/// The statement.
+pub struct Decoder<'a> {
+    kernel: &'a Kernel,
+    /// The chip.
+    pub chip: Chip,
+    /// As written.
+    pub statement: &'a Statement,
+    addresses: &'a [u64],
+    slots: &'a [Slot],
+    matrix_index: &'a [Option<u32>],
+    /// Words of the opcode that have not been understood.
+    words: Vec<&'a str>,
+    /// Registers read so far.
+    pub reads: Vec<Reg>,
+    /// Registers written so far.
+    pub writes: Vec<Reg>,
+    /// Registers that a matrix instruction keeps using after it was issued.
+    pub matrix: Vec<Reg>,
+    /// Who executes it together.
+    pub together: Together,
+    /// Bytes of the narrowest access to shared memory.
+    pub narrowest: u32,
+}
+
+impl<'a> Decoder<'a> {
+    /// Begins a statement.
+    pub fn new(
+        kernel: &'a Kernel,
+        chip: Chip,
+        statement: &'a Statement,
+        addresses: &'a [u64],
+        slots: &'a [Slot],
+        matrix_index: &'a [Option<u32>],
+    ) -> Decoder<'a> {
+        Decoder {
+            kernel,
+            chip,
+            statement,
+            addresses,
+            slots,
+            matrix_index,
+            words: statement.opcode.iter().map(String::as_str).collect(),
+            reads: Vec::new(),
+            writes: Vec::new(),
+            matrix: Vec::new(),
+            together: Together::Alone,
+            narrowest: 16,
+        }
+    }
+
+    /// The whole opcode.
+    pub fn opcode(&self) -> String {
+        self.statement.opcode.join(".")
+    }
+
+    /// An error of this statement.
+    pub fn refuse<T>(&self, what: impl std::fmt::Display) -> Result<T, Malformed> {
+        Err(Malformed { line: self.statement.line, what: format!("{}: {what}", self.opcode()) })
+    }
+
+    /// Words that are left.
+    pub fn words(&self) -> &[&'a str] {
+        &self.words
+    }
+
+    /// Takes the first `n` words: the instruction's name.
+    pub fn name(&mut self, n: usize) {
+        self.words.drain(..n.min(self.words.len()));
+    }
+
+    /// Takes a word if it is there.
+    pub fn has(&mut self, word: &str) -> bool {
+        let found = self.words.iter().position(|w| *w == word);
+        found.map(|i| self.words.remove(i)).is_some()
+    }
+
+    /// Takes the first word that is in a table, and gives what stands there for it.
+    pub fn one_of<T: Copy>(&mut self, table: &[(&str, T)]) -> Option<T> {
+        let (at, value) = self
+            .words
+            .iter()
+            .enumerate()
+            .find_map(|(i, w)| table.iter().find(|(name, _)| name == w).map(|(_, v)| (i, *v)))?;
+        self.words.remove(at);
+        Some(value)
+    }
+
+    /// Takes all words of which the instruction's result does not depend: hints for caches, scopes of one machine.
+    pub fn drop_all(&mut self, words: &[&str]) {
+        self.words.retain(|w| !words.contains(w));
+    }
+
+    /// Takes the first type.
+    pub fn ty(&mut self) -> Result<Ty, Malformed> {
+        match self.words.iter().enumerate().find_map(|(i, w)| Ty::named(w).map(|t| (i, t))) {
+            Some((i, ty)) => {
+                self.words.remove(i);
+                Ok(ty)
+            }
+            None => self.refuse("it has no type that is known"),
+        }
+    }
+
+    /// Refuses words that nobody has taken.
+    pub fn finish(&self) -> Result<(), Malformed> {
+        match self.words.first() {
+            None => Ok(()),
+            Some(word) => self.refuse(format_args!("the emulator does not know .{word} here")),
+        }
+    }
+
+    /// How many operands there are.
+    pub fn count(&self) -> usize {
+        self.statement.operands.len()
+    }
+
+    /// An operand as written.
+    pub fn operand(&self, i: usize) -> Result<&'a Operand, Malformed> {
+        match self.statement.operands.get(i) {
+            Some(o) => Ok(o),
+            None => self.refuse(format_args!("operand {} is missing", i + 1)),
+        }
+    }
+
+    fn class(&self, r: Reg) -> Class {
+        self.kernel.registers[r.0 as usize].class
+    }
+
+    fn place(&self, r: Reg) -> Slot {
+        self.slots[r.0 as usize]
+    }
+
+    /// A value to be read, of 32 or fewer bits, or of 64.
+    pub fn source(&mut self, i: usize) -> Result<Source, Malformed> {
+        let operand = self.operand(i)?;
+        self.source_of(operand)
+    }
+
+    /// The same of an operand in another.
+    pub fn source_of(&mut self, operand: &Operand) -> Result<Source, Malformed> {
+        match *operand {
+            Operand::Reg(r) => {
+                self.reads.push(r);
+                Ok(Source::Slot(self.place(r)))
+            }
+            Operand::Int(n) => Ok(Source::Constant(n as u64)),
+            Operand::Double(bits) => Ok(Source::Constant(bits)),
+            Operand::Variable(v, offset) => {
+                Ok(Source::Constant(self.addresses[v].wrapping_add_signed(offset)))
+            }
+            _ => self.refuse(format_args!("{operand:?} is no value")),
+        }
+    }
+
+    /// A value of a type: the register, if it is one, holds at least as many bits, of its kind.
+    pub fn typed(&mut self, i: usize, ty: Ty) -> Result<Source, Malformed> {
+        self.fits(i, ty)?;
+        self.source(i)
+    }
+
+    fn fits(&self, i: usize, ty: Ty) -> Result<(), Malformed> {
+        let &Operand::Reg(r) = self.operand(i)? else {
+            return Ok(());
+        };
+        let (class, bits) = (self.class(r), ty.bits());
+        let holds = match class {
+            Class::Pred => 1,
+            Class::Word16 => 16,
+            Class::Word32 => 32,
+            Class::Word64 => 64,
+            Class::Word128 => 128,
+        };
+        if (holds == 1) != (bits == 1) || holds < bits || bits > 32 && holds != bits {
+            return self.refuse(format_args!("operand {} has {holds} bits where {bits} are wanted", i + 1));
+        }
+        Ok(())
+    }
+
+    /// A register to be written; `None` of `_`.
+    pub fn dest_of(&mut self, operand: &Operand) -> Result<Option<Slot>, Malformed> {
+        match *operand {
+            Operand::Reg(r) => {
+                self.writes.push(r);
+                Ok(Some(self.place(r)))
+            }
+            Operand::Sink => Ok(None),
+            _ => self.refuse(format_args!("{operand:?} cannot be written")),
+        }
+    }
+
+    /// The same by number.
+    pub fn dest(&mut self, i: usize) -> Result<Slot, Malformed> {
+        let operand = self.operand(i)?;
+        match self.dest_of(operand)? {
+            Some(slot) => Ok(slot),
+            None => self.refuse(format_args!("operand {} must be a register", i + 1)),
+        }
+    }
+
+    /// A register of a type to be written.
+    pub fn typed_dest(&mut self, i: usize, ty: Ty) -> Result<Slot, Malformed> {
+        self.fits(i, ty)?;
+        self.dest(i)
+    }
+
+    /// A predicate to be read, and whether it is negated.
+    pub fn pred_of(&mut self, operand: &Operand) -> Result<(Source, bool), Malformed> {
+        match operand {
+            Operand::Not(inner) => {
+                let (source, negated) = self.pred_of(inner)?;
+                Ok((source, !negated))
+            }
+            Operand::Reg(r) if self.class(*r) == Class::Pred => Ok((self.source_of(operand)?, false)),
+            Operand::Int(n) => Ok((Source::Constant(u64::from(*n != 0)), false)),
+            _ => self.refuse(format_args!("{operand:?} is no predicate")),
+        }
+    }
+
+    /// The same by number.
+    pub fn pred(&mut self, i: usize) -> Result<(Source, bool), Malformed> {
+        let operand = self.operand(i)?;
+        self.pred_of(operand)
+    }
+
+    /// Operands of a vector, or the one operand that stands for itself.
+    pub fn elements(&self, i: usize) -> Result<&'a [Operand], Malformed> {
+        match self.operand(i)? {
+            Operand::Vector(v) => Ok(v),
+            other => Ok(std::slice::from_ref(other)),
+        }
+    }
+
+    /// Values of a vector.
+    pub fn sources(&mut self, i: usize) -> Result<Vec<Source>, Malformed> {
+        self.elements(i)?.iter().map(|o| self.source_of(o)).collect()
+    }
+
+    /// Registers of a vector to be written.
+    pub fn dests(&mut self, i: usize) -> Result<Vec<Option<Slot>>, Malformed> {
+        self.elements(i)?.iter().map(|o| self.dest_of(o)).collect()
+    }
+
+    /// Registers that are read and written, and stay in use after the instruction: places and numbers among those.
+    pub fn matrix_dests(&mut self, i: usize) -> Result<Vec<(Slot, u32)>, Malformed> {
+        let mut out = Vec::new();
+        for operand in self.elements(i)? {
+            let Operand::Reg(r) = *operand else {
+                return self.refuse(format_args!("{operand:?} cannot be written"));
+            };
+            self.reads.push(r);
+            self.writes.push(r);
+            self.matrix.push(r);
+            out.push((self.place(r), self.matrix_index[r.0 as usize].unwrap_or(0)));
+        }
+        Ok(out)
+    }
+
+    /// Registers that are read, and stay in use after the instruction.
+    pub fn matrix_sources(&mut self, i: usize) -> Result<Vec<(Slot, u32)>, Malformed> {
+        let before = self.writes.len();
+        let out = self.matrix_dests(i)?;
+        self.writes.truncate(before);
+        Ok(out)
+    }
+
+    /// Registers that are written, and stay in use after the instruction.
+    pub fn late_dests(&mut self, i: usize) -> Result<Vec<(Slot, u32)>, Malformed> {
+        let before = self.reads.len();
+        let out = self.matrix_dests(i)?;
+        self.reads.truncate(before);
+        Ok(out)
+    }
+
+    /// An address in brackets, and what follows it there.
+    pub fn address(&mut self, i: usize) -> Result<(Address, &'a [Operand]), Malformed> {
+        let Operand::Address { base, offset, more } = self.operand(i)? else {
+            return self.refuse(format_args!("operand {} is no address", i + 1));
+        };
+        let (mut wide, mut space) = (true, None);
+        match **base {
+            Operand::Reg(r) => wide = self.class(r) == Class::Word64,
+            Operand::Variable(v, _) => space = Some(self.kernel.variables[v].space),
+            _ => {}
+        }
+        let base = self.source_of(base)?;
+        Ok((Address { base, wide, offset: *offset, space }, more))
+    }
+
+    /// A constant.
+    pub fn constant(&self, i: usize) -> Result<i64, Malformed> {
+        match *self.operand(i)? {
+            Operand::Int(n) => Ok(n as i64),
+            ref other => self.refuse(format_args!("{other:?} is no constant")),
+        }
+    }
+
+    /// The aim of a jump.
+    pub fn label(&self, i: usize) -> Result<usize, Malformed> {
+        match *self.operand(i)? {
+            Operand::Label(l) => Ok(self.kernel.labels[l].at),
+            ref other => self.refuse(format_args!("{other:?} is no label")),
+        }
+    }
+
+    /// The aims that a `.branchtargets` list names.
+    pub fn label_list(&self, i: usize) -> Result<Vec<usize>, Malformed> {
+        match *self.operand(i)? {
+            Operand::Label(l) => {
+                Ok(self.kernel.labels[l].targets.iter().map(|&t| self.kernel.labels[t].at).collect())
+            }
+            ref other => self.refuse(format_args!("{other:?} is no list of labels")),
+        }
+    }
+
+    /// The space of a variable, if an operand is one.
+    pub fn variable_space(&self, i: usize) -> Option<Space> {
+        match self.statement.operands.get(i) {
+            Some(Operand::Variable(v, _)) => Some(self.kernel.variables[*v].space),
+            _ => None,
+        }
+    }
+
+    /// True if operand `i` is a predicate register.
+    pub fn is_pred(&self, i: usize) -> bool {
+        matches!(self.statement.operands.get(i), Some(Operand::Reg(r)) if self.class(*r) == Class::Pred)
+    }
+
+    /// Notes that shared memory is accessed by units of so many bytes.
+    pub fn shared_access(&mut self, bytes: u32) {
+        self.narrowest = self.narrowest.min(bytes.max(1));
+    }
+}

@@ -1,0 +1,72 @@
+//! What a warp has issued and not waited for: copies of `cp.async`, bulk groups, matrix instructions.
+
+use crate::memory::clocks::Stamp;
+use crate::warp::LANES;
+
+/// One `cp.async` of a warp: a copy of each thread.
+#[derive(Clone, Debug)]
+pub struct Copy {
+    /// Threads that copy.
+    pub mask: u32,
+    /// Where to in shared memory.
+    pub to: [u64; LANES],
+    /// Where from in global memory.
+    pub from: [u64; LANES],
+    /// Bytes that are read; the rest up to `size` is zero.
+    pub read: [u32; LANES],
+    /// Bytes that are written.
+    pub size: u32,
+    /// What it leaves behind.
+    pub stamp: Stamp,
+    /// Line of the PTX.
+    pub line: u32,
+}
+
+/// Copies that were committed together.
+#[derive(Clone, Debug)]
+pub struct CopyGroup {
+    /// Threads that committed.
+    pub mask: u32,
+    /// Copies, in order.
+    pub copies: Vec<Copy>,
+}
+
+/// All of a warp.
+#[derive(Clone, Debug, Default)]
+pub struct Pending {
+    /// Copies that are in no group yet.
+    pub open: Vec<Copy>,
+    /// Groups, oldest first.
+    pub groups: Vec<CopyGroup>,
+    /// Matrix instructions.
+    pub matrix: Matrix,
+    /// Bulk copies that the warp's threads wait for themselves.
+    pub bulk: Bulk,
+}
+
+/// `wgmma` under way.
+#[derive(Clone, Debug, Default)]
+pub struct Matrix {
+    /// Registers of instructions that are in no group yet, by index among those of matrix instructions.
+    pub open: Vec<u32>,
+    /// The last stamp of those.
+    pub open_stamp: Option<Stamp>,
+    /// Groups, oldest first: registers, and the last stamp.
+    pub groups: Vec<(Vec<u32>, Option<Stamp>)>,
+    /// Registers of tensor-memory loads that were not waited for.
+    pub loads: Vec<u32>,
+}
+
+/// Groups of bulk copies of a warp, of each thread.
+#[derive(Clone, Debug, Default)]
+pub struct Bulk {
+    /// Groups that each thread has committed.
+    pub committed: [u32; LANES],
+}
+
+impl Pending {
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        *self = Pending::default();
+    }
+}

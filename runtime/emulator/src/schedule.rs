@@ -1,0 +1,486 @@
+//! A cluster from its first instruction to its last: which warp runs, which threads of it, and what waiting means.
+//!
+//! A warp runs until it waits, or has had its turn. Of its threads those that are furthest behind in the code run first,
+//! so that they meet the others again where ways come together. Nothing depends on time or on other clusters, so a kernel
+//! that orders what it shares runs the same way every time.
+
+use crate::async_copy::{Place, Queue};
+use crate::barrier::Barrier;
+use crate::decode::{Inst, Kernel, Next, Together};
+use crate::fault::{Fault, FaultKind, Outcome, Trap, trap};
+use crate::memory::address::SHARED_START;
+use crate::memory::{Clocks, Global};
+use crate::trace::Tracer;
+use crate::warp::{ALL, Group, LANES, Wait, Warp};
+use crate::world::{Block, Launch, Step, World};
+
+/// Instructions of a warp before the next one has its turn.
+const TURN: u64 = 1 << 12;
+
+/// What a cluster may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Instructions of a warp.
+    pub instructions: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { instructions: 1 << 32 }
+    }
+}
+
+/// What was executed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Instructions, once a warp.
+    pub warp_instructions: u64,
+    /// Instructions, once a thread.
+    pub thread_instructions: u64,
+}
+
+impl std::ops::AddAssign for Stats {
+    fn add_assign(&mut self, other: Stats) {
+        self.warp_instructions += other.warp_instructions;
+        self.thread_instructions += other.thread_instructions;
+    }
+}
+
+/// Memory in which clusters run, one after the other.
+#[derive(Default)]
+pub struct Machine {
+    warps: Vec<Warp>,
+    blocks: Vec<Block>,
+    clocks: Clocks,
+    queue: Queue,
+}
+
+/// Where a fault arose.
+struct At {
+    warp: usize,
+    inst: Option<usize>,
+}
+
+impl Machine {
+    /// Runs the cluster with the number `index`.
+    ///
+    /// # Errors
+    /// The first fault.
+    pub fn run(
+        &mut self,
+        kernel: &Kernel,
+        launch: &Launch,
+        global: &Global,
+        index: u64,
+        limits: Limits,
+        tracer: Option<&Tracer<'_>>,
+    ) -> Result<Stats, Box<Fault>> {
+        self.start(kernel, launch, index);
+        let mut world = World {
+            kernel,
+            launch,
+            global,
+            blocks: &mut self.blocks,
+            clocks: &mut self.clocks,
+            queue: &mut self.queue,
+            barrier: Barrier::default(),
+        };
+        let mut at = At { warp: 0, inst: None };
+        let done = schedule(&mut self.warps, &mut world, limits, tracer, &mut at);
+        let told = |trap: Box<Trap>| report(*trap, &at, &self.warps, &world);
+        done.map_err(told)?;
+        let mut stats = Stats::default();
+        for w in &self.warps {
+            stats += Stats { warp_instructions: w.steps, thread_instructions: w.thread_steps };
+        }
+        Ok(stats)
+    }
+
+    fn start(&mut self, kernel: &Kernel, launch: &Launch, index: u64) {
+        let (count, warps) = (launch.blocks_of_cluster(), launch.warps());
+        let worn_out = self.clocks.worn_out();
+        if worn_out {
+            self.clocks.reset();
+        }
+        self.clocks.start(count * warps);
+        self.queue.clear();
+        self.blocks.resize_with(count, Block::default);
+        self.warps.resize_with(count * warps, Warp::default);
+        let [cx, cy, cz] = launch.cluster;
+        // Clusters are counted along x first.
+        let clusters = [launch.grid[0] / cx, launch.grid[1] / cy].map(u64::from);
+        let first =
+            [index % clusters[0], index / clusters[0] % clusters[1], index / clusters[0] / clusters[1]];
+        let shared = (kernel.shared + u64::from(launch.dynamic_shared)).next_multiple_of(16);
+        for (rank, block) in self.blocks.iter_mut().enumerate() {
+            let r = rank as u32;
+            let inner = [r % cx, r / cx % cy, r / cx / cy];
+            block.id = std::array::from_fn(|d| first[d] as u32 * [cx, cy, cz][d] + inner[d]);
+            block.shared.start(SHARED_START, shared, kernel.granule, worn_out);
+            block.barriers = Default::default();
+            block.mbarriers.clear();
+            block.tensor = Default::default();
+            block.alive = launch.threads();
+        }
+        for (actor, warp) in self.warps.iter_mut().enumerate() {
+            let index = actor % warps;
+            let threads = (launch.threads() - (index * LANES) as u32).min(LANES as u32);
+            let born = if threads == 32 { ALL } else { (1 << threads) - 1 };
+            (warp.actor, warp.block, warp.index, warp.born) = (actor, actor / warps, index, born);
+            warp.groups.clear();
+            warp.groups.push(Group { at: 0, mask: born, wait: None });
+            warp.rows.resize(kernel.rows, [0; LANES]);
+            warp.preds.clear();
+            warp.preds.resize(kernel.preds, 0);
+            warp.written.clear();
+            warp.written.resize(kernel.tracked, 0);
+            warp.in_flight.clear();
+            warp.in_flight.resize(kernel.matrix, 0);
+            warp.unfenced.clear();
+            warp.unfenced.resize(kernel.matrix, true);
+            warp.local.start(kernel.local);
+            warp.pending.clear();
+            (warp.steps, warp.thread_steps) = (0, 0);
+        }
+    }
+}
+
+/// Runs until every thread has ended.
+fn schedule(
+    warps: &mut [Warp],
+    world: &mut World<'_>,
+    limits: Limits,
+    tracer: Option<&Tracer<'_>>,
+    at: &mut At,
+) -> Outcome<()> {
+    loop {
+        let (mut alive, mut went_on, mut waits) = (false, false, false);
+        for (i, warp) in warps.iter_mut().enumerate() {
+            if warp.groups.is_empty() {
+                continue;
+            }
+            at.warp = i;
+            alive = true;
+            let before = warp.steps;
+            advance(warp, world, tracer, at)?;
+            went_on |= warp.steps != before;
+            waits |= warp.steps - before < TURN;
+            if warp.steps > limits.instructions {
+                let what = format!("{} instructions and no end: an endless loop", warp.steps);
+                return trap(FaultKind::Runaway, what);
+            }
+        }
+        if !alive {
+            return finish_copies(world, at);
+        }
+        if went_on && waits {
+            continue;
+        }
+        // Everybody waits, or goes round in a loop: time for a copy to happen.
+        match world.queue.pop() {
+            Some(copy) => {
+                let mut place = Place { blocks: world.blocks, global: world.global, clocks: world.clocks };
+                happen(copy, &mut place)?;
+            }
+            None if went_on => {}
+            None => return deadlock(warps, world, at),
+        }
+    }
+}
+
+fn happen(copy: crate::async_copy::Issued, place: &mut Place<'_>) -> Outcome<()> {
+    (copy.work)(place).map_err(|mut trap| {
+        trap.line.get_or_insert(copy.line);
+        trap
+    })
+}
+
+/// Copies that nobody has waited for still happen.
+fn finish_copies(world: &mut World<'_>, at: &mut At) -> Outcome<()> {
+    while let Some(copy) = world.queue.pop() {
+        at.warp = copy.by.0;
+        let mut place = Place { blocks: world.blocks, global: world.global, clocks: world.clocks };
+        happen(copy, &mut place)?;
+    }
+    Ok(())
+}
+
+/// Whether a wait is over; what those who waited learn.
+fn is_over(warp: &mut Warp, group: usize, world: &mut World<'_>) -> bool {
+    let barrier = match warp.groups[group].wait {
+        None => return true,
+        Some(Wait::Together) => return false,
+        Some(Wait::Progress) => {
+            warp.groups[group].wait = None;
+            return true;
+        }
+        Some(Wait::Phase { block, address, parity }) => {
+            let passed =
+                world.blocks[block].mbarriers.get(&address).is_none_or(|m| (m.phase & 1 == 1) != parity);
+            if passed {
+                warp.groups[group].wait = None;
+            }
+            return passed;
+        }
+        Some(Wait::Barrier { id, completed }) => {
+            let barrier = &world.blocks[warp.block].barriers[id];
+            (barrier.completed > completed).then_some(barrier)
+        }
+        Some(Wait::Cluster { completed }) => (world.barrier.completed > completed).then_some(&world.barrier),
+    };
+    let Some(barrier) = barrier else {
+        return false;
+    };
+    world.clocks.acquire(warp.actor, &barrier.given);
+    let group = &mut warp.groups[group];
+    group.wait = None;
+    group.at += 1;
+    true
+}
+
+/// The group to run: of those that do not wait the one furthest behind, threads at one place being one group.
+fn choose(warp: &mut Warp, world: &mut World<'_>) -> Option<usize> {
+    for i in 0..warp.groups.len() {
+        is_over(warp, i, world);
+    }
+    let groups = &mut warp.groups;
+    let mut i = 0;
+    while i < groups.len() {
+        let meets = |a: &Group, b: &Group| {
+            let may = |g: &Group| matches!(g.wait, None | Some(Wait::Together));
+            a.at == b.at && may(a) && may(b)
+        };
+        let mut j = i + 1;
+        while j < groups.len() {
+            if meets(&groups[i], &groups[j]) {
+                groups[i].mask |= groups[j].mask;
+                groups[i].wait = None;
+                groups.swap_remove(j);
+            } else {
+                j += 1;
+            }
+        }
+        i += 1;
+    }
+    let ready = groups.iter().enumerate().filter(|(_, g)| g.wait.is_none());
+    ready.min_by_key(|(_, g)| g.at).map(|(i, _)| i)
+}
+
+/// Runs a warp until all its threads wait or have ended, or its turn is over.
+fn advance(warp: &mut Warp, world: &mut World<'_>, tracer: Option<&Tracer<'_>>, at: &mut At) -> Outcome<()> {
+    let end = warp.steps + TURN;
+    while let Some(chosen) = choose(warp, world) {
+        let mut group = warp.groups.swap_remove(chosen);
+        // Where the others are decides how far this group goes by itself.
+        let meeting = warp.groups.iter().filter(|g| g.wait.is_none() || g.wait == Some(Wait::Together));
+        let meeting: Vec<usize> = meeting.map(|g| g.at).collect();
+        loop {
+            at.inst = Some(group.at);
+            let inst = &world.kernel.code[group.at];
+            let mut mask = group.mask;
+            if let Some((slot, negated)) = inst.guard {
+                let p = warp.preds[slot.0 as usize];
+                mask &= if negated { !p } else { p };
+            }
+            if inst.together != Together::Alone {
+                match meet(warp, &group, mask, inst)? {
+                    Meeting::Wait => {
+                        group.wait = Some(Wait::Together);
+                        warp.groups.push(group);
+                        break;
+                    }
+                    Meeting::Go => {}
+                }
+            }
+            if mask == 0 {
+                group.at += 1;
+            } else {
+                if let Some(checks) = &inst.checks {
+                    crate::checks::before(warp, world.kernel, checks, mask)?;
+                }
+                warp.steps += 1;
+                warp.thread_steps += u64::from(mask.count_ones());
+                let next = (inst.run)(&mut Step { warp, mask, world, line: inst.line })?;
+                if let Some(checks) = &inst.checks {
+                    crate::checks::after(warp, checks, mask);
+                }
+                if let Some(tracer) = tracer {
+                    tracer.step(world, warp, inst, group.at, mask);
+                }
+                match next {
+                    Next::On => group.at += 1,
+                    Next::Jump { mask: m, to } if m == group.mask => group.at = to,
+                    other => {
+                        part(warp, world, group, mask, other);
+                        break;
+                    }
+                }
+            }
+            if warp.steps >= end || meeting.iter().any(|&m| m <= group.at) {
+                warp.groups.push(group);
+                break;
+            }
+        }
+        if warp.steps >= end {
+            break;
+        }
+    }
+    Ok(())
+}
+
+enum Meeting {
+    Go,
+    Wait,
+}
+
+/// Whether the threads that an instruction wants are all there.
+fn meet(warp: &Warp, group: &Group, mask: u32, inst: &Inst) -> Outcome<Meeting> {
+    let all = group.mask | warp.alive();
+    match inst.together {
+        Together::Alone => Ok(Meeting::Go),
+        Together::Warp if group.mask != all => Ok(Meeting::Wait),
+        Together::Warp if mask == 0 || mask == all => Ok(Meeting::Go),
+        Together::Warp => trap(
+            FaultKind::Divergence,
+            format!("threads {mask:#010x} of {all:#010x} execute an .aligned instruction by themselves"),
+        ),
+        Together::Mask(_) if mask == 0 => Ok(Meeting::Go),
+        Together::Mask(source) => {
+            let named = warp.get(source);
+            for lane in crate::warp::lanes(mask) {
+                if named[lane] >> lane & 1 == 0 {
+                    let what = format!("the thread is not in its own mask {:#010x}", named[lane]);
+                    return crate::fault::trap_at(FaultKind::Undefined, lane, what);
+                }
+                let gone = named[lane] & warp.born & !all;
+                if gone != 0 {
+                    let what =
+                        format!("its mask {:#010x} names threads that have ended: {gone:#010x}", named[lane]);
+                    return crate::fault::trap_at(FaultKind::Divergence, lane, what);
+                }
+                if named[lane] & warp.born & !mask != 0 {
+                    return if named[lane] & group.mask & !mask != 0 && group.mask == all {
+                        let what = format!(
+                            "only {mask:#010x} of the threads in the mask {:#010x} are here",
+                            named[lane]
+                        );
+                        crate::fault::trap_at(FaultKind::Divergence, lane, what)
+                    } else {
+                        Ok(Meeting::Wait)
+                    };
+                }
+            }
+            Ok(Meeting::Go)
+        }
+    }
+}
+
+/// The threads of a group go different ways, wait, or end.
+fn part(warp: &mut Warp, world: &mut World<'_>, group: Group, mask: u32, next: Next) {
+    let Group { at, mask: all, .. } = group;
+    let mut add = |at: usize, mask: u32, wait: Option<Wait>| {
+        if mask != 0 {
+            warp.groups.push(Group { at, mask, wait });
+        }
+    };
+    match next {
+        Next::On => add(at + 1, all, None),
+        Next::Jump { mask: m, to } => {
+            add(to, m, None);
+            add(at + 1, all & !m, None);
+        }
+        Next::Scatter(ways) => {
+            let mut rest = all;
+            for (to, m) in ways {
+                add(to, m, None);
+                rest &= !m;
+            }
+            add(at + 1, rest, None);
+        }
+        Next::Exit(m) => {
+            add(at + 1, all & !m, None);
+            let block = &mut world.blocks[warp.block];
+            block.alive -= m.count_ones();
+            // A barrier does not wait for who has ended.
+            let alive = block.alive;
+            block.barriers.iter_mut().for_each(|b| {
+                b.complete(alive);
+            });
+            let all_alive = world.blocks.iter().map(|b| b.alive).sum();
+            world.barrier.complete(all_alive);
+        }
+        Next::Retry(m, wait) => {
+            add(at, m, Some(wait));
+            add(at + 1, all & !m, None);
+        }
+        Next::Wait(wait) => {
+            add(at, mask, Some(wait));
+            add(at + 1, all & !mask, None);
+        }
+    }
+}
+
+/// Nobody can go on: who waits for what.
+fn deadlock(warps: &[Warp], world: &World<'_>, at: &mut At) -> Outcome<()> {
+    let mut told = Vec::new();
+    let mut apart = None;
+    for (i, warp) in warps.iter().enumerate() {
+        for group in &warp.groups {
+            let line = world.kernel.code[group.at].line;
+            let what = match &group.wait {
+                Some(Wait::Together) => {
+                    apart.get_or_insert((i, group.at, group.mask, warp.alive()));
+                    "the rest of its threads".to_owned()
+                }
+                Some(Wait::Barrier { id, .. }) => {
+                    let b = &world.blocks[warp.block].barriers[*id];
+                    let of = b.expected.unwrap_or(world.blocks[warp.block].alive);
+                    format!("barrier {id}, where {} of {of} threads have come", b.arrived)
+                }
+                Some(Wait::Cluster { .. }) => "the cluster's barrier".to_owned(),
+                Some(Wait::Phase { block, address, parity }) => {
+                    let m = world.blocks[*block].mbarriers.get(address);
+                    let state = m.map_or_else(String::new, |m| {
+                        let (phase, left, bytes) = (m.phase, m.pending, m.bytes);
+                        format!(" (it is in phase {phase}, {left} arrivals and {bytes} bytes are to come)")
+                    });
+                    format!(
+                        "parity {} of the mbarrier at {address:#x} of block {block}{state}",
+                        u8::from(*parity)
+                    )
+                }
+                Some(Wait::Progress) => "others to go on".to_owned(),
+                None => continue,
+            };
+            told.push(format!("warp {i} (threads {:#010x}, line {line}) waits for {what}", group.mask));
+        }
+    }
+    if let Some((warp, inst, mask, alive)) = apart {
+        (at.warp, at.inst) = (warp, Some(inst));
+        let what = format!(
+            "threads {mask:#010x} of {alive:#010x} are at an instruction that wants others, who never come; {}",
+            told.join("; ")
+        );
+        return trap(FaultKind::Divergence, what);
+    }
+    at.warp = warps.iter().position(|w| !w.groups.is_empty()).unwrap_or(0);
+    at.inst = warps.get(at.warp).and_then(|w| w.groups.first()).map(|g| g.at);
+    trap(FaultKind::Deadlock, format!("nobody can go on: {}", told.join("; ")))
+}
+
+fn report(trap: Trap, at: &At, warps: &[Warp], world: &World<'_>) -> Box<Fault> {
+    let warp = &warps[at.warp];
+    let lane = trap.lane.unwrap_or_else(|| warp.born.trailing_zeros());
+    let line = trap.line.or_else(|| at.inst.map(|i| world.kernel.code[i].line)).unwrap_or(0);
+    let text = (line as usize).checked_sub(1).and_then(|l| world.kernel.lines.get(l));
+    Box::new(Fault {
+        kind: trap.kind,
+        what: trap.what,
+        kernel: world.kernel.name.clone(),
+        line,
+        text: text.cloned().unwrap_or_default(),
+        block: world.blocks[warp.block].id,
+        thread: world.launch.thread((warp.index * LANES) as u32 + lane),
+        location: None,
+    })
+}

@@ -1,0 +1,162 @@
+//! What the warps of a cluster share: memory, barriers, clocks, copies under way, and the launch that they belong to.
+
+use crate::async_copy::Queue;
+use crate::barrier::Barrier;
+use crate::decode::Kernel;
+use crate::fault::{FaultKind, Outcome, trap_at};
+use crate::mbarrier::Mbarrier;
+use crate::memory::address::{self, SHARED_START};
+use crate::memory::shared::Who;
+use crate::memory::{Clocks, Global, Shared};
+use crate::tensor_memory::TensorMemory;
+use crate::warp::{LANES, Warp};
+use rustc_hash::FxHashMap;
+
+/// Sizes and parameters of a launch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// Blocks.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub block: [u32; 3],
+    /// Blocks of a cluster.
+    pub cluster: [u32; 3],
+    /// Bytes of shared memory beyond those that the kernel declares.
+    pub dynamic_shared: u32,
+    /// Bytes of the parameters, as the kernel lays them out.
+    pub params: Vec<u8>,
+}
+
+impl Launch {
+    /// Threads of a block.
+    pub fn threads(&self) -> u32 {
+        self.block.iter().product()
+    }
+
+    /// Warps of a block.
+    pub fn warps(&self) -> usize {
+        self.threads().div_ceil(LANES as u32) as usize
+    }
+
+    /// Blocks of a cluster.
+    pub fn blocks_of_cluster(&self) -> usize {
+        self.cluster.iter().product::<u32>() as usize
+    }
+
+    /// The thread with a number in a block.
+    pub fn thread(&self, number: u32) -> [u32; 3] {
+        let [x, y, _] = self.block.map(|n| n.max(1));
+        [number % x, number / x % y, number / x / y]
+    }
+}
+
+/// A block.
+#[derive(Default)]
+pub struct Block {
+    /// In the grid.
+    pub id: [u32; 3],
+    /// Shared memory.
+    pub shared: Shared,
+    /// Barriers by number.
+    pub barriers: [Barrier; 16],
+    /// By address in shared memory.
+    pub mbarriers: FxHashMap<u64, Mbarrier>,
+    /// Tensor memory.
+    pub tensor: TensorMemory,
+    /// Threads that have not ended.
+    pub alive: u32,
+}
+
+/// A cluster at work.
+pub struct World<'a> {
+    /// Code.
+    pub kernel: &'a Kernel,
+    /// The launch.
+    pub launch: &'a Launch,
+    /// Memory of the device.
+    pub global: &'a Global,
+    /// Its blocks by rank.
+    pub blocks: &'a mut Vec<Block>,
+    /// Who is ordered after whom.
+    pub clocks: &'a mut Clocks,
+    /// Bulk copies under way.
+    pub queue: &'a mut Queue,
+    /// The cluster's barrier.
+    pub barrier: Barrier,
+}
+
+/// An instruction being executed.
+pub struct Step<'a, 'w> {
+    /// By whom.
+    pub warp: &'a mut Warp,
+    /// Threads that execute it: the guard has been looked at.
+    pub mask: u32,
+    /// Everything else.
+    pub world: &'a mut World<'w>,
+    /// Line of the PTX.
+    pub line: u32,
+}
+
+impl Step<'_, '_> {
+    /// The warp's block.
+    pub fn block(&mut self) -> &mut Block {
+        &mut self.world.blocks[self.warp.block]
+    }
+
+    /// The block that an address of shared memory is of, and the address there.
+    #[inline]
+    pub fn shared_of(&self, address: u64, lane: usize) -> Outcome<(usize, u64)> {
+        // The common case is the own block.
+        if address < 1 << address::SHARED_BITS {
+            return Ok((self.warp.block, address));
+        }
+        match address::shared(address) {
+            (Some(rank), offset) if rank < self.world.blocks.len() => Ok((rank, offset)),
+            _ => {
+                let n = self.world.blocks.len();
+                let what = format!("{address:#x} is no address of shared memory of a cluster of {n} blocks");
+                trap_at(FaultKind::OutOfBounds, lane, what)
+            }
+        }
+    }
+
+    /// An access of a thread to its own name.
+    #[inline]
+    pub fn who(&self, lane: usize) -> Who {
+        let warp = self.warp.actor;
+        Who { warp, lane, stamp: self.world.clocks.own(warp, lane) }
+    }
+
+    /// Reads `N` bytes of shared memory for a thread.
+    #[inline]
+    pub fn read_shared<const N: usize>(&mut self, lane: usize, address: u64) -> Outcome<[u8; N]> {
+        let (block, address) = self.shared_of(address, lane)?;
+        let who = self.who(lane);
+        let shared = &mut self.world.blocks[block].shared;
+        let at = shared.place(address, N as u64, N as u64, lane, "a read")?;
+        shared.note_read(self.world.clocks, at, N, who)?;
+        Ok(shared.get(at))
+    }
+
+    /// Writes bytes to shared memory for a thread.
+    #[inline]
+    pub fn write_shared(&mut self, lane: usize, address: u64, bytes: &[u8]) -> Outcome<()> {
+        let (block, address) = self.shared_of(address, lane)?;
+        let who = self.who(lane);
+        let own = &mut self.world.blocks[block];
+        let len = bytes.len() as u64;
+        let at = own.shared.place(address, len, len, lane, "a write")?;
+        if !own.mbarriers.is_empty() && own.mbarriers.keys().any(|m| address < m + 8 && *m < address + len) {
+            let what = format!("a write at {address:#x} of shared memory, where an mbarrier is in use");
+            return trap_at(FaultKind::Mbarrier, lane, what);
+        }
+        own.shared.note_write(self.world.clocks, at, bytes.len(), who)?;
+        own.shared.put(at, bytes);
+        Ok(())
+    }
+
+    /// First address of a block's shared memory.
+    pub fn shared_start(&self) -> u64 {
+        SHARED_START
+    }
+}
