@@ -1,1 +1,7 @@
 //! Where elements lie: tensor maps, swizzles, matrix descriptors, fragments in registers and tensor memory.
+//!
+//! Pure functions from coordinates to places. Nothing here parses PTX, holds memory or executes.
+
+pub mod swizzle;
+
+pub use swizzle::Swizzle;
