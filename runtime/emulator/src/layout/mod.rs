@@ -2,6 +2,8 @@
 //!
 //! Pure functions from coordinates to places. Nothing here parses PTX, holds memory or executes.
 
+pub mod descriptor;
 pub mod swizzle;
 
+pub use descriptor::{DescriptorError, Major, MatrixDescriptor, Packing};
 pub use swizzle::Swizzle;
