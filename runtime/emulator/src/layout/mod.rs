@@ -5,6 +5,8 @@
 pub mod descriptor;
 pub mod instruction_descriptor;
 pub mod swizzle;
+pub mod tensor_map;
 
 pub use descriptor::{DescriptorError, Major, MatrixDescriptor, Packing};
 pub use swizzle::Swizzle;
+pub use tensor_map::TensorMap;
