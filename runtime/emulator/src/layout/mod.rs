@@ -3,6 +3,7 @@
 //! Pure functions from coordinates to places. Nothing here parses PTX, holds memory or executes.
 
 pub mod descriptor;
+pub mod fragment;
 pub mod instruction_descriptor;
 pub mod swizzle;
 pub mod tensor_map;
