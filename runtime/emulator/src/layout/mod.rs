@@ -7,6 +7,7 @@ pub mod fragment;
 pub mod instruction_descriptor;
 pub mod swizzle;
 pub mod tensor_map;
+pub mod tensor_memory;
 
 pub use descriptor::{DescriptorError, Major, MatrixDescriptor, Packing};
 pub use swizzle::Swizzle;
