@@ -18,6 +18,10 @@ use super::{Packing, Swizzle};
 /// The largest rank.
 pub const MAX_RANK: usize = 5;
 
+/// The most bytes of a box: the shared memory of an SM, 228 KiB. Not in the driver's text; a driver on an H100 takes
+/// 228 KiB and refuses 240, counting bytes as [`TensorMap::box_bytes`] does.
+pub const MAX_BOX_BYTES: u64 = 228 << 10;
+
 /// Interleaved layouts of channels (`CUtensorMapInterleave`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Interleave {
@@ -143,6 +147,12 @@ pub enum TensorMapError {
         /// The swizzle's bytes.
         span: u64,
     },
+    /// The box is larger than shared memory.
+    #[error("tensor map's box has {found} bytes; allowed are {MAX_BOX_BYTES}")]
+    BoxBytes {
+        /// Bytes of the box.
+        found: u64,
+    },
     /// The type does not go with the swizzle.
     #[error(
         "tensor map of {dtype:?} has swizzle {swizzle:?}; it takes none, B128, B128Atom32 and (6 bits) B128Atom64"
@@ -260,7 +270,9 @@ impl TensorMap {
         if map.fill == OobFill::NanRequestZeroFma && !map.dtype.is_float() {
             return Err(TensorMapError::NanFill { dtype: map.dtype });
         }
-        Ok(TensorMap(map))
+        let map = TensorMap(map);
+        let found = map.box_bytes();
+        if found > MAX_BOX_BYTES { Err(TensorMapError::BoxBytes { found }) } else { Ok(map) }
     }
 
     /// What the map was made of.

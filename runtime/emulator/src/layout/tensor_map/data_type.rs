@@ -17,11 +17,11 @@ pub enum DataType {
     F32 = 7,
     F64 = 8,
     Bf16 = 9,
-    /// f32 whose subnormals become zeros.
+    /// f32 with subnormals flushed. An H100 loads it as it is.
     F32Ftz = 10,
-    /// f32 that loads round to tf32.
+    /// f32 that loads round: see [`DataType::loaded`].
     Tf32 = 11,
-    /// Both of the above.
+    /// As [`DataType::Tf32`], with subnormals flushed. An H100 loads it as tf32.
     Tf32Ftz = 12,
     /// `.b4x16`: 4-bit elements, packed in both memories.
     U4x16Align8 = 13,
@@ -92,6 +92,16 @@ impl DataType {
         match self.padded() {
             Some(_) => elements,
             None => elements * self.bits() / 8,
+        }
+    }
+
+    /// What a load writes of a 32-bit element: tf32 types round to 10 bits of mantissa, to nearest and ties to even, and
+    /// have one NaN, as an H100 does. Elements of other types are copied.
+    pub const fn loaded(self, bits: u32) -> u32 {
+        match self {
+            DataType::Tf32 | DataType::Tf32Ftz if bits & 0x7fff_ffff > 0x7f80_0000 => 0x7fff_e000,
+            DataType::Tf32 | DataType::Tf32Ftz => (bits + 0xfff + (bits >> 13 & 1)) & !0x1fff,
+            _ => bits,
         }
     }
 }

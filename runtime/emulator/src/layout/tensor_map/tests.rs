@@ -79,6 +79,29 @@ fn loads_are_those_of_an_h100() {
 }
 
 #[test]
+fn loads_round_tf32_as_an_h100() {
+    for (element, loaded) in [
+        (0x3f80_0fff, 0x3f80_0000),
+        (0x3f80_1000, 0x3f80_0000),
+        (0x3f80_1001, 0x3f80_2000),
+        (0x3f80_3000, 0x3f80_4000),
+        (0xbf80_1000, 0xbf80_0000),
+        (0x7f7f_ffff, 0x7f80_0000),
+        (0x7f7f_efff, 0x7f7f_e000),
+        (0x7f80_0001, 0x7fff_e000),
+        (0xffc0_0001, 0x7fff_e000),
+        (0x7fff_ffff, 0x7fff_e000),
+        (0x0000_1000, 0),
+        (0x807f_ffff, 0x8080_0000),
+    ] {
+        assert_eq!(DataType::Tf32.loaded(element), loaded, "{element:#x}");
+        assert_eq!(DataType::Tf32Ftz.loaded(element), loaded, "{element:#x}");
+        assert_eq!(DataType::F32Ftz.loaded(element), element);
+    }
+    assert_eq!(DataType::Tf32.loaded(0xff80_0000), 0xff80_0000);
+}
+
+#[test]
 fn the_barrier_counts_elements_and_no_gaps() {
     let map = TensorMap::new(bytes_map([64, 2], Swizzle::B128)).unwrap();
     assert_eq!((map.box_bytes(), map.row_pitch(), map.shared_bytes()), (128, 128, 256));
@@ -93,7 +116,12 @@ fn the_nan_fill_repeats_two_bytes() {
 /// The limits of which a driver on an H100 was asked.
 #[test]
 fn limits_are_the_drivers() {
-    let base = bytes_map([16, 4], Swizzle::None);
+    let base = TensorMapParameters {
+        dims: [512; MAX_RANK],
+        strides: [4096, 1 << 22, 0, 0],
+        element_strides: [1; MAX_RANK],
+        ..bytes_map([16, 4], Swizzle::None)
+    };
     let ok = |change: fn(&mut TensorMapParameters)| {
         let mut map = base;
         change(&mut map);
@@ -119,6 +147,12 @@ fn limits_are_the_drivers() {
     assert!(!ok(|map| map.address = 8));
     assert!(!ok(|map| map.box_dims[0] = 8));
     assert!(!ok(|map| (map.box_dims[0], map.swizzle) = (160, Swizzle::B128)));
+    assert!(ok(|map| (map.rank, map.box_dims) = (3, [16, 256, 57, 1, 1])));
+    assert!(!ok(|map| (map.rank, map.box_dims) = (3, [256, 256, 4, 1, 1])));
+    assert!(ok(|map| {
+        (map.rank, map.box_dims, map.element_strides) = (3, [256, 256, 8, 1, 1], [1, 1, 8, 1, 1]);
+    }));
+    assert!(ok(|map| (map.rank, map.box_dims, map.swizzle) = (3, [32, 256, 12, 1, 1], Swizzle::B128)));
     assert!(!ok(|map| map.rank = 0));
     assert!(!ok(|map| map.rank = 6));
     assert!(!ok(|map| map.interleave = Interleave::Bytes16));
@@ -283,13 +317,13 @@ proptest! {
         address in 0u64..1 << 40,
         dims in proptest::array::uniform5(1u64..=1 << 32),
         strides in proptest::array::uniform4(0u64..1 << 36),
-        box_dims in proptest::array::uniform5(1u32..=256),
+        box_dims in proptest::array::uniform5(1u32..=4),
         element_strides in proptest::array::uniform5(1u32..=8),
         im2col in any::<bool>(),
     ) {
         let dtype = DataType::ALL[dtype];
         let mode = if im2col && rank >= 3 {
-            Mode::Im2col { lower: [-3, -2, -1], upper: [1, 2, 3], channels_per_pixel: 64, pixels_per_column: 1024 }
+            Mode::Im2col { lower: [-3, -2, -1], upper: [1, 2, 3], channels_per_pixel: 16, pixels_per_column: 1024 }
         } else {
             Mode::Tiled
         };
