@@ -15,7 +15,9 @@ mod float;
 mod lane;
 mod lanewise;
 mod logic;
+mod matrix;
 mod memory;
+mod mma;
 mod moves;
 
 use crate::decode::{Decoder, Next, Run};
@@ -41,7 +43,9 @@ const FAMILIES: &[Rows] = &[
     exchange::ROWS,
     float::ROWS,
     logic::ROWS,
+    matrix::ROWS,
     memory::ROWS,
+    mma::ROWS,
     moves::ROWS,
 ];
 
