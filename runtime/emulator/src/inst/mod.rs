@@ -6,11 +6,14 @@
 mod arithmetic;
 mod atomic;
 mod barrier;
+mod compare;
 mod control;
+mod convert;
 mod cp_async;
 mod exchange;
 mod float;
 mod lane;
+mod lanewise;
 mod logic;
 mod memory;
 mod moves;
@@ -31,9 +34,12 @@ const FAMILIES: &[Rows] = &[
     arithmetic::ROWS,
     atomic::ROWS,
     barrier::ROWS,
+    compare::ROWS,
     control::ROWS,
+    convert::ROWS,
     cp_async::ROWS,
     exchange::ROWS,
+    float::ROWS,
     logic::ROWS,
     memory::ROWS,
     moves::ROWS,
