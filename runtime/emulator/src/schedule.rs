@@ -180,6 +180,7 @@ fn schedule(
         // Everybody waits, or goes round in a loop: time for a copy to happen.
         match world.queue.pop() {
             Some(copy) => {
+                at.warp = copy.by.0;
                 let mut place = Place { blocks: world.blocks, global: world.global, clocks: world.clocks };
                 happen(copy, &mut place)?;
             }

@@ -6,14 +6,21 @@
 mod arithmetic;
 mod atomic;
 mod barrier;
+mod bulk;
 mod control;
 mod cp_async;
 mod exchange;
 mod float;
 mod lane;
 mod logic;
+mod mbarrier;
 mod memory;
 mod moves;
+mod tensor;
+mod transfer;
+mod wgmma;
+
+pub use wgmma::Gathered;
 
 use crate::decode::{Decoder, Next, Run};
 use crate::fault::Outcome;
@@ -31,12 +38,16 @@ const FAMILIES: &[Rows] = &[
     arithmetic::ROWS,
     atomic::ROWS,
     barrier::ROWS,
+    bulk::ROWS,
     control::ROWS,
     cp_async::ROWS,
     exchange::ROWS,
     logic::ROWS,
+    mbarrier::ROWS,
     memory::ROWS,
     moves::ROWS,
+    tensor::ROWS,
+    wgmma::ROWS,
 ];
 
 /// The row for an opcode: the longest one that its words begin with; and how many words those are.
