@@ -42,6 +42,10 @@ pub struct Pending {
     pub matrix: Matrix,
     /// Bulk copies that the warp's threads wait for themselves.
     pub bulk: Bulk,
+    /// Threads that have arrived at the cluster's barrier and not waited.
+    pub cluster: u32,
+    /// The barrier's completions when those threads came.
+    pub cluster_completed: u64,
     /// True after `fence.mbarrier_init`.
     pub init_fenced: bool,
 }

@@ -7,6 +7,7 @@ mod arithmetic;
 mod atomic;
 mod barrier;
 mod bulk;
+mod cluster;
 mod control;
 mod cp_async;
 mod exchange;
@@ -39,6 +40,7 @@ const FAMILIES: &[Rows] = &[
     atomic::ROWS,
     barrier::ROWS,
     bulk::ROWS,
+    cluster::ROWS,
     control::ROWS,
     cp_async::ROWS,
     exchange::ROWS,
