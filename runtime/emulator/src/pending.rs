@@ -42,17 +42,28 @@ pub struct Pending {
     pub matrix: Matrix,
     /// Bulk copies that the warp's threads wait for themselves.
     pub bulk: Bulk,
+    /// Threads that have arrived at the cluster's barrier and not waited.
+    pub cluster: u32,
+    /// The barrier's completions when those threads came.
+    pub cluster_completed: u64,
+    /// True after `fence.mbarrier_init`.
+    pub init_fenced: bool,
 }
+
+/// A register that a matrix instruction uses: its index among those of matrix instructions, and the instruction's line.
+pub type InUse = (u32, u32);
 
 /// `wgmma` under way.
 #[derive(Clone, Debug, Default)]
 pub struct Matrix {
-    /// Registers of instructions that are in no group yet, by index among those of matrix instructions.
-    pub open: Vec<u32>,
+    /// Registers of instructions that are in no group yet.
+    pub open: Vec<InUse>,
     /// The last stamp of those.
     pub open_stamp: Option<Stamp>,
     /// Groups, oldest first: registers, and the last stamp.
-    pub groups: Vec<(Vec<u32>, Option<Stamp>)>,
+    pub groups: Vec<(Vec<InUse>, Option<Stamp>)>,
+    /// By index: the shape and type of the instruction whose accumulator a register is; 0 if it is none.
+    pub shapes: Vec<u32>,
     /// Registers of tensor-memory loads that were not waited for.
     pub loads: Vec<u32>,
 }
@@ -62,6 +73,8 @@ pub struct Matrix {
 pub struct Bulk {
     /// Groups that each thread has committed.
     pub committed: [u32; LANES],
+    /// Copies that were not waited for: thread, group and what they leave behind.
+    pub stamps: Vec<(usize, u32, Stamp)>,
 }
 
 impl Pending {

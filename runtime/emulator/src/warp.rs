@@ -63,6 +63,11 @@ pub enum Wait {
         /// Parity of the phase that is to end.
         parity: bool,
     },
+    /// For registers that other warps of the block give up; the instruction is executed again.
+    Registers {
+        /// How many, of all threads.
+        wanted: u32,
+    },
     /// Until other blocks or copies have gone on; the instruction is executed again.
     Progress,
 }
@@ -103,6 +108,8 @@ pub struct Warp {
     pub unfenced: Vec<bool>,
     /// Carry flags, a bit a thread.
     pub carry: u32,
+    /// Registers of a thread, as `setmaxnreg` counts them.
+    pub registers: u32,
     /// Memory of its threads.
     pub local: Local,
     /// Copies and matrix instructions under way.

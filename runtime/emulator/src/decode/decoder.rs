@@ -121,6 +121,8 @@ pub struct Decoder<'a> {
     pub writes: Vec<Reg>,
     /// Registers that a matrix instruction keeps using after it was issued.
     pub matrix: Vec<Reg>,
+    /// A predicate, and whether it is negated, without which the registers of `matrix_dests` are not read.
+    pub reads_if: Option<(Source, bool)>,
     /// Who executes it together.
     pub together: Together,
     /// Bytes of the narrowest access to shared memory.
@@ -148,6 +150,7 @@ impl<'a> Decoder<'a> {
             reads: Vec::new(),
             writes: Vec::new(),
             matrix: Vec::new(),
+            reads_if: None,
             together: Together::Alone,
             narrowest: 16,
         }

@@ -6,6 +6,8 @@
 mod arithmetic;
 mod atomic;
 mod barrier;
+mod bulk;
+mod cluster;
 mod compare;
 mod control;
 mod convert;
@@ -15,8 +17,14 @@ mod float;
 mod lane;
 mod lanewise;
 mod logic;
+mod mbarrier;
 mod memory;
 mod moves;
+mod tensor;
+mod transfer;
+mod wgmma;
+
+pub use wgmma::Gathered;
 
 use crate::decode::{Decoder, Next, Run};
 use crate::fault::Outcome;
@@ -35,14 +43,19 @@ const FAMILIES: &[Rows] = &[
     atomic::ROWS,
     barrier::ROWS,
     compare::ROWS,
+    bulk::ROWS,
+    cluster::ROWS,
     control::ROWS,
     convert::ROWS,
     cp_async::ROWS,
     exchange::ROWS,
     float::ROWS,
     logic::ROWS,
+    mbarrier::ROWS,
     memory::ROWS,
     moves::ROWS,
+    tensor::ROWS,
+    wgmma::ROWS,
 ];
 
 /// The row for an opcode: the longest one that its words begin with; and how many words those are.

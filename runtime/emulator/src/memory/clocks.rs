@@ -164,6 +164,11 @@ impl Clocks {
         raise(&mut object.proxied, stamp.agent.into(), stamp.clock, self.base);
     }
 
+    /// An object learns that a copy through the ordinary proxy is complete.
+    pub fn copied(&self, object: &mut Knowledge, stamp: Stamp) {
+        raise(&mut object.seen, stamp.agent.into(), stamp.clock, self.base);
+    }
+
     /// Threads of a warp have synchronised with each other.
     pub fn warp_synchronised(&mut self, warp: usize) {
         self.together[warp] = self.now[warp];

@@ -33,6 +33,10 @@ pub struct Shared {
     granule: u32,
     /// First address.
     start: u64,
+    /// The last write that a read was found to be ordered after, and whose read: what is ordered stays so.
+    passed: Option<(usize, usize, bool, Stamp)>,
+    /// Changes so far.
+    version: u64,
 }
 
 impl Shared {
@@ -45,6 +49,8 @@ impl Shared {
         self.bytes.resize(len as usize, 0);
         self.cells.resize(cells, Cell::default());
         (self.granule, self.start) = (granule, start);
+        self.passed = None;
+        self.version += 1;
     }
 
     /// Checks that an access lies in here and is aligned; gives the index of its first byte.
@@ -76,15 +82,22 @@ impl Shared {
         for i in self.cells(index, len) {
             let cell = &mut self.cells[i];
             let written = cell.write;
-            if !clocks.current(written) {
-                return self.fault(clocks, FaultKind::UninitialisedMemory, i, who, written);
-            }
-            let both_atomic = who.stamp.atomic && written.atomic;
-            if !both_atomic && !clocks.ordered(who.warp, who.lane, written) {
-                return self.fault(clocks, FaultKind::Race, i, who, written);
-            }
-            if who.stamp.asynchronous && !clocks.visible(who.warp, written) {
-                return self.fault(clocks, FaultKind::MissingProxyFence, i, who, written);
+            let pair = Some((who.warp, who.lane, who.stamp.asynchronous, written));
+            if self.passed != pair {
+                if !clocks.current(written) {
+                    return self.fault(clocks, FaultKind::UninitialisedMemory, i, who, written);
+                }
+                let both_atomic = who.stamp.atomic && written.atomic;
+                let ordered = clocks.ordered(who.warp, who.lane, written);
+                if !both_atomic && !ordered {
+                    return self.fault(clocks, FaultKind::Race, i, who, written);
+                }
+                if who.stamp.asynchronous && !clocks.visible(who.warp, written) {
+                    return self.fault(clocks, FaultKind::MissingProxyFence, i, who, written);
+                }
+                if ordered {
+                    self.passed = pair;
+                }
             }
             if cell.reads[0].agent != who.stamp.agent {
                 cell.reads[1] = cell.reads[0];
@@ -151,12 +164,23 @@ impl Shared {
     /// Stores bytes at an index.
     #[inline]
     pub fn put(&mut self, index: usize, bytes: &[u8]) {
+        self.version += 1;
         self.bytes[index..index + bytes.len()].copy_from_slice(bytes);
     }
 
     /// A range of bytes.
     pub fn slice(&self, index: usize, len: usize) -> &[u8] {
         &self.bytes[index..index + len]
+    }
+
+    /// A number that changes whenever a byte does.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Bytes of a cell.
+    pub fn cell_bytes(&self) -> u64 {
+        1 << self.granule
     }
 
     /// Bytes that there are.
