@@ -4,8 +4,6 @@
 //! Launches are executed at once, in order. What an instruction does is not here but in `trtc_emulator`.
 
 mod dump;
-#[cfg(test)]
-mod tests;
 
 pub use dump::{Dump, DumpedLaunch};
 
