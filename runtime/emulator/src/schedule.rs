@@ -119,6 +119,7 @@ impl Machine {
             block.shared.start(SHARED_START, shared, kernel.granule, worn_out);
             block.barriers = Default::default();
             block.mbarriers.clear();
+            block.flags.clear();
             block.tensor = Default::default();
             block.alive = launch.threads();
         }

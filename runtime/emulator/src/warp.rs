@@ -101,6 +101,8 @@ pub struct Warp {
     pub in_flight: Vec<u32>,
     /// Registers of matrix instructions that were written since the last `wgmma.fence`, by slot.
     pub unfenced: Vec<bool>,
+    /// Carry flags, a bit a thread.
+    pub carry: u32,
     /// Memory of its threads.
     pub local: Local,
     /// Copies and matrix instructions under way.

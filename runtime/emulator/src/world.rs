@@ -6,6 +6,7 @@ use crate::decode::Kernel;
 use crate::fault::{FaultKind, Outcome, trap_at};
 use crate::mbarrier::Mbarrier;
 use crate::memory::address::{self, SHARED_START};
+use crate::memory::clocks::Knowledge;
 use crate::memory::shared::Who;
 use crate::memory::{Clocks, Global, Shared};
 use crate::tensor_memory::TensorMemory;
@@ -63,8 +64,23 @@ pub struct Block {
     pub mbarriers: FxHashMap<u64, Mbarrier>,
     /// Tensor memory.
     pub tensor: TensorMemory,
+    /// What strong stores to shared memory have published, by address.
+    pub flags: FxHashMap<u64, Knowledge>,
     /// Threads that have not ended.
     pub alive: u32,
+}
+
+impl Block {
+    /// Refuses an ordinary access to an mbarrier in use.
+    #[inline]
+    pub fn no_mbarrier(&self, address: u64, len: u64, lane: usize, doing: &str) -> Outcome<()> {
+        if self.mbarriers.is_empty() || self.mbarriers.keys().all(|m| address >= m + 8 || *m >= address + len)
+        {
+            return Ok(());
+        }
+        let what = format!("{doing} at {address:#x} of shared memory, where an mbarrier is in use");
+        trap_at(FaultKind::Mbarrier, lane, what)
+    }
 }
 
 /// A cluster at work.
@@ -127,31 +143,75 @@ impl Step<'_, '_> {
         Who { warp, lane, stamp: self.world.clocks.own(warp, lane) }
     }
 
-    /// Reads `N` bytes of shared memory for a thread.
+    /// Reads `N` bytes of shared memory for a thread; `strong` if others may write them at the same time.
     #[inline]
-    pub fn read_shared<const N: usize>(&mut self, lane: usize, address: u64) -> Outcome<[u8; N]> {
+    pub fn read_shared<const N: usize>(
+        &mut self,
+        lane: usize,
+        address: u64,
+        strong: bool,
+    ) -> Outcome<[u8; N]> {
         let (block, address) = self.shared_of(address, lane)?;
-        let who = self.who(lane);
-        let shared = &mut self.world.blocks[block].shared;
-        let at = shared.place(address, N as u64, N as u64, lane, "a read")?;
-        shared.note_read(self.world.clocks, at, N, who)?;
-        Ok(shared.get(at))
+        let mut who = self.who(lane);
+        who.stamp.atomic = strong;
+        let own = &mut self.world.blocks[block];
+        let at = own.shared.place(address, N as u64, N as u64, lane, "a read")?;
+        own.no_mbarrier(address, N as u64, lane, "a read")?;
+        own.shared.note_read(self.world.clocks, at, N, who)?;
+        Ok(own.shared.get(at))
     }
 
-    /// Writes bytes to shared memory for a thread.
+    /// Writes bytes to shared memory for a thread; `strong` if others may access them at the same time.
     #[inline]
-    pub fn write_shared(&mut self, lane: usize, address: u64, bytes: &[u8]) -> Outcome<()> {
+    pub fn write_shared(&mut self, lane: usize, address: u64, bytes: &[u8], strong: bool) -> Outcome<()> {
         let (block, address) = self.shared_of(address, lane)?;
-        let who = self.who(lane);
+        let mut who = self.who(lane);
+        who.stamp.atomic = strong;
         let own = &mut self.world.blocks[block];
         let len = bytes.len() as u64;
         let at = own.shared.place(address, len, len, lane, "a write")?;
-        if !own.mbarriers.is_empty() && own.mbarriers.keys().any(|m| address < m + 8 && *m < address + len) {
-            let what = format!("a write at {address:#x} of shared memory, where an mbarrier is in use");
-            return trap_at(FaultKind::Mbarrier, lane, what);
-        }
+        own.no_mbarrier(address, len, lane, "a write")?;
         own.shared.note_write(self.world.clocks, at, bytes.len(), who)?;
         own.shared.put(at, bytes);
+        Ok(())
+    }
+
+    /// An atomic operation on shared memory: replaces `bytes` bytes by what `f` makes of them, and gives what was there.
+    pub fn change_shared(
+        &mut self,
+        lane: usize,
+        address: u64,
+        bytes: u64,
+        f: impl Fn(u64) -> u64,
+    ) -> Outcome<u64> {
+        let (block, address) = self.shared_of(address, lane)?;
+        let mut who = self.who(lane);
+        who.stamp.atomic = true;
+        let own = &mut self.world.blocks[block];
+        let at = own.shared.place(address, bytes, bytes, lane, "an atomic operation")?;
+        own.no_mbarrier(address, bytes, lane, "an atomic operation")?;
+        own.shared.note_read(self.world.clocks, at, bytes as usize, who)?;
+        own.shared.note_write(self.world.clocks, at, bytes as usize, who)?;
+        let old = own.shared.slice(at, bytes as usize).iter().rev().fold(0, |w, &b| w << 8 | u64::from(b));
+        own.shared.put(at, &f(old).to_le_bytes()[..bytes as usize]);
+        Ok(old)
+    }
+
+    /// A strong store orders what the thread has done before what those do who read it strongly.
+    pub fn publish(&mut self, lane: usize, address: u64) -> Outcome<()> {
+        let (block, address) = self.shared_of(address, lane)?;
+        let actor = self.warp.actor;
+        let flag = self.world.blocks[block].flags.entry(address).or_default();
+        self.world.clocks.release(actor, flag);
+        Ok(())
+    }
+
+    /// A strong load takes over what strong stores to the address have published.
+    pub fn observe(&mut self, lane: usize, address: u64) -> Outcome<()> {
+        let (block, address) = self.shared_of(address, lane)?;
+        if let Some(flag) = self.world.blocks[block].flags.get(&address) {
+            self.world.clocks.acquire(self.warp.actor, flag);
+        }
         Ok(())
     }
 

@@ -264,21 +264,28 @@ impl<'a> Decoder<'a> {
     }
 
     fn fits(&self, i: usize, ty: Ty) -> Result<(), Malformed> {
-        let &Operand::Reg(r) = self.operand(i)? else {
+        let (holds, bits) = (self.width(self.operand(i)?), ty.bits());
+        if holds == 0 {
             return Ok(());
-        };
-        let (class, bits) = (self.class(r), ty.bits());
-        let holds = match class {
-            Class::Pred => 1,
-            Class::Word16 => 16,
-            Class::Word32 => 32,
-            Class::Word64 => 64,
-            Class::Word128 => 128,
-        };
+        }
         if (holds == 1) != (bits == 1) || holds < bits || bits > 32 && holds != bits {
             return self.refuse(format_args!("operand {} has {holds} bits where {bits} are wanted", i + 1));
         }
         Ok(())
+    }
+
+    /// Bits of the register that an operand is, or 0.
+    pub fn width(&self, operand: &Operand) -> u32 {
+        match operand {
+            Operand::Reg(r) => match self.class(*r) {
+                Class::Pred => 1,
+                Class::Word16 => 16,
+                Class::Word32 => 32,
+                Class::Word64 => 64,
+                Class::Word128 => 128,
+            },
+            _ => 0,
+        }
     }
 
     /// A register to be written; `None` of `_`.

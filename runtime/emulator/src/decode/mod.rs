@@ -8,7 +8,7 @@ mod decoder;
 mod flow;
 mod slots;
 
-pub use decoder::{Decoder, Ty};
+pub use decoder::{Address, Decoder, Ty};
 
 use crate::fault::Outcome;
 use crate::inst;

@@ -3,7 +3,17 @@
 //! A decoding function takes the words and operands that it understands from the [`Decoder`] and returns the work as a
 //! closure over their places. Words that it leaves are refused, so a modifier is never ignored by accident.
 
+mod arithmetic;
+mod atomic;
+mod barrier;
 mod control;
+mod cp_async;
+mod exchange;
+mod float;
+mod lane;
+mod logic;
+mod memory;
+mod moves;
 
 use crate::decode::{Decoder, Next, Run};
 use crate::fault::Outcome;
@@ -17,7 +27,17 @@ pub type Decode = fn(&mut Decoder<'_>) -> Result<Run, Malformed>;
 pub type Rows = &'static [(&'static str, Decode)];
 
 /// All families.
-const FAMILIES: &[Rows] = &[control::ROWS];
+const FAMILIES: &[Rows] = &[
+    arithmetic::ROWS,
+    atomic::ROWS,
+    barrier::ROWS,
+    control::ROWS,
+    cp_async::ROWS,
+    exchange::ROWS,
+    logic::ROWS,
+    memory::ROWS,
+    moves::ROWS,
+];
 
 /// The row for an opcode: the longest one that its words begin with; and how many words those are.
 fn row(opcode: &[String]) -> Option<(Decode, usize)> {

@@ -17,6 +17,8 @@ pub struct Stamp {
     pub lane: u8,
     /// True if the access was through the asynchronous proxy.
     pub asynchronous: bool,
+    /// True if the access may meet others of its kind: an atomic operation, a strong load or store.
+    pub atomic: bool,
     /// The agent's clock; 0 is before everything.
     pub clock: u32,
 }
@@ -106,7 +108,7 @@ impl Clocks {
     /// The stamp of a thread's own access.
     pub fn own(&self, warp: usize, lane: usize) -> Stamp {
         let agent = (OF_WARP * warp) as u16;
-        Stamp { agent, lane: lane as u8, asynchronous: false, clock: self.now[warp] }
+        Stamp { agent, lane: lane as u8, asynchronous: false, atomic: false, clock: self.now[warp] }
     }
 
     fn tick(&mut self) -> u32 {
@@ -116,13 +118,25 @@ impl Clocks {
 
     /// The stamp of a copy of a warp that is now issued (`cp.async`).
     pub fn copying(&mut self, warp: usize) -> Stamp {
-        Stamp { agent: (OF_WARP * warp + 1) as u16, lane: 0, asynchronous: false, clock: self.tick() }
+        Stamp {
+            agent: (OF_WARP * warp + 1) as u16,
+            lane: 0,
+            asynchronous: false,
+            atomic: false,
+            clock: self.tick(),
+        }
     }
 
     /// The stamp of an operation of the asynchronous proxy that a warp now issues and itself waits for (`wgmma`, bulk
     /// groups).
     pub fn issuing(&mut self, warp: usize) -> Stamp {
-        Stamp { agent: (OF_WARP * warp + 2) as u16, lane: 0, asynchronous: true, clock: self.tick() }
+        Stamp {
+            agent: (OF_WARP * warp + 2) as u16,
+            lane: 0,
+            asynchronous: true,
+            atomic: false,
+            clock: self.tick(),
+        }
     }
 
     /// An agent for an mbarrier.
@@ -133,7 +147,7 @@ impl Clocks {
 
     /// The stamp of an operation that completes on an mbarrier.
     pub fn completing(&mut self, object: u16) -> Stamp {
-        Stamp { agent: object, lane: 0, asynchronous: true, clock: self.tick() }
+        Stamp { agent: object, lane: 0, asynchronous: true, atomic: false, clock: self.tick() }
     }
 
     /// A warp has waited for an agent's operations up to a stamp's.

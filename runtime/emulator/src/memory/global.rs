@@ -9,8 +9,8 @@ pub use image::Image;
 
 use super::address::GLOBAL_START;
 use crate::fault::{FaultKind, Outcome, trap};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Mutex, OnceLock};
 
 /// Bytes that an allocation's address is a multiple of, as the driver's.
 const ALIGN: u64 = 512;
@@ -142,6 +142,8 @@ impl Allocation {
 pub struct Global {
     /// By address.
     allocations: Vec<Allocation>,
+    /// Held during an atomic operation on two words.
+    pairs: Mutex<()>,
 }
 
 impl Global {
@@ -235,6 +237,28 @@ impl Global {
         };
         copy_out(a, address, into);
         true
+    }
+
+    /// Replaces `bytes` (2, 4 or 8) bytes that lie in `a` by what `f` makes of them; gives what was there.
+    pub fn change(&self, a: &Allocation, address: u64, bytes: u64, f: impl Fn(u64) -> u64) -> u64 {
+        match bytes {
+            8 => {
+                // Words are of 32 bits; operations on two of them are one after the other.
+                let _held = self.pairs.lock();
+                let old = u64::from(a.load(address)) | u64::from(a.load(address + 4)) << 32;
+                let new = f(old);
+                a.store(address, new as u32);
+                a.store(address + 4, (new >> 32) as u32);
+                old
+            }
+            4 => a.update(address, |old| f(old.into()) as u32).into(),
+            _ => {
+                let (shift, mask) = (8 * (address & 2), 0xffffu32);
+                let part = |w: u32| w >> shift & mask;
+                let put = |w: u32| w & !(mask << shift) | (f(part(w).into()) as u32 & mask) << shift;
+                part(a.update(address & !3, put)).into()
+            }
+        }
     }
 
     /// Bytes of all allocations.

@@ -79,7 +79,8 @@ impl Shared {
             if !clocks.current(written) {
                 return self.fault(clocks, FaultKind::UninitialisedMemory, i, who, written);
             }
-            if !clocks.ordered(who.warp, who.lane, written) {
+            let both_atomic = who.stamp.atomic && written.atomic;
+            if !both_atomic && !clocks.ordered(who.warp, who.lane, written) {
                 return self.fault(clocks, FaultKind::Race, i, who, written);
             }
             if who.stamp.asynchronous && !clocks.visible(who.warp, written) {
@@ -99,7 +100,8 @@ impl Shared {
         for i in self.cells(index, len) {
             let cell = &mut self.cells[i];
             for before in [cell.write, cell.reads[0], cell.reads[1]] {
-                if !clocks.ordered(who.warp, who.lane, before) {
+                let both_atomic = who.stamp.atomic && before.atomic;
+                if !both_atomic && !clocks.ordered(who.warp, who.lane, before) {
                     return self.fault(clocks, FaultKind::Race, i, who, before);
                 }
             }

@@ -1,0 +1,232 @@
+//! Atomic operations on memory, and fences. What the emulator executes is in one order for all, so that a fence has
+//! nothing to do; scopes and orders are taken and have no other effect.
+
+use super::memory::{Access, access, addresses};
+use super::{Rows, work};
+use crate::decode::{Decoder, Run, Ty};
+use crate::fault::{FaultKind, Outcome, trap_at};
+use crate::memory::address;
+use crate::number::float;
+use crate::number::half::{Half, HalfMode};
+use crate::ptx::{Malformed, Space};
+use crate::warp::{LANES, Slot, lanes};
+use crate::world::Step;
+
+pub const ROWS: Rows =
+    &[("atom", atom), ("red", red), ("fence", fence), ("membar", fence), ("createpolicy", policy)];
+
+fn fence(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
+    d.drop_all(&[
+        "acq_rel",
+        "sc",
+        "acquire",
+        "release",
+        "cta",
+        "cluster",
+        "gpu",
+        "gl",
+        "sys",
+        "sync_restrict::shared::cta",
+    ]);
+    Ok(work(|_| Ok(())))
+}
+
+/// A cache policy: a hint, of which only the register is of interest.
+fn policy(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
+    let words: Vec<&str> = d.words().to_vec();
+    d.drop_all(&words);
+    let out = d.dest(0)?;
+    for i in 1..d.count() {
+        if d.address(i).is_err() {
+            d.source(i)?;
+        }
+    }
+    Ok(work(move |s| {
+        s.warp.set_wide(out, s.mask, &[0; LANES]);
+        Ok(())
+    }))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Op {
+    Add,
+    Min,
+    Max,
+    And,
+    Or,
+    Xor,
+    Exchange,
+    CompareSwap,
+    Increment,
+    Decrement,
+}
+
+const OPS: &[(&str, Op)] = &[
+    ("add", Op::Add),
+    ("min", Op::Min),
+    ("max", Op::Max),
+    ("and", Op::And),
+    ("or", Op::Or),
+    ("xor", Op::Xor),
+    ("exch", Op::Exchange),
+    ("cas", Op::CompareSwap),
+    ("inc", Op::Increment),
+    ("dec", Op::Decrement),
+];
+
+fn sign(x: u64, bits: u32) -> i64 {
+    (x << (64 - bits)) as i64 >> (64 - bits)
+}
+
+/// What stands in memory after an operation.
+fn apply(op: Op, ty: Ty, old: u64, b: u64, c: u64) -> u64 {
+    let half = |h: Half, shift: u32| {
+        let f = |op: Op, x: u16, y: u16| match op {
+            Op::Add => h.add(x, y, HalfMode::default()),
+            Op::Min => h.min(x, y, false),
+            _ => h.max(x, y, false),
+        };
+        u64::from(f(op, (old >> shift) as u16, (b >> shift) as u16)) << shift
+    };
+    match (op, ty) {
+        (Op::Exchange, _) => b,
+        (Op::CompareSwap, _) => {
+            if old == b {
+                c
+            } else {
+                old
+            }
+        }
+        (Op::Increment, _) => {
+            if old >= b {
+                0
+            } else {
+                old + 1
+            }
+        }
+        (Op::Decrement, _) => {
+            if old == 0 || old > b {
+                b
+            } else {
+                old - 1
+            }
+        }
+        (Op::And, _) => old & b,
+        (Op::Or, _) => old | b,
+        (Op::Xor, _) => old ^ b,
+        (_, Ty::F16) => half(Half::F16, 0),
+        (_, Ty::Bf16) => half(Half::Bf16, 0),
+        (_, Ty::F16x2) => half(Half::F16, 0) | half(Half::F16, 16),
+        (_, Ty::Bf16x2) => half(Half::Bf16, 0) | half(Half::Bf16, 16),
+        (Op::Add, Ty::F32) => {
+            u64::from(float::add_rn(f32::from_bits(old as u32), f32::from_bits(b as u32)).to_bits())
+        }
+        (Op::Add, Ty::F64) => (f64::from_bits(old) + f64::from_bits(b)).to_bits(),
+        (Op::Add, _) => old.wrapping_add(b),
+        (Op::Min, _) if ty.signed() => sign(old, ty.bits()).min(sign(b, ty.bits())) as u64,
+        (Op::Max, _) if ty.signed() => sign(old, ty.bits()).max(sign(b, ty.bits())) as u64,
+        (Op::Min, _) => old.min(b),
+        (Op::Max, _) => old.max(b),
+    }
+}
+
+fn atom(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
+    operation(d, true)
+}
+
+fn red(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
+    operation(d, false)
+}
+
+fn operation(d: &mut Decoder<'_>, result: bool) -> Result<Run, Malformed> {
+    let first = usize::from(result);
+    let a = access(d, first)?;
+    d.drop_all(&["cta", "cluster", "gpu", "sys", "noftz"]);
+    let count = d.one_of(&[("v2", 2usize), ("v4", 4), ("v8", 8)]).unwrap_or(1);
+    let Some(op) = d.one_of(OPS) else {
+        return d.refuse("the operation is missing");
+    };
+    let ty = d.ty()?;
+    if d.has("L2::cache_hint") {
+        d.source(d.count() - 1)?;
+    }
+    if ty.bits() > 64 || ty.bits() < 16 || ty.float() && !matches!(op, Op::Add | Op::Min | Op::Max) {
+        return d.refuse("no such operation");
+    }
+    if matches!(ty, Ty::F32 | Ty::F64) && op != Op::Add {
+        return d.refuse("floats of 32 and 64 bits have only add");
+    }
+    let b = d.sources(first + 1)?;
+    let c = if op == Op::CompareSwap { d.source(first + 2)? } else { b[0] };
+    let outs = if result { d.dests(0)? } else { vec![None; b.len()] };
+    if b.len() != count || outs.len() != count {
+        return d.refuse(format_args!("{} operands for {count} elements", b.len()));
+    }
+    if matches!(a.space, None | Some(Space::Shared)) {
+        d.shared_access(ty.bytes());
+    }
+    let (bits, bytes) = (ty.bits(), u64::from(ty.bytes()));
+    Ok(work(move |s| {
+        let at = addresses(s, &a.at);
+        for (i, (&b, out)) in b.iter().zip(&outs).enumerate() {
+            let read =
+                |source| if bits == 64 { s.warp.get_wide(source) } else { s.warp.get(source).map(u64::from) };
+            let cut = if bits == 64 { !0 } else { (1 << bits) - 1 };
+            let (b, c) = (read(b), read(c));
+            let mut old = [0; LANES];
+            for lane in lanes(s.mask) {
+                let (b, c) = (b[lane] & cut, c[lane] & cut);
+                old[lane] = change(s, &a, lane, at[lane] + i as u64 * bytes, bytes, |old| {
+                    apply(op, ty, old, b, c) & cut
+                })?;
+            }
+            if let Some(out) = *out {
+                if bits == 64 {
+                    s.warp.set_wide(out, s.mask, &old);
+                } else {
+                    s.warp.set(Slot(out.0), s.mask, &old.map(|x| x as u32));
+                }
+            }
+        }
+        Ok(())
+    }))
+}
+
+/// Replaces `bytes` bytes in memory by what `f` makes of them; gives what was there.
+pub fn change(
+    s: &mut Step<'_, '_>,
+    a: &Access,
+    lane: usize,
+    at: u64,
+    bytes: u64,
+    f: impl Fn(u64) -> u64,
+) -> Outcome<u64> {
+    let (space, at) = match a.space {
+        Some(space) => (space, at),
+        None => address::split(at),
+    };
+    match space {
+        Space::Shared => s.change_shared(lane, at, bytes, f),
+        Space::Global => {
+            if at % bytes != 0 {
+                let what = format!(
+                    "an atomic operation on {bytes} bytes at {at:#x}, which is no multiple of {bytes}"
+                );
+                return trap_at(FaultKind::Misaligned, lane, what);
+            }
+            let told = |mut t: Box<crate::fault::Trap>| {
+                t.lane = Some(lane as u32);
+                t
+            };
+            let a = s.world.global.expect(at, bytes, "an atomic operation").map_err(told)?;
+            a.check_known(at, bytes).map_err(told)?;
+            a.check_writable(at, bytes).map_err(told)?;
+            Ok(s.world.global.change(a, at, bytes, f))
+        }
+        _ => trap_at(
+            FaultKind::Undefined,
+            lane,
+            "an atomic operation on memory that is neither global nor shared",
+        ),
+    }
+}
