@@ -289,8 +289,8 @@ fn files_of_launches_that_are_cut_or_changed_do_no_harm() {
     }
     let mut large = whole.clone();
     large.memory[0].bytes = u64::MAX;
-    assert!(large.restore().unwrap_err().message.contains("more memory"));
+    assert!(large.restore().err().unwrap().message.contains("more memory"));
     let mut twice = whole.clone();
     twice.memory.push(twice.memory[0].clone());
-    assert!(twice.restore().unwrap_err().message.contains("other memory lies there"));
+    assert!(twice.restore().err().unwrap().message.contains("other memory lies there"));
 }
