@@ -17,6 +17,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 #![warn(missing_docs)]
+#![allow(clippy::needless_range_loop, reason = "rows of threads are indexed together")]
 
 pub mod async_copy;
 pub mod barrier;

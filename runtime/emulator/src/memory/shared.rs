@@ -59,7 +59,7 @@ impl Shared {
             );
             return trap_at(FaultKind::OutOfBounds, lane, what);
         }
-        if address % align != 0 {
+        if !address.is_multiple_of(align) {
             let what = format!("{doing} at {address:#x} of shared memory, which is no multiple of {align}");
             return trap_at(FaultKind::Misaligned, lane, what);
         }
@@ -195,7 +195,7 @@ impl Local {
             );
             return trap_at(FaultKind::OutOfBounds, lane, what);
         }
-        if address % len != 0 {
+        if !address.is_multiple_of(len) {
             let what = format!("{doing} at {address:#x} of local memory, which is no multiple of {len}");
             return trap_at(FaultKind::Misaligned, lane, what);
         }
@@ -223,7 +223,7 @@ impl Local {
 
 /// Refuses an asynchronous access that is not of whole cells.
 pub fn whole(index: usize, len: usize, unit: usize) -> Outcome<()> {
-    if index % unit == 0 && len % unit == 0 {
+    if index.is_multiple_of(unit) && len.is_multiple_of(unit) {
         return Ok(());
     }
     trap(FaultKind::Misaligned, format!("{len} bytes at {index:#x} are not whole units of {unit} bytes"))
