@@ -5,7 +5,10 @@
 
 mod device;
 
-#[allow(unused_imports, reason = "not every test that shares this file uses the device or reads its log")]
+#[allow(
+    unused_imports,
+    reason = "not every test that shares this file uses the device or reads its log"
+)]
 pub use device::{FakeDevice, Log};
 use std::path::Path;
 use trtc_engine::manifest::*;
