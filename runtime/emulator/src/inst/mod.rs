@@ -18,7 +18,9 @@ mod lane;
 mod lanewise;
 mod logic;
 mod mbarrier;
+mod matrix;
 mod memory;
+mod mma;
 mod moves;
 mod tensor;
 mod transfer;
@@ -52,7 +54,9 @@ const FAMILIES: &[Rows] = &[
     float::ROWS,
     logic::ROWS,
     mbarrier::ROWS,
+    matrix::ROWS,
     memory::ROWS,
+    mma::ROWS,
     moves::ROWS,
     tensor::ROWS,
     wgmma::ROWS,
