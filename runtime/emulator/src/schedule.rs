@@ -128,6 +128,7 @@ impl Machine {
             block.tensor = Default::default();
             block.alive = launch.threads();
             block.free_registers = 0;
+            block.warpgroups.start(warps);
         }
         let registers = registers(kernel, launch);
         for (actor, warp) in self.warps.iter_mut().enumerate() {
@@ -233,6 +234,13 @@ fn is_over(warp: &mut Warp, group: usize, world: &mut World<'_>) -> bool {
         Some(Wait::Phase { block, address, parity }) => {
             let passed =
                 world.blocks[block].mbarriers.get(&address).is_none_or(|m| (m.phase & 1 == 1) != parity);
+            if passed {
+                warp.groups[group].wait = None;
+            }
+            return passed;
+        }
+        Some(Wait::Warpgroup { groups }) => {
+            let passed = world.blocks[warp.block].warpgroups.have(warp.index, groups);
             if passed {
                 warp.groups[group].wait = None;
             }
@@ -477,6 +485,9 @@ fn deadlock(warps: &[Warp], world: &World<'_>, at: &mut At) -> Outcome<()> {
                     registers.get_or_insert((i, group.at));
                     let free = world.blocks[warp.block].free_registers;
                     format!("{wanted} registers, of which {free} are free")
+                }
+                Some(Wait::Warpgroup { groups }) => {
+                    format!("the other warps of its warpgroup to commit {groups} groups of wgmma")
                 }
                 Some(Wait::Progress) => "others to go on".to_owned(),
                 None => continue,

@@ -68,6 +68,11 @@ pub enum Wait {
         /// How many, of all threads.
         wanted: u32,
     },
+    /// For the other warps of the warpgroup to commit matrix instructions; the instruction is executed again.
+    Warpgroup {
+        /// How many groups.
+        groups: u64,
+    },
     /// Until other blocks or copies have gone on; the instruction is executed again.
     Progress,
 }
