@@ -247,10 +247,7 @@ impl<'a> Decoder<'a> {
     /// The same of an operand in another.
     pub fn source_of(&mut self, operand: &Operand) -> Result<Source, Malformed> {
         match *operand {
-            Operand::Reg(r) => {
-                self.reads.push(r);
-                Ok(Source::Slot(self.place(r)))
-            }
+            Operand::Reg(r) if self.class(r) != Class::Pred => Ok(self.read(r)),
             Operand::Int(n) => Ok(Source::Constant(n as u64)),
             Operand::Double(bits) => Ok(Source::Constant(bits)),
             Operand::Variable(v, offset) => {
@@ -258,6 +255,11 @@ impl<'a> Decoder<'a> {
             }
             _ => self.refuse(format_args!("{operand:?} is no value")),
         }
+    }
+
+    fn read(&mut self, r: Reg) -> Source {
+        self.reads.push(r);
+        Source::Slot(self.place(r))
     }
 
     /// A value of a type: the register, if it is one, holds at least as many bits, of its kind.
@@ -294,12 +296,23 @@ impl<'a> Decoder<'a> {
     /// A register to be written; `None` of `_`.
     pub fn dest_of(&mut self, operand: &Operand) -> Result<Option<Slot>, Malformed> {
         match *operand {
-            Operand::Reg(r) => {
-                self.writes.push(r);
-                Ok(Some(self.place(r)))
-            }
+            Operand::Reg(r) if self.class(r) != Class::Pred => Ok(Some(self.write(r))),
             Operand::Sink => Ok(None),
             _ => self.refuse(format_args!("{operand:?} cannot be written")),
+        }
+    }
+
+    fn write(&mut self, r: Reg) -> Slot {
+        self.writes.push(r);
+        self.place(r)
+    }
+
+    /// A predicate to be written; `None` of `_`.
+    pub fn pred_dest_of(&mut self, operand: &Operand) -> Result<Option<Slot>, Malformed> {
+        match *operand {
+            Operand::Reg(r) if self.class(r) == Class::Pred => Ok(Some(self.write(r))),
+            Operand::Sink => Ok(None),
+            _ => self.refuse(format_args!("{operand:?} is no predicate to be written")),
         }
     }
 
@@ -315,7 +328,14 @@ impl<'a> Decoder<'a> {
     /// A register of a type to be written.
     pub fn typed_dest(&mut self, i: usize, ty: Ty) -> Result<Slot, Malformed> {
         self.fits(i, ty)?;
-        self.dest(i)
+        if ty != Ty::Pred {
+            return self.dest(i);
+        }
+        let operand = self.operand(i)?;
+        match self.pred_dest_of(operand)? {
+            Some(slot) => Ok(slot),
+            None => self.refuse(format_args!("operand {} must be a predicate", i + 1)),
+        }
     }
 
     /// A predicate to be read, and whether it is negated.
@@ -325,7 +345,7 @@ impl<'a> Decoder<'a> {
                 let (source, negated) = self.pred_of(inner)?;
                 Ok((source, !negated))
             }
-            Operand::Reg(r) if self.class(*r) == Class::Pred => Ok((self.source_of(operand)?, false)),
+            Operand::Reg(r) if self.class(*r) == Class::Pred => Ok((self.read(*r), false)),
             Operand::Int(n) => Ok((Source::Constant(u64::from(*n != 0)), false)),
             _ => self.refuse(format_args!("{operand:?} is no predicate")),
         }
@@ -362,6 +382,9 @@ impl<'a> Decoder<'a> {
             let Operand::Reg(r) = *operand else {
                 return self.refuse(format_args!("{operand:?} cannot be written"));
             };
+            if !matches!(self.class(r), Class::Word32) {
+                return self.refuse("registers of matrices have 32 bits");
+            }
             self.reads.push(r);
             self.writes.push(r);
             self.matrix.push(r);

@@ -7,11 +7,14 @@ mod arithmetic;
 mod atomic;
 mod barrier;
 mod bulk;
+mod compare;
 mod control;
+mod convert;
 mod cp_async;
 mod exchange;
 mod float;
 mod lane;
+mod lanewise;
 mod logic;
 mod mbarrier;
 mod memory;
@@ -39,9 +42,12 @@ const FAMILIES: &[Rows] = &[
     atomic::ROWS,
     barrier::ROWS,
     bulk::ROWS,
+    compare::ROWS,
     control::ROWS,
+    convert::ROWS,
     cp_async::ROWS,
     exchange::ROWS,
+    float::ROWS,
     logic::ROWS,
     mbarrier::ROWS,
     memory::ROWS,

@@ -74,8 +74,10 @@ impl Half {
         f64::from(self.decode(if mode.ftz { self.flush(bits) } else { bits }))
     }
 
+    /// `.ftz`: zero of the same sign for a subnormal number.
+    #[must_use]
     #[inline(always)]
-    fn flush(self, bits: u16) -> u16 {
+    pub fn flush(self, bits: u16) -> u16 {
         let exponent = if self == Self::F16 { 0x7c00 } else { 0x7f80 };
         if bits & exponent == 0 { bits & 0x8000 } else { bits }
     }

@@ -4,6 +4,7 @@
 
 pub mod approx;
 pub mod dot;
+pub mod double;
 pub mod float;
 pub mod format;
 pub mod half;

@@ -481,8 +481,10 @@ impl Parser {
             let negated = self.take('!');
             let name = self.word()?;
             match self.register(&name) {
-                Some(reg) => guard = Some((reg, negated)),
-                None => return self.fail(format!("{name} is not a register")),
+                Some(reg) if self.kernel.registers[reg.0 as usize].class == Class::Pred => {
+                    guard = Some((reg, negated));
+                }
+                _ => return self.fail(format!("{name} is not a predicate")),
             }
         }
         let opcode: Vec<String> = self.word()?.split('.').map(str::to_owned).collect();
