@@ -42,6 +42,8 @@ pub struct Pending {
     pub matrix: Matrix,
     /// Bulk copies that the warp's threads wait for themselves.
     pub bulk: Bulk,
+    /// What has to do with tensor memory.
+    pub tensor: crate::tensor_memory::Issuer,
     /// True after `fence.mbarrier_init`.
     pub init_fenced: bool,
 }

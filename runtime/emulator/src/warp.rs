@@ -63,6 +63,8 @@ pub enum Wait {
         /// Parity of the phase that is to end.
         parity: bool,
     },
+    /// Until so many columns of tensor memory are free; the instruction is executed again.
+    Columns(u32),
     /// Until other blocks or copies have gone on; the instruction is executed again.
     Progress,
 }

@@ -19,6 +19,7 @@ mod logic;
 mod mbarrier;
 mod memory;
 mod moves;
+mod tcgen05;
 mod tensor;
 mod transfer;
 mod wgmma;
@@ -52,6 +53,7 @@ const FAMILIES: &[Rows] = &[
     mbarrier::ROWS,
     memory::ROWS,
     moves::ROWS,
+    tcgen05::ROWS,
     tensor::ROWS,
     wgmma::ROWS,
 ];
