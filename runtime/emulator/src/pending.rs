@@ -50,6 +50,8 @@ pub struct Pending {
     pub cluster: u32,
     /// The barrier's completions when those threads came.
     pub cluster_completed: u64,
+    /// What has to do with tensor memory.
+    pub tensor: crate::tensor_memory::Issuer,
     /// True after `fence.mbarrier_init`.
     pub init_fenced: bool,
 }

@@ -73,6 +73,8 @@ pub enum Wait {
         /// How many groups.
         groups: u64,
     },
+    /// Until so many columns of tensor memory are free; the instruction is executed again.
+    Columns(u32),
     /// Until other blocks or copies have gone on; the instruction is executed again.
     Progress,
 }

@@ -17,11 +17,12 @@ mod float;
 mod lane;
 mod lanewise;
 mod logic;
-mod mbarrier;
 mod matrix;
+mod mbarrier;
 mod memory;
 mod mma;
 mod moves;
+mod tcgen05;
 mod tensor;
 mod transfer;
 mod wgmma;
@@ -44,9 +45,9 @@ const FAMILIES: &[Rows] = &[
     arithmetic::ROWS,
     atomic::ROWS,
     barrier::ROWS,
-    compare::ROWS,
     bulk::ROWS,
     cluster::ROWS,
+    compare::ROWS,
     control::ROWS,
     convert::ROWS,
     cp_async::ROWS,
@@ -58,6 +59,7 @@ const FAMILIES: &[Rows] = &[
     memory::ROWS,
     mma::ROWS,
     moves::ROWS,
+    tcgen05::ROWS,
     tensor::ROWS,
     wgmma::ROWS,
 ];
