@@ -7,8 +7,13 @@ use crate::warp::Warp;
 
 /// Before an instruction.
 pub fn before(warp: &Warp, kernel: &Kernel, checks: &Checks, mask: u32) -> Outcome<()> {
+    let accumulating = match checks.reads_if {
+        None => mask,
+        Some((p, negated)) => mask & (warp.pred(p) ^ if negated { !0 } else { 0 }),
+    };
     for &(index, reg) in &checks.reads {
-        let missing = mask & !warp.written[index as usize];
+        let late = checks.reads_if.is_some() && checks.writes.contains(&index);
+        let missing = if late { accumulating } else { mask } & !warp.written[index as usize];
         if missing != 0 {
             let name = &kernel.registers[reg.0 as usize];
             let lane = missing.trailing_zeros() as usize;

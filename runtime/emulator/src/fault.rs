@@ -107,3 +107,11 @@ pub fn trap<T>(kind: FaultKind, what: impl Into<String>) -> Outcome<T> {
 pub fn trap_at<T>(kind: FaultKind, lane: usize, what: impl Into<String>) -> Outcome<T> {
     Err(Box::new(Trap { kind, what: what.into(), lane: Some(lane as u32), line: None }))
 }
+
+/// The same fault, of a thread.
+pub fn of_lane<T>(outcome: Outcome<T>, lane: usize) -> Outcome<T> {
+    outcome.map_err(|mut trap| {
+        trap.lane.get_or_insert(lane as u32);
+        trap
+    })
+}

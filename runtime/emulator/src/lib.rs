@@ -17,6 +17,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 #![warn(missing_docs)]
+#![allow(clippy::needless_range_loop, reason = "rows of threads are indexed together")]
 
 pub mod async_copy;
 pub mod barrier;
@@ -40,6 +41,6 @@ pub mod world;
 pub use decode::{Kernel, load};
 pub use fault::{Fault, FaultKind};
 pub use launch::{Sizes, launch, launch_traced};
-pub use memory::Global;
+pub use memory::{Global, Image};
 pub use schedule::{Limits, Stats};
 pub use trace::Tracer;

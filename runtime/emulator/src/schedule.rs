@@ -17,6 +17,11 @@ use crate::world::{Block, Launch, Step, World};
 /// Instructions of a warp before the next one has its turn.
 const TURN: u64 = 1 << 12;
 
+/// Registers of an SM.
+const REGISTERS: u32 = 1 << 16;
+/// Most registers of a thread.
+const MOST_REGISTERS: u32 = 255;
+
 /// What a cluster may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -122,7 +127,10 @@ impl Machine {
             block.flags.clear();
             block.tensor = Default::default();
             block.alive = launch.threads();
+            block.free_registers = 0;
+            block.warpgroups.start(warps);
         }
+        let registers = registers(kernel, launch);
         for (actor, warp) in self.warps.iter_mut().enumerate() {
             let index = actor % warps;
             let threads = (launch.threads() - (index * LANES) as u32).min(LANES as u32);
@@ -139,11 +147,18 @@ impl Machine {
             warp.in_flight.resize(kernel.matrix, 0);
             warp.unfenced.clear();
             warp.unfenced.resize(kernel.matrix, true);
+            warp.registers = registers;
             warp.local.start(kernel.local);
             warp.pending.clear();
             (warp.steps, warp.thread_steps) = (0, 0);
         }
     }
+}
+
+/// Registers of a thread at the start: what `.maxnreg` says, or as many as a block of this size can have, by 8.
+fn registers(kernel: &Kernel, launch: &Launch) -> u32 {
+    let share = || (REGISTERS / launch.threads().max(1)).min(MOST_REGISTERS) / 8 * 8;
+    kernel.max_registers.map_or_else(share, |n| n.next_multiple_of(8))
 }
 
 /// Runs until every thread has ended.
@@ -172,7 +187,8 @@ fn schedule(
             }
         }
         if !alive {
-            return finish_copies(world, at);
+            finish_copies(world, at)?;
+            return given_back(world, at);
         }
         if went_on && waits {
             continue;
@@ -180,6 +196,7 @@ fn schedule(
         // Everybody waits, or goes round in a loop: time for a copy to happen.
         match world.queue.pop() {
             Some(copy) => {
+                at.warp = copy.by.0;
                 let mut place = Place { blocks: world.blocks, global: world.global, clocks: world.clocks };
                 happen(copy, &mut place)?;
             }
@@ -206,6 +223,17 @@ fn finish_copies(world: &mut World<'_>, at: &mut At) -> Outcome<()> {
     Ok(())
 }
 
+/// Blocks have ended: each must have given back its tensor memory.
+fn given_back(world: &World<'_>, at: &mut At) -> Outcome<()> {
+    for block in world.blocks.iter() {
+        if let Some(a) = block.tensor.allocations().first() {
+            (at.warp, at.inst) = (a.warp, None);
+            return a.left_behind();
+        }
+    }
+    Ok(())
+}
+
 /// Whether a wait is over; what those who waited learn.
 fn is_over(warp: &mut Warp, group: usize, world: &mut World<'_>) -> bool {
     let barrier = match warp.groups[group].wait {
@@ -222,6 +250,27 @@ fn is_over(warp: &mut Warp, group: usize, world: &mut World<'_>) -> bool {
                 warp.groups[group].wait = None;
             }
             return passed;
+        }
+        Some(Wait::Warpgroup { groups }) => {
+            let passed = world.blocks[warp.block].warpgroups.have(warp.index, groups);
+            if passed {
+                warp.groups[group].wait = None;
+            }
+            return passed;
+        }
+        Some(Wait::Registers { wanted }) => {
+            let passed = world.blocks[warp.block].free_registers >= wanted;
+            if passed {
+                warp.groups[group].wait = None;
+            }
+            return passed;
+        }
+        Some(Wait::Columns(count)) => {
+            let free = world.blocks[warp.block].tensor.fits(count).is_some();
+            if free {
+                warp.groups[group].wait = None;
+            }
+            return free;
         }
         Some(Wait::Barrier { id, completed }) => {
             let barrier = &world.blocks[warp.block].barriers[id];
@@ -425,6 +474,7 @@ fn part(warp: &mut Warp, world: &mut World<'_>, group: Group, mask: u32, next: N
 fn deadlock(warps: &[Warp], world: &World<'_>, at: &mut At) -> Outcome<()> {
     let mut told = Vec::new();
     let mut apart = None;
+    let mut registers = None;
     for (i, warp) in warps.iter().enumerate() {
         for group in &warp.groups {
             let line = world.kernel.code[group.at].line;
@@ -450,6 +500,17 @@ fn deadlock(warps: &[Warp], world: &World<'_>, at: &mut At) -> Outcome<()> {
                         u8::from(*parity)
                     )
                 }
+                Some(Wait::Registers { wanted }) => {
+                    registers.get_or_insert((i, group.at));
+                    let free = world.blocks[warp.block].free_registers;
+                    format!("{wanted} registers, of which {free} are free")
+                }
+                Some(Wait::Warpgroup { groups }) => {
+                    format!("the other warps of its warpgroup to commit {groups} groups of wgmma")
+                }
+                Some(Wait::Columns(count)) => {
+                    format!("{count} columns of tensor memory, which nobody gives back")
+                }
                 Some(Wait::Progress) => "others to go on".to_owned(),
                 None => continue,
             };
@@ -463,6 +524,13 @@ fn deadlock(warps: &[Warp], world: &World<'_>, at: &mut At) -> Outcome<()> {
             told.join("; ")
         );
         return trap(FaultKind::Divergence, what);
+    }
+    if let Some((warp, inst)) = registers {
+        (at.warp, at.inst) = (warp, Some(inst));
+        return trap(
+            FaultKind::Budget,
+            format!("registers that nobody gives up are waited for: {}", told.join("; ")),
+        );
     }
     at.warp = warps.iter().position(|w| !w.groups.is_empty()).unwrap_or(0);
     at.inst = warps.get(at.warp).and_then(|w| w.groups.first()).map(|g| g.at);

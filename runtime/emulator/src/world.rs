@@ -9,6 +9,7 @@ use crate::memory::address::{self, SHARED_START};
 use crate::memory::clocks::Knowledge;
 use crate::memory::shared::Who;
 use crate::memory::{Clocks, Global, Shared};
+use crate::pending::Warpgroups;
 use crate::tensor_memory::TensorMemory;
 use crate::warp::{LANES, Warp};
 use rustc_hash::FxHashMap;
@@ -66,6 +67,12 @@ pub struct Block {
     pub tensor: TensorMemory,
     /// What strong stores to shared memory have published, by address.
     pub flags: FxHashMap<u64, Knowledge>,
+    /// Registers that warps have given up.
+    pub free_registers: u32,
+    /// Matrix instructions of its warpgroups.
+    pub warpgroups: Warpgroups,
+    /// The last operand of a matrix instruction.
+    pub(crate) gathered: crate::inst::Gathered,
     /// Threads that have not ended.
     pub alive: u32,
 }

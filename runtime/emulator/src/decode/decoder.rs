@@ -121,6 +121,8 @@ pub struct Decoder<'a> {
     pub writes: Vec<Reg>,
     /// Registers that a matrix instruction keeps using after it was issued.
     pub matrix: Vec<Reg>,
+    /// A predicate, and whether it is negated, without which the registers of `matrix_dests` are not read.
+    pub reads_if: Option<(Source, bool)>,
     /// Who executes it together.
     pub together: Together,
     /// Bytes of the narrowest access to shared memory.
@@ -148,6 +150,7 @@ impl<'a> Decoder<'a> {
             reads: Vec::new(),
             writes: Vec::new(),
             matrix: Vec::new(),
+            reads_if: None,
             together: Together::Alone,
             narrowest: 16,
         }
@@ -244,10 +247,7 @@ impl<'a> Decoder<'a> {
     /// The same of an operand in another.
     pub fn source_of(&mut self, operand: &Operand) -> Result<Source, Malformed> {
         match *operand {
-            Operand::Reg(r) => {
-                self.reads.push(r);
-                Ok(Source::Slot(self.place(r)))
-            }
+            Operand::Reg(r) if self.class(r) != Class::Pred => Ok(self.read(r)),
             Operand::Int(n) => Ok(Source::Constant(n as u64)),
             Operand::Double(bits) => Ok(Source::Constant(bits)),
             Operand::Variable(v, offset) => {
@@ -257,10 +257,21 @@ impl<'a> Decoder<'a> {
         }
     }
 
+    fn read(&mut self, r: Reg) -> Source {
+        self.reads.push(r);
+        Source::Slot(self.place(r))
+    }
+
     /// A value of a type: the register, if it is one, holds at least as many bits, of its kind.
     pub fn typed(&mut self, i: usize, ty: Ty) -> Result<Source, Malformed> {
         self.fits(i, ty)?;
-        self.source(i)
+        match self.source(i)? {
+            // A float in decimals has 64 bits whatever is made of it.
+            Source::Constant(bits) if ty == Ty::F32 && matches!(self.operand(i)?, Operand::Double(_)) => {
+                Ok(Source::Constant((f64::from_bits(bits) as f32).to_bits().into()))
+            }
+            source => Ok(source),
+        }
     }
 
     fn fits(&self, i: usize, ty: Ty) -> Result<(), Malformed> {
@@ -291,12 +302,23 @@ impl<'a> Decoder<'a> {
     /// A register to be written; `None` of `_`.
     pub fn dest_of(&mut self, operand: &Operand) -> Result<Option<Slot>, Malformed> {
         match *operand {
-            Operand::Reg(r) => {
-                self.writes.push(r);
-                Ok(Some(self.place(r)))
-            }
+            Operand::Reg(r) if self.class(r) != Class::Pred => Ok(Some(self.write(r))),
             Operand::Sink => Ok(None),
             _ => self.refuse(format_args!("{operand:?} cannot be written")),
+        }
+    }
+
+    fn write(&mut self, r: Reg) -> Slot {
+        self.writes.push(r);
+        self.place(r)
+    }
+
+    /// A predicate to be written; `None` of `_`.
+    pub fn pred_dest_of(&mut self, operand: &Operand) -> Result<Option<Slot>, Malformed> {
+        match *operand {
+            Operand::Reg(r) if self.class(r) == Class::Pred => Ok(Some(self.write(r))),
+            Operand::Sink => Ok(None),
+            _ => self.refuse(format_args!("{operand:?} is no predicate to be written")),
         }
     }
 
@@ -312,7 +334,14 @@ impl<'a> Decoder<'a> {
     /// A register of a type to be written.
     pub fn typed_dest(&mut self, i: usize, ty: Ty) -> Result<Slot, Malformed> {
         self.fits(i, ty)?;
-        self.dest(i)
+        if ty != Ty::Pred {
+            return self.dest(i);
+        }
+        let operand = self.operand(i)?;
+        match self.pred_dest_of(operand)? {
+            Some(slot) => Ok(slot),
+            None => self.refuse(format_args!("operand {} must be a predicate", i + 1)),
+        }
     }
 
     /// A predicate to be read, and whether it is negated.
@@ -322,7 +351,7 @@ impl<'a> Decoder<'a> {
                 let (source, negated) = self.pred_of(inner)?;
                 Ok((source, !negated))
             }
-            Operand::Reg(r) if self.class(*r) == Class::Pred => Ok((self.source_of(operand)?, false)),
+            Operand::Reg(r) if self.class(*r) == Class::Pred => Ok((self.read(*r), false)),
             Operand::Int(n) => Ok((Source::Constant(u64::from(*n != 0)), false)),
             _ => self.refuse(format_args!("{operand:?} is no predicate")),
         }
@@ -359,6 +388,9 @@ impl<'a> Decoder<'a> {
             let Operand::Reg(r) = *operand else {
                 return self.refuse(format_args!("{operand:?} cannot be written"));
             };
+            if !matches!(self.class(r), Class::Word32) {
+                return self.refuse("registers of matrices have 32 bits");
+            }
             self.reads.push(r);
             self.writes.push(r);
             self.matrix.push(r);

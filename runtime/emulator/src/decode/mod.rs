@@ -58,6 +58,8 @@ pub enum Together {
 pub struct Checks {
     /// Registers that may not have been written: their index among those, and their number.
     pub reads: Vec<(u32, Reg)>,
+    /// A predicate, and whether it is negated, without which those that are written too are not read.
+    pub reads_if: Option<(Source, bool)>,
     /// Such registers that are written.
     pub writes: Vec<u32>,
     /// Registers of matrix instructions that are read or written, by index among those.
@@ -248,6 +250,7 @@ fn kernel(source: &ptx::Kernel, chip: Chip, lines: &[String]) -> Result<Kernel, 
         let mut checks = Checks {
             reads: uncertain.iter().filter_map(|r| Some((tracked_index[r.0 as usize]?, *r))).collect(),
             writes: indexed(&used.writes, &tracked_index),
+            reads_if: d.reads_if,
             ..Checks::default()
         };
         if d.matrix.is_empty() {

@@ -47,6 +47,6 @@ pub fn give(kernel: &Kernel, flow: &Flow) -> Places {
         in_use += size;
         pressure = pressure.max(in_use);
     }
-    // Registers that are nowhere used still have a place.
-    Places { slots, rows: rows.max(4) as usize, preds: preds.max(1) as usize, pressure }
+    // Registers that are nowhere used still have a place, and one that is read as a wider one lies behind the last.
+    Places { slots, rows: rows as usize + 8, preds: preds.max(1) as usize, pressure }
 }

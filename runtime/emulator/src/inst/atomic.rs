@@ -48,7 +48,8 @@ fn policy(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Op {
+#[allow(missing_docs, reason = "the names of the ISA")]
+pub enum Op {
     Add,
     Min,
     Max,
@@ -61,7 +62,8 @@ enum Op {
     Decrement,
 }
 
-const OPS: &[(&str, Op)] = &[
+/// Operations by name.
+pub const OPS: &[(&str, Op)] = &[
     ("add", Op::Add),
     ("min", Op::Min),
     ("max", Op::Max),
@@ -79,7 +81,7 @@ fn sign(x: u64, bits: u32) -> i64 {
 }
 
 /// What stands in memory after an operation.
-fn apply(op: Op, ty: Ty, old: u64, b: u64, c: u64) -> u64 {
+pub fn apply(op: Op, ty: Ty, old: u64, b: u64, c: u64) -> u64 {
     let half = |h: Half, shift: u32| {
         let f = |op: Op, x: u16, y: u16| match op {
             Op::Add => h.add(x, y, HalfMode::default()),

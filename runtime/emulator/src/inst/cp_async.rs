@@ -5,6 +5,7 @@ use super::memory::addresses;
 use super::{Rows, work};
 use crate::decode::{Decoder, Run};
 use crate::fault::{FaultKind, Outcome, trap_at};
+use crate::memory::clocks::Stamp;
 use crate::memory::global::copy_out;
 use crate::memory::shared::Who;
 use crate::pending::{Copy, CopyGroup};
@@ -136,8 +137,34 @@ fn wait(d: &mut Decoder<'_>, groups: bool) -> Result<Run, Malformed> {
     }))
 }
 
-/// Moves the data of a copy.
+/// Moves the data of all copies of the threads that execute, without their knowing; gives what the copies leave behind.
+pub fn finish_all(s: &mut Step<'_, '_>) -> Vec<Stamp> {
+    let mut all = Vec::new();
+    let pending = &mut s.warp.pending;
+    for list in pending.groups.iter_mut().map(|g| &mut g.copies).chain([&mut pending.open]) {
+        // What is left of a copy whose data has moved is its stamp, for who waits.
+        let mut moved = Vec::new();
+        for copy in list.iter_mut().filter(|c| c.size > 0 && c.mask & s.mask != 0) {
+            let mask = copy.mask & s.mask;
+            all.push(Copy { mask, ..copy.clone() });
+            moved.push(Copy { mask, size: 0, read: [0; 32], ..copy.clone() });
+            copy.mask &= !mask;
+        }
+        list.retain(|c| c.mask != 0);
+        list.append(&mut moved);
+    }
+    all.iter().for_each(|copy| move_data(s, copy));
+    all.iter().map(|copy| copy.stamp).collect()
+}
+
+/// Moves the data of a copy that the warp has waited for.
 fn finish(s: &mut Step<'_, '_>, copy: &Copy) -> Outcome<()> {
+    move_data(s, copy);
+    s.world.clocks.waited(s.warp.actor, copy.stamp);
+    Ok(())
+}
+
+fn move_data(s: &mut Step<'_, '_>, copy: &Copy) {
     for lane in lanes(copy.mask) {
         let (read, mut bytes) = (copy.read[lane] as usize, [0u8; 16]);
         if read > 0
@@ -148,6 +175,4 @@ fn finish(s: &mut Step<'_, '_>, copy: &Copy) -> Outcome<()> {
         let rank = s.warp.block;
         s.world.blocks[rank].shared.put(copy.to[lane] as usize, &bytes[..copy.size as usize]);
     }
-    s.world.clocks.waited(s.warp.actor, copy.stamp);
-    Ok(())
 }

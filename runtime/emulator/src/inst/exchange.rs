@@ -16,9 +16,9 @@ pub const ROWS: Rows = &[
 ];
 
 /// A register and perhaps a predicate: `d` or `d|p`.
-fn pair(d: &mut Decoder<'_>, i: usize) -> Result<(Option<Slot>, Option<Slot>), Malformed> {
+pub fn pair(d: &mut Decoder<'_>, i: usize) -> Result<(Option<Slot>, Option<Slot>), Malformed> {
     match d.operand(i)? {
-        Operand::Pair(a, b) => Ok((d.dest_of(a)?, d.dest_of(b)?)),
+        Operand::Pair(a, b) => Ok((d.dest_of(a)?, d.pred_dest_of(b)?)),
         other => Ok((d.dest_of(other)?, None)),
     }
 }
@@ -37,7 +37,9 @@ fn shfl(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
     let Some(mode) = d.one_of(&modes) else {
         return d.refuse("up, down, bfly or idx is missing");
     };
-    d.ty()?;
+    if d.ty()?.bits() != 32 {
+        return d.refuse("values of 32 bits are exchanged");
+    }
     let (out, pred) = pair(d, 0)?;
     let (a, b, c, mask) = (d.source(1)?, d.source(2)?, d.source(3)?, d.source(4)?);
     d.together = Together::Mask(mask);

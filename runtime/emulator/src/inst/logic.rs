@@ -77,7 +77,7 @@ fn lop3(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
         let crate::ptx::Operand::Pair(word, pred) = d.operand(0)? else {
             return d.refuse("a pair is to be written");
         };
-        let (word, pred) = (d.dest_of(word)?, d.dest_of(pred)?);
+        let (word, pred) = (d.dest_of(word)?, d.pred_dest_of(pred)?);
         let (a, b, c, table) = (d.source(1)?, d.source(2)?, d.source(3)?, d.constant(4)? as u32);
         let (q, negated) = d.pred(5)?;
         return Ok(work(move |s| {

@@ -113,7 +113,7 @@ fn load_global(s: &Step<'_, '_>, at: &Wide, size: u64, out: &mut Words) -> Outco
     let mut found = None;
     for lane in lanes(s.mask) {
         let address = at[lane];
-        if address % size != 0 {
+        if !address.is_multiple_of(size) {
             return misaligned(lane, "a read", size, address);
         }
         let a = match found {
@@ -142,7 +142,7 @@ fn store_global(s: &Step<'_, '_>, at: &Wide, size: u64, from: &Words) -> Outcome
     let mut found = None;
     for lane in lanes(s.mask) {
         let address = at[lane];
-        if address % size != 0 {
+        if !address.is_multiple_of(size) {
             return misaligned(lane, "a write", size, address);
         }
         let a = match found {
@@ -204,7 +204,7 @@ fn load_param(s: &Step<'_, '_>, at: &Wide, size: u64, out: &mut Words) -> Outcom
                 format!("a read of {size} bytes at {start:#x} of parameters, which have {}", params.len());
             return trap_at(FaultKind::OutOfBounds, lane, what);
         };
-        if start as u64 % size != 0 {
+        if !(start as u64).is_multiple_of(size) {
             return misaligned(lane, "a read", size, at[lane]);
         }
         put_bytes(out, lane, bytes);

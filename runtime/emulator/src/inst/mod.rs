@@ -6,6 +6,8 @@
 mod arithmetic;
 mod atomic;
 mod barrier;
+mod bulk;
+mod cluster;
 mod compare;
 mod control;
 mod convert;
@@ -16,9 +18,16 @@ mod lane;
 mod lanewise;
 mod logic;
 mod matrix;
+mod mbarrier;
 mod memory;
 mod mma;
 mod moves;
+mod tcgen05;
+mod tensor;
+mod transfer;
+mod wgmma;
+
+pub use wgmma::Gathered;
 
 use crate::decode::{Decoder, Next, Run};
 use crate::fault::Outcome;
@@ -36,6 +45,8 @@ const FAMILIES: &[Rows] = &[
     arithmetic::ROWS,
     atomic::ROWS,
     barrier::ROWS,
+    bulk::ROWS,
+    cluster::ROWS,
     compare::ROWS,
     control::ROWS,
     convert::ROWS,
@@ -43,10 +54,14 @@ const FAMILIES: &[Rows] = &[
     exchange::ROWS,
     float::ROWS,
     logic::ROWS,
+    mbarrier::ROWS,
     matrix::ROWS,
     memory::ROWS,
     mma::ROWS,
     moves::ROWS,
+    tcgen05::ROWS,
+    tensor::ROWS,
+    wgmma::ROWS,
 ];
 
 /// The row for an opcode: the longest one that its words begin with; and how many words those are.

@@ -3,6 +3,10 @@
 //! Blocks run on several threads at once and may race as on a GPU; every word is an atomic, so that a race gives one
 //! of the values and nothing worse.
 
+mod image;
+
+pub use image::Image;
+
 use super::address::GLOBAL_START;
 use crate::fault::{FaultKind, Outcome, trap};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -265,7 +269,7 @@ impl Global {
 
 /// Copies a range that lies in `a` out of it.
 pub fn copy_out(a: &Allocation, address: u64, into: &mut [u8]) {
-    if address % 4 == 0 && into.len() % 4 == 0 {
+    if address.is_multiple_of(4) && into.len().is_multiple_of(4) {
         for (i, chunk) in into.chunks_exact_mut(4).enumerate() {
             chunk.copy_from_slice(&a.load(address + 4 * i as u64).to_le_bytes());
         }
@@ -278,7 +282,7 @@ pub fn copy_out(a: &Allocation, address: u64, into: &mut [u8]) {
 
 /// Copies bytes to a range that lies in `a`.
 pub fn fill(a: &Allocation, address: u64, bytes: &[u8]) {
-    if address % 4 == 0 {
+    if address.is_multiple_of(4) {
         let whole = bytes.chunks_exact(4);
         let rest = whole.remainder();
         for (i, chunk) in whole.enumerate() {

@@ -33,6 +33,10 @@ pub struct Shared {
     granule: u32,
     /// First address.
     start: u64,
+    /// The last write that a read was found to be ordered after, and whose read: what is ordered stays so.
+    passed: Option<(usize, usize, bool, Stamp)>,
+    /// Changes so far.
+    version: u64,
 }
 
 impl Shared {
@@ -45,6 +49,8 @@ impl Shared {
         self.bytes.resize(len as usize, 0);
         self.cells.resize(cells, Cell::default());
         (self.granule, self.start) = (granule, start);
+        self.passed = None;
+        self.version += 1;
     }
 
     /// Checks that an access lies in here and is aligned; gives the index of its first byte.
@@ -52,7 +58,7 @@ impl Shared {
     pub fn place(&self, address: u64, len: u64, align: u64, lane: usize, doing: &str) -> Outcome<usize> {
         let index = address.wrapping_sub(self.start);
         let end = index.checked_add(len);
-        if end.is_none_or(|end| end > self.bytes.len() as u64) || address % align != 0 {
+        if end.is_none_or(|end| end > self.bytes.len() as u64) || !address.is_multiple_of(align) {
             return self.misplaced(address, len, align, lane, doing);
         }
         Ok(index as usize)
@@ -82,15 +88,22 @@ impl Shared {
         for i in self.cells(index, len) {
             let cell = &mut self.cells[i];
             let written = cell.write;
-            if !clocks.current(written) {
-                return self.fault(clocks, FaultKind::UninitialisedMemory, i, who, written);
-            }
-            let both_atomic = who.stamp.atomic && written.atomic;
-            if !both_atomic && !clocks.ordered(who.warp, who.lane, written) {
-                return self.fault(clocks, FaultKind::Race, i, who, written);
-            }
-            if who.stamp.asynchronous && !clocks.visible(who.warp, written) {
-                return self.fault(clocks, FaultKind::MissingProxyFence, i, who, written);
+            let pair = Some((who.warp, who.lane, who.stamp.asynchronous, written));
+            if self.passed != pair {
+                if !clocks.current(written) {
+                    return self.fault(clocks, FaultKind::UninitialisedMemory, i, who, written);
+                }
+                let both_atomic = who.stamp.atomic && written.atomic;
+                let ordered = clocks.ordered(who.warp, who.lane, written);
+                if !both_atomic && !ordered {
+                    return self.fault(clocks, FaultKind::Race, i, who, written);
+                }
+                if who.stamp.asynchronous && !clocks.visible(who.warp, written) {
+                    return self.fault(clocks, FaultKind::MissingProxyFence, i, who, written);
+                }
+                if ordered {
+                    self.passed = pair;
+                }
             }
             if cell.reads[0].agent != who.stamp.agent {
                 cell.reads[1] = cell.reads[0];
@@ -157,12 +170,23 @@ impl Shared {
     /// Stores bytes at an index.
     #[inline]
     pub fn put(&mut self, index: usize, bytes: &[u8]) {
+        self.version += 1;
         self.bytes[index..index + bytes.len()].copy_from_slice(bytes);
     }
 
     /// A range of bytes.
     pub fn slice(&self, index: usize, len: usize) -> &[u8] {
         &self.bytes[index..index + len]
+    }
+
+    /// A number that changes whenever a byte does.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Bytes of a cell.
+    pub fn cell_bytes(&self) -> u64 {
+        1 << self.granule
     }
 
     /// Bytes that there are.
@@ -201,7 +225,7 @@ impl Local {
             );
             return trap_at(FaultKind::OutOfBounds, lane, what);
         }
-        if address % len != 0 {
+        if !address.is_multiple_of(len) {
             let what = format!("{doing} at {address:#x} of local memory, which is no multiple of {len}");
             return trap_at(FaultKind::Misaligned, lane, what);
         }
@@ -229,7 +253,7 @@ impl Local {
 
 /// Refuses an asynchronous access that is not of whole cells.
 pub fn whole(index: usize, len: usize, unit: usize) -> Outcome<()> {
-    if index % unit == 0 && len % unit == 0 {
+    if index.is_multiple_of(unit) && len.is_multiple_of(unit) {
         return Ok(());
     }
     trap(FaultKind::Misaligned, format!("{len} bytes at {index:#x} are not whole units of {unit} bytes"))

@@ -117,12 +117,10 @@ impl Parser {
             match &*word {
                 ".version" => {
                     self.at += 1;
-                    let version = self.word()?;
-                    let parts: Vec<u32> = version.split('.').filter_map(|p| p.parse().ok()).collect();
-                    let [major, minor] = parts[..] else {
-                        return self.fail(format!("version {version:?}"));
+                    let Some(Token::Double(bits)) = self.next() else {
+                        return self.fail("a version has two numbers");
                     };
-                    module.version = major.saturating_mul(10).saturating_add(minor);
+                    module.version = (f64::from_bits(bits) * 10.0).round() as u32;
                 }
                 ".target" => {
                     self.at += 1;
@@ -481,8 +479,10 @@ impl Parser {
             let negated = self.take('!');
             let name = self.word()?;
             match self.register(&name) {
-                Some(reg) => guard = Some((reg, negated)),
-                None => return self.fail(format!("{name} is not a register")),
+                Some(reg) if self.kernel.registers[reg.0 as usize].class == Class::Pred => {
+                    guard = Some((reg, negated));
+                }
+                _ => return self.fail(format!("{name} is not a predicate")),
             }
         }
         let opcode: Vec<String> = self.word()?.split('.').map(str::to_owned).collect();

@@ -26,21 +26,26 @@ fn main() -> Result<()> {
     }
     let modules = target("ir_parse")?;
     let filetests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../filetests");
-    let copied = copy_modules(&filetests, &modules)?;
+    let copied = copy_all(&filetests, "mlir", &modules)?;
     if copied == 0 {
         return Err(format!("no module under {}", filetests.display()).into());
+    }
+    let kernels = target("ptx")?;
+    let emulator = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../runtime/emulator/tests");
+    if copy_all(&emulator, "ptx", &kernels)? == 0 {
+        return Err(format!("no kernel under {}", emulator.display()).into());
     }
     Ok(())
 }
 
-/// Copies every .mlir file under `from` into `to`; gives their number.
-fn copy_modules(from: &Path, to: &Path) -> Result<usize> {
+/// Copies every file under `from` with this extension into `to`; gives their number.
+fn copy_all(from: &Path, extension: &str, to: &Path) -> Result<usize> {
     let mut copied = 0;
     for entry in std::fs::read_dir(from)? {
         let path = entry?.path();
         if path.is_dir() {
-            copied += copy_modules(&path, to)?;
-        } else if path.extension().is_some_and(|e| e == "mlir") {
+            copied += copy_all(&path, extension, to)?;
+        } else if path.extension().is_some_and(|e| e == extension) {
             let name =
                 path.components().rev().take(2).map(|c| c.as_os_str().to_string_lossy()).collect::<Vec<_>>();
             std::fs::copy(&path, to.join(name.join("-")))?;
