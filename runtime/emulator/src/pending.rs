@@ -2,6 +2,10 @@
 
 use crate::memory::clocks::Stamp;
 use crate::warp::LANES;
+use rustc_hash::FxHashMap;
+
+/// Warps of a warpgroup.
+pub const WARPGROUP: usize = 4;
 
 /// One `cp.async` of a warp: a copy of each thread.
 #[derive(Clone, Debug)]
@@ -46,6 +50,8 @@ pub struct Pending {
     pub cluster: u32,
     /// The barrier's completions when those threads came.
     pub cluster_completed: u64,
+    /// What has to do with tensor memory.
+    pub tensor: crate::tensor_memory::Issuer,
     /// True after `fence.mbarrier_init`.
     pub init_fenced: bool,
 }
@@ -62,10 +68,38 @@ pub struct Matrix {
     pub open_stamp: Option<Stamp>,
     /// Groups, oldest first: registers, and the last stamp.
     pub groups: Vec<(Vec<InUse>, Option<Stamp>)>,
+    /// Instructions so far.
+    pub issued: u64,
     /// By index: the shape and type of the instruction whose accumulator a register is; 0 if it is none.
     pub shapes: Vec<u32>,
     /// Registers of tensor-memory loads that were not waited for.
     pub loads: Vec<u32>,
+}
+
+/// What the four warps of a warpgroup have in common: each `wgmma` is one instruction of all of them, and complete when
+/// all have issued it.
+#[derive(Clone, Debug, Default)]
+pub struct Warpgroups {
+    /// Groups that each warp of a block has committed.
+    pub committed: Vec<u64>,
+    /// Of the instructions that some warps have issued and others not, by warpgroup and number: the stamp, the line, and
+    /// how many warps have issued it.
+    pub issued: FxHashMap<(usize, u64), (Stamp, u32, usize)>,
+}
+
+impl Warpgroups {
+    /// Starts a block of so many warps.
+    pub fn start(&mut self, warps: usize) {
+        self.committed.clear();
+        self.committed.resize(warps, 0);
+        self.issued.clear();
+    }
+
+    /// True if all warps of a warp's group have committed so many groups.
+    pub fn have(&self, warp: usize, groups: u64) -> bool {
+        let first = warp / WARPGROUP * WARPGROUP;
+        self.committed.iter().skip(first).take(WARPGROUP).all(|&n| n >= groups)
+    }
 }
 
 /// Groups of bulk copies of a warp, of each thread.

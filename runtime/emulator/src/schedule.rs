@@ -128,6 +128,7 @@ impl Machine {
             block.tensor = Default::default();
             block.alive = launch.threads();
             block.free_registers = 0;
+            block.warpgroups.start(warps);
         }
         let registers = registers(kernel, launch);
         for (actor, warp) in self.warps.iter_mut().enumerate() {
@@ -186,7 +187,8 @@ fn schedule(
             }
         }
         if !alive {
-            return finish_copies(world, at);
+            finish_copies(world, at)?;
+            return given_back(world, at);
         }
         if went_on && waits {
             continue;
@@ -221,6 +223,17 @@ fn finish_copies(world: &mut World<'_>, at: &mut At) -> Outcome<()> {
     Ok(())
 }
 
+/// Blocks have ended: each must have given back its tensor memory.
+fn given_back(world: &World<'_>, at: &mut At) -> Outcome<()> {
+    for block in world.blocks.iter() {
+        if let Some(a) = block.tensor.allocations().first() {
+            (at.warp, at.inst) = (a.warp, None);
+            return a.left_behind();
+        }
+    }
+    Ok(())
+}
+
 /// Whether a wait is over; what those who waited learn.
 fn is_over(warp: &mut Warp, group: usize, world: &mut World<'_>) -> bool {
     let barrier = match warp.groups[group].wait {
@@ -238,12 +251,26 @@ fn is_over(warp: &mut Warp, group: usize, world: &mut World<'_>) -> bool {
             }
             return passed;
         }
+        Some(Wait::Warpgroup { groups }) => {
+            let passed = world.blocks[warp.block].warpgroups.have(warp.index, groups);
+            if passed {
+                warp.groups[group].wait = None;
+            }
+            return passed;
+        }
         Some(Wait::Registers { wanted }) => {
             let passed = world.blocks[warp.block].free_registers >= wanted;
             if passed {
                 warp.groups[group].wait = None;
             }
             return passed;
+        }
+        Some(Wait::Columns(count)) => {
+            let free = world.blocks[warp.block].tensor.fits(count).is_some();
+            if free {
+                warp.groups[group].wait = None;
+            }
+            return free;
         }
         Some(Wait::Barrier { id, completed }) => {
             let barrier = &world.blocks[warp.block].barriers[id];
@@ -477,6 +504,12 @@ fn deadlock(warps: &[Warp], world: &World<'_>, at: &mut At) -> Outcome<()> {
                     registers.get_or_insert((i, group.at));
                     let free = world.blocks[warp.block].free_registers;
                     format!("{wanted} registers, of which {free} are free")
+                }
+                Some(Wait::Warpgroup { groups }) => {
+                    format!("the other warps of its warpgroup to commit {groups} groups of wgmma")
+                }
+                Some(Wait::Columns(count)) => {
+                    format!("{count} columns of tensor memory, which nobody gives back")
                 }
                 Some(Wait::Progress) => "others to go on".to_owned(),
                 None => continue,

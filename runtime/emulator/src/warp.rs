@@ -68,6 +68,13 @@ pub enum Wait {
         /// How many, of all threads.
         wanted: u32,
     },
+    /// For the other warps of the warpgroup to commit matrix instructions; the instruction is executed again.
+    Warpgroup {
+        /// How many groups.
+        groups: u64,
+    },
+    /// Until so many columns of tensor memory are free; the instruction is executed again.
+    Columns(u32),
     /// Until other blocks or copies have gone on; the instruction is executed again.
     Progress,
 }

@@ -9,6 +9,7 @@ use crate::memory::address::{self, SHARED_START};
 use crate::memory::clocks::Knowledge;
 use crate::memory::shared::Who;
 use crate::memory::{Clocks, Global, Shared};
+use crate::pending::Warpgroups;
 use crate::tensor_memory::TensorMemory;
 use crate::warp::{LANES, Warp};
 use rustc_hash::FxHashMap;
@@ -68,6 +69,8 @@ pub struct Block {
     pub flags: FxHashMap<u64, Knowledge>,
     /// Registers that warps have given up.
     pub free_registers: u32,
+    /// Matrix instructions of its warpgroups.
+    pub warpgroups: Warpgroups,
     /// The last operand of a matrix instruction.
     pub(crate) gathered: crate::inst::Gathered,
     /// Threads that have not ended.

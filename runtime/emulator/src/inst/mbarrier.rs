@@ -42,7 +42,7 @@ pub struct Site {
 
 impl Site {
     /// Takes the space of an opcode, and the address at operand `i`.
-    fn of(d: &mut Decoder<'_>, i: usize) -> Result<Site, Malformed> {
+    pub fn of(d: &mut Decoder<'_>, i: usize) -> Result<Site, Malformed> {
         let space = d.one_of(&[("shared", false), ("shared::cta", false), ("shared::cluster", true)]);
         let (at, _) = d.address(i)?;
         Ok(Site { generic: space.is_none() && at.space.is_none(), cluster: space == Some(true), at })

@@ -17,9 +17,12 @@ mod float;
 mod lane;
 mod lanewise;
 mod logic;
+mod matrix;
 mod mbarrier;
 mod memory;
+mod mma;
 mod moves;
+mod tcgen05;
 mod tensor;
 mod transfer;
 mod wgmma;
@@ -42,9 +45,9 @@ const FAMILIES: &[Rows] = &[
     arithmetic::ROWS,
     atomic::ROWS,
     barrier::ROWS,
-    compare::ROWS,
     bulk::ROWS,
     cluster::ROWS,
+    compare::ROWS,
     control::ROWS,
     convert::ROWS,
     cp_async::ROWS,
@@ -52,8 +55,11 @@ const FAMILIES: &[Rows] = &[
     float::ROWS,
     logic::ROWS,
     mbarrier::ROWS,
+    matrix::ROWS,
     memory::ROWS,
+    mma::ROWS,
     moves::ROWS,
+    tcgen05::ROWS,
     tensor::ROWS,
     wgmma::ROWS,
 ];

@@ -10,13 +10,14 @@ mod shape;
 pub use operands::Gathered;
 
 use super::{Rows, work};
-use crate::decode::{Decoder, Run, Together};
+use crate::decode::{Decoder, Next, Run, Together};
 use crate::fault::{FaultKind, Outcome, trap, trap_at};
 use crate::memory::clocks::Stamp;
 use crate::memory::shared::Who;
 use crate::number::dot::{ShapeError, matmul, matmul_i32};
+use crate::pending::WARPGROUP;
 use crate::ptx::Malformed;
-use crate::warp::{ALL, Slot, Source, Warp};
+use crate::warp::{ALL, Slot, Source, Wait, Warp};
 use crate::world::Step;
 use operands::{gather_a, gather_b, registers_of_a};
 use shape::{Accumulator, Kind, Shape};
@@ -28,8 +29,6 @@ pub const ROWS: Rows = &[
     ("wgmma.mma_async", mma),
 ];
 
-/// Warps of a warpgroup.
-const WARPS: usize = 4;
 /// Rows of a warp.
 const M: usize = 16;
 
@@ -60,6 +59,8 @@ fn commit(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
         let matrix = &mut s.warp.pending.matrix;
         let group = (std::mem::take(&mut matrix.open), matrix.open_stamp.take());
         matrix.groups.push(group);
+        let index = s.warp.index;
+        s.world.blocks[s.warp.block].warpgroups.committed[index] += 1;
         Ok(())
     }))
 }
@@ -70,7 +71,13 @@ fn wait(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
     let Ok(left) = usize::try_from(d.constant(0)?) else {
         return d.refuse("a number of groups is wanted");
     };
-    Ok(work(move |s| {
+    Ok(Box::new(move |s| {
+        // The instructions are of all four warps: they are complete when all have issued them.
+        let warpgroups = &s.world.blocks[s.warp.block].warpgroups;
+        let groups = warpgroups.committed[s.warp.index].saturating_sub(left as u64);
+        if !warpgroups.have(s.warp.index, groups) {
+            return Ok(Next::Retry(s.mask, Wait::Warpgroup { groups }));
+        }
         let Warp { pending, in_flight, actor, .. } = &mut *s.warp;
         let matrix = &mut pending.matrix;
         let over = matrix.groups.len().saturating_sub(left);
@@ -84,8 +91,30 @@ fn wait(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
         for &(r, line) in matrix.groups.iter().flat_map(|g| &g.0).chain(&matrix.open) {
             in_flight[r as usize] = line;
         }
-        Ok(())
+        Ok(Next::On)
     }))
+}
+
+/// The stamp of a warp's next instruction: all four warps have the same.
+fn issue(s: &mut Step<'_, '_>) -> Outcome<Stamp> {
+    let (number, group) = (s.warp.pending.matrix.issued, s.warp.index / WARPGROUP);
+    s.warp.pending.matrix.issued += 1;
+    let first = s.warp.actor - s.warp.index % WARPGROUP;
+    let clocks = &mut *s.world.clocks;
+    let issued = &mut s.world.blocks[s.warp.block].warpgroups.issued;
+    let entry = issued.entry((group, number)).or_insert_with(|| (clocks.issuing(first), s.line, 0));
+    entry.2 += 1;
+    let (stamp, line, count) = *entry;
+    if count == WARPGROUP {
+        issued.remove(&(group, number));
+    }
+    if line != s.line {
+        let what = format!(
+            "the warps of a warpgroup differ: another one executes the instruction of line {line} here"
+        );
+        return trap(FaultKind::Divergence, what);
+    }
+    Ok(stamp)
 }
 
 /// Where A is.
@@ -171,8 +200,8 @@ fn uniform(warp: &Warp, source: Source, what: &str) -> Outcome<u64> {
 impl Mma {
     fn run(&self, s: &mut Step<'_, '_>) -> Outcome<()> {
         let Shape { n, k, .. } = self.shape;
-        let first = s.warp.index / WARPS * WARPS;
-        if first + WARPS > s.world.launch.warps() || s.mask != ALL {
+        let first = s.warp.index / WARPGROUP * WARPGROUP;
+        if first + WARPGROUP > s.world.launch.warps() || s.mask != ALL {
             let what = format!(
                 "wgmma by warps {first} to {} of a block of {} threads",
                 first + 3,
@@ -188,13 +217,13 @@ impl Mma {
                 format!("scale-d differs among the threads of a warp: {p:#010x}"),
             );
         }
-        let stamp = s.world.clocks.issuing(s.warp.actor);
+        let stamp = issue(s)?;
         let who = Who { warp: s.warp.actor, lane: 0, stamp };
         let a = match &self.a {
             A::Registers(registers) => registers_of_a(s.warp, registers),
             A::Memory(descriptor) => {
                 let descriptor = uniform(s.warp, *descriptor, "descriptor of A")?;
-                let row = s.warp.index % WARPS * M;
+                let row = s.warp.index % WARPGROUP * M;
                 gather_a(s, descriptor, row, &self.shape, self.transposed[0], who)?
             }
         };

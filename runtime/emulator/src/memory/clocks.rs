@@ -23,6 +23,31 @@ pub struct Stamp {
     pub clock: u32,
 }
 
+/// What a warp gives work to that has no end which the warp could see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// Matrix instructions and copies to tensor memory.
+    Matrix,
+    /// Loads from tensor memory.
+    Load,
+    /// Stores to tensor memory.
+    Store,
+}
+
+impl Engine {
+    /// All.
+    pub const ALL: [Engine; 3] = [Engine::Matrix, Engine::Load, Engine::Store];
+
+    /// What it did.
+    fn describe(self) -> &'static str {
+        match self {
+            Engine::Matrix => "a tcgen05 operation of",
+            Engine::Load => "tcgen05.ld of",
+            Engine::Store => "tcgen05.st of",
+        }
+    }
+}
+
 /// Knowledge that a synchronisation object carries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Knowledge {
@@ -41,8 +66,10 @@ pub struct Clocks {
     now: Vec<u32>,
     /// Up to where the threads of each warp are ordered among each other.
     together: Vec<u32>,
-    /// Agents that are mbarriers.
+    /// Agents that are of no warp from its start on.
     objects: usize,
+    /// Those that are engines, and whose.
+    engines: Vec<(u16, usize, Engine)>,
     /// Of each warp: up to where it is ordered after each agent.
     seen: Vec<Vec<u32>>,
     /// The same for what the asynchronous proxy sees in its name.
@@ -75,6 +102,7 @@ impl Clocks {
         self.warps = warps;
         self.base = self.last;
         self.objects = 0;
+        self.engines.clear();
         self.now.clear();
         self.together.clear();
         self.together.resize(warps, self.base);
@@ -145,7 +173,29 @@ impl Clocks {
         (OF_WARP * self.warps + self.objects - 1) as u16
     }
 
-    /// The stamp of an operation that completes on an mbarrier.
+    /// An agent for an engine of a warp.
+    pub fn engine(&mut self, warp: usize, engine: Engine) -> u16 {
+        let agent = self.object();
+        self.engines.push((agent, warp, engine));
+        agent
+    }
+
+    /// The warp and the engine that left a stamp.
+    pub fn engine_of(&self, stamp: Stamp) -> Option<(usize, Engine)> {
+        self.engines.iter().find(|e| e.0 == stamp.agent).map(|e| (e.1, e.2))
+    }
+
+    /// What a warp is ordered after now.
+    pub fn view(&self, warp: usize) -> Knowledge {
+        Knowledge { seen: self.seen[warp].clone(), proxied: Vec::new() }
+    }
+
+    /// True if a stamp is in a view.
+    pub fn covers(&self, view: &Knowledge, stamp: Stamp) -> bool {
+        at(&view.seen, stamp.agent.into(), self.base) >= stamp.clock
+    }
+
+    /// The stamp of an operation of an engine, or of one that completes on an mbarrier.
     pub fn completing(&mut self, object: u16) -> Stamp {
         Stamp { agent: object, lane: 0, asynchronous: true, atomic: false, clock: self.tick() }
     }
@@ -222,7 +272,10 @@ impl Clocks {
     pub fn describe(&self, stamp: Stamp) -> (Option<usize>, &'static str) {
         let agent = usize::from(stamp.agent);
         if agent >= OF_WARP * self.warps {
-            return (None, "a bulk copy");
+            return match self.engine_of(stamp) {
+                Some((warp, engine)) => (Some(warp), engine.describe()),
+                None => (None, "a bulk copy"),
+            };
         }
         let what = ["thread", "a copy (cp.async) of", "an asynchronous operation of"][agent % OF_WARP];
         (Some(agent / OF_WARP), what)

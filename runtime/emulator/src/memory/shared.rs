@@ -58,6 +58,15 @@ impl Shared {
     pub fn place(&self, address: u64, len: u64, align: u64, lane: usize, doing: &str) -> Outcome<usize> {
         let index = address.wrapping_sub(self.start);
         let end = index.checked_add(len);
+        if end.is_none_or(|end| end > self.bytes.len() as u64) || !address.is_multiple_of(align) {
+            return self.misplaced(address, len, align, lane, doing);
+        }
+        Ok(index as usize)
+    }
+
+    #[cold]
+    fn misplaced(&self, address: u64, len: u64, align: u64, lane: usize, doing: &str) -> Outcome<usize> {
+        let end = address.wrapping_sub(self.start).checked_add(len);
         if end.is_none_or(|end| end > self.bytes.len() as u64) {
             let (size, start) = (self.bytes.len(), self.start);
             let what = format!(
@@ -65,11 +74,8 @@ impl Shared {
             );
             return trap_at(FaultKind::OutOfBounds, lane, what);
         }
-        if !address.is_multiple_of(align) {
-            let what = format!("{doing} at {address:#x} of shared memory, which is no multiple of {align}");
-            return trap_at(FaultKind::Misaligned, lane, what);
-        }
-        Ok(index as usize)
+        let what = format!("{doing} at {address:#x} of shared memory, which is no multiple of {align}");
+        trap_at(FaultKind::Misaligned, lane, what)
     }
 
     fn cells(&self, index: usize, len: usize) -> std::ops::Range<usize> {

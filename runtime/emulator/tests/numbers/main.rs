@@ -4,6 +4,9 @@
 mod compare;
 mod convert;
 mod float;
+mod matrix;
+mod opcodes;
+mod product;
 
 use trtc_emulator::{Fault, Global, Limits, Sizes, launch, load};
 
