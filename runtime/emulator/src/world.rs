@@ -178,7 +178,7 @@ impl Step<'_, '_> {
         let len = bytes.len() as u64;
         let at = own.shared.place(address, len, len, lane, "a write")?;
         own.no_mbarrier(address, len, lane, "a write")?;
-        if own.shared.repeats(self.world.clocks, at, bytes, who) {
+        if own.shared.repeats(at, bytes, who) {
             return Ok(());
         }
         own.shared.note_write(self.world.clocks, at, bytes.len(), who)?;

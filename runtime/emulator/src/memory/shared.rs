@@ -113,6 +113,14 @@ impl Shared {
         Ok(())
     }
 
+    /// True if threads of the same warp have just written the same bytes there. Of threads that write to one place with
+    /// one instruction any may come last (CUDA programming guide, SIMT architecture): equal bytes leave nothing open.
+    #[inline]
+    pub fn repeats(&self, index: usize, bytes: &[u8], who: Who) -> bool {
+        let now = |c: &Cell| c.write == Stamp { lane: c.write.lane, ..who.stamp };
+        self.cells[self.cells(index, bytes.len())].iter().all(now) && self.slice(index, bytes.len()) == bytes
+    }
+
     /// Notes a write of bytes at an index, and checks that it may be.
     #[inline]
     pub fn note_write(&mut self, clocks: &Clocks, index: usize, len: usize, who: Who) -> Outcome<()> {
