@@ -166,7 +166,7 @@ fn more_dimensions_and_pixels() {
         fill: OobFill::Zero,
         mode: Mode::Tiled,
     };
-    let mut check = |name: &str, p: TensorMapParameters, right: Vec<u32>| {
+    let check = |name: &str, p: TensorMapParameters, right: Vec<u32>| {
         let map = TensorMap::new(p).unwrap();
         let bytes = (right.len() * 4) as u64;
         let params: [&[u8]; 4] = [&map.to_bytes(), &out.to_le_bytes(), &bytes.to_le_bytes(), &[1, 0]];
