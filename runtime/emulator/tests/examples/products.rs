@@ -245,3 +245,12 @@ fn signs_and_f16_sums() {
     let found: Vec<f32> = found.into_iter().map(f32::from_bits).collect();
     assert_eq!(found, right);
 }
+
+/// Accumulators that nobody has written may be overwritten, not added to.
+#[test]
+fn accumulators_are_written_before_they_are_added_to() {
+    let (a, b) = (f16(&integers(64 * 64, 3)), f16(&integers(8 * 64, 4)));
+    let add = |t: String| t.replacen("setp.ne.b32 p, 0, 0;", "setp.ne.b32 p, 1, 0;", 1);
+    let f = run_example("wgmma_06_f16_n8", 8, &a, &b, add).err().unwrap();
+    assert_eq!(f.kind, FaultKind::UninitialisedRegister, "{f}");
+}
