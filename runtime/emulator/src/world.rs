@@ -71,8 +71,8 @@ pub struct Block {
     pub free_registers: u32,
     /// Matrix instructions of its warpgroups.
     pub warpgroups: Warpgroups,
-    /// The last operand of a matrix instruction.
-    pub(crate) gathered: crate::inst::Gathered,
+    /// The last operands of matrix instructions.
+    pub(crate) gathered: crate::inst::Gathering,
     /// Threads that have not ended.
     pub alive: u32,
 }

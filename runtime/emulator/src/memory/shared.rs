@@ -24,6 +24,16 @@ struct Cell {
     reads: [Stamp; 2],
 }
 
+impl Cell {
+    #[inline(always)]
+    fn read(&mut self, stamp: Stamp) {
+        if self.reads[0].agent != stamp.agent {
+            self.reads[1] = self.reads[0];
+        }
+        self.reads[0] = stamp;
+    }
+}
+
 /// Shared memory of a block.
 #[derive(Default)]
 pub struct Shared {
@@ -105,10 +115,24 @@ impl Shared {
                     self.passed = pair;
                 }
             }
-            if cell.reads[0].agent != who.stamp.agent {
-                cell.reads[1] = cell.reads[0];
+            cell.read(who.stamp);
+        }
+        Ok(())
+    }
+
+    /// Notes reads of `len` bytes at each of many indices, as [`Shared::note_read`] does.
+    pub fn note_reads(&mut self, clocks: &Clocks, indices: &[usize], len: usize, who: Who) -> Outcome<()> {
+        let mut passed = None;
+        for &index in indices {
+            for i in self.cells(index, len) {
+                let cell = &mut self.cells[i];
+                if passed == Some(cell.write) {
+                    cell.read(who.stamp);
+                    continue;
+                }
+                passed = Some(cell.write);
+                self.note_read(clocks, i << self.granule, 1, who)?;
             }
-            cell.reads[0] = who.stamp;
         }
         Ok(())
     }
