@@ -260,7 +260,7 @@ fn calls(manifest: &Manifest, dims: StepDims) -> impl Iterator<Item = Result<Cal
         let kernel = choice.and_then(|c| Some((c.kernel, manifest.kernels.get(c.kernel as usize)?)));
         let StepDims { tokens, seqs, .. } = dims;
         let none = || Error::bug(format!("{}: no kernel for {tokens} tokens of {seqs} requests", launch.loc));
-        Ok(Call { kernel: kernel.ok_or_else(none)?, args: &launch.args })
+        Ok(Call { kernel: kernel.ok_or_else(none)?, args: &launch.args, loc: &launch.loc })
     })
 }
 

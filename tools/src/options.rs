@@ -13,7 +13,7 @@ pub struct DeviceArgs {
     /// Where to run: auto (what the engine was built for), host, cuda:0, emulator
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
     pub device: DeviceChoice,
-    /// Threads of the host device; all cores if left out
+    /// Threads of the host device and the emulator; all cores if left out
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
 }

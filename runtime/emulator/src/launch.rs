@@ -9,6 +9,9 @@ use crate::world::Launch;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+/// Most blocks of a grid, x, y, z (CUDA programming guide, compute capabilities).
+const MOST_BLOCKS: [u32; 3] = [(1 << 31) - 1, 65535, 65535];
+
 /// What a caller gives for a launch.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
@@ -39,6 +42,9 @@ fn layout(kernel: &Kernel, params: &[&[u8]]) -> Result<Vec<u8>, String> {
 /// Checks a launch.
 fn prepare(kernel: &Kernel, sizes: Sizes, params: &[&[u8]]) -> Result<Launch, String> {
     let Sizes { grid, block, shared } = sizes;
+    if grid.contains(&0) || (0..3).any(|d| grid[d] > MOST_BLOCKS[d]) {
+        return Err(format!("a grid of {grid:?} blocks; it may have {MOST_BLOCKS:?}"));
+    }
     let threads = block.iter().try_fold(1u32, |n, &d| n.checked_mul(d)).unwrap_or(u32::MAX);
     let most = kernel.max_threads.unwrap_or(1024).min(1024);
     if threads == 0 || threads > most {

@@ -41,6 +41,6 @@ pub mod world;
 pub use decode::{Kernel, load};
 pub use fault::{Fault, FaultKind};
 pub use launch::{Sizes, launch, launch_traced};
-pub use memory::Global;
+pub use memory::{Global, Image};
 pub use schedule::{Limits, Stats};
 pub use trace::Tracer;

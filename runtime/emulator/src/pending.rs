@@ -44,6 +44,10 @@ pub struct Pending {
     pub bulk: Bulk,
     /// What has to do with tensor memory.
     pub tensor: crate::tensor_memory::Issuer,
+    /// Threads that have arrived at the cluster's barrier and not waited.
+    pub cluster: u32,
+    /// The barrier's completions when those threads came.
+    pub cluster_completed: u64,
     /// True after `fence.mbarrier_init`.
     pub init_fenced: bool,
 }

@@ -17,6 +17,11 @@ use crate::world::{Block, Launch, Step, World};
 /// Instructions of a warp before the next one has its turn.
 const TURN: u64 = 1 << 12;
 
+/// Registers of an SM.
+const REGISTERS: u32 = 1 << 16;
+/// Most registers of a thread.
+const MOST_REGISTERS: u32 = 255;
+
 /// What a cluster may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -122,7 +127,9 @@ impl Machine {
             block.flags.clear();
             block.tensor = Default::default();
             block.alive = launch.threads();
+            block.free_registers = 0;
         }
+        let registers = registers(kernel, launch);
         for (actor, warp) in self.warps.iter_mut().enumerate() {
             let index = actor % warps;
             let threads = (launch.threads() - (index * LANES) as u32).min(LANES as u32);
@@ -139,11 +146,18 @@ impl Machine {
             warp.in_flight.resize(kernel.matrix, 0);
             warp.unfenced.clear();
             warp.unfenced.resize(kernel.matrix, true);
+            warp.registers = registers;
             warp.local.start(kernel.local);
             warp.pending.clear();
             (warp.steps, warp.thread_steps) = (0, 0);
         }
     }
+}
+
+/// Registers of a thread at the start: what `.maxnreg` says, or as many as a block of this size can have, by 8.
+fn registers(kernel: &Kernel, launch: &Launch) -> u32 {
+    let share = || (REGISTERS / launch.threads().max(1)).min(MOST_REGISTERS) / 8 * 8;
+    kernel.max_registers.map_or_else(share, |n| n.next_multiple_of(8))
 }
 
 /// Runs until every thread has ended.
@@ -242,6 +256,13 @@ fn is_over(warp: &mut Warp, group: usize, world: &mut World<'_>) -> bool {
                 warp.groups[group].wait = None;
             }
             return free;
+        }
+        Some(Wait::Registers { wanted }) => {
+            let passed = world.blocks[warp.block].free_registers >= wanted;
+            if passed {
+                warp.groups[group].wait = None;
+            }
+            return passed;
         }
         Some(Wait::Barrier { id, completed }) => {
             let barrier = &world.blocks[warp.block].barriers[id];
@@ -445,6 +466,7 @@ fn part(warp: &mut Warp, world: &mut World<'_>, group: Group, mask: u32, next: N
 fn deadlock(warps: &[Warp], world: &World<'_>, at: &mut At) -> Outcome<()> {
     let mut told = Vec::new();
     let mut apart = None;
+    let mut registers = None;
     for (i, warp) in warps.iter().enumerate() {
         for group in &warp.groups {
             let line = world.kernel.code[group.at].line;
@@ -473,6 +495,11 @@ fn deadlock(warps: &[Warp], world: &World<'_>, at: &mut At) -> Outcome<()> {
                 Some(Wait::Columns(count)) => {
                     format!("{count} columns of tensor memory, which nobody gives back")
                 }
+                Some(Wait::Registers { wanted }) => {
+                    registers.get_or_insert((i, group.at));
+                    let free = world.blocks[warp.block].free_registers;
+                    format!("{wanted} registers, of which {free} are free")
+                }
                 Some(Wait::Progress) => "others to go on".to_owned(),
                 None => continue,
             };
@@ -486,6 +513,13 @@ fn deadlock(warps: &[Warp], world: &World<'_>, at: &mut At) -> Outcome<()> {
             told.join("; ")
         );
         return trap(FaultKind::Divergence, what);
+    }
+    if let Some((warp, inst)) = registers {
+        (at.warp, at.inst) = (warp, Some(inst));
+        return trap(
+            FaultKind::Budget,
+            format!("registers that nobody gives up are waited for: {}", told.join("; ")),
+        );
     }
     at.warp = warps.iter().position(|w| !w.groups.is_empty()).unwrap_or(0);
     at.inst = warps.get(at.warp).and_then(|w| w.groups.first()).map(|g| g.at);

@@ -65,6 +65,11 @@ pub enum Wait {
     },
     /// Until so many columns of tensor memory are free; the instruction is executed again.
     Columns(u32),
+    /// For registers that other warps of the block give up; the instruction is executed again.
+    Registers {
+        /// How many, of all threads.
+        wanted: u32,
+    },
     /// Until other blocks or copies have gone on; the instruction is executed again.
     Progress,
 }
@@ -105,6 +110,8 @@ pub struct Warp {
     pub unfenced: Vec<bool>,
     /// Carry flags, a bit a thread.
     pub carry: u32,
+    /// Registers of a thread, as `setmaxnreg` counts them.
+    pub registers: u32,
     /// Memory of its threads.
     pub local: Local,
     /// Copies and matrix instructions under way.

@@ -66,6 +66,8 @@ pub struct Block {
     pub tensor: TensorMemory,
     /// What strong stores to shared memory have published, by address.
     pub flags: FxHashMap<u64, Knowledge>,
+    /// Registers that warps have given up.
+    pub free_registers: u32,
     /// The last operand of a matrix instruction.
     pub(crate) gathered: crate::inst::Gathered,
     /// Threads that have not ended.

@@ -113,7 +113,11 @@ impl Bench {
         self.device.upload(arena, at, &bytes)?;
         let dims = StepDims { tokens: 1, rows: 1, seqs: 1 };
         for (kernel, launch) in manifest.kernels.iter().zip(&manifest.launches) {
-            self.device.launch(Call { kernel: (0, kernel), args: &launch.args }, &self.bindings, dims)?;
+            self.device.launch(
+                Call { kernel: (0, kernel), args: &launch.args, loc: &launch.loc },
+                &self.bindings,
+                dims,
+            )?;
         }
         self.device.download(arena, at, &mut bytes)?;
         Ok(bytes)

@@ -4,10 +4,15 @@
 //! is data in the step's buffers.
 
 mod cuda;
+pub mod emulator;
 pub mod host;
+mod instants;
 mod landed;
+mod launch;
+mod meminfo;
 
 pub use cuda::{CudaDevice, present as cuda_present};
+pub use emulator::EmulatorDevice;
 pub use landed::Landed;
 
 use crate::error::Error;
@@ -94,6 +99,8 @@ pub struct Call<'a> {
     pub kernel: (u32, &'a Kernel),
     /// Arguments.
     pub args: &'a [Arg],
+    /// Where in the model it comes from.
+    pub loc: &'a str,
 }
 
 /// A recorded sequence of launches, by handle.
@@ -145,6 +152,15 @@ pub trait Device: Send {
 
     /// Copies within the device. Both regions have the same length and do not overlap.
     fn copy(&mut self, from: Region, to: Region) -> Result<(), Error>;
+
+    /// Says that what lies there is not to be read before it is written again. A device that watches reads holds it
+    /// against who does; to others it is nothing.
+    ///
+    /// # Errors
+    /// The region does not lie in its buffer.
+    fn forget(&mut self, _region: Region) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// Prepares the kernels of an engine; `module` gives a container tensor's bytes.
     fn load(

@@ -1,7 +1,7 @@
 //! How an engine is loaded: the options, and the choice of a device for it.
 
 use crate::device::host::{HostDevice, HostOptions};
-use crate::device::{CudaDevice, Device};
+use crate::device::{CudaDevice, Device, EmulatorDevice};
 use crate::error::Error;
 use crate::exec::CacheSize;
 use std::str::FromStr;
@@ -45,7 +45,7 @@ impl FromStr for DeviceChoice {
 pub struct LoadOptions {
     /// Where it runs.
     pub device: DeviceChoice,
-    /// Threads of the host device; `None` takes what the machine has.
+    /// Threads of the host device and the emulator; `None` takes what the machine has.
     pub threads: Option<usize>,
     /// Room for keys and values.
     pub cache: CacheSize,
@@ -99,12 +99,7 @@ pub fn open_device(manifest: &Manifest, options: &LoadOptions) -> Result<Box<dyn
             ))
             .help(BUILD_FOR_HOST));
         }
-        DeviceChoice::Emulator => {
-            return Err(Error::unsupported(format!(
-                "the engine was built for {target}; this version of trtc does not run engines on the emulator"
-            ))
-            .help(help));
-        }
+        DeviceChoice::Emulator => return Ok(Box::new(EmulatorDevice::new(manifest, options.threads)?)),
         DeviceChoice::Auto => 0,
         DeviceChoice::Cuda(n) => n,
     };

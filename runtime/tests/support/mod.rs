@@ -5,9 +5,11 @@
 
 mod device;
 
-pub use device::FakeDevice;
-#[allow(unused_imports, reason = "not every test that shares this file reads the log")]
-pub use device::Log;
+#[allow(
+    unused_imports,
+    reason = "not every test that shares this file uses the device or reads its log"
+)]
+pub use device::{FakeDevice, Log};
 use std::path::Path;
 use trtc_engine::manifest::*;
 use trtc_engine::{EngineFile, EngineWriter};

@@ -297,7 +297,7 @@ fn run(
             used.push(i);
         }
     }
-    let call = Call { kernel, args: &args };
+    let call = Call { kernel, args: &args, loc: &launch.loc };
     memory.device.launch(call, &memory.bind, dims)?;
     if !memory.counters_rest()? {
         return Err(Failure::bug(format!("kernel {} leaves counters that are not 0", kernel.1.name)));

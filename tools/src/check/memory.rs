@@ -86,11 +86,14 @@ impl<'a> Memory<'a> {
         self.used = 0;
     }
 
-    /// Forgets the regions and fills the arena and the scratch memory with NaN.
+    /// Forgets the regions and fills the arena and the scratch memory with NaN, which nobody is to read.
     pub fn clear(&mut self) -> Result<(), Failure> {
         self.reset();
-        self.device.upload(self.bind.scratch, 0, &vec![POISON; self.scratch as usize])?;
-        Ok(self.device.upload(self.bind.arena, 0, &vec![POISON; self.arena as usize])?)
+        for (buffer, len) in [(self.bind.scratch, self.scratch), (self.bind.arena, self.arena)] {
+            self.device.upload(buffer, 0, &vec![POISON; len as usize])?;
+            self.device.forget(Region { buffer, offset: 0, len })?;
+        }
+        Ok(())
     }
 
     /// True if all counters are 0, as a kernel has to leave them.

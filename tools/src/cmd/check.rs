@@ -2,39 +2,74 @@
 
 use crate::check::{Outcome, check, memory_for};
 use crate::options::DeviceArgs;
+use crate::progress::Bar;
 use crate::render::Failure;
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::path::PathBuf;
 use trtc_engine::EngineFile;
-use trtc_engine::manifest::{Arg, Launch, Manifest};
+use trtc_engine::manifest::{Arg, Choice, Launch, Manifest};
 use trtc_ir::random::Random;
-use trtc_runtime::LoadOptions;
+use trtc_runtime::device::emulator::Dump;
+use trtc_runtime::device::{Device, EmulatorDevice};
+use trtc_runtime::{DeviceChoice, LoadOptions};
 
 /// Compare every kernel of an engine with the reference semantics
 ///
 /// Each kernel is launched on the device with random inputs and weights, at several numbers of tokens, and its results
 /// are compared with what the contract in the engine file gives when it is interpreted. `error` is the greatest one
-/// found, as a part of what is allowed; up to 1 is right.
+/// found, as a part of what is allowed; up to 1 is right. The emulator besides ends with the first access to memory that
+/// is not the kernel's, race, or other fault that a GPU would hide: meant for small models, for it is slow.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  trtc check model.engine\n  \
                         trtc check h100.engine --device cuda:0 --kernel attention --tokens 1,64,300\n  \
+                        trtc check h100.engine --device emulator --dump faults\n  \
                         trtc check model.engine --json")]
 pub struct Args {
     #[command(flatten)]
     on: DeviceArgs,
-    /// Only kernels whose names contain this
+    /// Only kernels whose names contain this, or one of these if repeated
     #[arg(long, value_name = "NAME")]
-    kernel: Option<String>,
+    kernel: Vec<String>,
     /// Numbers of tokens; a kernel is checked at those that it serves, or at the least that it serves
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,7,40,130", value_parser = clap::value_parser!(u32).range(1..=1024))]
     tokens: Vec<u32>,
     /// Another seed, other inputs
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
+    /// On the emulator: write a launch that faults to a file in this folder, for trtc emulate
+    #[arg(long, value_name = "DIR")]
+    dump: Option<PathBuf>,
+    /// Write every launch, not just one that faults
+    #[arg(long, requires = "dump")]
+    dump_all: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+}
+
+impl Args {
+    /// True if a kernel of this name is to be checked.
+    fn wants(&self, name: &str) -> bool {
+        self.kernel.is_empty() || self.kernel.iter().any(|k| name.contains(k.as_str()))
+    }
+
+    /// The device for an engine.
+    fn device(&self, m: &Manifest) -> Result<Box<dyn Device>, Failure> {
+        let (device, threads) = (self.on.device, self.on.threads);
+        let Some(folder) = &self.dump else {
+            let options = LoadOptions { device, threads, ..LoadOptions::default() };
+            return Ok(trtc_runtime::open_device(m, &options)?);
+        };
+        if device != DeviceChoice::Emulator {
+            return Err(Failure::user("--dump writes launches of the emulator")
+                .help("give --device emulator, or leave --dump out"));
+        }
+        let mut emulator = EmulatorDevice::new(m, threads)?;
+        emulator.dump_to(Dump::new(folder, self.dump_all));
+        Ok(Box::new(emulator))
+    }
 }
 
 /// One line of the table.
@@ -48,39 +83,25 @@ struct Line {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let file = EngineFile::open(&args.on.engine)?;
     let m = file.manifest();
-    let options = LoadOptions { device: args.on.device, threads: args.on.threads, ..LoadOptions::default() };
-    let mut device = trtc_runtime::open_device(m, &options)?;
+    let mut device = args.device(m)?;
     device.load(m, &|name: &str| Ok(file.tensor(name).map_err(trtc_runtime::Error::from)?.to_vec()))?;
     let most = args.tokens.iter().copied().max().unwrap_or(1);
     let mut memory = memory_for(device, &file, least_tokens(m).max(most), args.seed)?;
-    let wanted =
-        |index: u32| args.kernel.as_ref().is_none_or(|n| m.kernels[index as usize].name.contains(n.as_str()));
-    let mut seen = BTreeSet::new();
-    let mut lines = Vec::new();
-    for launch in &m.launches {
-        for choice in launch.choices.iter().filter(|c| wanted(c.kernel)) {
-            if !seen.insert(choice.kernel) {
-                continue;
-            }
-            let mut sizes: Vec<u32> =
-                args.tokens.iter().copied().filter(|t| (choice.from..=choice.to).contains(t)).collect();
-            if sizes.is_empty() {
-                sizes.push(choice.from);
-            }
-            for tokens in sizes {
-                let kernel = &m.kernels[choice.kernel as usize];
-                let mut random = Random::named(args.seed, &kernel.name);
-                let outcome =
-                    check(&mut memory, (launch, choice), append_of(m, launch), tokens, &mut random)?;
-                lines.push(Line { kernel: choice.kernel, tokens, outcome });
-            }
-        }
-    }
-    if lines.is_empty() {
-        let name = args.kernel.as_deref().unwrap_or_default();
-        return Err(Failure::user(format!("the engine has no kernel whose name contains {name:?}"))
+    let plan = plan(args, m);
+    if plan.is_empty() {
+        let names = args.kernel.join("\" or \"");
+        return Err(Failure::user(format!("the engine has no kernel whose name contains \"{names}\""))
             .help("trtc inspect ENGINE lists them"));
     }
+    let bar = Bar::new("checks", plan.len() as u64);
+    let mut lines = Vec::new();
+    for (launch, choice, tokens) in plan {
+        let mut random = Random::named(args.seed, &m.kernels[choice.kernel as usize].name);
+        let outcome = check(&mut memory, (launch, choice), append_of(m, launch), tokens, &mut random)?;
+        lines.push(Line { kernel: choice.kernel, tokens, outcome });
+        bar.advance(1);
+    }
+    bar.finish();
     print(args, m, &memory.device.name(), &lines)?;
     let wrong = lines.iter().filter(|l| !l.outcome.passed()).count();
     if wrong == 0 {
@@ -93,6 +114,25 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         .collect();
     Err(Failure::bug(format!("{wrong} of {} checks differ from the reference", lines.len()))
         .notes(names.into_iter().map(str::to_owned).collect()))
+}
+
+/// What is checked: every wanted kernel once, where it is launched first, at each number of tokens.
+fn plan<'m>(args: &Args, m: &'m Manifest) -> Vec<(&'m Launch, &'m Choice, u32)> {
+    let mut seen = BTreeSet::new();
+    let mut plan = Vec::new();
+    let choices = m.launches.iter().flat_map(|l| l.choices.iter().map(move |c| (l, c)));
+    for (launch, choice) in choices.filter(|(_, c)| args.wants(&m.kernels[c.kernel as usize].name)) {
+        if !seen.insert(choice.kernel) {
+            continue;
+        }
+        let mut sizes: Vec<u32> =
+            args.tokens.iter().copied().filter(|t| (choice.from..=choice.to).contains(t)).collect();
+        if sizes.is_empty() {
+            sizes.push(choice.from);
+        }
+        plan.extend(sizes.into_iter().map(|tokens| (launch, choice, tokens)));
+    }
+    plan
 }
 
 /// The greatest of the least token counts of all kernels.

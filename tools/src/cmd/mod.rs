@@ -8,6 +8,7 @@ mod check;
 mod completions;
 #[cfg(feature = "compiler")]
 mod dump;
+mod emulate;
 mod eval;
 pub mod inspect;
 #[cfg(feature = "compiler")]
@@ -27,6 +28,7 @@ pub enum Command {
     Eval(eval::Args),
     Bench(bench::Args),
     Check(check::Args),
+    Emulate(emulate::Args),
     Inspect(inspect::Args),
     #[cfg(feature = "compiler")]
     Dump(dump::Args),
@@ -46,6 +48,7 @@ impl Command {
             Command::Eval(args) => eval::run(&args),
             Command::Bench(args) => bench::run(&args),
             Command::Check(args) => check::run(&args),
+            Command::Emulate(args) => emulate::run(&args),
             Command::Inspect(args) => inspect::run(&args),
             #[cfg(feature = "compiler")]
             Command::Dump(args) => dump::run(&args),

@@ -6,6 +6,7 @@
 mod building;
 mod checkpoints;
 mod checks;
+mod emulator;
 mod engines;
 mod measurements;
 mod requests;

@@ -265,7 +265,13 @@ impl<'a> Decoder<'a> {
     /// A value of a type: the register, if it is one, holds at least as many bits, of its kind.
     pub fn typed(&mut self, i: usize, ty: Ty) -> Result<Source, Malformed> {
         self.fits(i, ty)?;
-        self.source(i)
+        match self.source(i)? {
+            // A float in decimals has 64 bits whatever is made of it.
+            Source::Constant(bits) if ty == Ty::F32 && matches!(self.operand(i)?, Operand::Double(_)) => {
+                Ok(Source::Constant((f64::from_bits(bits) as f32).to_bits().into()))
+            }
+            source => Ok(source),
+        }
     }
 
     fn fits(&self, i: usize, ty: Ty) -> Result<(), Malformed> {

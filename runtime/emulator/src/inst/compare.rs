@@ -217,7 +217,7 @@ fn predicate(d: &mut Decoder<'_>, operand: &Operand) -> Result<Option<Slot>, Mal
     if *operand != Operand::Sink && d.width(operand) != 1 {
         return d.refuse("its result is a predicate");
     }
-    d.dest_of(operand)
+    d.pred_dest_of(operand)
 }
 
 /// `set d, a, b{, c}`: ones, or 1.0, where the relation holds, and otherwise zero.

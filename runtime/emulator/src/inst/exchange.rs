@@ -16,7 +16,7 @@ pub const ROWS: Rows = &[
 ];
 
 /// A register and perhaps a predicate: `d` or `d|p`.
-fn pair(d: &mut Decoder<'_>, i: usize) -> Result<(Option<Slot>, Option<Slot>), Malformed> {
+pub fn pair(d: &mut Decoder<'_>, i: usize) -> Result<(Option<Slot>, Option<Slot>), Malformed> {
     match d.operand(i)? {
         Operand::Pair(a, b) => Ok((d.dest_of(a)?, d.pred_dest_of(b)?)),
         other => Ok((d.dest_of(other)?, None)),

@@ -7,6 +7,7 @@ mod arithmetic;
 mod atomic;
 mod barrier;
 mod bulk;
+mod cluster;
 mod compare;
 mod control;
 mod convert;
@@ -42,8 +43,9 @@ const FAMILIES: &[Rows] = &[
     arithmetic::ROWS,
     atomic::ROWS,
     barrier::ROWS,
-    bulk::ROWS,
     compare::ROWS,
+    bulk::ROWS,
+    cluster::ROWS,
     control::ROWS,
     convert::ROWS,
     cp_async::ROWS,

@@ -3,6 +3,10 @@
 //! Blocks run on several threads at once and may race as on a GPU; every word is an atomic, so that a race gives one
 //! of the values and nothing worse.
 
+mod image;
+
+pub use image::Image;
+
 use super::address::GLOBAL_START;
 use crate::fault::{FaultKind, Outcome, trap};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};

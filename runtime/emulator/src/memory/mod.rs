@@ -6,5 +6,5 @@ pub mod global;
 pub mod shared;
 
 pub use clocks::Clocks;
-pub use global::Global;
+pub use global::{Global, Image};
 pub use shared::Shared;

@@ -46,7 +46,7 @@ pub fn tokens(text: &str) -> Result<Vec<(Token, u32)>, Malformed> {
             at += end + 2;
         } else if c.is_ascii_digit() {
             let len = rest.iter().position(|c| !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
-            // `.version 8.7` has the only decimal number that is no float in hexadecimal.
+            // `.version 8.7`, and floats in hand-written code.
             let len = match (rest.get(len), rest.get(len + 1)) {
                 (Some(b'.'), Some(d)) if d.is_ascii_digit() => {
                     len + 1 + rest[len + 1..].iter().position(|c| !c.is_ascii_digit()).unwrap_or(0)
@@ -83,7 +83,7 @@ pub fn tokens(text: &str) -> Result<Vec<(Token, u32)>, Malformed> {
     Ok(out)
 }
 
-/// `12`, `0x1f`, `0b101`, `017`, `0f3F800000`, `0d3FF0000000000000`, with or without `U`; `8.7` as a word.
+/// `12`, `0x1f`, `0b101`, `017`, `0f3F800000`, `0d3FF0000000000000`, with or without `U`; `8.7`.
 fn number(word: &str) -> Option<Token> {
     let lower = word.to_ascii_lowercase();
     if let Some(hex) = lower.strip_prefix("0f").filter(|h| h.len() == 8) {
@@ -93,7 +93,7 @@ fn number(word: &str) -> Option<Token> {
         return u64::from_str_radix(hex, 16).ok().map(Token::Double);
     }
     if lower.contains('.') {
-        return Some(Token::Word(lower));
+        return lower.parse::<f64>().ok().map(|x| Token::Double(x.to_bits()));
     }
     let digits = lower.strip_suffix('u').unwrap_or(&lower);
     let value = if let Some(hex) = digits.strip_prefix("0x") {

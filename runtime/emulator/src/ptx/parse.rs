@@ -117,12 +117,10 @@ impl Parser {
             match &*word {
                 ".version" => {
                     self.at += 1;
-                    let version = self.word()?;
-                    let parts: Vec<u32> = version.split('.').filter_map(|p| p.parse().ok()).collect();
-                    let [major, minor] = parts[..] else {
-                        return self.fail(format!("version {version:?}"));
+                    let Some(Token::Double(bits)) = self.next() else {
+                        return self.fail("a version has two numbers");
                     };
-                    module.version = major.saturating_mul(10).saturating_add(minor);
+                    module.version = (f64::from_bits(bits) * 10.0).round() as u32;
                 }
                 ".target" => {
                     self.at += 1;

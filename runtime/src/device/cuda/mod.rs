@@ -14,10 +14,9 @@ pub use driver::present;
 use super::{Bindings, Buffer, Call, Device, Event, Fetch, Graph, Region, SharedBytes, StepDims};
 use crate::error::Error;
 use driver::{Address, Context, Function, Mark, Memory, Module, Recording, Stream, cannot, words};
-use launch::host_code;
 use staging::{Landings, Uploads};
 use std::collections::BTreeMap;
-use trtc_engine::manifest::{Code, Manifest};
+use trtc_engine::manifest::Manifest;
 
 /// Marks that are remembered.
 const EVENTS: usize = 4096;
@@ -259,9 +258,7 @@ impl Device for CudaDevice {
         self.recordings.clear();
         let exact = manifest.capability == Some(self.capability);
         let compile = |kernel: &trtc_engine::manifest::Kernel| {
-            let Code::Ptx(code) = &kernel.code else {
-                return Err(host_code(&kernel.name));
-            };
+            let code = super::launch::ptx(kernel)?;
             // A binary that the driver does not take, as one of a newer assembler, is made up for by the PTX.
             let loaded = match &code.cubin {
                 Some(cubin) if exact => Module::binary(&module(cubin)?).ok(),
@@ -277,7 +274,7 @@ impl Device for CudaDevice {
             let function = compiled.function(&code.entry, code.shared);
             let function =
                 function.map_err(cannot(format_args!("find kernel {} in its code", kernel.name)))?;
-            Ok(Kernel { function, _module: compiled })
+            Ok::<_, Error>(Kernel { function, _module: compiled })
         };
         self.kernels = manifest.kernels.iter().map(compile).collect::<Result<_, _>>()?;
         Ok(())

@@ -310,23 +310,6 @@ impl<'a, T> Shards<'a, T> {
     }
 }
 
-/// Free memory of the machine, bytes; 0 where the system does not say.
-pub fn available() -> u64 {
-    meminfo("MemAvailable:")
-}
-
-/// All memory of the machine, bytes; 0 where the system does not say.
-pub fn all() -> u64 {
-    meminfo("MemTotal:")
-}
-
-/// A line of the system's account, bytes.
-fn meminfo(name: &str) -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|l| l.strip_prefix(name)).unwrap_or("");
-    line.trim().trim_end_matches("kB").trim().parse::<u64>().map_or(0, |kib| kib * 1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -33,13 +33,11 @@ use self::memory::Memory;
 use self::pool::Pool;
 use self::rope::Tables;
 use self::scratch::Scratch;
+use super::instants::Instants;
+use super::meminfo;
 use super::{Bindings, Buffer, Call, Device, Event, Fetch, Graph, Landed, Region, SharedBytes, StepDims};
 use crate::error::Error;
-use std::time::Instant;
 use trtc_engine::manifest::{Arg, Code, HostKernel, Kernel, Manifest};
-
-/// Events that are remembered.
-const EVENTS: usize = 4096;
 
 /// How the host device works.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,9 +67,7 @@ pub struct HostDevice {
     loaded: Option<Loaded>,
     recordings: Vec<Recording>,
     landed: Landed,
-    /// Event `i` is at `i % EVENTS`.
-    events: Vec<Instant>,
-    next_event: u32,
+    events: Instants,
 }
 
 impl HostDevice {
@@ -106,8 +102,7 @@ impl HostDevice {
             loaded: None,
             recordings: Vec::new(),
             landed: Landed::default(),
-            events: Vec::new(),
-            next_event: 0,
+            events: Instants::default(),
         })
     }
 
@@ -119,13 +114,6 @@ impl HostDevice {
     /// The instruction set in use.
     pub fn isa(&self) -> Isa {
         self.machine.isa
-    }
-
-    fn instant(&self, event: Event) -> Result<Instant, Error> {
-        let age = self.next_event.wrapping_sub(event.0);
-        let known = age >= 1 && age as usize <= self.events.len();
-        let at = self.events.get(event.0 as usize % EVENTS).filter(|_| known);
-        at.copied().ok_or_else(|| Error::bug(format!("event {} is not among the last {EVENTS}", event.0)))
     }
 }
 
@@ -157,11 +145,11 @@ impl Device for HostDevice {
     }
 
     fn free_memory(&self) -> u64 {
-        memory::available()
+        meminfo::available()
     }
 
     fn total_memory(&self) -> u64 {
-        memory::all()
+        meminfo::all()
     }
 
     fn alloc(&mut self, bytes: u64, what: &str) -> Result<Buffer, Error> {
@@ -249,22 +237,15 @@ impl Device for HostDevice {
     }
 
     fn event(&mut self) -> Result<Event, Error> {
-        let (event, now) = (self.next_event, Instant::now());
-        match self.events.get_mut(event as usize % EVENTS) {
-            Some(slot) => *slot = now,
-            None => self.events.push(now),
-        }
-        self.next_event = event.wrapping_add(1);
-        Ok(Event(event))
+        Ok(self.events.mark())
     }
 
     fn wait(&mut self, event: Event) -> Result<(), Error> {
         // Work is done when a call returns.
-        self.instant(event).map(|_| ())
+        self.events.at(event).map(|_| ())
     }
 
     fn elapsed(&mut self, from: Event, to: Event) -> Result<f64, Error> {
-        let (from, to) = (self.instant(from)?, self.instant(to)?);
-        Ok(if to >= from { (to - from).as_secs_f64() } else { -(from - to).as_secs_f64() })
+        self.events.elapsed(from, to)
     }
 }

@@ -30,7 +30,8 @@ pub fn measure(memory: &mut Memory<'_>, case: &Case<'_>, repeat: u32) -> Result<
         Ok(())
     });
     let timed = ready.and_then(|()| {
-        let calls: Vec<Call<'_>> = round.iter().map(|args| Call { kernel: case.kernel, args }).collect();
+        let calls: Vec<Call<'_>> =
+            round.iter().map(|args| Call { kernel: case.kernel, args, loc: &case.launch.loc }).collect();
         Ok(time(&mut *memory.device, &calls, &memory.bind, case.dims, repeat)?)
     });
     held.into_iter().for_each(|buffer| memory.device.free(buffer));

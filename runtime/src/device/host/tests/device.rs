@@ -12,7 +12,10 @@ fn a_recording_reads_the_inputs_of_its_replay() {
     let kernel = HostKernel::Add { width: 1, lhs: Dtype::F32, rhs: Dtype::F32, out: Dtype::F32 };
     let kernel = Kernel { name: "add".into(), code: Code::Host(kernel), contract: String::new() };
     let (first, second) = ([a, b, sum], [sum, b, twice]);
-    let calls = [Call { kernel: (0, &kernel), args: &first }, Call { kernel: (0, &kernel), args: &second }];
+    let calls = [
+        Call { kernel: (0, &kernel), args: &first, loc: "first" },
+        Call { kernel: (0, &kernel), args: &second, loc: "second" },
+    ];
     rig.device.load(&rig.manifest, &|_| Ok(vec![])).unwrap();
     let graph = rig.device.record(&calls, &rig.bind, rig.dims).unwrap();
     rig.device.replay(graph).unwrap();
@@ -34,7 +37,7 @@ fn events_are_in_order() {
     let seconds = device.elapsed(first, second).unwrap();
     assert!((0.002..1.0).contains(&seconds) && device.elapsed(second, first).unwrap() == -seconds);
     assert!(device.wait(crate::device::Event(2)).is_err());
-    for _ in 0..super::super::EVENTS {
+    for _ in 0..crate::device::instants::EVENTS {
         device.event().unwrap();
     }
     assert!(device.wait(first).is_err() && device.wait(crate::device::Event(2)).is_ok());
@@ -86,7 +89,7 @@ fn gpu_code_and_missing_engines_are_refused() {
     assert!(error.message.contains("kernel a is GPU code") && error.help.is_some());
     let add = HostKernel::Add { width: 1, lhs: Dtype::F32, rhs: Dtype::F32, out: Dtype::F32 };
     let add = Kernel { name: "add".into(), code: Code::Host(add), contract: String::new() };
-    let call = Call { kernel: (0, &add), args: &[] };
+    let call = Call { kernel: (0, &add), args: &[], loc: "" };
     assert!(rig.device.launch(call, &rig.bind, rig.dims).unwrap_err().message.contains("before an engine"));
 }
 

@@ -203,7 +203,7 @@ impl Rig {
     fn try_run(&mut self, kernel: HostKernel, args: &[Arg]) -> Result<(), Error> {
         let kernel = Kernel { name: "test".into(), code: Code::Host(kernel), contract: String::new() };
         self.device.load(&self.manifest, &|_| Ok(vec![])).unwrap();
-        self.device.launch(Call { kernel: (0, &kernel), args }, &self.bind, self.dims)
+        self.device.launch(Call { kernel: (0, &kernel), args, loc: "" }, &self.bind, self.dims)
     }
 
     fn run(&mut self, kernel: HostKernel, args: &[Arg]) {

@@ -1,0 +1,105 @@
+//! A launch of a PTX kernel as its manifest describes it: parameters, grid, and what an error says of it. Which device
+//! executes it is of no matter here.
+
+use super::{Bindings, Buffer, Region, StepDims};
+use crate::error::Error;
+use trtc_engine::manifest::{Arg, Code, Count, Extent, Kernel, PtxKernel};
+
+/// The PTX of a kernel.
+///
+/// # Errors
+/// It is a function of the host device.
+pub fn ptx(kernel: &Kernel) -> Result<&PtxKernel, Error> {
+    match &kernel.code {
+        Code::Ptx(code) => Ok(code),
+        Code::Host(_) => Err(Error::user(format!("kernel {} is a host function", kernel.name))
+            .help("this engine was built for --target host; build it again for this GPU")),
+    }
+}
+
+/// The parameters of a launch, a word each, as `trtc_codegen::kernels` lays down: arguments, scratch memory, the step's
+/// sizes. `address` gives the address of a region that lies within its buffer.
+pub fn params(
+    args: &[Arg],
+    scratch: bool,
+    bind: &Bindings,
+    dims: StepDims,
+    address: &dyn Fn(Region) -> Result<u64, Error>,
+) -> Result<Vec<u64>, Error> {
+    let at = |buffer: Buffer, offset| address(Region { buffer, offset, len: 0 });
+    let mut params = Vec::with_capacity(args.len() + 8);
+    for arg in args {
+        match *arg {
+            Arg::Arena(offset) => params.push(at(bind.arena, offset)?),
+            Arg::Weight(i) => {
+                let weight = bind.weights.get(i as usize);
+                let weight = weight.ok_or_else(|| Error::bug(format!("weight {i} is not bound")))?;
+                params.push(address(weight.payload)?);
+                for side in [weight.scale, weight.zero].into_iter().flatten() {
+                    params.push(address(side)?);
+                }
+            }
+            Arg::Kv(i) => {
+                let cache = bind.kv.get(i as usize).copied();
+                params.push(at(cache.ok_or_else(|| Error::bug(format!("cache {i} is not bound")))?, 0)?);
+            }
+            Arg::Tokens => params.push(at(bind.tokens, 0)?),
+            Arg::Positions => params.push(at(bind.positions, 0)?),
+            Arg::Rows => params.push(at(bind.rows, 0)?),
+            Arg::Draws => params.push(at(bind.draws, 0)?),
+            Arg::Batch => {
+                for buffer in [bind.query_start, bind.context, bind.block_table] {
+                    params.push(at(buffer, 0)?);
+                }
+                params.push(u64::from(bind.table_width));
+            }
+        }
+    }
+    if scratch {
+        params.extend([at(bind.scratch, 0)?, at(bind.counters, 0)?]);
+    }
+    params.extend([dims.tokens, dims.rows, dims.seqs].map(u64::from));
+    Ok(params)
+}
+
+/// Blocks of a launch, x, y, z; `None` if there are none, which no device launches.
+pub fn grid(code: &PtxKernel, dims: StepDims) -> Option<[u32; 3]> {
+    let grid = code.grid.map(|e| blocks(e, dims));
+    (!grid.contains(&0)).then_some(grid)
+}
+
+/// `(ceil(of / div) + plus) * mul`.
+fn blocks(e: Extent, dims: StepDims) -> u32 {
+    let number = |count| match count {
+        Count::One => 1,
+        Count::Tokens => dims.tokens,
+        Count::Rows => dims.rows,
+        Count::Seqs => dims.seqs,
+    };
+    let parts = number(e.of).div_ceil(e.div.max(1));
+    parts.saturating_add(e.plus.map_or(0, number)).saturating_mul(e.mul)
+}
+
+/// A launch in an error's words.
+pub fn facts(code: &PtxKernel, grid: [u32; 3], dims: StepDims) -> String {
+    let StepDims { tokens, rows, seqs } = dims;
+    format!(
+        "grid {grid:?}, block {:?}, {} bytes of shared memory; {tokens} tokens, {rows} rows, {seqs} requests",
+        code.block, code.shared
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extents_count_blocks() {
+        let dims = StepDims { tokens: 100, rows: 5, seqs: 3 };
+        let extent = |of, div, plus, mul| blocks(Extent { of, div, plus, mul }, dims);
+        assert_eq!(extent(Count::Tokens, 32, None, 2), 8);
+        assert_eq!(extent(Count::Tokens, 32, Some(Count::Seqs), 2), 14);
+        assert_eq!(extent(Count::One, 1, Some(Count::One), 4), 8);
+        assert_eq!(extent(Count::Rows, 1, None, u32::MAX), u32::MAX);
+    }
+}

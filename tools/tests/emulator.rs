@@ -1,0 +1,156 @@
+//! Kernels for every GPU target, executed on the emulator: each against the reference semantics of its contract, and
+//! whole engines against reference outputs. No GPU is needed.
+#![cfg(feature = "compiler")]
+
+use std::collections::{BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+use trtc_engine::EngineFile;
+use trtc_engine::manifest::Code;
+
+const PRECISIONS: [&str; 3] = ["bf16", "int8", "int4"];
+
+/// Folders of the reference checkpoints.
+fn checkpoints() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/tiny");
+    let all = std::fs::read_dir(root).expect("the reference checkpoints are there");
+    let mut all: Vec<PathBuf> = all.map(|e| e.expect("a folder").path()).collect();
+    all.sort();
+    assert!(all.len() >= 6, "{} checkpoints", all.len());
+    all
+}
+
+fn path(p: &Path) -> &str {
+    p.to_str().expect("paths of this test are UTF-8")
+}
+
+/// Runs the command line; what it printed is the error.
+fn trtc(args: &[&str]) -> Result<(), String> {
+    let out = Command::new(env!("CARGO_BIN_EXE_trtc")).args(args).output().expect("trtc starts");
+    match out.status.code() {
+        Some(0) => Ok(()),
+        code => Err(format!(
+            "trtc {} ended with {code:?}:\n{}{}",
+            args.join(" "),
+            String::from_utf8_lossy(&out.stdout),
+            String::from_utf8_lossy(&out.stderr)
+        )),
+    }
+}
+
+fn build(model: &Path, engine: &Path, target: &str, precision: &str) {
+    let options = ["--target", target, "--precision", precision, "--max-seq-len", "512"];
+    let args = [&["build", path(model), "-o", path(engine)][..], &options].concat();
+    trtc(&args).unwrap_or_else(|text| panic!("{text}"));
+}
+
+/// Kernels of an engine that are not among `seen`: text and contract are all that a check depends on.
+fn unseen(engine: &Path, seen: &mut HashSet<(Vec<u8>, String)>) -> Vec<String> {
+    let file = EngineFile::open(engine).expect("the engine");
+    let mut out = Vec::new();
+    for kernel in &file.manifest().kernels {
+        let Code::Ptx(code) = &kernel.code else { panic!("{} is no PTX", kernel.name) };
+        let text = file.tensor(&code.module).expect("the kernel's text").to_vec();
+        if seen.insert((text, kernel.contract.clone())) {
+            out.push(kernel.name.clone());
+        }
+    }
+    out
+}
+
+fn check(engine: &Path, kernels: &[String]) -> Result<(), String> {
+    let mut args = vec!["check", path(engine), "--device", "emulator", "--threads", "1"];
+    kernels.iter().for_each(|k| args.extend(["--kernel", k]));
+    trtc(&args)
+}
+
+/// Checks every kernel of every checkpoint and precision, each once.
+fn kernels(target: &str) {
+    let start = Instant::now();
+    let dir = tempfile::tempdir().expect("a folder for engines");
+    let engine = dir.path().join("model.engine");
+    let (mut seen, mut failed) = (HashSet::new(), BTreeSet::new());
+    for model in checkpoints() {
+        for precision in PRECISIONS {
+            build(&model, &engine, target, precision);
+            let new = unseen(&engine, &mut seen);
+            if new.is_empty() || check(&engine, &new).is_ok() {
+                continue;
+            }
+            // Which of them: a fault ends a check.
+            failed.extend(new.iter().filter_map(|k| check(&engine, std::slice::from_ref(k)).err()));
+        }
+    }
+    println!("{target}: {} kernels in {:.1} s", seen.len(), start.elapsed().as_secs_f64());
+    assert!(seen.len() > 20, "{} kernels", seen.len());
+    let list: Vec<String> = failed.into_iter().collect();
+    assert!(list.is_empty(), "{} of {} kernels:\n{}", list.len(), seen.len(), list.join("\n"));
+}
+
+/// Compares whole engines with reference outputs.
+fn golden(target: &str) {
+    let start = Instant::now();
+    let dir = tempfile::tempdir().expect("a folder for engines");
+    let engine = dir.path().join("model.engine");
+    let mut failed = Vec::new();
+    for model in checkpoints() {
+        build(&model, &engine, target, "bf16");
+        let reference = model.join("golden.json");
+        let emulator = ["--device", "emulator", "--threads", "1"];
+        let args = [&["eval", path(&engine), "--golden", path(&reference)][..], &emulator].concat();
+        failed.extend(trtc(&args).err().map(|text| format!("{}: {text}", model.display())));
+    }
+    println!("{target}: reference outputs in {:.1} s", start.elapsed().as_secs_f64());
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+#[test]
+fn kernels_for_sm_80() {
+    kernels("sm_80");
+}
+
+#[test]
+fn kernels_for_sm_86() {
+    kernels("sm_86");
+}
+
+#[test]
+fn kernels_for_sm_89() {
+    kernels("sm_89");
+}
+
+#[test]
+fn kernels_for_sm_90() {
+    kernels("sm_90");
+}
+
+#[test]
+fn kernels_for_sm_100() {
+    kernels("sm_100");
+}
+
+#[test]
+fn kernels_for_sm_103() {
+    kernels("sm_103");
+}
+
+#[test]
+fn kernels_for_sm_120() {
+    kernels("sm_120");
+}
+
+#[test]
+fn reference_outputs_on_sm_80() {
+    golden("sm_80");
+}
+
+#[test]
+fn reference_outputs_on_sm_90() {
+    golden("sm_90");
+}
+
+#[test]
+fn reference_outputs_on_sm_120() {
+    golden("sm_120");
+}
