@@ -135,7 +135,8 @@ impl Units {
     }
 
     fn iter(&self) -> impl Iterator<Item = usize> {
-        (0..UNITS).filter(|&u| self.bits[u / 64] >> (u % 64) & 1 == 1)
+        let some = self.bits.iter().enumerate().filter(|(_, word)| **word != 0);
+        some.flat_map(|(i, word)| (0..64).filter(move |b| word >> b & 1 == 1).map(move |b| 64 * i + b))
     }
 }
 

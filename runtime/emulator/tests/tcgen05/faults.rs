@@ -15,21 +15,21 @@ fn right() -> Kernel {
 fn results_are_read_too_early() {
     let wait = "mbarrier.try_wait.parity.shared::cta.b64 %p4, [mbar], 0; @!%p4 bra WAIT;";
     // Warps that come before the product is issued find nothing there, or what was there before.
-    right().wrong(wait, "").faults(FaultKind::UninitialisedMemory, "nobody has written");
+    right().with(wait, "").faults(FaultKind::UninitialisedMemory, "nobody has written");
     let filled = Kernel { before: fill(9.0, 64), ..right() };
-    filled.wrong(wait, "").faults(FaultKind::Race, "was read by tcgen05.ld of warp");
+    filled.with(wait, "").faults(FaultKind::Race, "was read by tcgen05.ld of warp");
     // The warp of the product itself.
-    let text = filled.wrong(
+    let text = filled.with(
         wait,
         "@%p2 bra SOON; LATE: mbarrier.try_wait.parity.shared::cta.b64 %p4, [mbar], 0; @!%p4 bra LATE; SOON:",
     );
     text.faults(FaultKind::Race, "tcgen05.commit and a wait for its mbarrier");
     // Who does not commit waits for ever.
     let commit = "tcgen05.commit.cta_group::1.mbarrier::arrive::one.shared::cluster.b64 [mbar];";
-    right().wrong(commit, "").faults(FaultKind::Deadlock, "mbarrier");
+    right().with(commit, "").faults(FaultKind::Deadlock, "mbarrier");
     // An arrival that is not the commit's says nothing of the product.
     let arrive = "mbarrier.arrive.shared::cta.b64 _, [mbar];";
-    right().wrong(commit, arrive).faults(FaultKind::Race, "tcgen05.commit and a wait");
+    right().with(commit, arrive).faults(FaultKind::Race, "tcgen05.commit and a wait");
 }
 
 #[test]
@@ -45,26 +45,26 @@ fn a_commit_covers_what_was_issued_before_it() {
 
 #[test]
 fn fences_between_warps() {
-    let after = right().wrong("tcgen05.fence::after_thread_sync; // after the wait", "");
+    let after = right().with("tcgen05.fence::after_thread_sync; // after the wait", "");
     after.faults(FaultKind::Race, "tcgen05.fence::after_thread_sync");
     let mut filled = right();
     filled.before = fill(9.0, 64);
     filled.words();
     let fences =
         "tcgen05.fence::before_thread_sync; bar.sync 0; tcgen05.fence::after_thread_sync; // between";
-    let wrong = filled.wrong(fences, "bar.sync 0; tcgen05.fence::after_thread_sync;");
+    let wrong = filled.with(fences, "bar.sync 0; tcgen05.fence::after_thread_sync;");
     wrong.faults(FaultKind::Race, "tcgen05.fence::before_thread_sync");
-    let wrong = filled.wrong(fences, "tcgen05.fence::before_thread_sync; bar.sync 0;");
+    let wrong = filled.with(fences, "tcgen05.fence::before_thread_sync; bar.sync 0;");
     wrong.faults(FaultKind::Race, "tcgen05.fence::after_thread_sync");
-    filled.wrong("tcgen05.wait::st.sync.aligned;", "").faults(FaultKind::Race, "tcgen05.wait::st");
+    filled.with("tcgen05.wait::st.sync.aligned;", "").faults(FaultKind::Race, "tcgen05.wait::st");
 }
 
 #[test]
 fn the_other_proxy() {
     right()
-        .wrong("fence.proxy.async.shared::cta;", "")
+        .with("fence.proxy.async.shared::cta;", "")
         .faults(FaultKind::MissingProxyFence, "fence.proxy.async");
-    let race = right().wrong("bar.sync 0;\n             ld.shared.b32 %t", "ld.shared.b32 %t");
+    let race = right().with("bar.sync 0;\n             ld.shared.b32 %t", "ld.shared.b32 %t");
     assert!(matches!(race.fault().kind, FaultKind::UninitialisedMemory | FaultKind::Race));
 }
 
@@ -75,12 +75,12 @@ fn operands_are_overwritten() {
     kernel.faults(FaultKind::Race, "a tcgen05 operation of");
     // After the wait they may be.
     let wait = "tcgen05.fence::after_thread_sync; // after the wait";
-    right().wrong(wait, "tcgen05.fence::after_thread_sync; @%p1 st.shared.b32 [dyn], %t;").words();
+    right().with(wait, "tcgen05.fence::after_thread_sync; @%p1 st.shared.b32 [dyn], %t;").words();
 }
 
 #[test]
 fn registers_are_used_before_the_wait() {
-    right().wrong("tcgen05.wait::ld.sync.aligned;", "").faults(FaultKind::RegisterInFlight, "is under way");
+    right().with("tcgen05.wait::ld.sync.aligned;", "").faults(FaultKind::RegisterInFlight, "is under way");
 }
 
 #[test]
@@ -90,14 +90,14 @@ fn lanes_of_other_warps() {
         "shl.b32 %r7, %r7, 20;",
         "add.u32 %r7, %r7, 1; and.b32 %r7, %r7, 3; shl.b32 %r7, %r7, 21;",
     ] {
-        let kernel = right().wrong("shl.b32 %r7, %r7, 21;", other);
+        let kernel = right().with("shl.b32 %r7, %r7, 21;", other);
         kernel.faults(FaultKind::TensorMemory, "that warp reaches it at lane");
     }
 }
 
 #[test]
 fn columns_that_are_not_allocated() {
-    let kernel = right().wrong("[taddr], 512;", "[taddr], 32;");
+    let kernel = right().with("[taddr], 512;", "[taddr], 32;");
     kernel.faults(FaultKind::TensorMemory, "of which 32 is not allocated");
     let far = Kernel { issue: format!("add.u32 %t, %t, 480; {}", right().issue), ..right() };
     far.faults(FaultKind::TensorMemory, "512");
@@ -106,13 +106,13 @@ fn columns_that_are_not_allocated() {
 #[test]
 fn memory_is_not_given_back() {
     let dealloc = "@%p2 tcgen05.dealloc.cta_group::1.sync.aligned.b32 %t, 512;";
-    let fault = right().wrong(dealloc, "").fault();
+    let fault = right().with(dealloc, "").fault();
     assert_eq!(fault.kind, FaultKind::TensorMemory);
     assert!(fault.what.contains("not deallocated") && fault.text.contains("tcgen05.alloc"), "{fault}");
     let early = Kernel { columns: 0, ..right() };
     early.words();
     early
-        .wrong("WAIT: mbarrier.try_wait.parity.shared::cta.b64 %p4, [mbar], 0; @!%p4 bra WAIT;", "WAIT:")
+        .with("WAIT: mbarrier.try_wait.parity.shared::cta.b64 %p4, [mbar], 0; @!%p4 bra WAIT;", "WAIT:")
         .faults(FaultKind::Race, "tcgen05.dealloc");
 }
 

@@ -5,6 +5,7 @@
 mod faults;
 mod matrix;
 mod memory;
+mod pair;
 mod products;
 mod scaled;
 
@@ -24,24 +25,28 @@ struct Kernel {
     issue: String,
     /// Columns that are stored: `out[lane][column]`.
     columns: u32,
-    /// Replaced in the text, to make it wrong.
-    wrong: Option<(&'static str, &'static str)>,
+    /// What is replaced in the text, by what.
+    changes: Vec<(String, String)>,
+    /// Blocks of the cluster, each of which has its part of the image and of what is stored.
+    blocks: u32,
 }
 
 impl Kernel {
     fn new(image: Vec<u8>, issue: String, columns: u32) -> Kernel {
-        Kernel { image, before: String::new(), issue, columns, wrong: None }
+        Kernel { image, before: String::new(), issue, columns, changes: Vec::new(), blocks: 1 }
     }
 
     /// The kernel with something replaced that stands in it.
-    fn wrong(&self, from: &'static str, to: &'static str) -> Kernel {
+    fn with(&self, from: &str, to: &str) -> Kernel {
         assert!(self.text().contains(from), "{from}");
-        Kernel { wrong: Some((from, to)), ..self.clone() }
+        let mut kernel = self.clone();
+        kernel.changes.push((from.to_owned(), to.to_owned()));
+        kernel
     }
 
     fn text(&self) -> String {
         let Kernel { before, issue, columns, .. } = self;
-        let bytes = self.image.len();
+        let bytes = self.image.len() / self.blocks as usize;
         let mut stores = String::new();
         for column in (0..*columns).step_by(8) {
             stores += &format!(
@@ -54,7 +59,7 @@ impl Kernel {
                 4 * column + 16
             );
         }
-        format!(
+        let text = format!(
             ".version 8.8\n.target sm_100a\n.address_size 64\n.extern .shared .align 1024 .b8 dyn[];
              .visible .entry k(.param .u64 out, .param .u64 in) {{
              .reg .pred %p<10>; .reg .b32 %r<200>; .reg .b64 %d<20>; .reg .b64 %out; .reg .b32 %t, %mine, %dyn, %tid;
@@ -87,25 +92,23 @@ impl Kernel {
              @%p2 tcgen05.dealloc.cta_group::1.sync.aligned.b32 %t, 512;
              ret; }}",
             pitch = 4 * columns
-        )
+        );
+        self.changes.iter().fold(text, |text, (from, to)| text.replace(from, to))
     }
 
     /// Runs it; gives the words `out[lane][column]`.
     fn run(&self) -> Result<Vec<u32>, Box<Fault>> {
-        let mut text = self.text();
-        if let Some((from, to)) = self.wrong {
-            text = text.replace(from, to);
-        }
+        let text = self.text();
+        let words = self.blocks * THREADS * self.columns;
         let kernels = load(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
         let mut global = Global::default();
         let len = self.image.len().max(16) as u64;
-        let (input, out) =
-            (global.alloc(len, "in"), global.alloc(u64::from(4 * THREADS * self.columns), "out"));
+        let (input, out) = (global.alloc(len, "in"), global.alloc(u64::from(4 * words), "out"));
         assert!(global.write(input, &self.image));
-        let sizes = Sizes { grid: [1, 1, 1], block: [THREADS, 1, 1], shared: len as u32 };
+        let sizes = Sizes { grid: [self.blocks, 1, 1], block: [THREADS, 1, 1], shared: len as u32 };
         let limits = Limits { instructions: 1 << 20 };
         launch(&kernels[0], sizes, &[&out.to_le_bytes(), &input.to_le_bytes()], &global, 1, limits)?;
-        let mut got = vec![0; (4 * THREADS * self.columns) as usize];
+        let mut got = vec![0; (4 * words) as usize];
         assert!(global.read(out, &mut got));
         Ok(got.chunks(4).map(|c| u32::from_le_bytes(c.try_into().unwrap())).collect())
     }

@@ -66,7 +66,7 @@ pub fn swizzled(rows: &[Vec<u8>]) -> Vec<u8> {
 
 /// PTX that puts a descriptor of `%dyn + offset` into a register.
 pub fn descriptor(register: &str, offset: usize, (leading, stride): (u64, u64), swizzle: u64) -> String {
-    let constant = leading / 16 << 16 | stride / 16 << 32 | 1 << 46 | swizzle << 61;
+    let constant = (leading / 16) << 16 | (stride / 16) << 32 | 1 << 46 | swizzle << 61;
     format!(
         "add.u32 %r30, %dyn, {offset}; shr.u32 %r30, %r30, 4; cvt.u64.u32 {register}, %r30;
          or.b64 {register}, {register}, {constant:#x};\n"

@@ -130,9 +130,9 @@ fn every_kind_with_scales() {
 #[test]
 fn scales_that_nobody_copied() {
     let (kernel, _) = kernel(&CASES[0]);
-    let missing = kernel.wrong("tcgen05.cp.cta_group::1.32x128b.warpx4 [%r34], %d13;", "");
+    let missing = kernel.with("tcgen05.cp.cta_group::1.32x128b.warpx4 [%r34], %d13;", "");
     missing.faults(FaultKind::UninitialisedMemory, "a scale");
-    let one_window = kernel.wrong("32x128b.warpx4 [%r33]", "128x128b [%r33]");
+    let one_window = kernel.with("32x128b.warpx4 [%r33]", "128x128b [%r33]");
     // Rows from 32 on are other bytes of the image, or behind it.
     assert!(one_window.run().is_err());
 }
