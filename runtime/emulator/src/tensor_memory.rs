@@ -135,7 +135,8 @@ impl Units {
     }
 
     fn iter(&self) -> impl Iterator<Item = usize> {
-        (0..UNITS).filter(|&u| self.bits[u / 64] >> (u % 64) & 1 == 1)
+        let some = self.bits.iter().enumerate().filter(|(_, word)| **word != 0);
+        some.flat_map(|(i, word)| (0..64).filter(move |b| word >> b & 1 == 1).map(move |b| 64 * i + b))
     }
 }
 
@@ -317,24 +318,22 @@ fn ordered(
         return Ok(());
     };
     let seen = clocks.ordered(access.warp, 0, before);
-    let missing = if warp == access.warp {
-        let pipelined = access.engine == Engine::Matrix;
-        (!issuer.own_is_over(engine, before, pipelined, seen)).then(|| match engine {
-            Engine::Matrix => "tcgen05.commit and a wait for its mbarrier",
-            Engine::Load => "tcgen05.wait::ld",
-            Engine::Store => "tcgen05.wait::st",
-        })
-    } else if !seen {
-        Some(match engine {
-            Engine::Matrix => "tcgen05.commit and a wait for its mbarrier",
-            Engine::Load => "tcgen05.wait::ld, tcgen05.fence::before_thread_sync and a barrier",
-            Engine::Store => "tcgen05.wait::st, tcgen05.fence::before_thread_sync and a barrier",
-        })
+    let own = warp == access.warp;
+    let over = if own {
+        issuer.own_is_over(engine, before, access.engine == Engine::Matrix, seen)
     } else {
-        (!clocks.covers(&issuer.view, before)).then_some("tcgen05.fence::after_thread_sync after the barrier")
+        seen && clocks.covers(&issuer.view, before)
     };
-    let Some(missing) = missing else {
+    if over {
         return Ok(());
+    }
+    let missing = match engine {
+        _ if seen && !own => "tcgen05.fence::after_thread_sync after the barrier",
+        Engine::Matrix => "tcgen05.commit and a wait for its mbarrier",
+        Engine::Load if own => "tcgen05.wait::ld",
+        Engine::Store if own => "tcgen05.wait::st",
+        Engine::Load => "tcgen05.wait::ld, tcgen05.fence::before_thread_sync and a barrier",
+        Engine::Store => "tcgen05.wait::st, tcgen05.fence::before_thread_sync and a barrier",
     };
     let (column, lane) = (unit as u32 % COLUMNS, unit as u32 / COLUMNS * UNIT_LANES);
     let did = if wrote { "written" } else { "read" };

@@ -165,17 +165,6 @@ impl Shared {
         Ok(())
     }
 
-    /// True if bytes are there already because another thread of the same warp has written the same: in whatever order
-    /// the two do it, the bytes are these. So all lanes may store a value that they have in common.
-    #[inline]
-    pub fn repeats(&self, clocks: &Clocks, index: usize, bytes: &[u8], who: Who) -> bool {
-        let by_warp = |c: &Cell| {
-            clocks.current(c.write) && c.write.agent == who.stamp.agent && usize::from(c.write.lane) != who.lane
-        };
-        let cells = &self.cells[self.cells(index, bytes.len())];
-        cells.iter().all(by_warp) && self.bytes[index..index + bytes.len()] == *bytes
-    }
-
     #[cold]
     fn fault(&self, clocks: &Clocks, kind: FaultKind, cell: usize, who: Who, other: Stamp) -> Outcome<()> {
         let address = self.start + ((cell as u64) << self.granule);

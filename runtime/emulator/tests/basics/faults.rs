@@ -54,17 +54,6 @@ fn a_warp_needs_its_own_barrier_too() {
 }
 
 #[test]
-fn threads_of_a_warp_may_store_the_same() {
-    let kernel = |value: &str| {
-        format!("mov.u32 %r1, %tid.x; mov.b32 %r2, dyn; mov.b32 %r3, 7; st.shared.b32 [%r2], {value}; ret;")
-    };
-    fine(threads(32), &kernel("%r3"));
-    assert_eq!(fault(threads(32), &kernel("%r1")).kind, FaultKind::Race);
-    // Not those of two warps: nothing says that the other's value is there.
-    assert_eq!(fault(threads(64), &kernel("%r3")).kind, FaultKind::Race);
-}
-
-#[test]
 fn indices_are_off_by_one() {
     let kernel = |shift: i32| {
         format!(

@@ -1,18 +1,19 @@
 //! One product of one thread: operands gathered, sums made, D written.
 
 use super::super::operand::{Matrix, TensorA, check_lane, float, packing, scales, tensor_a};
-use super::super::{issue, note, of_descriptor, of_memory, within};
+use super::super::{blocks, issue, note, of_descriptor, of_memory, within};
 use crate::fault::{FaultKind, Outcome, trap};
 use crate::layout::instruction_descriptor::{
     AccumulatorFormat, InstructionDescriptor, MmaForm, MmaKind, OperandFormat, ScaleFormat,
 };
-use crate::layout::tensor_memory::{Cell, DataPath};
+use crate::layout::tensor_memory::{AccumulatorPlace, Cell, DataPath};
 use crate::memory::clocks::{Engine, Stamp};
 use crate::memory::shared::Who;
 use crate::number::dot::{Generation, Overflow, Scales, arithmetic, matmul, matmul_i32, matmul_scaled};
 use crate::number::format::{Format, Round, Saturate};
 use crate::tensor_memory::Units;
 use crate::world::Step;
+use std::ops::Range;
 
 /// Where A is: a descriptor, or an address.
 pub enum A {
@@ -25,6 +26,8 @@ pub enum A {
 /// A product.
 pub struct Product {
     pub kind: MmaKind,
+    /// Blocks that work together.
+    pub group: u8,
     pub weight_stationary: bool,
     /// Scales of a row along K; 0 without scales.
     pub parts: usize,
@@ -37,8 +40,8 @@ pub struct Product {
     pub descriptor: u32,
     /// Addresses of the scales of A and B.
     pub scales: Option<(u32, u32)>,
-    /// Lanes that are not written.
-    pub disabled: u128,
+    /// Lanes of each block that are not written.
+    pub disabled: [u128; 2],
     /// False: D begins as zero.
     pub accumulates: bool,
     /// D is multiplied by 2^-shift before.
@@ -53,7 +56,8 @@ type Shape = [usize; 3];
 impl Product {
     /// Does it.
     pub fn execute(&self, s: &mut Step<'_, '_>) -> Outcome<()> {
-        let form = MmaForm { kind: self.kind, cta_group: 1, weight_stationary: self.weight_stationary };
+        let form =
+            MmaForm { kind: self.kind, cta_group: self.group, weight_stationary: self.weight_stationary };
         let i = of_descriptor(InstructionDescriptor::decode(self.descriptor, form))?;
         if i.sparsity.is_some() {
             let what = format!(
@@ -62,60 +66,81 @@ impl Product {
             );
             return trap(FaultKind::Descriptor, what);
         }
-        let path = of_memory(DataPath::of(i.m, 1, self.weight_stationary, false))?;
+        let path = of_memory(DataPath::of(i.m, self.group, self.weight_stationary, false))?;
         let shape @ [m, n, k] = [i.m, i.n, i.k].map(|x| x as usize);
         let stamp = issue(s, Engine::Matrix);
         s.warp.pending.tensor.issued_by(self.lane, stamp);
         let who = Who { warp: s.warp.actor, lane: self.lane, stamp };
-        let a = match self.a {
-            A::Shared(word) => Matrix::new(word, i.a_major, packing(self.kind, i.a))?.read(s, m, k, who)?,
-            A::Tensor(address) => {
-                let a = TensorA { address, kind: self.kind, format: i.a, path };
-                tensor_a(s, &a, [m, k], stamp)?
-            }
-        };
-        let b = Matrix::new(self.b, i.b_major, packing(self.kind, i.b))?.read(s, n, k, who)?;
+        let blocks = blocks(s, self.group)?;
+        // Each block has its part of the rows of A, and of B.
+        let (mut a, mut b) = (Vec::with_capacity(m * k), Vec::with_capacity(n * k));
+        let (rows_a, rows_b) = (m / blocks.len(), n / blocks.len());
+        for (cta, block) in blocks.clone().enumerate() {
+            a.extend(match self.a {
+                A::Shared(word) => {
+                    Matrix::new(word, block, i.a_major, packing(self.kind, i.a))?.read(s, rows_a, k, who)?
+                }
+                A::Tensor(address) => {
+                    let a = TensorA { address, kind: self.kind, format: i.a, path };
+                    tensor_a(s, block, &a, [cta * rows_a, rows_a, k], stamp)?
+                }
+            });
+            b.extend(
+                Matrix::new(self.b, block, i.b_major, packing(self.kind, i.b))?.read(s, rows_b, k, who)?,
+            );
+        }
         // B's rows are D's columns.
         let b: Vec<u32> = (0..k * n).map(|at| b[at % n * k + at / n]).collect();
-        let cells = self.cells(s, path, shape)?;
-        let old = if self.accumulates { self.read(s, &cells)? } else { vec![0; m * n] };
+        let cells = self.cells(s, &blocks, path, shape)?;
+        let old = if self.accumulates { self.read(s, &blocks, &cells)? } else { vec![0; m * n] };
         let new = match (float(i.a), float(i.b)) {
-            (Some(fa), Some(fb)) => self.floats(s, &i, shape, (fa, &a), (fb, &b), &old, stamp)?,
+            (Some(fa), Some(fb)) => self.floats(s, &blocks, &i, shape, (fa, &a), (fb, &b), &old, stamp)?,
             _ => integers(&i, shape, &a, &b, &old)?,
         };
-        let mut units = Units::default();
-        let enabled = |cell: &Cell| self.disabled >> cell.lane & 1 == 0;
-        cells.iter().filter(|c| enabled(c)).for_each(|&c| units.add(c));
-        note(s, Engine::Matrix, stamp, &units, true)?;
-        let tensor = &mut s.world.blocks[s.warp.block].tensor;
-        for (&cell, &word) in cells.iter().zip(&new) {
-            if enabled(&cell) {
-                tensor.put(cell, word);
-            }
+        for (cta, block) in blocks.enumerate() {
+            let mut units = Units::default();
+            let own = cells.iter().zip(&new).filter(|(p, _)| p.cta as usize == cta && self.enabled(p));
+            own.clone().for_each(|(p, _)| units.add(p.cell));
+            note(s, block, Engine::Matrix, stamp, &units, true)?;
+            let tensor = &mut s.world.blocks[block].tensor;
+            own.for_each(|(p, &word)| tensor.put(p.cell, word));
         }
         Ok(())
     }
 
+    fn enabled(&self, place: &AccumulatorPlace) -> bool {
+        self.disabled[place.cta as usize % 2] >> place.cell.lane & 1 == 0
+    }
+
     /// The cells of D, row by row.
-    fn cells(&self, s: &Step<'_, '_>, path: DataPath, [m, n, _]: Shape) -> Outcome<Vec<Cell>> {
+    fn cells(
+        &self,
+        s: &Step<'_, '_>,
+        blocks: &Range<usize>,
+        path: DataPath,
+        [m, n, _]: Shape,
+    ) -> Outcome<Vec<AccumulatorPlace>> {
         let first = of_memory(Cell::from_address(self.out))?;
         check_lane(path, first, "D")?;
-        let place = |row: usize, column: usize| path.accumulator(row as u32, column as u32, n as u32).cell;
-        within(s, first, place(m - 1, n - 1).column + 1, "D")?;
+        let place = |row: usize, column: usize| path.accumulator(row as u32, column as u32, n as u32);
+        for block in blocks.clone() {
+            within(s, block, first, place(m - 1, n - 1).cell.column + 1, "D")?;
+        }
         let mut cells = Vec::with_capacity(m * n);
         for row in 0..m {
             for column in 0..n {
-                cells.push(of_memory(first.plus(place(row, column)))?);
+                let AccumulatorPlace { cta, cell } = place(row, column);
+                cells.push(AccumulatorPlace { cta, cell: of_memory(first.plus(cell))? });
             }
         }
         Ok(cells)
     }
 
     /// What D holds. Of lanes that are not written nothing is read.
-    fn read(&self, s: &Step<'_, '_>, cells: &[Cell]) -> Outcome<Vec<u32>> {
-        let tensor = &s.world.blocks[s.warp.block].tensor;
-        let word = |cell: &Cell| {
-            if self.disabled >> cell.lane & 1 == 1 { Ok(0) } else { tensor.get(*cell, "tcgen05.mma") }
+    fn read(&self, s: &Step<'_, '_>, blocks: &Range<usize>, cells: &[AccumulatorPlace]) -> Outcome<Vec<u32>> {
+        let word = |p: &AccumulatorPlace| {
+            let tensor = &s.world.blocks[blocks.start + p.cta as usize].tensor;
+            if self.enabled(p) { tensor.get(p.cell, "tcgen05.mma") } else { Ok(0) }
         };
         cells.iter().map(word).collect()
     }
@@ -124,6 +149,7 @@ impl Product {
     fn floats(
         &self,
         s: &mut Step<'_, '_>,
+        blocks: &Range<usize>,
         i: &InstructionDescriptor,
         shape: Shape,
         (fa, a): (Format, &[u32]),
@@ -158,8 +184,19 @@ impl Product {
                     );
                     return trap(FaultKind::Descriptor, what);
                 }
-                let scales_a = scales(s, at_a, of.a_id, [m, parts], stamp)?;
-                let by_column = scales(s, at_b, of.b_id, [n, parts], stamp)?;
+                // Each block has the scales of its rows of A, and all of B's.
+                let (mut scales_a, mut by_column) = (Vec::with_capacity(m * parts), Vec::new());
+                for block in blocks.clone() {
+                    scales_a.extend(scales(s, block, at_a, of.a_id, [m / blocks.len(), parts], stamp)?);
+                    let found = scales(s, block, at_b, of.b_id, [n, parts], stamp)?;
+                    if block > blocks.start && found != by_column {
+                        return trap(
+                            FaultKind::TensorMemory,
+                            "the scales of B are not the same in both blocks",
+                        );
+                    }
+                    by_column = found;
+                }
                 let scales_b: Vec<u8> = (0..parts * n).map(|at| by_column[at % n * parts + at / n]).collect();
                 let scales = Scales { format, block: k / parts, a: &scales_a, b: &scales_b };
                 let four_bit = self.kind != MmaKind::Mxf8f6f4;
