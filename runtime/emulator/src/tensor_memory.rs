@@ -130,8 +130,19 @@ impl Default for Units {
 impl Units {
     /// Adds the unit of a cell.
     pub fn add(&mut self, cell: Cell) {
-        let unit = (cell.lane / UNIT_LANES * COLUMNS + cell.column) as usize;
-        self.bits[unit / 64] |= 1 << (unit % 64);
+        self.add_run(cell, 1);
+    }
+
+    /// Adds those of so many columns of a lane.
+    pub fn add_run(&mut self, first: Cell, columns: usize) {
+        let mut unit = (first.lane / UNIT_LANES * COLUMNS + first.column) as usize;
+        let end = unit + columns;
+        while unit < end {
+            let (word, bit) = (unit / 64, unit % 64);
+            let count = (64 - bit).min(end - unit);
+            self.bits[word] |= (u64::MAX >> (64 - count)) << bit;
+            unit += count;
+        }
     }
 
     fn iter(&self) -> impl Iterator<Item = usize> {
@@ -262,12 +273,15 @@ impl TensorMemory {
         units: &Units,
         writes: bool,
     ) -> Outcome<()> {
+        // What one unit was found to be ordered after, the next mostly is too.
+        let mut passed = Stamp::default();
         for u in units.iter() {
             let unit = self.units[u];
             let reads = if writes { unit.reads } else { [Stamp::default(); 2] };
             for before in [unit.write, reads[0], reads[1]] {
-                if clocks.current(before) {
+                if before != passed && clocks.current(before) {
                     ordered(clocks, issuer, access, before, u, before == unit.write)?;
+                    passed = before;
                 }
             }
             let unit = &mut self.units[u];
@@ -285,22 +299,38 @@ impl TensorMemory {
 
     /// A word that was written.
     pub fn get(&self, cell: Cell, what: &str) -> Outcome<u32> {
-        let at = index(cell);
-        if self.known.get(at) != Some(&true) {
-            let Cell { lane, column } = cell;
+        let mut word = [0];
+        self.get_run(cell, &mut word, what)?;
+        Ok(word[0])
+    }
+
+    /// Words of a lane that were written, beside each other.
+    pub fn get_run(&self, first: Cell, out: &mut [u32], what: &str) -> Outcome<()> {
+        let range = index(first)..index(first) + out.len();
+        let known = self.known.get(range.clone()).unwrap_or(&[]);
+        if known.len() != out.len() || known.contains(&false) {
+            let lane = first.lane;
+            let column = first.column as usize + known.iter().position(|k| !k).unwrap_or(0);
             let what = format!(
                 "{what} reads lane {lane}, column {column} of tensor memory, which nobody has written"
             );
             return trap(FaultKind::UninitialisedMemory, what);
         }
-        Ok(self.words[at])
+        out.copy_from_slice(&self.words[range]);
+        Ok(())
     }
 
     /// Writes a word.
     pub fn put(&mut self, cell: Cell, value: u32) {
-        let at = index(cell);
-        if let (Some(word), Some(known)) = (self.words.get_mut(at), self.known.get_mut(at)) {
-            (*word, *known) = (value, true);
+        self.put_run(cell, &[value]);
+    }
+
+    /// Writes words of a lane, beside each other.
+    pub fn put_run(&mut self, first: Cell, values: &[u32]) {
+        let range = index(first)..index(first) + values.len();
+        if let (Some(words), Some(known)) = (self.words.get_mut(range.clone()), self.known.get_mut(range)) {
+            words.copy_from_slice(values);
+            known.fill(true);
         }
     }
 }
