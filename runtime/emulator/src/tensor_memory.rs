@@ -59,7 +59,7 @@ impl Issuer {
         let agents = self.agents.get_or_insert_with(|| Engine::ALL.map(|e| clocks.engine(warp, e)));
         let stamp = clocks.completing(agents[engine as usize]);
         match engine {
-            Engine::Matrix => {}
+            Engine::Matrix | Engine::Order => {}
             Engine::Load => self.last[0] = Some(stamp),
             Engine::Store => self.last[1] = Some(stamp),
         }
@@ -85,10 +85,13 @@ impl Issuer {
         self.waited[which] = self.last[which];
     }
 
-    /// `tcgen05.fence::before_thread_sync`: others may be ordered after what the warp has waited for.
+    /// `tcgen05.fence::before_thread_sync`: others may be ordered after what the warp has waited for, and their matrix
+    /// instructions follow those that it has issued.
     pub fn before_sync(&self, clocks: &mut Clocks, warp: usize) {
-        for stamp in self.waited.iter().flatten() {
-            clocks.waited(warp, *stamp);
+        let issued = self.issued.iter().map(|(_, stamp)| *stamp).max_by_key(|stamp| stamp.clock);
+        let order = issued.and_then(|stamp| clocks.beside(stamp, Engine::Order));
+        for stamp in self.waited.into_iter().flatten().chain(order) {
+            clocks.waited(warp, stamp);
         }
     }
 
@@ -101,7 +104,7 @@ impl Issuer {
     fn own_is_over(&self, engine: Engine, before: Stamp, pipelined: bool, seen: bool) -> bool {
         let waited = |which: usize| self.waited[which].is_some_and(|w| w.clock >= before.clock);
         match engine {
-            Engine::Matrix => pipelined || seen,
+            Engine::Matrix | Engine::Order => pipelined || seen,
             Engine::Load => waited(0),
             Engine::Store => waited(1),
         }
@@ -352,14 +355,18 @@ fn ordered(
     let over = if own {
         issuer.own_is_over(engine, before, access.engine == Engine::Matrix, seen)
     } else {
-        seen && clocks.covers(&issuer.view, before)
+        let follows = || {
+            let pipelined = access.engine == Engine::Matrix && engine == Engine::Matrix;
+            pipelined && clocks.beside(before, Engine::Order).is_some_and(|s| clocks.covers(&issuer.view, s))
+        };
+        seen && clocks.covers(&issuer.view, before) || follows()
     };
     if over {
         return Ok(());
     }
     let missing = match engine {
         _ if seen && !own => "tcgen05.fence::after_thread_sync after the barrier",
-        Engine::Matrix => "tcgen05.commit and a wait for its mbarrier",
+        Engine::Matrix | Engine::Order => "tcgen05.commit and a wait for its mbarrier",
         Engine::Load if own => "tcgen05.wait::ld",
         Engine::Store if own => "tcgen05.wait::st",
         Engine::Load => "tcgen05.wait::ld, tcgen05.fence::before_thread_sync and a barrier",

@@ -214,3 +214,18 @@ fn a_in_tensor_memory() {
     let b = numbers(16, 16, (2, 1), &EXACT);
     assert_eq!(floats(&kernel.words()), product(&a, &b, 16));
 }
+
+/// `.ws` with M = 64 and 32: columns in two halves, or four quarters, of which each has lanes of its own.
+#[test]
+fn weights_stay() {
+    for (m, parts) in [(64, 2), (32, 4)] {
+        let (kernel, want) = one("f16", [Format::F16; 2], [m, 64, 16], SINGLE);
+        let issue = kernel.issue.replace("mma.cta_group", "mma.ws.cta_group").replace("::a::", "::b0::");
+        let columns = 64 / parts;
+        let got = floats(&Kernel { issue, columns: columns as u32, ..kernel }.words());
+        for lane in 0..128 {
+            let (row, first) = (lane % m, lane / m * columns);
+            assert_eq!(got[lane * columns..][..columns], want[row * 64 + first..][..columns], "{m} {lane}");
+        }
+    }
+}
