@@ -142,7 +142,7 @@ fn descriptors() {
 fn products_follow_those_of_another_warp() {
     let mut kernel = right();
     let product = kernel.issue.clone();
-    kernel.before = format!("setp.ne.u32 %p7, %tid, 64; @%p7 bra DONE; {product} DONE:");
+    kernel.before = format!("setp.ne.u32 %p7, %me, 64; @%p7 bra DONE; {product} DONE:");
     kernel.issue = product.replace("mov.pred %p5, 0;", "mov.pred %p5, -1;");
     let (twice, once) = (kernel.words(), right().words());
     let value = |w: &u32| f32::from_bits(*w);
