@@ -136,3 +136,35 @@ fn descriptors() {
     let issue = kernel.issue.replace("mov.pred %p5, 0;", "mov.pred %p5, -1;");
     Kernel { issue, ..kernel }.faults(FaultKind::UninitialisedMemory, "tcgen05.mma reads lane 0");
 }
+
+/// Matrix instructions of another thread follow those that were issued before the fences and the barrier.
+#[test]
+fn products_follow_those_of_another_warp() {
+    let mut kernel = right();
+    let product = kernel.issue.clone();
+    kernel.before = format!("setp.ne.u32 %p7, %me, 64; @%p7 bra DONE; {product} DONE:");
+    kernel.issue = product.replace("mov.pred %p5, 0;", "mov.pred %p5, -1;");
+    let (twice, once) = (kernel.words(), right().words());
+    let value = |w: &u32| f32::from_bits(*w);
+    assert!(twice.iter().zip(&once).all(|(t, o)| value(t) == 2.0 * value(o)));
+    let fences =
+        "tcgen05.fence::before_thread_sync; bar.sync 0; tcgen05.fence::after_thread_sync; // between";
+    for wrong in
+        ["tcgen05.fence::before_thread_sync; bar.sync 0;", "bar.sync 0; tcgen05.fence::after_thread_sync;"]
+    {
+        assert_eq!(kernel.with(fences, wrong).fault().kind, FaultKind::Race);
+    }
+}
+
+/// The next product overwrites what a warp is still loading.
+#[test]
+fn columns_are_overwritten_during_a_load() {
+    let kernel = |wait: &str| {
+        let mut kernel = right();
+        let load = format!("tcgen05.ld.sync.aligned.32x32b.x1.b32 {{%r40}}, [%mine]; {wait}");
+        kernel.before = fill(9.0, 64) + &load;
+        kernel
+    };
+    kernel("tcgen05.wait::ld.sync.aligned;").words();
+    kernel("").faults(FaultKind::Race, "tcgen05.wait::ld");
+}

@@ -62,12 +62,12 @@ impl Kernel {
         let text = format!(
             ".version 8.8\n.target sm_100a\n.address_size 64\n.extern .shared .align 1024 .b8 dyn[];
              .visible .entry k(.param .u64 out, .param .u64 in) {{
-             .reg .pred %p<10>; .reg .b32 %r<200>; .reg .b64 %d<20>; .reg .b64 %out; .reg .b32 %t, %mine, %dyn, %tid;
+             .reg .pred %p<10>; .reg .b16 %h<4>; .reg .b32 %r<200>; .reg .b64 %d<20>; .reg .b64 %out; .reg .b32 %t, %mine, %dyn, %me;
              .shared .align 16 .b32 taddr; .shared .align 8 .b64 mbar;
              ld.param.u64 %out, [out]; ld.param.u64 %d2, [in];
-             mov.u32 %tid, %tid.x; mov.b32 %dyn, dyn;
-             setp.eq.u32 %p1, %tid, 0; setp.lt.u32 %p2, %tid, 32;
-             mul.lo.u32 %r1, %tid, 16;
+             mov.u32 %me, %tid.x; mov.b32 %dyn, dyn;
+             setp.eq.u32 %p1, %me, 0; setp.lt.u32 %p2, %me, 32;
+             mul.lo.u32 %r1, %me, 16;
              FILL: setp.ge.u32 %p3, %r1, {bytes}; @%p3 bra FILLED;
              cvt.u64.u32 %d3, %r1; add.u64 %d3, %d2, %d3; add.u32 %r2, %dyn, %r1;
              ld.global.v4.b32 {{%r3, %r4, %r5, %r6}}, [%d3]; st.shared.v4.b32 [%r2], {{%r3, %r4, %r5, %r6}};
@@ -78,7 +78,7 @@ impl Kernel {
              @%p2 tcgen05.relinquish_alloc_permit.cta_group::1.sync.aligned;
              bar.sync 0;
              ld.shared.b32 %t, [taddr];
-             shr.u32 %r7, %tid, 5; and.b32 %r7, %r7, 3; shl.b32 %r7, %r7, 21; add.u32 %mine, %t, %r7;
+             shr.u32 %r7, %me, 5; and.b32 %r7, %r7, 3; shl.b32 %r7, %r7, 21; add.u32 %mine, %t, %r7;
              {before}
              tcgen05.fence::before_thread_sync; bar.sync 0; tcgen05.fence::after_thread_sync; // between
              @!%p1 bra WAIT;
@@ -86,7 +86,7 @@ impl Kernel {
              tcgen05.commit.cta_group::1.mbarrier::arrive::one.shared::cluster.b64 [mbar];
              WAIT: mbarrier.try_wait.parity.shared::cta.b64 %p4, [mbar], 0; @!%p4 bra WAIT;
              tcgen05.fence::after_thread_sync; // after the wait
-             mul.lo.u32 %r8, %tid, {pitch}; cvt.u64.u32 %d1, %r8; add.u64 %d1, %out, %d1;
+             mul.lo.u32 %r8, %me, {pitch}; cvt.u64.u32 %d1, %r8; add.u64 %d1, %out, %d1;
              {stores}
              tcgen05.fence::before_thread_sync; bar.sync 0;
              @%p2 tcgen05.dealloc.cta_group::1.sync.aligned.b32 %t, 512;

@@ -11,7 +11,7 @@ fn list(first: u32, count: u32) -> String {
 
 /// Registers that hold `256 * thread + number`, stored in a shape, and what `32x32b` then finds: `out[lane][column]`.
 fn stored(shape: &str, repetition: u32, registers: u32, split: &str, columns: u32) -> Vec<u32> {
-    let mut before = "shl.b32 %r20, %tid, 8;".to_owned();
+    let mut before = "shl.b32 %r20, %me, 8;".to_owned();
     for r in 0..registers {
         before += &format!("add.u32 %r{}, %r20, {r};", 40 + r);
     }
@@ -66,15 +66,14 @@ fn stores_of_every_shape() {
 #[test]
 fn halves_are_unpacked_and_packed() {
     let mut kernel = Kernel::new(vec![0; 16], String::new(), 8);
-    kernel.before =
-        "shl.b32 %r20, %tid, 16; or.b32 %r40, %r20, 7; or.b32 %r41, %r20, 8; or.b32 %r42, %r20, 9;
+    kernel.before = "shl.b32 %r20, %me, 16; or.b32 %r40, %r20, 7; or.b32 %r41, %r20, 8; or.b32 %r42, %r20, 9;
          or.b32 %r43, %r20, 10;
          tcgen05.st.sync.aligned.32x32b.x4.unpack::16b.b32 [%mine], {%r40, %r41, %r42, %r43};
          tcgen05.wait::st.sync.aligned;
          tcgen05.ld.sync.aligned.32x32b.x4.pack::16b.b32 {%r50, %r51, %r52, %r53}, [%mine];
          tcgen05.wait::ld.sync.aligned;
          setp.ne.u32 %p6, %r42, %r52; @%p6 trap;"
-            .to_owned();
+        .to_owned();
     let got = kernel.words();
     for lane in 0..128u32 {
         assert_eq!(got[8 * lane as usize..][..8], [7, lane, 8, lane, 9, lane, 10, lane]);

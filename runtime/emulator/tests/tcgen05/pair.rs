@@ -39,7 +39,8 @@ fn kernel(m: usize, n: usize) -> (Kernel, Vec<f64>) {
         .with("bar.sync 0;", CLUSTER_BARRIER)
         .with("[in];", &format!("[in]; mov.u32 %r60, %cluster_ctarank; {input} {output}"))
         .with("@!%p1 bra WAIT;", "setp.ne.u32 %p7, %r60, 0; @%p7 bra WAIT; @!%p1 bra WAIT;")
-        .with("shared::cluster.b64 [mbar];", "shared::cluster.multicast::cluster.b64 [mbar], 3;");
+        .with("shared::cluster.b64 [mbar];", "shared::cluster.multicast::cluster.b64 [mbar], %h1;")
+        .with("@!%p1 bra WAIT;", "mov.b16 %h1, 3; @!%p1 bra WAIT;");
     (kernel, product(&a, &b, k))
 }
 
@@ -66,11 +67,11 @@ fn columns_in_two_halves() {
 #[test]
 fn both_blocks_must_learn_of_it() {
     let (kernel, _) = kernel(256, 64);
-    kernel.with("[mbar], 3;", "[mbar], 1;").faults(FaultKind::Deadlock, "mbarrier");
-    kernel.with("[mbar], 3;", "[mbar], 7;").faults(FaultKind::Undefined, "a cluster of 2");
+    kernel.with("%h1, 3;", "%h1, 1;").faults(FaultKind::Deadlock, "mbarrier");
+    kernel.with("%h1, 3;", "%h1, 7;").faults(FaultKind::Undefined, "a cluster of 2");
     kernel
         .with("fence.proxy.async.shared::cta;", "")
         .faults(FaultKind::MissingProxyFence, "fence.proxy.async");
-    let alone = kernel.with(".reqnctapercluster 2, 1, 1", "").with("[mbar], 3;", "[mbar], 1;");
+    let alone = kernel.with(".reqnctapercluster 2, 1, 1", "").with("%h1, 3;", "%h1, 1;");
     alone.faults(FaultKind::Undefined, "no peer");
 }

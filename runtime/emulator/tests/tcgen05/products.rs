@@ -198,7 +198,7 @@ fn a_in_tensor_memory() {
     let (mut kernel, _) = one("f16", [Format::F16; 2], [128, 16, 16], SINGLE);
     let ramp = |lane: usize, i: usize| ((lane + i) % 8) as f32;
     // Elements 2c and 2c + 1 of a row are in column c.
-    kernel.before = "and.b32 %r20, %tid, 127; add.u32 %r25, %mine, 256;".to_owned();
+    kernel.before = "and.b32 %r20, %me, 127; add.u32 %r25, %mine, 256;".to_owned();
     for column in 0..8 {
         kernel.before += &format!(
             "add.u32 %r21, %r20, {}; and.b32 %r21, %r21, 7; add.u32 %r22, %r21, 1; and.b32 %r22, %r22, 7;
@@ -207,10 +207,25 @@ fn a_in_tensor_memory() {
             2 * column
         );
     }
-    kernel.before = format!("{{ .reg .b16 %h<3>; {} tcgen05.wait::st.sync.aligned; }}", kernel.before);
+    kernel.before = format!("{} tcgen05.wait::st.sync.aligned;", kernel.before);
     kernel.issue = kernel.issue.replace("[%t], %d10,", "[%t], [%r32],");
     kernel.issue = format!("add.u32 %r32, %t, 256; {}", kernel.issue);
     let a: Vec<f32> = (0..128).flat_map(|l| (0..16).map(move |i| ramp(l, i))).collect();
     let b = numbers(16, 16, (2, 1), &EXACT);
     assert_eq!(floats(&kernel.words()), product(&a, &b, 16));
+}
+
+/// `.ws` with M = 64 and 32: columns in two halves, or four quarters, of which each has lanes of its own.
+#[test]
+fn weights_stay() {
+    for (m, parts) in [(64, 2), (32, 4)] {
+        let (kernel, want) = one("f16", [Format::F16; 2], [m, 64, 16], SINGLE);
+        let issue = kernel.issue.replace("mma.cta_group", "mma.ws.cta_group").replace("::a::", "::b0::");
+        let columns = 64 / parts;
+        let got = floats(&Kernel { issue, columns: columns as u32, ..kernel }.words());
+        for lane in 0..128 {
+            let (row, first) = (lane % m, lane / m * columns);
+            assert_eq!(got[lane * columns..][..columns], want[row * 64 + first..][..columns], "{m} {lane}");
+        }
+    }
 }

@@ -50,6 +50,16 @@ pub struct Product {
     pub lane: usize,
 }
 
+/// Columns of a row of D that lie beside each other.
+struct Run {
+    /// Which of the blocks that work together.
+    cta: usize,
+    first: Cell,
+    /// Of its first element, counted row by row.
+    at: usize,
+    len: usize,
+}
+
 /// M, N, K.
 type Shape = [usize; 3];
 
@@ -89,60 +99,59 @@ impl Product {
                 Matrix::new(self.b, block, i.b_major, packing(self.kind, i.b))?.read(s, rows_b, k, who)?,
             );
         }
-        // B's rows are D's columns.
-        let b: Vec<u32> = (0..k * n).map(|at| b[at % n * k + at / n]).collect();
-        let cells = self.cells(s, &blocks, path, shape)?;
-        let old = if self.accumulates { self.read(s, &blocks, &cells)? } else { vec![0; m * n] };
+        let b = transposed(&b, n, k);
+        let runs = self.runs(s, &blocks, path, shape)?;
+        let mut old = vec![0; m * n];
+        if self.accumulates {
+            // Of lanes that are not written nothing is read.
+            for run in runs.iter().filter(|r| self.enabled(r)) {
+                let tensor = &s.world.blocks[blocks.start + run.cta].tensor;
+                tensor.get_run(run.first, &mut old[run.at..run.at + run.len], "tcgen05.mma")?;
+            }
+        }
         let new = match (float(i.a), float(i.b)) {
             (Some(fa), Some(fb)) => self.floats(s, &blocks, &i, shape, (fa, &a), (fb, &b), &old, stamp)?,
             _ => integers(&i, shape, &a, &b, &old)?,
         };
         for (cta, block) in blocks.enumerate() {
+            let own = runs.iter().filter(|r| r.cta == cta && self.enabled(r));
             let mut units = Units::default();
-            let own = cells.iter().zip(&new).filter(|(p, _)| p.cta as usize == cta && self.enabled(p));
-            own.clone().for_each(|(p, _)| units.add(p.cell));
+            own.clone().for_each(|r| units.add_run(r.first, r.len));
             note(s, block, Engine::Matrix, stamp, &units, true)?;
             let tensor = &mut s.world.blocks[block].tensor;
-            own.for_each(|(p, &word)| tensor.put(p.cell, word));
+            own.for_each(|r| tensor.put_run(r.first, &new[r.at..r.at + r.len]));
         }
         Ok(())
     }
 
-    fn enabled(&self, place: &AccumulatorPlace) -> bool {
-        self.disabled[place.cta as usize % 2] >> place.cell.lane & 1 == 0
+    fn enabled(&self, run: &Run) -> bool {
+        self.disabled[run.cta % 2] >> run.first.lane & 1 == 0
     }
 
-    /// The cells of D, row by row.
-    fn cells(
+    /// Where D lies: each row is one, two or four runs of columns.
+    fn runs(
         &self,
         s: &Step<'_, '_>,
         blocks: &Range<usize>,
         path: DataPath,
         [m, n, _]: Shape,
-    ) -> Outcome<Vec<AccumulatorPlace>> {
+    ) -> Outcome<Vec<Run>> {
         let first = of_memory(Cell::from_address(self.out))?;
         check_lane(path, first, "D")?;
         let place = |row: usize, column: usize| path.accumulator(row as u32, column as u32, n as u32);
+        let len = place(0, n - 1).cell.column as usize + 1;
         for block in blocks.clone() {
-            within(s, block, first, place(m - 1, n - 1).cell.column + 1, "D")?;
+            within(s, block, first, len as u32, "D")?;
         }
-        let mut cells = Vec::with_capacity(m * n);
+        let mut runs = Vec::with_capacity(m * n / len);
         for row in 0..m {
-            for column in 0..n {
+            for column in (0..n).step_by(len) {
                 let AccumulatorPlace { cta, cell } = place(row, column);
-                cells.push(AccumulatorPlace { cta, cell: of_memory(first.plus(cell))? });
+                let first = of_memory(first.plus(cell))?;
+                runs.push(Run { cta: cta as usize, first, at: row * n + column, len });
             }
         }
-        Ok(cells)
-    }
-
-    /// What D holds. Of lanes that are not written nothing is read.
-    fn read(&self, s: &Step<'_, '_>, blocks: &Range<usize>, cells: &[AccumulatorPlace]) -> Outcome<Vec<u32>> {
-        let word = |p: &AccumulatorPlace| {
-            let tensor = &s.world.blocks[blocks.start + p.cta as usize].tensor;
-            if self.enabled(p) { tensor.get(p.cell, "tcgen05.mma") } else { Ok(0) }
-        };
-        cells.iter().map(word).collect()
+        Ok(runs)
     }
 
     #[allow(clippy::too_many_arguments, reason = "the parts of one product")]
@@ -197,7 +206,7 @@ impl Product {
                     }
                     by_column = found;
                 }
-                let scales_b: Vec<u8> = (0..parts * n).map(|at| by_column[at % n * parts + at / n]).collect();
+                let scales_b = transposed(&by_column, n, parts);
                 let scales = Scales { format, block: k / parts, a: &scales_a, b: &scales_b };
                 let four_bit = self.kind != MmaKind::Mxf8f6f4;
                 of_descriptor(matmul_scaled(&arithmetic, four_bit, shape, &a, &b, scales, &mut sums))?;
@@ -210,6 +219,11 @@ impl Product {
         };
         Ok(sums.iter().map(encode).collect())
     }
+}
+
+/// Rows of `k` as columns: B's rows are D's columns.
+fn transposed<T: Copy>(rows: &[T], n: usize, k: usize) -> Vec<T> {
+    (0..k).flat_map(|i| (0..n).map(move |j| rows[j * k + i])).collect()
 }
 
 fn integers(i: &InstructionDescriptor, shape: Shape, a: &[u32], b: &[u32], old: &[u32]) -> Outcome<Vec<u32>> {
