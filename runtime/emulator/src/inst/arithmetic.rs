@@ -1,21 +1,21 @@
 //! Arithmetic on integers. Rows that floats share with it hand those over to `float`.
 
+mod carry;
+
 use super::lane::{Extend, binary, binary_wide, ternary, unary, unary_wide};
-use super::lanewise::operands;
 use super::{Rows, float, work};
 use crate::decode::{Decoder, Run, Ty};
 use crate::ptx::Malformed;
-use crate::warp::LANES;
 
 pub const ROWS: Rows = &[
     ("add", |d| either("add", d, add)),
-    ("addc", addc),
+    ("addc", carry::addc),
     ("sub", |d| either("sub", d, sub)),
-    ("subc", subc),
+    ("subc", carry::subc),
     ("mul", |d| either("mul", d, mul)),
     ("mul24", mul24),
     ("mad", |d| either("mad", d, mad)),
-    ("madc", madc),
+    ("madc", |d| carry::mad(d, true)),
     ("mad24", mad24),
     ("div", |d| either("div", d, div)),
     ("rem", rem),
@@ -49,7 +49,7 @@ fn add(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
     }
     let (cc, sat, ty) = (d.has("cc"), d.has("sat"), d.ty()?);
     if cc {
-        return carry(d, ty, false, |[a, b], bits, _| sum(a, b, false, bits));
+        return carry::add(d, ty);
     }
     match (sat, wide(ty)) {
         (true, _) if ty == Ty::S32 => binary(d, ty, |a, b| (a as i32).saturating_add(b as i32) as u32),
@@ -59,15 +59,10 @@ fn add(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
     }
 }
 
-fn addc(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
-    let (cc, ty) = (d.has("cc"), d.ty()?);
-    carry(d, ty, !cc, |[a, b], bits, c| sum(a, b, c, bits))
-}
-
 fn sub(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
     let (cc, sat, ty) = (d.has("cc"), d.has("sat"), d.ty()?);
     if cc {
-        return carry(d, ty, false, |[a, b], bits, _| sum(a, cut(!b, bits), true, bits));
+        return carry::sub(d, ty);
     }
     match (sat, wide(ty)) {
         (true, _) if ty == Ty::S32 => binary(d, ty, |a, b| (a as i32).saturating_sub(b as i32) as u32),
@@ -75,82 +70,6 @@ fn sub(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
         (_, true) => binary_wide(d, ty, u64::wrapping_sub),
         _ => binary(d, ty, u32::wrapping_sub),
     }
-}
-
-/// The hardware subtracts by adding the complement and one: the flag says that nothing was borrowed. The ISA calls the
-/// flag a borrow after a subtraction; `addc` and `madc` see which it is.
-fn subc(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
-    let (cc, ty) = (d.has("cc"), d.ty()?);
-    carry(d, ty, !cc, |[a, b], bits, c| sum(a, cut(!b, bits), c, bits))
-}
-
-/// The low bits of a word.
-fn cut(x: u64, bits: u32) -> u64 {
-    x & (u64::MAX >> (64 - bits))
-}
-
-/// A sum, and its carry.
-fn sum(a: u64, b: u64, c: bool, bits: u32) -> (u64, bool) {
-    let sum = u128::from(a) + u128::from(b) + u128::from(c);
-    (cut(sum as u64, bits), sum >> bits & 1 == 1)
-}
-
-/// `madc`, and `mad` with `.cc`: the carry is that of the addition.
-fn mad_carry(d: &mut Decoder<'_>, takes: bool) -> Result<Run, Malformed> {
-    let (cc, part) = (d.has("cc"), d.one_of(PARTS));
-    let ty = d.ty()?;
-    let signed = ty.signed();
-    let high = match part {
-        Some(Part::Low) => false,
-        Some(Part::High) => true,
-        _ => return d.refuse("carries are for .lo and .hi"),
-    };
-    carry(d, ty, !cc, move |[a, b, c], bits, flag| {
-        let product = match (high, bits) {
-            (false, _) => cut(a.wrapping_mul(b), bits),
-            (true, 32) => high32(signed)(a as u32, b as u32).into(),
-            (true, _) => high64(signed)(a, b),
-        };
-        sum(product, c, takes && flag, bits)
-    })
-}
-
-fn madc(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
-    mad_carry(d, true)
-}
-
-/// Arithmetic with the carry flag on words of some bits: `keep` leaves the flag as it is.
-fn carry<const N: usize>(
-    d: &mut Decoder<'_>,
-    ty: Ty,
-    keep: bool,
-    f: impl Fn([u64; N], u32, bool) -> (u64, bool) + Send + Sync + 'static,
-) -> Result<Run, Malformed> {
-    if !matches!(ty, Ty::U32 | Ty::S32 | Ty::U64 | Ty::S64) {
-        return d.refuse("carries are for integers of 32 and 64 bits");
-    }
-    let (out, from) = (d.typed_dest(0, ty)?, operands::<N>(d, 1, ty)?);
-    let bits = ty.bits();
-    Ok(work(move |s| {
-        let read =
-            |source| if bits == 64 { s.warp.get_wide(source) } else { s.warp.get(source).map(u64::from) };
-        let (from, mut flags) = (from.map(read), 0u32);
-        let mut r = [0u64; LANES];
-        for i in 0..LANES {
-            let (value, flag) = f(from.map(|row| row[i]), bits, s.warp.carry >> i & 1 == 1);
-            r[i] = value;
-            flags |= u32::from(flag) << i;
-        }
-        if bits == 64 {
-            s.warp.set_wide(out, s.mask, &r);
-        } else {
-            s.warp.set(out, s.mask, &r.map(|x| x as u32));
-        }
-        if !keep {
-            s.warp.carry = s.warp.carry & !s.mask | flags & s.mask;
-        }
-        Ok(())
-    }))
 }
 
 /// The upper half of a product.
@@ -234,7 +153,7 @@ fn product(a: u32, b: u32, signed: bool) -> u64 {
 /// `a * b + c`.
 fn mad(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
     if d.words().contains(&"cc") {
-        return mad_carry(d, false);
+        return carry::mad(d, false);
     }
     let Some(part) = d.one_of(PARTS) else {
         return d.refuse(".lo, .hi or .wide is missing");

@@ -1,10 +1,10 @@
 //! The `.approx` functions of PTX, computed in `f64` and rounded once.
 //!
 //! Hardware tables differ between chips and are not copied: a result here is within half a last place of the true
-//! one, the hardware's within the bound that the ISA states, which `BOUNDS` lists (an H100 meets each, and is within
-//! one last place of the half precision ones). Special values are exactly those of
-//! the ISA's tables. Not here: `div`, `rcp` and `sqrt` with IEEE rounding (`float`). Source: PTX ISA, "Floating point
-//! instructions" and "Half precision floating point instructions".
+//! one (for sin and cos, that of the angle as the hardware reduces it), the hardware's within the bound that the ISA
+//! states, which `BOUNDS` lists (an H100 meets each, and is within one last place of the half precision ones). Special
+//! values are exactly those of the ISA's tables. Not here: `div`, `rcp` and `sqrt` with IEEE rounding (`float`). Source:
+//! PTX ISA, "Floating point instructions" and "Half precision floating point instructions".
 
 use std::f32::consts::PI;
 

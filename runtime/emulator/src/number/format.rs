@@ -188,7 +188,8 @@ impl Format {
 
     /// The bits of the value that `x` rounds to.
     ///
-    /// NaN has one result. Conversions of which the hardware keeps more of a NaN do not come here with one (`inst::convert`).
+    /// NaN has one result. Where the hardware keeps more of a NaN, a conversion does not come here with one
+    /// (`inst::convert`).
     #[must_use]
     pub fn encode(self, x: f64, round: Round, saturate: Saturate) -> u32 {
         let bits = x.to_bits();

@@ -1,6 +1,6 @@
 //! Arithmetic of `f32`, of pairs of them, and of `f32` with halves.
 
-use super::{approximate, rounding, signs, written_rounding};
+use super::{approximate, rounding, written_rounding};
 use crate::decode::{Decoder, Run, Ty};
 use crate::inst::lanewise::{operands, pairs, words};
 use crate::number::approx;
@@ -85,7 +85,12 @@ pub fn decode(name: &str, d: &mut Decoder<'_>) -> Result<Run, Malformed> {
         "neg" => plain(d, |[a]| float::neg(a)),
         "abs" if d.has("ftz") => plain(d, |[a]| float::abs(flush(a))),
         "abs" => plain(d, |[a]| float::abs(a)),
-        "copysign" => signs(d, Ty::F32, |[a, b]| a & 0x8000_0000 | b & 0x7fff_ffff),
+        // By its bits: NaNs stay as they are.
+        "copysign" => {
+            let to = d.typed_dest(0, Ty::F32)?;
+            let from = operands(d, 1, Ty::F32)?;
+            Ok(words(to, from, |[a, b]| a & 0x8000_0000 | b & 0x7fff_ffff))
+        }
         _ => d.refuse("there is no such instruction of f32"),
     }
 }
