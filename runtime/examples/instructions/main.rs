@@ -7,13 +7,25 @@
 //! - `instructions run --device cuda:0|emulator --out FILE [--target sm_90a] [--only PREFIX] [--seed N]`: runs them
 //! - `instructions compare FILE FILE [--show N] [--only PREFIX] [--exact]`: what differs, but for what is known to
 //!   (`known.rs`); fails if anything does
+//! - `instructions digest FILE [--driver VERSION]`: hashes of a run, on standard output (`digest.rs`)
 //! - `instructions inputs NAME --out FILE [--seed N]`: the bytes that a test's kernel reads (`test.rs`)
 //!
 //! A device that takes several targets, as an emulator does, is given the newest unless `--target` names another: two
 //! runs that are to be compared name the same.
+//!
+//! Where there is no GPU, the emulator is held against hashes of what GPUs gave, `tests/golden/instructions`, as a test
+//! of this example. If the tests change, or for another GPU, run them there and keep the hashes:
+//!
+//! ```text
+//! instructions run --device cuda:0 --target sm_90a --out gpu.bin
+//! instructions run --device emulator --target sm_90a --out emulator.bin
+//! instructions compare gpu.bin emulator.bin
+//! instructions digest gpu.bin --driver VERSION > tests/golden/instructions/h100-sm_90a.txt
+//! ```
 
 mod check;
 mod compare;
+mod digest;
 mod fragments;
 mod inputs;
 mod known;
@@ -29,7 +41,8 @@ use std::process::ExitCode;
 use trtc_runtime::{DeviceChoice, Error};
 
 const USAGE: &str = "instructions list|dump NAME|check --ptxas PATH|run --device DEVICE --out FILE|compare FILE FILE|\
-                     inputs NAME --out FILE; with --target sm_NN, --only PREFIX, --seed N, --show N, --exact";
+                     digest FILE|inputs NAME --out FILE; with --target sm_NN, --only PREFIX, --seed N, --show N, \
+                     --exact, --driver VERSION";
 
 /// What is asked for on the command line.
 struct Options {
@@ -40,6 +53,7 @@ struct Options {
     out: Option<PathBuf>,
     ptxas: Option<PathBuf>,
     only: String,
+    driver: String,
     seed: u64,
     show: usize,
     exact: bool,
@@ -55,6 +69,7 @@ impl Options {
             out: None,
             ptxas: None,
             only: String::new(),
+            driver: "unknown".to_owned(),
             seed: 1,
             show: 3,
             exact: false,
@@ -81,6 +96,7 @@ impl Options {
                 "--out" => options.out = Some(value.into()),
                 "--ptxas" => options.ptxas = Some(value.into()),
                 "--only" => options.only = value,
+                "--driver" => options.driver = value,
                 "--seed" => options.seed = number()?,
                 "--show" => options.show = number()? as usize,
                 _ => return Err(wrong(format!("there is no {arg}"))),
@@ -127,6 +143,10 @@ fn execute(options: &Options) -> Result<bool, Error> {
             let (test, out) = (options.test(name)?, needed(&options.out, "--out")?);
             std::fs::write(out, inputs::inputs(&test, options.seed))
                 .map_err(|e| Error::user(format!("cannot write {}: {e}", out.display())))?;
+        }
+        ["digest", file] => {
+            let results = results::Results::read(Path::new(file))?;
+            print!("{}", digest::Digest::of(&results, &options.driver)?.text());
         }
         ["check"] => return assemble(options),
         ["run"] => {

@@ -1,19 +1,21 @@
 //! Arithmetic on integers. Rows that floats share with it hand those over to `float`.
 
+mod carry;
+
 use super::lane::{Extend, binary, binary_wide, ternary, unary, unary_wide};
 use super::{Rows, float, work};
 use crate::decode::{Decoder, Run, Ty};
 use crate::ptx::Malformed;
-use crate::warp::LANES;
 
 pub const ROWS: Rows = &[
     ("add", |d| either("add", d, add)),
-    ("addc", addc),
+    ("addc", carry::addc),
     ("sub", |d| either("sub", d, sub)),
-    ("subc", subc),
+    ("subc", carry::subc),
     ("mul", |d| either("mul", d, mul)),
     ("mul24", mul24),
     ("mad", |d| either("mad", d, mad)),
+    ("madc", |d| carry::mad(d, true)),
     ("mad24", mad24),
     ("div", |d| either("div", d, div)),
     ("rem", rem),
@@ -40,11 +42,14 @@ fn wide(ty: Ty) -> bool {
     ty.bits() == 64
 }
 
-/// `add{.sat}` and `add.cc`. Saturation exists for s32 alone.
+/// `add{.sat}`, `add.cc`, and two halves at once. Saturation exists for s32 alone.
 fn add(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
+    if d.one_of(HALVES).is_some() {
+        return binary(d, Ty::B32, |a, b| a.wrapping_add(b) & 0xffff | (a >> 16).wrapping_add(b >> 16) << 16);
+    }
     let (cc, sat, ty) = (d.has("cc"), d.has("sat"), d.ty()?);
     if cc {
-        return carry(d, ty, false, |a, b, _| a.carrying(b, false));
+        return carry::add(d, ty);
     }
     match (sat, wide(ty)) {
         (true, _) if ty == Ty::S32 => binary(d, ty, |a, b| (a as i32).saturating_add(b as i32) as u32),
@@ -54,15 +59,10 @@ fn add(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
     }
 }
 
-fn addc(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
-    let (cc, ty) = (d.has("cc"), d.ty()?);
-    carry(d, ty, !cc, |a, b, c| a.carrying(b, c))
-}
-
 fn sub(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
     let (cc, sat, ty) = (d.has("cc"), d.has("sat"), d.ty()?);
     if cc {
-        return carry(d, ty, false, |a, b, _| a.borrowing(b, false));
+        return carry::sub(d, ty);
     }
     match (sat, wide(ty)) {
         (true, _) if ty == Ty::S32 => binary(d, ty, |a, b| (a as i32).saturating_sub(b as i32) as u32),
@@ -70,65 +70,6 @@ fn sub(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
         (_, true) => binary_wide(d, ty, u64::wrapping_sub),
         _ => binary(d, ty, u32::wrapping_sub),
     }
-}
-
-fn subc(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
-    let (cc, ty) = (d.has("cc"), d.ty()?);
-    carry(d, ty, !cc, |a, b, c| a.borrowing(b, c))
-}
-
-/// A word with its width, for carries.
-#[derive(Clone, Copy)]
-struct Word(u64, u32);
-
-impl Word {
-    fn cut(self, x: u128) -> u64 {
-        if self.1 == 64 { x as u64 } else { x as u64 & 0xffff_ffff }
-    }
-
-    fn carrying(self, b: u64, c: bool) -> (u64, bool) {
-        let sum = u128::from(self.0) + u128::from(b) + u128::from(c);
-        (self.cut(sum), sum >> self.1 & 1 == 1)
-    }
-
-    fn borrowing(self, b: u64, c: bool) -> (u64, bool) {
-        let difference = u128::from(self.0).wrapping_sub(u128::from(b)).wrapping_sub(u128::from(c));
-        (self.cut(difference), difference >> self.1 & 1 == 1)
-    }
-}
-
-/// Arithmetic with the carry flag: `keep` leaves the flag as it is.
-fn carry(
-    d: &mut Decoder<'_>,
-    ty: Ty,
-    keep: bool,
-    f: impl Fn(Word, u64, bool) -> (u64, bool) + Send + Sync + 'static,
-) -> Result<Run, Malformed> {
-    if !matches!(ty, Ty::U32 | Ty::S32 | Ty::U64 | Ty::S64) {
-        return d.refuse("carries are for integers of 32 and 64 bits");
-    }
-    let (out, a, b) = (d.typed_dest(0, ty)?, d.typed(1, ty)?, d.typed(2, ty)?);
-    let bits = ty.bits();
-    Ok(work(move |s| {
-        let read =
-            |source| if bits == 64 { s.warp.get_wide(source) } else { s.warp.get(source).map(u64::from) };
-        let (a, b, mut flags) = (read(a), read(b), 0u32);
-        let mut r = [0u64; LANES];
-        for i in 0..LANES {
-            let (value, flag) = f(Word(a[i], bits), b[i], s.warp.carry >> i & 1 == 1);
-            r[i] = value;
-            flags |= u32::from(flag) << i;
-        }
-        if bits == 64 {
-            s.warp.set_wide(out, s.mask, &r);
-        } else {
-            s.warp.set(out, s.mask, &r.map(|x| x as u32));
-        }
-        if !keep {
-            s.warp.carry = s.warp.carry & !s.mask | flags & s.mask;
-        }
-        Ok(())
-    }))
 }
 
 /// The upper half of a product.
@@ -209,8 +150,11 @@ fn product(a: u32, b: u32, signed: bool) -> u64 {
     if signed { (i64::from(a as i32) * i64::from(b as i32)) as u64 } else { u64::from(a) * u64::from(b) }
 }
 
-/// `a * b + c`, with `.cc` setting the carry of the sum.
+/// `a * b + c`.
 fn mad(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
+    if d.words().contains(&"cc") {
+        return carry::mad(d, false);
+    }
     let Some(part) = d.one_of(PARTS) else {
         return d.refuse(".lo, .hi or .wide is missing");
     };
@@ -351,9 +295,12 @@ fn extreme(d: &mut Decoder<'_>, least: bool) -> Result<Run, Malformed> {
     }
 }
 
+/// Types of two integers in a register, and whether they have a sign.
+const HALVES: &[(&str, bool)] = &[("s16x2", true), ("u16x2", false)];
+
 /// Two halves at once: `min.s16x2`.
 fn halves(d: &mut Decoder<'_>, least: bool) -> Option<Result<Run, Malformed>> {
-    let signed = d.one_of(&[("s16x2", true), ("u16x2", false)])?;
+    let signed = d.one_of(HALVES)?;
     let relu = d.has("relu");
     let pick = move |a: u32, b: u32| {
         if signed {

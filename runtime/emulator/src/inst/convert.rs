@@ -235,9 +235,9 @@ fn common(to: Kind, from: Kind, with: With, source: Source, out: Out) -> Option<
     const F32: Kind = Kind::Float(Format::F32);
     let (slot, from_one) = (out.slot, [source]);
     Some(match (to, from) {
-        (F32, Kind::Float(Format::Bf16)) if with == With::default() => {
-            words(slot, from_one, |[x]| float::canonical(f32::from_bits(x << 16)).to_bits())
-        }
+        // Moves: NaNs stay as they are, which the ISA does not promise.
+        (F32, F32) if with == With::default() => words(slot, from_one, |[x]| x),
+        (F32, Kind::Float(Format::Bf16)) if with == With::default() => words(slot, from_one, |[x]| x << 16),
         (F32, Kind::Float(Format::F16)) if with == With::default() => {
             words(slot, from_one, |[x]| float::canonical(Format::F16.decode(x & 0xffff)).to_bits())
         }
@@ -282,11 +282,17 @@ fn convert(to: Kind, from: Kind, with: With, x: u64) -> u64 {
             };
         }
         Kind::Double => f64::from_bits(x),
-        Kind::Float(Format::F32) if with.ftz => flush(f32::from_bits(x as u32)).into(),
+        // A result that is a half is not flushed, nor is what it comes from.
+        Kind::Float(Format::F32) if with.ftz && to != Kind::Float(Format::F16) => {
+            float::canonical(flush(f32::from_bits(x as u32))).into()
+        }
         Kind::Float(format) => format.decode(x as u32).into(),
         Kind::Pair(_) => 0.0,
     };
     match (to, with.integral) {
+        (Kind::Float(format), None) if value.is_nan() && !with.sat => {
+            kept_nan(format, from, round, with.saturate, x).into()
+        }
         (Kind::Integer(to), integral) => {
             to_integer(value, from == Kind::Double, to, integral.unwrap_or(Round::Zero))
         }
@@ -301,7 +307,29 @@ fn convert(to: Kind, from: Kind, with: With, x: u64) -> u64 {
     }
 }
 
+/// What a NaN becomes. The ISA leaves it open; the hardware keeps the sign and the upper bits of one that comes from
+/// `f64`, made quiet, and cuts off the lower bits of one that `.rna` makes a `tf32`. There `.satfinite` takes one from
+/// the result, as from an infinity.
+fn kept_nan(format: Format, from: Kind, round: Round, saturate: Saturate, nan: u64) -> u32 {
+    let sign = (nan >> 63) as u32;
+    // Of a `f32`.
+    let mantissa = 1 << 22 | (nan >> 29) as u32 & 0x7f_ffff;
+    match (format, from) {
+        (Format::F32, Kind::Double) => sign << 31 | 0x7f80_0000 | mantissa,
+        (Format::F16, Kind::Double) => sign << 15 | 0x7c00 | mantissa >> 13,
+        (Format::Bf16, Kind::Double) => sign << 15 | 0x7f80 | mantissa >> 16,
+        (Format::Tf32, Kind::Float(Format::F32)) if round == Round::NearAway => {
+            let bits = nan as u32 & !0x1fff;
+            if saturate.finite { bits - 0x2000 } else { bits }
+        }
+        _ => format.nan_bits(),
+    }
+}
+
 fn integral_double(x: f64, round: Round) -> f64 {
+    if x.is_nan() {
+        return double::quiet(x);
+    }
     match round {
         Round::Near => x.round_ties_even(),
         Round::Zero => x.trunc(),

@@ -9,7 +9,6 @@ mod half;
 mod single;
 
 use super::Rows;
-use super::lanewise::words;
 use crate::decode::{Decoder, Run, Ty};
 use crate::number::format::Round;
 use crate::ptx::Malformed;
@@ -95,14 +94,4 @@ fn testp(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
         })),
         _ => d.refuse("it tests f32 and f64"),
     }
-}
-
-/// Sign and magnitude, as `neg`, `abs` and `copysign` see a number of up to 32 bits.
-fn signs<const N: usize>(
-    d: &mut Decoder<'_>,
-    ty: Ty,
-    f: impl Fn([u32; N]) -> u32 + Send + Sync + 'static,
-) -> Result<Run, Malformed> {
-    let to = d.typed_dest(0, ty)?;
-    Ok(words(to, super::lanewise::operands(d, 1, ty)?, f))
 }

@@ -307,6 +307,10 @@ fn ld(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
                 for w in 0..(bits / 32) as usize {
                     s.warp.set(Slot(out.0 + w as u32), s.mask, &words[first + w]);
                 }
+                if bits == 32 && width == 64 {
+                    let above = words[first].map(|x| if signed { (x as i32 >> 31) as u32 } else { 0 });
+                    s.warp.set(Slot(out.0 + 1), s.mask, &above);
+                }
             } else {
                 let (bit, up) = ((i as u32 * bits) % 32, 32 - bits);
                 let one = |x: u32| {

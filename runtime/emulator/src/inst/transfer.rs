@@ -2,7 +2,7 @@
 //!
 //! It knows of pieces of bytes that move between shared and global memory, not of boxes or opcodes.
 
-use super::atomic::{Op, apply};
+use super::atomic::{Op, apply, apply_bulk};
 use super::mbarrier;
 use crate::async_copy::{Issued, Place, Work};
 use crate::decode::Ty;
@@ -225,7 +225,8 @@ pub fn store(s: &mut Step<'_, '_>, lane: usize, t: Transfer, reduce: Option<(Op,
             let size = ty.bytes() as usize;
             for (i, element) in bytes.chunks_exact(size).enumerate() {
                 let value = word(element);
-                p.global.change(a, at + (i * size) as u64, size as u64, |old| apply(op, ty, old, value, 0));
+                p.global
+                    .change(a, at + (i * size) as u64, size as u64, |old| apply_bulk(op, ty, old, value, 0));
             }
         }
         Ok(())

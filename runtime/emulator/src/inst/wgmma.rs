@@ -267,6 +267,20 @@ impl Mma {
                 Accumulator::Words.write(s.warp, &self.d, n, |i| line(&sums[i..], |x| x as u32));
                 done
             }
+            Kind::Bits => {
+                let mut sums = vec![0u32; M * n];
+                if p != 0 {
+                    Accumulator::Words.read(s.warp, &self.d, n, |i, bits| sums[i] = bits);
+                }
+                for (sums, row) in sums.chunks_exact_mut(n).zip(a.chunks_exact(k)) {
+                    for (sum, column) in sums.iter_mut().zip(gathered.bytes.chunks_exact(k)) {
+                        let both = row.iter().zip(column).map(|(x, y)| (x & y).count_ones());
+                        *sum = sum.wrapping_add(both.sum());
+                    }
+                }
+                Accumulator::Words.write(s.warp, &self.d, n, |i| sums[i]);
+                Ok(())
+            }
         };
         done.or_else(|e: ShapeError| trap(FaultKind::Undefined, e.to_string()))?;
         self.mark(s.warp, s.line, stamp);

@@ -1,10 +1,10 @@
 //! The `.approx` functions of PTX, computed in `f64` and rounded once.
 //!
 //! Hardware tables differ between chips and are not copied: a result here is within half a last place of the true
-//! one, the hardware's within the bound that the ISA states, which `BOUNDS` lists (an H100 meets each, and is within
-//! one last place of the half precision ones). Special values are exactly those of
-//! the ISA's tables. Not here: `div`, `rcp` and `sqrt` with IEEE rounding (`float`). Source: PTX ISA, "Floating point
-//! instructions" and "Half precision floating point instructions".
+//! one (for sin and cos, that of the angle as the hardware reduces it), the hardware's within the bound that the ISA
+//! states, which `BOUNDS` lists (an H100 meets each, and is within one last place of the half precision ones). Special
+//! values are exactly those of the ISA's tables. Not here: `div`, `rcp` and `sqrt` with IEEE rounding (`float`). Source:
+//! PTX ISA, "Floating point instructions" and "Half precision floating point instructions".
 
 use std::f32::consts::PI;
 
@@ -127,16 +127,25 @@ pub fn lg2(x: f32, ftz: bool) -> f32 {
     rounded(x, ftz, f64::log2)
 }
 
+/// The angle that the hardware takes instead of x radians: it multiplies with a `f32` next to 1 / (2 pi), cuts the
+/// product to 24 bits and drops the whole turns. So errors grow with |x|, and from 2^27 on the angle is 0.
+fn angle(x: f64) -> f64 {
+    const TURN: f32 = 1.0 / (2.0 * PI);
+    let product = x * f64::from(TURN);
+    let turns = f64::from_bits(product.to_bits() & !((1 << 29) - 1));
+    turns % 1.0 * std::f64::consts::TAU
+}
+
 /// `sin.approx.f32`, of radians.
 #[must_use]
 pub fn sin(x: f32, ftz: bool) -> f32 {
-    rounded(x, ftz, f64::sin)
+    rounded(x, ftz, |x| angle(x).sin())
 }
 
 /// `cos.approx.f32`, of radians.
 #[must_use]
 pub fn cos(x: f32, ftz: bool) -> f32 {
-    rounded(x, ftz, f64::cos)
+    rounded(x, ftz, |x| angle(x).cos())
 }
 
 /// `rcp.approx.f32`: 1 / x.

@@ -137,10 +137,10 @@ pub fn arithmetic(generation: Generation, a: Format, b: Format, accumulator: For
 /// As `arithmetic`, for `mma.sync`.
 ///
 /// The tensor cores of sm_90 and sm_100 take 8-bit floats from shared memory only (`wgmma`, `tcgen05.mma`). Their
-/// `mma.sync` of those is two instructions on `f16`, which holds the values exactly: the products of an instruction
-/// are added to zero, first those whose k is 0 or 1 modulo 4, then those where it is 2 or 3 (the two halves of a
-/// register), and the accumulator is added to that with rounding to nearest even. So measured on an H100, assumed of
-/// sm_100.
+/// `mma.sync` of those is two instructions on `f16`, which holds the values exactly, each on half of k: the products of
+/// the first, whose k is 0 or 1 modulo 4, are added to zero, then those of the second, where it is 2 or 3 (the two
+/// halves of a register), and the accumulator is added to that with rounding to nearest even. So measured on an H100
+/// with k of 16 and 32, assumed of sm_100.
 #[must_use]
 pub fn mma_arithmetic(
     generation: Generation,
@@ -201,6 +201,7 @@ fn emulated(
 ) {
     let elements = start..k.min(start + EMULATED_K);
     let (first, second): (Vec<_>, Vec<_>) = elements.partition(|l| l % 4 < 2);
+    let arithmetic = &Arithmetic { group: first.len(), ..*arithmetic };
     let order = [first, second].concat();
     let part_of_a: Vec<f32> = (0..m).flat_map(|i| order.iter().map(move |l| a[i * k + l])).collect();
     let part_of_b: Vec<f32> = order.iter().flat_map(|l| b[l * n..][..n].iter().copied()).collect();

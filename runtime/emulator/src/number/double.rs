@@ -1,10 +1,34 @@
 //! Arithmetic of `f64` in every rounding mode.
 //!
 //! To nearest the processor's own operations are correctly rounded. The other modes form the exact result, or enough
-//! bits of it with a flag for what is beyond them, and round once. NaN and infinity do not depend on the mode. The bits of
-//! a NaN are left open by the PTX ISA ("Floating point instructions").
+//! bits of it with a flag for what is beyond them, and round once. NaN and infinity do not depend on the mode.
+//!
+//! The bits of a NaN are left open by the PTX ISA ("Floating point instructions"). The hardware gives that of an operand,
+//! made quiet (of several the one that `first_nan`'s callers name first), and otherwise a negative NaN without payload.
 
 use super::format::Round;
+
+/// The bit of a NaN that says that it does not signal.
+const QUIET: u64 = 1 << 51;
+
+/// What an invalid operation on numbers gives.
+const INVALID: f64 = f64::from_bits(0xfff8_0000_0000_0000);
+
+/// A NaN that does not signal, of the same sign and payload.
+#[must_use]
+#[inline(always)]
+pub fn quiet(nan: f64) -> f64 {
+    f64::from_bits(nan.to_bits() | QUIET)
+}
+
+/// `result`, or the first NaN of the operands, made quiet, where it is one.
+#[inline(always)]
+fn first_nan<const N: usize>(result: f64, operands: [f64; N]) -> f64 {
+    if !result.is_nan() {
+        return result;
+    }
+    operands.into_iter().find(|x| x.is_nan()).map_or(INVALID, quiet)
+}
 
 /// `mantissa * 2^exponent`, negated where `negative` says so, and a little more in magnitude where `more` does.
 #[derive(Clone, Copy, Debug)]
@@ -115,7 +139,7 @@ fn product(a: f64, b: f64) -> Exact {
 pub fn fma(a: f64, b: f64, c: f64, round: Round) -> f64 {
     let near = a.mul_add(b, c);
     if round == Round::Near || !(a.is_finite() && b.is_finite() && c.is_finite()) {
-        return near;
+        return first_nan(near, [b, c, a]);
     }
     let product = product(a, b);
     let addend = Exact::of(c);
@@ -143,19 +167,26 @@ pub fn fma(a: f64, b: f64, c: f64, round: Round) -> f64 {
 /// `add.f64`.
 #[must_use]
 pub fn add(a: f64, b: f64, round: Round) -> f64 {
-    if round == Round::Near { a + b } else { fma(a, 1.0, b, round) }
+    if round == Round::Near || !(a.is_finite() && b.is_finite()) {
+        return first_nan(a + b, [b, a]);
+    }
+    fma(a, 1.0, b, round)
 }
 
 /// `sub.f64`.
 #[must_use]
 pub fn sub(a: f64, b: f64, round: Round) -> f64 {
-    add(a, -b, round)
+    // A NaN keeps its sign.
+    add(a, if b.is_nan() { b } else { -b }, round)
 }
 
 /// `mul.f64`.
 #[must_use]
 pub fn mul(a: f64, b: f64, round: Round) -> f64 {
-    if round == Round::Near || !(a.is_finite() && b.is_finite()) { a * b } else { product(a, b).round(round) }
+    if round == Round::Near || !(a.is_finite() && b.is_finite()) {
+        return first_nan(a * b, [b, a]);
+    }
+    product(a, b).round(round)
 }
 
 /// `div.f64`.
@@ -163,7 +194,7 @@ pub fn mul(a: f64, b: f64, round: Round) -> f64 {
 pub fn div(a: f64, b: f64, round: Round) -> f64 {
     let near = a / b;
     if round == Round::Near || !(a.is_finite() && b.is_finite()) || a == 0.0 || b == 0.0 {
-        return near;
+        return first_nan(near, [a, b]);
     }
     let (x, y) = (Exact::of(a).normalised(), Exact::of(b));
     // At least 126 - 53 bits; one more in front of them makes room for `more`.
@@ -181,7 +212,7 @@ pub fn div(a: f64, b: f64, round: Round) -> f64 {
 #[must_use]
 pub fn sqrt(a: f64, round: Round) -> f64 {
     if round == Round::Near || a.is_nan() || a <= 0.0 || a.is_infinite() {
-        return a.sqrt();
+        return first_nan(a.sqrt(), [a]);
     }
     let x = Exact::of(a).normalised();
     // An even exponent, so that the root of the power is one.

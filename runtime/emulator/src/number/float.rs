@@ -109,14 +109,25 @@ pub(super) fn odd_f32(x: f64) -> f32 {
     f32::from_bits(if inexact && bits & 1 == 0 { bits.wrapping_add(step) } else { bits })
 }
 
+/// 2^24, which makes normal numbers of all results of which rounding could make one.
+const OUT_OF_SUBNORMAL: f64 = (1 << 24) as f64;
+
 /// Rounds a `f64` (exact, or rounded to odd) to `f32` under `mode`.
+///
+/// `.ftz`: the hardware flushes what would be subnormal if it were rounded to 24 bits with any exponent. So a result
+/// below 2^-126 that rounding to the places of subnormal numbers carries up to it is flushed unless it is also the
+/// nearer neighbour in 24 bits; the ISA does not say which of the two is meant.
 #[inline]
 fn finish(x: f64, mode: Mode) -> f32 {
-    let rounded = match mode.round {
+    let rounded = |x: f64| match mode.round {
         Round::Near => x as f32,
         round => f32::from_bits(Format::F32.encode(x, round, Saturate::NONE)),
     };
-    finish_rounded(rounded, mode)
+    let least = f64::from(f32::MIN_POSITIVE);
+    let tiny = mode.ftz
+        && x.abs() < least
+        && f64::from(rounded(x * OUT_OF_SUBNORMAL).abs()) < least * OUT_OF_SUBNORMAL;
+    finish_rounded(if tiny { 0.0f32.copysign(x as f32) } else { rounded(x) }, mode)
 }
 
 #[inline]
@@ -162,7 +173,7 @@ pub fn sub(a: f32, b: f32, mode: Mode) -> f32 {
 pub fn mul(a: f32, b: f32, mode: Mode) -> f32 {
     let (a, b) = (input(a, mode), input(b, mode));
     match mode.round {
-        Round::Near => finish_rounded(a * b, mode),
+        Round::Near if !mode.ftz => finish_rounded(a * b, mode),
         _ => finish(f64::from(a) * f64::from(b), mode),
     }
 }
@@ -197,6 +208,20 @@ pub fn rcp(a: f32, mode: Mode) -> f32 {
 #[inline]
 pub fn sqrt(a: f32, mode: Mode) -> f32 {
     finish(f64::from(input(a, mode)).sqrt(), mode)
+}
+
+/// `neg.f32`: NaN becomes the canonical one.
+#[must_use]
+#[inline(always)]
+pub fn neg(a: f32) -> f32 {
+    canonical(-a)
+}
+
+/// `abs.f32`: NaN becomes the canonical one.
+#[must_use]
+#[inline(always)]
+pub fn abs(a: f32) -> f32 {
+    canonical(a.abs())
 }
 
 /// `max.f32`: NaN loses against a number, +0 is above -0. `nan` is the modifier `.NaN`: any NaN wins.

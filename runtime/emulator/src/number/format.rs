@@ -188,8 +188,8 @@ impl Format {
 
     /// The bits of the value that `x` rounds to.
     ///
-    /// NaN has one result, as `.satfinite` and `.relu` say; without them an H100 keeps the sign and the upper bits of a
-    /// NaN in `cvt.rna.tf32.f32`, which the ISA does not promise.
+    /// NaN has one result. Where the hardware keeps more of a NaN, a conversion does not come here with one
+    /// (`inst::convert`).
     #[must_use]
     pub fn encode(self, x: f64, round: Round, saturate: Saturate) -> u32 {
         let bits = x.to_bits();

@@ -82,10 +82,24 @@ impl Half {
         if bits & exponent == 0 { bits & 0x8000 } else { bits }
     }
 
+    /// The canonical NaN for any NaN.
+    #[must_use]
+    #[inline(always)]
+    pub fn canonical(self, bits: u16) -> u16 {
+        let infinity = if self == Self::F16 { 0x7c00 } else { 0x7f80 };
+        if bits & 0x7fff > infinity { 0x7fff } else { bits }
+    }
+
+    /// `.ftz` flushes what would be subnormal if it were rounded with any exponent, as that of `f32`.
     #[inline(always)]
     fn finish(self, x: f64, mode: HalfMode) -> u16 {
+        // 2^-14, and the same after a multiplication with 2^11 that makes every result near it a normal number.
+        const LEAST: f64 = 1.0 / (1 << 14) as f64;
+        const UP: f64 = (1 << 11) as f64;
+        let tiny =
+            mode.ftz && x.abs() < LEAST && self.decode(self.encode(x * UP) & 0x7fff) < (LEAST * UP) as f32;
         let bits = self.encode(x);
-        let bits = if mode.ftz { self.flush(bits) } else { bits };
+        let bits = if tiny { bits & 0x8000 } else { bits };
         let bits = if mode.sat { self.encode(f64::from(saturate(self.decode(bits)))) } else { bits };
         if mode.relu && bits & 0x8000 != 0 { 0 } else { bits }
     }

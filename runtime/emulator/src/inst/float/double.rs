@@ -35,6 +35,8 @@ pub fn decode(name: &str, d: &mut Decoder<'_>) -> Result<Run, Malformed> {
             approximate(d)?;
             let ftz = d.has("ftz");
             let input = move |x: f64| if ftz { flush(x) } else { x };
+            // With .ftz the low word is not looked at, not even to tell a NaN from an infinity.
+            let input = move |x: f64| if ftz { input(high(x)) } else { x };
             plain(d, move |[a]| high(1.0 / input(a).sqrt()))
         }
         "fma" | "mad" | "div" | "rcp" | "sqrt" => {
@@ -48,16 +50,22 @@ pub fn decode(name: &str, d: &mut Decoder<'_>) -> Result<Run, Malformed> {
         }
         "min" => plain(d, |[a, b]| extremum(a, b, a < b || a == b && a.is_sign_negative())),
         "max" => plain(d, |[a, b]| extremum(a, b, a > b || a == b && a.is_sign_positive())),
-        "neg" => plain(d, |[a]| -a),
-        "abs" => plain(d, |[a]| a.abs()),
+        // The hardware leaves the sign of a NaN alone.
+        "neg" => plain(d, |[a]| if a.is_nan() { double::quiet(a) } else { -a }),
+        "abs" => plain(d, |[a]| if a.is_nan() { double::quiet(a) } else { a.abs() }),
         "copysign" => plain(d, |[a, b]| b.copysign(a)),
         _ => d.refuse("there is no such instruction of f64"),
     }
 }
 
-/// `a` where it is chosen or the other is no number.
+/// `a` where it is chosen or the other is no number; of two NaNs the second.
 fn extremum(a: f64, b: f64, chosen: bool) -> f64 {
-    if chosen || b.is_nan() { a } else { b }
+    match (a.is_nan(), b.is_nan()) {
+        (true, true) => double::quiet(b),
+        (false, true) => a,
+        _ if chosen => a,
+        _ => b,
+    }
 }
 
 /// The upper 32 bits: all that the approximations of `f64` read and write (PTX ISA, `rcp.approx.ftz.f64`).

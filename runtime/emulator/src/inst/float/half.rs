@@ -1,6 +1,6 @@
 //! Arithmetic of `f16` and `bf16`, alone and in pairs.
 
-use super::{approximate, signs};
+use super::approximate;
 use crate::decode::{Decoder, Run, Ty};
 use crate::inst::lanewise::{operands, words};
 use crate::layout::tensor_map::OobFill;
@@ -64,11 +64,9 @@ pub fn decode(name: &str, d: &mut Decoder<'_>, ty: Ty) -> Result<Run, Malformed>
         "neg" | "abs" => {
             let (flip, keep) = if name == "neg" { (0x8000, 0xffff) } else { (0, 0x7fff) };
             if ftz {
-                return plain(d, ty, move |[a]| (half.flush(a) ^ flip) & keep);
+                return plain(d, ty, move |[a]| half.canonical((half.flush(a) ^ flip) & keep));
             }
-            let both = |bits: u16| u32::from(bits) << 16 | u32::from(bits);
-            let (flip, keep) = (both(flip), both(keep));
-            signs(d, ty, move |[a]| (a ^ flip) & keep)
+            plain(d, ty, move |[a]| half.canonical((a ^ flip) & keep))
         }
         "tanh" => {
             approximate(d)?;
@@ -97,7 +95,10 @@ fn extremum(max: bool, d: &mut Decoder<'_>, ty: Ty, half: Half, ftz: bool) -> Re
         if !d.has("abs") {
             return d.refuse(".abs is missing");
         }
-        return plain(d, ty, move |[a, b]| of(input(a) & 0x7fff, input(b) & 0x7fff) | (a ^ b) & 0x8000);
+        // A NaN has no sign of its operands.
+        return plain(d, ty, move |[a, b]| {
+            half.canonical(of(input(a) & 0x7fff, input(b) & 0x7fff) | (a ^ b) & 0x8000)
+        });
     }
     if d.count() == 4 {
         return plain(d, ty, move |[a, b, c]| of(of(input(a), input(b)), input(c)));

@@ -1,6 +1,6 @@
 //! Arithmetic of `f32`, of pairs of them, and of `f32` with halves.
 
-use super::{approximate, rounding, signs, written_rounding};
+use super::{approximate, rounding, written_rounding};
 use crate::decode::{Decoder, Run, Ty};
 use crate::inst::lanewise::{operands, pairs, words};
 use crate::number::approx;
@@ -81,11 +81,16 @@ pub fn decode(name: &str, d: &mut Decoder<'_>) -> Result<Run, Malformed> {
         }
         "min" => extremum(d, float::min),
         "max" => extremum(d, float::max),
-        "neg" if d.has("ftz") => plain(d, |[a]| -flush(a)),
-        "neg" => signs(d, Ty::F32, |[a]| a ^ 0x8000_0000),
-        "abs" if d.has("ftz") => plain(d, |[a]| flush(a).abs()),
-        "abs" => signs(d, Ty::F32, |[a]| a & 0x7fff_ffff),
-        "copysign" => signs(d, Ty::F32, |[a, b]| a & 0x8000_0000 | b & 0x7fff_ffff),
+        "neg" if d.has("ftz") => plain(d, |[a]| float::neg(flush(a))),
+        "neg" => plain(d, |[a]| float::neg(a)),
+        "abs" if d.has("ftz") => plain(d, |[a]| float::abs(flush(a))),
+        "abs" => plain(d, |[a]| float::abs(a)),
+        // By its bits: NaNs stay as they are.
+        "copysign" => {
+            let to = d.typed_dest(0, Ty::F32)?;
+            let from = operands(d, 1, Ty::F32)?;
+            Ok(words(to, from, |[a, b]| a & 0x8000_0000 | b & 0x7fff_ffff))
+        }
         _ => d.refuse("there is no such instruction of f32"),
     }
 }
@@ -141,7 +146,8 @@ fn extremum(
         }
         return plain(d, move |[a, b]| {
             let sign = (a.to_bits() ^ b.to_bits()) & 0x8000_0000;
-            f32::from_bits(f(input(a).abs(), input(b).abs(), nan).to_bits() | sign)
+            // A NaN has no sign of its operands.
+            float::canonical(f32::from_bits(f(input(a).abs(), input(b).abs(), nan).to_bits() | sign))
         });
     }
     if d.count() == 4 {

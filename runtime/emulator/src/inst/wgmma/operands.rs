@@ -185,6 +185,8 @@ fn decode(s: &Step<'_, '_>, shape: &Shape, transposed: bool, gathered: &mut Gath
                 }
             }
         }
+        // Rows of bytes, as they are.
+        Kind::Bits => {}
     }
 }
 
@@ -207,7 +209,8 @@ pub struct Gathered {
     key: Option<(u64, Shape, bool, u64)>,
     /// Indices of its runs in shared memory.
     runs: Vec<usize>,
-    bytes: Vec<u8>,
+    /// The bytes of the runs one after the other: where K is contiguous, 32 of each column.
+    pub bytes: Vec<u8>,
     /// Elements that are floats, K x N.
     pub floats: Vec<f32>,
     /// Elements that are integers, K x N.

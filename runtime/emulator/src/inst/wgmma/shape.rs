@@ -27,6 +27,8 @@ pub enum Kind {
         /// What a sum beyond 32 bits becomes.
         overflow: Overflow,
     },
+    /// Single bits, of which those that are set in A and in B are counted.
+    Bits,
 }
 
 /// The shape m64nNkK and the types.
@@ -34,7 +36,7 @@ pub enum Kind {
 pub struct Shape {
     /// Columns.
     pub n: usize,
-    /// Elements of a product.
+    /// Elements of a product; of single bits, the bytes that they fill.
     pub k: usize,
     /// Types.
     pub kind: Kind,
@@ -69,6 +71,7 @@ impl Shape {
     /// Takes `m64n128k16.f32.bf16.bf16` of an opcode.
     pub fn of(d: &mut Decoder<'_>) -> Result<Shape, Malformed> {
         let clamps = d.has("satfinite");
+        let counts = [d.has("and"), d.has("popc")];
         let [shape, out, a, b] = *d.words() else {
             return d.refuse("a shape and three types are wanted");
         };
@@ -79,7 +82,14 @@ impl Shape {
         };
         let named = |name| FORMATS.iter().find(|(f, _)| *f == name).map(|(_, f)| *f);
         let integer = |name| INTEGERS.iter().find(|(f, _)| *f == name).map(|(_, f)| *f);
-        let (kind, wanted) = if let (Some(a), Some(b), "s32") = (integer(a), integer(b), out) {
+        let (kind, wanted) = if (out, a, b) == ("s32", "b1", "b1") {
+            if clamps || counts != [true; 2] {
+                return d.refuse("products of bits are .and.popc");
+            }
+            (Kind::Bits, K_BITS)
+        } else if counts != [false; 2] {
+            return d.refuse(".and.popc is for bits");
+        } else if let (Some(a), Some(b), "s32") = (integer(a), integer(b), out) {
             let overflow = if clamps { Overflow::Clamp } else { Overflow::Wrap };
             (Kind::Integer { signed: [a, b], overflow }, K_BITS / 8)
         } else {
@@ -98,14 +108,14 @@ impl Shape {
                 _ => return d.refuse(format_args!("there is no {out} of {a} and {b}")),
             }
         };
-        let steps = if matches!(kind, Kind::Integer { .. }) && n > 32 { 16 } else { 8 };
+        let steps = if matches!(kind, Kind::Integer { .. } | Kind::Bits) && n > 32 { 16 } else { 8 };
         if k != wanted || !(8..=256).contains(&n) || n % steps != 0 {
             return d.refuse(format_args!(
                 "there is no {shape} of {a}: k is {wanted}, n a multiple of {steps} to 256"
             ));
         }
         d.name(4);
-        Ok(Shape { n, k, kind })
+        Ok(Shape { n, k: if kind == Kind::Bits { k / 8 } else { k }, kind })
     }
 
     /// True of floats.
@@ -132,6 +142,7 @@ impl Shape {
             Kind::Float { accumulator: Accumulator::Words, .. } => 1,
             Kind::Float { accumulator: Accumulator::Halves, .. } => 2,
             Kind::Integer { .. } => 3,
+            Kind::Bits => 4,
         };
         (self.n as u32) << 16 | (self.k as u32) << 4 | ty
     }

@@ -32,6 +32,27 @@ fn nan_is_canonical() {
     }
 }
 
+/// Products a little below 2^-126: the nearest number of 24 bits, not that of a subnormal's places, decides.
+#[test]
+fn what_is_flushed_is_below_the_normal_numbers_with_any_exponent() {
+    let of = |a, b, round| {
+        let mode = Mode { round, ..FTZ };
+        let (a, b) = (f32::from_bits(a), f32::from_bits(b));
+        assert_eq!(fma(a, b, -0.0, mode).to_bits(), mul(a, b, mode).to_bits());
+        mul(a, b, mode)
+    };
+    // 2^-126 less 2^-26.6 of itself, and less 2^-24.3.
+    let (near, far) = ((0x3f2a_aaaf, 0x00bf_fffb), (0x3f2a_aaab, 0x00bf_ffff));
+    assert_eq!(of(near.0, near.1, Round::Near), f32::MIN_POSITIVE);
+    assert_eq!(of(near.0, near.1, Round::Zero), 0.0);
+    assert_eq!(of(far.0, far.1, Round::Near), 0.0);
+    assert_eq!(of(far.0, far.1, Round::Up), f32::MIN_POSITIVE);
+    assert_eq!(of(0x3f7f_ffff, 0x0080_0000, Round::Up), 0.0);
+    assert_eq!(of(far.0 | 1 << 31, far.1, Round::Up).to_bits(), 0x8000_0000);
+    let (far_a, far_b) = (f32::from_bits(far.0), f32::from_bits(far.1));
+    assert_eq!(mul(far_a, far_b, mode(Round::Near)), f32::MIN_POSITIVE);
+}
+
 #[test]
 fn infinities() {
     for round in ROUNDS {
