@@ -270,7 +270,9 @@ impl Mma {
             Kind::Bits => {
                 let mut sums = vec![0u32; M * n];
                 if p != 0 {
-                    Accumulator::Words.read(s.warp, &self.d, n, |i, bits| sums[i] = bits);
+                    Accumulator::Words.read(s.warp, &self.d, n, |i, bits| {
+                        sums[i..i + 8].copy_from_slice(&bits);
+                    });
                 }
                 for (sums, row) in sums.chunks_exact_mut(n).zip(a.chunks_exact(k)) {
                     for (sum, column) in sums.iter_mut().zip(gathered.bytes.chunks_exact(k)) {
@@ -278,7 +280,7 @@ impl Mma {
                         *sum = sum.wrapping_add(both.sum());
                     }
                 }
-                Accumulator::Words.write(s.warp, &self.d, n, |i| sums[i]);
+                Accumulator::Words.write(s.warp, &self.d, n, |i| line(&sums[i..], |x| x));
                 Ok(())
             }
         };

@@ -122,16 +122,22 @@ impl Shared {
 
     /// Notes reads of `len` bytes at each of many indices, as [`Shared::note_read`] does.
     pub fn note_reads(&mut self, clocks: &Clocks, indices: &[usize], len: usize, who: Who) -> Outcome<()> {
-        let mut passed = None;
+        // Who is ordered after an agent's write is ordered after all that it did before.
+        let mut passed = Stamp::default();
         for &index in indices {
             for i in self.cells(index, len) {
                 let cell = &mut self.cells[i];
-                if passed == Some(cell.write) {
+                let written = cell.write;
+                if written.agent == passed.agent && written.clock <= passed.clock && clocks.current(written) {
                     cell.read(who.stamp);
                     continue;
                 }
-                passed = Some(cell.write);
                 self.note_read(clocks, i << self.granule, 1, who)?;
+                // Not only because it was the same thread's.
+                let nobody = usize::MAX;
+                if clocks.ordered(who.warp, nobody, written) && !written.atomic {
+                    passed = written;
+                }
             }
         }
         Ok(())

@@ -82,7 +82,7 @@ fn stores_undo_loads() {
              {STORE}"
         );
         let got = run("sm_90", &[], 128, &body).unwrap_or_else(|e| panic!("{e}"));
-        let want: Vec<u32> = (0..128).map(|i| 2 * i | (2 * i + 1) << 16).collect();
+        let want: Vec<u32> = (0..128).map(|i| (2 * i) | ((2 * i + 1) << 16)).collect();
         assert_eq!(got, want);
     }
     // Bytes: register byte e of a lane goes to row 2 q + e % 2, column g + 8 (e / 2).
