@@ -69,8 +69,8 @@ impl<'b> Tiles<'b> {
     }
 
     /// This thread's row and column, elements, of a round of copies to `tile` by `threads` threads, and the rows of a
-    /// round. Lanes that lie behind the row's end have a column behind it; threads that are more than the tile has
-    /// chunks copy the same again.
+    /// round. Lanes that lie behind the row's end have a column behind it, and threads that are more than the tile has
+    /// chunks another's place: [`Tiles::within`] keeps both from copying.
     fn place(&self, tile: Tile, threads: u32) -> (Val<'b, I32>, Val<'b, I32>, u32) {
         let lanes = (self.head_dim / CHUNK_ELEMS).next_power_of_two();
         let threads = threads.min(lanes * tile.rows);
@@ -90,15 +90,23 @@ impl<'b> Tiles<'b> {
             .collect()
     }
 
-    /// `copy()` in the lanes that have a chunk.
-    fn within(&self, column: Val<'b, I32>, copy: impl FnOnce()) {
-        if (self.head_dim / CHUNK_ELEMS).is_power_of_two() {
-            copy();
-        } else {
-            self.b().if_(column.lt(self.head_dim), copy);
-            // Products of matrices need the whole warp.
-            self.b().sync_warp();
+    /// `copy()` in those of `threads` threads that have a chunk of `tile`.
+    fn within(&self, tile: Tile, threads: u32, column: Val<'b, I32>, copy: impl FnOnce()) {
+        let b = self.b();
+        let lanes = self.head_dim / CHUNK_ELEMS;
+        let chunks = lanes.next_power_of_two() * tile.rows;
+        let whole = lanes.is_power_of_two();
+        if whole && threads <= chunks {
+            return copy();
         }
+        let inside = || if whole { copy() } else { b.if_(column.lt(self.head_dim), copy) };
+        if threads > chunks {
+            b.if_((b.special(Special::ThreadX) % threads).lt(chunks), inside);
+        } else {
+            inside();
+        }
+        // Products of matrices need the whole warp.
+        b.sync_warp();
     }
 
     /// Starts to copy a tile of queries: `row(i)` is where row `i` of the tile lies, and `i < rows` exist.
@@ -106,7 +114,7 @@ impl<'b> Tiles<'b> {
         let threads = self.b().threads();
         let (row, column, step) = self.place(self.queries, threads);
         let targets = self.targets(self.queries, threads);
-        self.within(column, || {
+        self.within(self.queries, threads, column, || {
             for (i, &to) in (0u32..).zip(&targets) {
                 let row = row + i * step;
                 self.b().cp_async_or_zero(self.queries_at.at_bytes(to), at(row).at(column), row.lt(rows));
@@ -122,7 +130,7 @@ impl<'b> Tiles<'b> {
         let rounds = rounds_of_a_page(a.page_tokens, self.keys.rows, step);
         let plane = i64::from(a.page_tokens * a.head_dim);
         let to = self.stages.at_bytes(stage);
-        self.within(column, || {
+        self.within(self.keys, self.team, column, || {
             for (j, targets) in (0u32..).zip(targets.chunks(rounds as usize)) {
                 let position = first + row + j * rounds * step;
                 let there = position.min(keys.to - 1);

@@ -12,8 +12,10 @@ pub fn before(warp: &Warp, kernel: &Kernel, checks: &Checks, mask: u32) -> Outco
         Some((p, negated)) => mask & (warp.pred(p) ^ if negated { !0 } else { 0 }),
     };
     for &(index, reg) in &checks.reads {
-        let late = checks.reads_if.is_some() && checks.writes.contains(&index);
-        let missing = if late { accumulating } else { mask } & !warp.written[index as usize];
+        let mut missing = mask & !warp.written[index as usize];
+        if missing != 0 && checks.reads_if.is_some() && checks.writes.contains(&index) {
+            missing &= accumulating;
+        }
         if missing != 0 {
             let name = &kernel.registers[reg.0 as usize];
             let lane = missing.trailing_zeros() as usize;

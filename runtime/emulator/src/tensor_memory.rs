@@ -59,7 +59,7 @@ impl Issuer {
         let agents = self.agents.get_or_insert_with(|| Engine::ALL.map(|e| clocks.engine(warp, e)));
         let stamp = clocks.completing(agents[engine as usize]);
         match engine {
-            Engine::Matrix => {}
+            Engine::Matrix | Engine::Order => {}
             Engine::Load => self.last[0] = Some(stamp),
             Engine::Store => self.last[1] = Some(stamp),
         }
@@ -85,10 +85,13 @@ impl Issuer {
         self.waited[which] = self.last[which];
     }
 
-    /// `tcgen05.fence::before_thread_sync`: others may be ordered after what the warp has waited for.
+    /// `tcgen05.fence::before_thread_sync`: others may be ordered after what the warp has waited for, and their matrix
+    /// instructions follow those that it has issued.
     pub fn before_sync(&self, clocks: &mut Clocks, warp: usize) {
-        for stamp in self.waited.iter().flatten() {
-            clocks.waited(warp, *stamp);
+        let issued = self.issued.iter().map(|(_, stamp)| *stamp).max_by_key(|stamp| stamp.clock);
+        let order = issued.and_then(|stamp| clocks.beside(stamp, Engine::Order));
+        for stamp in self.waited.into_iter().flatten().chain(order) {
+            clocks.waited(warp, stamp);
         }
     }
 
@@ -101,7 +104,7 @@ impl Issuer {
     fn own_is_over(&self, engine: Engine, before: Stamp, pipelined: bool, seen: bool) -> bool {
         let waited = |which: usize| self.waited[which].is_some_and(|w| w.clock >= before.clock);
         match engine {
-            Engine::Matrix => pipelined || seen,
+            Engine::Matrix | Engine::Order => pipelined || seen,
             Engine::Load => waited(0),
             Engine::Store => waited(1),
         }
@@ -130,12 +133,24 @@ impl Default for Units {
 impl Units {
     /// Adds the unit of a cell.
     pub fn add(&mut self, cell: Cell) {
-        let unit = (cell.lane / UNIT_LANES * COLUMNS + cell.column) as usize;
-        self.bits[unit / 64] |= 1 << (unit % 64);
+        self.add_run(cell, 1);
+    }
+
+    /// Adds those of so many columns of a lane.
+    pub fn add_run(&mut self, first: Cell, columns: usize) {
+        let mut unit = (first.lane / UNIT_LANES * COLUMNS + first.column) as usize;
+        let end = unit + columns;
+        while unit < end {
+            let (word, bit) = (unit / 64, unit % 64);
+            let count = (64 - bit).min(end - unit);
+            self.bits[word] |= (u64::MAX >> (64 - count)) << bit;
+            unit += count;
+        }
     }
 
     fn iter(&self) -> impl Iterator<Item = usize> {
-        (0..UNITS).filter(|&u| self.bits[u / 64] >> (u % 64) & 1 == 1)
+        let some = self.bits.iter().enumerate().filter(|(_, word)| **word != 0);
+        some.flat_map(|(i, word)| (0..64).filter(move |b| word >> b & 1 == 1).map(move |b| 64 * i + b))
     }
 }
 
@@ -261,12 +276,15 @@ impl TensorMemory {
         units: &Units,
         writes: bool,
     ) -> Outcome<()> {
+        // What one unit was found to be ordered after, the next mostly is too.
+        let mut passed = Stamp::default();
         for u in units.iter() {
             let unit = self.units[u];
             let reads = if writes { unit.reads } else { [Stamp::default(); 2] };
             for before in [unit.write, reads[0], reads[1]] {
-                if clocks.current(before) {
+                if before != passed && clocks.current(before) {
                     ordered(clocks, issuer, access, before, u, before == unit.write)?;
+                    passed = before;
                 }
             }
             let unit = &mut self.units[u];
@@ -284,22 +302,38 @@ impl TensorMemory {
 
     /// A word that was written.
     pub fn get(&self, cell: Cell, what: &str) -> Outcome<u32> {
-        let at = index(cell);
-        if self.known.get(at) != Some(&true) {
-            let Cell { lane, column } = cell;
+        let mut word = [0];
+        self.get_run(cell, &mut word, what)?;
+        Ok(word[0])
+    }
+
+    /// Words of a lane that were written, beside each other.
+    pub fn get_run(&self, first: Cell, out: &mut [u32], what: &str) -> Outcome<()> {
+        let range = index(first)..index(first) + out.len();
+        let known = self.known.get(range.clone()).unwrap_or(&[]);
+        if known.len() != out.len() || known.contains(&false) {
+            let lane = first.lane;
+            let column = first.column as usize + known.iter().position(|k| !k).unwrap_or(0);
             let what = format!(
                 "{what} reads lane {lane}, column {column} of tensor memory, which nobody has written"
             );
             return trap(FaultKind::UninitialisedMemory, what);
         }
-        Ok(self.words[at])
+        out.copy_from_slice(&self.words[range]);
+        Ok(())
     }
 
     /// Writes a word.
     pub fn put(&mut self, cell: Cell, value: u32) {
-        let at = index(cell);
-        if let (Some(word), Some(known)) = (self.words.get_mut(at), self.known.get_mut(at)) {
-            (*word, *known) = (value, true);
+        self.put_run(cell, &[value]);
+    }
+
+    /// Writes words of a lane, beside each other.
+    pub fn put_run(&mut self, first: Cell, values: &[u32]) {
+        let range = index(first)..index(first) + values.len();
+        if let (Some(words), Some(known)) = (self.words.get_mut(range.clone()), self.known.get_mut(range)) {
+            words.copy_from_slice(values);
+            known.fill(true);
         }
     }
 }
@@ -317,24 +351,26 @@ fn ordered(
         return Ok(());
     };
     let seen = clocks.ordered(access.warp, 0, before);
-    let missing = if warp == access.warp {
-        let pipelined = access.engine == Engine::Matrix;
-        (!issuer.own_is_over(engine, before, pipelined, seen)).then(|| match engine {
-            Engine::Matrix => "tcgen05.commit and a wait for its mbarrier",
-            Engine::Load => "tcgen05.wait::ld",
-            Engine::Store => "tcgen05.wait::st",
-        })
-    } else if !seen {
-        Some(match engine {
-            Engine::Matrix => "tcgen05.commit and a wait for its mbarrier",
-            Engine::Load => "tcgen05.wait::ld, tcgen05.fence::before_thread_sync and a barrier",
-            Engine::Store => "tcgen05.wait::st, tcgen05.fence::before_thread_sync and a barrier",
-        })
+    let own = warp == access.warp;
+    let over = if own {
+        issuer.own_is_over(engine, before, access.engine == Engine::Matrix, seen)
     } else {
-        (!clocks.covers(&issuer.view, before)).then_some("tcgen05.fence::after_thread_sync after the barrier")
+        let follows = || {
+            let pipelined = access.engine == Engine::Matrix && engine == Engine::Matrix;
+            pipelined && clocks.beside(before, Engine::Order).is_some_and(|s| clocks.covers(&issuer.view, s))
+        };
+        seen && clocks.covers(&issuer.view, before) || follows()
     };
-    let Some(missing) = missing else {
+    if over {
         return Ok(());
+    }
+    let missing = match engine {
+        _ if seen && !own => "tcgen05.fence::after_thread_sync after the barrier",
+        Engine::Matrix | Engine::Order => "tcgen05.commit and a wait for its mbarrier",
+        Engine::Load if own => "tcgen05.wait::ld",
+        Engine::Store if own => "tcgen05.wait::st",
+        Engine::Load => "tcgen05.wait::ld, tcgen05.fence::before_thread_sync and a barrier",
+        Engine::Store => "tcgen05.wait::st, tcgen05.fence::before_thread_sync and a barrier",
     };
     let (column, lane) = (unit as u32 % COLUMNS, unit as u32 / COLUMNS * UNIT_LANES);
     let did = if wrote { "written" } else { "read" };

@@ -71,8 +71,8 @@ pub struct Block {
     pub free_registers: u32,
     /// Matrix instructions of its warpgroups.
     pub warpgroups: Warpgroups,
-    /// The last operand of a matrix instruction.
-    pub(crate) gathered: crate::inst::Gathered,
+    /// The last operands of matrix instructions.
+    pub(crate) gathered: crate::inst::Gathering,
     /// Threads that have not ended.
     pub alive: u32,
 }
@@ -178,6 +178,9 @@ impl Step<'_, '_> {
         let len = bytes.len() as u64;
         let at = own.shared.place(address, len, len, lane, "a write")?;
         own.no_mbarrier(address, len, lane, "a write")?;
+        if own.shared.repeats(at, bytes, who) {
+            return Ok(());
+        }
         own.shared.note_write(self.world.clocks, at, bytes.len(), who)?;
         own.shared.put(at, bytes);
         Ok(())

@@ -123,7 +123,8 @@ fn files_that_are_no_launches_are_the_users_fault() {
 fn a_launch_that_faults_is_written_and_faults_again() {
     let (path, dir) = (folder("emulator").join("wrong.engine"), folder("emulator").join("faults"));
     wrong(&path);
-    let check = ["check", text(&path), "--device", "emulator", "--tokens", "5", "--dump", text(&dir)];
+    let check =
+        ["check", text(&path), "--device", "emulator", "--kernel", "gather_rows", "--dump", text(&dir)];
     let ran = trtc(&check);
     assert_eq!(ran.code, 3, "{}{}", ran.out, ran.err);
     let names = listing(&dir);

@@ -83,10 +83,10 @@ fn run(
     global: u64,
     bytes: u32,
 ) -> Outcome<Transfer> {
-    if bytes % UNIT as u32 != 0 {
+    if !u64::from(bytes).is_multiple_of(UNIT) {
         return misaligned(lane, "the size", bytes.into());
     }
-    if global % UNIT != 0 {
+    if !global.is_multiple_of(UNIT) {
         return misaligned(lane, "the global address", global);
     }
     let index = s.world.blocks[block].shared.place(shared, bytes.into(), UNIT, lane, "a bulk copy")?;
@@ -184,7 +184,7 @@ fn between(d: &mut Decoder<'_>, reduces: bool) -> Result<Run, Malformed> {
         let (to, from, mbarrier) = (addresses(s, &to), addresses(s, &from), addresses(s, &mbarrier));
         let size = s.warp.get(size);
         for lane in lanes(s.mask) {
-            if u64::from(size[lane]) % UNIT != 0 {
+            if !u64::from(size[lane]).is_multiple_of(UNIT) {
                 return misaligned(lane, "the size", size[lane].into());
             }
             let from = own(s, from[lane], lane)?;
@@ -207,10 +207,10 @@ fn prefetch(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
     Ok(work(move |s| {
         let (from, size) = (addresses(s, &from), s.warp.get(size));
         for lane in lanes(s.mask) {
-            if from[lane] % UNIT != 0 {
+            if !from[lane].is_multiple_of(UNIT) {
                 return misaligned(lane, "the global address", from[lane]);
             }
-            if u64::from(size[lane]) % UNIT != 0 {
+            if !u64::from(size[lane]).is_multiple_of(UNIT) {
                 return misaligned(lane, "the size", size[lane].into());
             }
         }

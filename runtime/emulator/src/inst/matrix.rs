@@ -8,7 +8,8 @@ use crate::decode::{Address, Decoder, Run, Together, Ty};
 use crate::fault::{FaultKind, Outcome, trap, trap_at};
 use crate::layout::Packing;
 use crate::layout::fragment::{
-    Expansion, b8_stmatrix_place, b8_transposed_place, b16_place, expand_row, m8n16_place, row_address_lane,
+    Expansion, Place, b8_stmatrix_place, b8_transposed_place, b16_place, expand_row, m8n16_place,
+    row_address_lane,
 };
 use crate::memory::address;
 use crate::ptx::{Malformed, Space};
@@ -116,23 +117,46 @@ impl Form {
 
     /// The register `register` that lanes have of matrix `matrix`.
     fn register(self, bytes: &Bytes, matrix: usize, register: usize) -> Row {
-        let row = |row: usize| &bytes[row_address_lane(self.rows(), matrix, row)];
-        from_fn(|lane| match self {
-            Form::Halves(trans) => (0..2).fold(0, |w, e| {
-                let place = b16_place(trans, lane, e);
-                let from = &row(place.row)[2 * place.column..];
-                w | u32::from(u16::from_le_bytes([from[0], from[1]])) << (16 * e)
-            }),
-            Form::Narrow(_) => (0..4).fold(0, |w, e| {
-                let place = m8n16_place(lane, e);
-                w | u32::from(row(place.row)[place.column]) << (8 * e)
-            }),
-            Form::Bytes | Form::NarrowTransposed(_) => (0..4).fold(0, |w, e| {
-                let place = b8_transposed_place(lane, register, e);
-                w | u32::from(row(place.row)[place.column]) << (8 * e)
-            }),
-        })
+        let first = row_address_lane(self.rows(), matrix, 0);
+        match self {
+            Form::Halves(false) => halves::<false>(bytes, first),
+            Form::Halves(true) => halves::<true>(bytes, first),
+            Form::Narrow(_) => quads(bytes, first, m8n16_place),
+            Form::Bytes | Form::NarrowTransposed(_) => {
+                quads(bytes, first, |lane, e| b8_transposed_place(lane, register, e))
+            }
+        }
     }
+}
+
+/// Two elements of 16 bits for each lane.
+fn halves<const TRANS: bool>(bytes: &Bytes, first: usize) -> Row {
+    let mut rows = [[0; 8]; 8];
+    for (row, bytes) in rows.iter_mut().zip(&bytes[first..]) {
+        for (half, pair) in row.iter_mut().zip(bytes.as_chunks().0) {
+            *half = u16::from_le_bytes(*pair);
+        }
+    }
+    let mut out = [0; LANES];
+    for (lane, out) in out.iter_mut().enumerate() {
+        let half = |e: usize| {
+            let place = b16_place(TRANS, lane, e);
+            u32::from(rows[place.row][place.column])
+        };
+        *out = half(0) | half(1) << 16;
+    }
+    out
+}
+
+/// Four elements of a byte for each lane.
+fn quads(bytes: &Bytes, first: usize, place: impl Fn(usize, usize) -> Place) -> Row {
+    from_fn(|lane| {
+        let byte = |e: usize| {
+            let place = place(lane, e);
+            bytes[first + place.row][place.column]
+        };
+        u32::from_le_bytes(from_fn(byte))
+    })
 }
 
 /// `ldmatrix d, [p]`: lanes give the addresses of the rows of the first matrix, then of the second, and so on.

@@ -27,7 +27,7 @@ mod tensor;
 mod transfer;
 mod wgmma;
 
-pub use wgmma::Gathered;
+pub use wgmma::Gathering;
 
 use crate::decode::{Decoder, Next, Run};
 use crate::fault::Outcome;

@@ -2,7 +2,8 @@
 //!
 //! Products and copies have their effect on data when they are issued, in order; until a commit's mbarrier was waited for
 //! they are under way, and who uses their results or overwrites their operands is told so. The mbarrier learns of them
-//! as late as it may. One block works by itself here: `.cta_group::2` is refused.
+//! as late as it may. With `.cta_group::2` two blocks of a cluster whose ranks differ in the last bit work together: each
+//! has its part of the operands, and of D.
 
 mod alloc;
 mod commit;
@@ -47,14 +48,30 @@ fn chip(d: &Decoder<'_>) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// Takes `.cta_group`.
-fn group(d: &mut Decoder<'_>) -> Result<(), Malformed> {
+/// Takes `.cta_group`: the number of blocks that work together.
+fn group(d: &mut Decoder<'_>) -> Result<u8, Malformed> {
     chip(d)?;
     match d.one_of(&[("cta_group::1", 1), ("cta_group::2", 2)]) {
-        Some(1) => Ok(()),
-        Some(_) => d.refuse("the emulator knows one block by itself, cta_group::1"),
+        Some(group) => Ok(group),
         None => d.refuse(".cta_group is missing"),
     }
+}
+
+/// Ranks of the blocks that work together, in order.
+fn blocks(s: &Step<'_, '_>, group: u8) -> Outcome<std::ops::Range<usize>> {
+    let own = s.warp.block;
+    if group == 1 {
+        return Ok(own..own + 1);
+    }
+    let (first, all) = (own & !1, &s.world.blocks);
+    if first + 1 >= all.len() {
+        let what = format!("cta_group::2 of block {own} of a cluster of {}: it has no peer", all.len());
+        return trap(FaultKind::Undefined, what);
+    }
+    if all[first..first + 2].iter().any(|b| b.alive == 0) {
+        return trap(FaultKind::TensorMemory, "cta_group::2, and the peer has ended");
+    }
+    Ok(first..first + 2)
 }
 
 /// Takes `.sync.aligned`.
@@ -109,16 +126,23 @@ fn issue(s: &mut Step<'_, '_>, engine: Engine) -> Stamp {
     s.warp.pending.tensor.issue(s.world.clocks, s.warp.actor, engine)
 }
 
-/// Notes that units of the block's tensor memory are accessed.
-fn note(s: &mut Step<'_, '_>, engine: Engine, stamp: Stamp, units: &Units, writes: bool) -> Outcome<()> {
+/// Notes that units of a block's tensor memory are accessed.
+fn note(
+    s: &mut Step<'_, '_>,
+    block: usize,
+    engine: Engine,
+    stamp: Stamp,
+    units: &Units,
+    writes: bool,
+) -> Outcome<()> {
     let access = Access { warp: s.warp.actor, stamp, engine };
-    let tensor = &mut s.world.blocks[s.warp.block].tensor;
+    let tensor = &mut s.world.blocks[block].tensor;
     tensor.note(s.world.clocks, &s.warp.pending.tensor, access, units, writes)
 }
 
-/// Cells of an operand: all in the memory, and in columns that are allocated.
-fn within(s: &Step<'_, '_>, first: Cell, columns: u32, what: &str) -> Outcome<()> {
+/// Cells of an operand: all in the memory, and in columns that are allocated in a block.
+fn within(s: &Step<'_, '_>, block: usize, first: Cell, columns: u32, what: &str) -> Outcome<()> {
     let last = Cell { lane: 0, column: columns.saturating_sub(1) };
     let end = of_memory(first.plus(last))?.column + 1;
-    s.world.blocks[s.warp.block].tensor.check(first.column, end, what)
+    s.world.blocks[block].tensor.check(first.column, end, what)
 }

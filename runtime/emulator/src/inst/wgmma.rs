@@ -7,7 +7,7 @@
 mod operands;
 mod shape;
 
-pub use operands::Gathered;
+pub use operands::Gathering;
 
 use super::{Rows, work};
 use crate::decode::{Decoder, Next, Run, Together};
@@ -197,6 +197,14 @@ fn uniform(warp: &Warp, source: Source, what: &str) -> Outcome<u64> {
     }
 }
 
+/// The bits of 8 elements of a row.
+#[inline(always)]
+fn line<T: Copy>(sums: &[T], bits: impl Fn(T) -> u32) -> [u32; 8] {
+    let mut out = [0; 8];
+    out.iter_mut().zip(sums).for_each(|(out, x)| *out = bits(*x));
+    out
+}
+
 impl Mma {
     fn run(&self, s: &mut Step<'_, '_>) -> Outcome<()> {
         let Shape { n, k, .. } = self.shape;
@@ -228,8 +236,8 @@ impl Mma {
             }
         };
         let b = uniform(s.warp, self.b, "descriptor of B")?;
-        gather_b(s, b, &self.shape, self.transposed[1], who)?;
-        let gathered = &s.world.blocks[s.warp.block].gathered;
+        let entry = gather_b(s, b, &self.shape, self.transposed[1], who)?;
+        let gathered = &s.world.blocks[s.warp.block].gathered.entries[entry];
         let done = match &self.shape.kind {
             Kind::Float { a: format, arithmetic, accumulator, .. } => {
                 let mut left = vec![0.0; M * k];
@@ -239,26 +247,31 @@ impl Mma {
                 }
                 let mut sums = vec![0.0; M * n];
                 if p != 0 {
-                    accumulator.read(s.warp, &self.d, n, |i, bits| sums[i] = f32::from_bits(bits));
+                    accumulator.read(s.warp, &self.d, n, |i, bits| {
+                        sums[i..i + 8].iter_mut().zip(bits).for_each(|(x, b)| *x = f32::from_bits(b));
+                    });
                 }
                 let done = matmul(arithmetic, M, n, k, &left, &gathered.floats, &mut sums);
-                accumulator.write(s.warp, &self.d, n, |i| sums[i].to_bits());
+                accumulator.write(s.warp, &self.d, n, |i| line(&sums[i..], f32::to_bits));
                 done
             }
             Kind::Integer { signed, overflow } => {
                 let left: Vec<i32> = a.iter().map(|&x| shape::widen(x, signed[0])).collect();
                 let mut sums = vec![0; M * n];
                 if p != 0 {
-                    Accumulator::Words.read(s.warp, &self.d, n, |i, bits| sums[i] = bits as i32);
+                    Accumulator::Words.read(s.warp, &self.d, n, |i, bits| {
+                        sums[i..i + 8].iter_mut().zip(bits).for_each(|(x, b)| *x = b as i32);
+                    });
                 }
                 let done = matmul_i32(*overflow, [M, n, k], &left, &gathered.integers, &mut sums);
-                Accumulator::Words.write(s.warp, &self.d, n, |i| sums[i] as u32);
+                Accumulator::Words.write(s.warp, &self.d, n, |i| line(&sums[i..], |x| x as u32));
                 done
             }
             Kind::Bits => {
                 let mut sums = vec![0u32; M * n];
                 if p != 0 {
-                    Accumulator::Words.read(s.warp, &self.d, n, |i, bits| sums[i] = bits);
+                    Accumulator::Words
+                        .read(s.warp, &self.d, n, |i, bits| sums[i..i + 8].copy_from_slice(&bits));
                 }
                 for (sums, row) in sums.chunks_exact_mut(n).zip(a.chunks_exact(k)) {
                     for (sum, column) in sums.iter_mut().zip(gathered.bytes.chunks_exact(k)) {
@@ -266,7 +279,7 @@ impl Mma {
                         *sum = sum.wrapping_add(both.sum());
                     }
                 }
-                Accumulator::Words.write(s.warp, &self.d, n, |i| sums[i]);
+                Accumulator::Words.write(s.warp, &self.d, n, |i| line(&sums[i..], |x| x));
                 Ok(())
             }
         };

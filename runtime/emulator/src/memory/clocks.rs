@@ -32,16 +32,18 @@ pub enum Engine {
     Load,
     /// Stores to tensor memory.
     Store,
+    /// The order in which matrix instructions are issued, in which they are executed; it leaves no stamps.
+    Order,
 }
 
 impl Engine {
     /// All.
-    pub const ALL: [Engine; 3] = [Engine::Matrix, Engine::Load, Engine::Store];
+    pub const ALL: [Engine; 4] = [Engine::Matrix, Engine::Load, Engine::Store, Engine::Order];
 
     /// What it did.
     fn describe(self) -> &'static str {
         match self {
-            Engine::Matrix => "a tcgen05 operation of",
+            Engine::Matrix | Engine::Order => "a tcgen05 operation of",
             Engine::Load => "tcgen05.ld of",
             Engine::Store => "tcgen05.st of",
         }
@@ -183,6 +185,13 @@ impl Clocks {
     /// The warp and the engine that left a stamp.
     pub fn engine_of(&self, stamp: Stamp) -> Option<(usize, Engine)> {
         self.engines.iter().find(|e| e.0 == stamp.agent).map(|e| (e.1, e.2))
+    }
+
+    /// The stamp of the same time of another engine of the warp.
+    pub fn beside(&self, stamp: Stamp, engine: Engine) -> Option<Stamp> {
+        let (warp, _) = self.engine_of(stamp)?;
+        let found = self.engines.iter().find(|e| (e.1, e.2) == (warp, engine))?;
+        Some(Stamp { agent: found.0, ..stamp })
     }
 
     /// What a warp is ordered after now.

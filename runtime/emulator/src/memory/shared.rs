@@ -24,6 +24,16 @@ struct Cell {
     reads: [Stamp; 2],
 }
 
+impl Cell {
+    #[inline(always)]
+    fn read(&mut self, stamp: Stamp) {
+        if self.reads[0].agent != stamp.agent {
+            self.reads[1] = self.reads[0];
+        }
+        self.reads[0] = stamp;
+    }
+}
+
 /// Shared memory of a block.
 #[derive(Default)]
 pub struct Shared {
@@ -58,6 +68,15 @@ impl Shared {
     pub fn place(&self, address: u64, len: u64, align: u64, lane: usize, doing: &str) -> Outcome<usize> {
         let index = address.wrapping_sub(self.start);
         let end = index.checked_add(len);
+        if end.is_none_or(|end| end > self.bytes.len() as u64) || !address.is_multiple_of(align) {
+            return self.misplaced(address, len, align, lane, doing);
+        }
+        Ok(index as usize)
+    }
+
+    #[cold]
+    fn misplaced(&self, address: u64, len: u64, align: u64, lane: usize, doing: &str) -> Outcome<usize> {
+        let end = address.wrapping_sub(self.start).checked_add(len);
         if end.is_none_or(|end| end > self.bytes.len() as u64) {
             let (size, start) = (self.bytes.len(), self.start);
             let what = format!(
@@ -65,11 +84,8 @@ impl Shared {
             );
             return trap_at(FaultKind::OutOfBounds, lane, what);
         }
-        if !address.is_multiple_of(align) {
-            let what = format!("{doing} at {address:#x} of shared memory, which is no multiple of {align}");
-            return trap_at(FaultKind::Misaligned, lane, what);
-        }
-        Ok(index as usize)
+        let what = format!("{doing} at {address:#x} of shared memory, which is no multiple of {align}");
+        trap_at(FaultKind::Misaligned, lane, what)
     }
 
     fn cells(&self, index: usize, len: usize) -> std::ops::Range<usize> {
@@ -99,12 +115,34 @@ impl Shared {
                     self.passed = pair;
                 }
             }
-            if cell.reads[0].agent != who.stamp.agent {
-                cell.reads[1] = cell.reads[0];
-            }
-            cell.reads[0] = who.stamp;
+            cell.read(who.stamp);
         }
         Ok(())
+    }
+
+    /// Notes reads of `len` bytes at each of many indices, as [`Shared::note_read`] does.
+    pub fn note_reads(&mut self, clocks: &Clocks, indices: &[usize], len: usize, who: Who) -> Outcome<()> {
+        let mut passed = None;
+        for &index in indices {
+            for i in self.cells(index, len) {
+                let cell = &mut self.cells[i];
+                if passed == Some(cell.write) {
+                    cell.read(who.stamp);
+                    continue;
+                }
+                passed = Some(cell.write);
+                self.note_read(clocks, i << self.granule, 1, who)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// True if threads of the same warp have just written the same bytes there. Of threads that write to one place with
+    /// one instruction any may come last (CUDA programming guide, SIMT architecture): equal bytes leave nothing open.
+    #[inline]
+    pub fn repeats(&self, index: usize, bytes: &[u8], who: Who) -> bool {
+        let now = |c: &Cell| c.write == Stamp { lane: c.write.lane, ..who.stamp };
+        self.cells[self.cells(index, bytes.len())].iter().all(now) && self.slice(index, bytes.len()) == bytes
     }
 
     /// Notes a write of bytes at an index, and checks that it may be.

@@ -166,3 +166,15 @@ fn unknown_instructions_are_named() {
         "line 2: mul.lo.twice.s32: the emulator does not know .twice here"
     );
 }
+
+#[test]
+fn one_place_takes_equal_values_of_a_warp_alone() {
+    let kernel = |value: &str| {
+        format!(
+            "mov.u32 %r1, %tid.x; mov.b32 %r2, dyn; {value} st.shared.b32 [%r2], %r3; mov.b32 %r0, 0; ret;"
+        )
+    };
+    fine(threads(32), &kernel("mov.b32 %r3, 5;"));
+    assert_eq!(fault(threads(32), &kernel("shr.u32 %r3, %r1, 3;")).kind, FaultKind::Race);
+    assert_eq!(fault(threads(64), &kernel("mov.b32 %r3, 5;")).kind, FaultKind::Race);
+}

@@ -138,6 +138,8 @@ fn wrong_accesses_are_found() {
     );
     let st = "mov.b32 %r1, 0; stmatrix.sync.aligned.m8n8.x1.shared.b16 [%r10], {%r1};";
     assert_eq!(kind(&format!("mov.b32 %r50, dyn; {ROW}{st}")), None);
+    // Rows of one place: any thread may be the last, and they differ.
+    let st = "mov.b32 %r1, %tid; stmatrix.sync.aligned.m8n8.x1.shared.b16 [%r10], {%r1};";
     assert_eq!(kind(&format!("mov.b32 %r50, dyn; mov.b32 %r10, %r50; {st}")), Some(FaultKind::Race));
 }
 

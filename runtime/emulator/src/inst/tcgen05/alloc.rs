@@ -1,4 +1,7 @@
 //! `tcgen05.alloc`, `dealloc` and `relinquish_alloc_permit`.
+//!
+//! With `.cta_group::2` a warp of each block of a pair executes them; here each does its own block's part and does not wait
+//! for the other, so that both get the same address if both ask for the same columns in the same order.
 
 use super::super::memory::addresses;
 use super::super::work;

@@ -2,7 +2,7 @@
 
 use super::super::work;
 use super::operand::{CHUNK, Matrix};
-use super::{group, issue, note, of_memory, tensor_address, tensor_addresses, within};
+use super::{blocks, group, issue, note, of_memory, tensor_address, tensor_addresses, within};
 use crate::decode::{Decoder, Run, Ty};
 use crate::fault::Outcome;
 use crate::layout::tensor_memory::{Cell, CopyShape};
@@ -25,7 +25,7 @@ const SHAPES: &[(&str, Option<&str>, CopyShape)] = &[
 
 /// `tcgen05.cp.cta_group.shape{.multicast} [a], descriptor`.
 pub fn copy(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
-    group(d)?;
+    let group = group(d)?;
     let has = |word: &str| d.words().contains(&word);
     let found = SHAPES.iter().find(|(shape, cast, _)| has(shape) && cast.is_none_or(has));
     let Some(&(shape, cast, form)) = found else {
@@ -38,18 +38,29 @@ pub fn copy(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
     Ok(work(move |s| {
         let (at, descriptor) = (tensor_addresses(s, &at), s.warp.get_wide(descriptor));
         for lane in lanes(s.mask) {
-            one(s, form, at[lane], descriptor[lane], lane)?;
+            let stamp = issue(s, Engine::Matrix);
+            s.warp.pending.tensor.issued_by(lane, stamp);
+            let who = Who { warp: s.warp.actor, lane, stamp };
+            for block in blocks(s, group)? {
+                one(s, block, form, at[lane], descriptor[lane], who)?;
+            }
         }
         Ok(())
     }))
 }
 
-fn one(s: &mut Step<'_, '_>, form: CopyShape, at: u32, descriptor: u64, lane: usize) -> Outcome<()> {
+/// The copy within a block.
+fn one(
+    s: &mut Step<'_, '_>,
+    block: usize,
+    form: CopyShape,
+    at: u32,
+    descriptor: u64,
+    who: Who,
+) -> Outcome<()> {
     let first = of_memory(Cell::from_address(at))?;
-    within(s, first, form.columns(), "the target of tcgen05.cp")?;
-    let mut source = Matrix::new(descriptor, Major::K, Packing::Bits32)?;
-    let stamp = issue(s, Engine::Matrix);
-    let who = Who { warp: s.warp.actor, lane, stamp };
+    within(s, block, first, form.columns(), "the target of tcgen05.cp")?;
+    let mut source = Matrix::new(descriptor, block, Major::K, Packing::Bits32)?;
     let (rows, columns) = (form.rows() as usize, form.columns() as usize);
     let words = source.read(s, rows, columns, who)?;
     let mut cells = Vec::with_capacity(4 * words.len());
@@ -63,9 +74,8 @@ fn one(s: &mut Step<'_, '_>, form: CopyShape, at: u32, descriptor: u64, lane: us
             }
         }
     }
-    note(s, Engine::Matrix, stamp, &units, true)?;
-    s.warp.pending.tensor.issued_by(lane, stamp);
-    let tensor = &mut s.world.blocks[s.warp.block].tensor;
+    note(s, block, Engine::Matrix, who.stamp, &units, true)?;
+    let tensor = &mut s.world.blocks[block].tensor;
     for (cell, word) in cells {
         tensor.put(cell, word);
     }

@@ -6,7 +6,7 @@ use super::super::work;
 use super::{aligned, common, issue, note, of_memory, tensor_address, tensor_addresses, within};
 use crate::decode::{Address, Decoder, Run};
 use crate::fault::{FaultKind, Outcome, trap};
-use crate::layout::tensor_memory::{Cell, LoadShape, SPLIT_SHAPE};
+use crate::layout::tensor_memory::{COLUMNS, Cell, LoadShape, SPLIT_SHAPE};
 use crate::memory::clocks::Engine;
 use crate::ptx::Malformed;
 use crate::tensor_memory::Units;
@@ -57,8 +57,8 @@ impl Form {
         let split = if shape == SPLIT_SHAPE {
             next += 1;
             match u32::try_from(d.constant(i + 1)?) {
-                Ok(split) => split,
-                Err(_) => return d.refuse("the second half is at a number of columns"),
+                Ok(split) if split <= COLUMNS => split,
+                _ => return d.refuse("the second half is at a number of columns"),
             }
         } else {
             0
@@ -108,11 +108,11 @@ impl Form {
         if self.shape == SPLIT_SHAPE && self.split > 0 {
             // What lies between the halves need not be allocated.
             let half = self.registers * if self.packed { 2 } else { 1 };
-            within(s, first, half, self.what)?;
+            within(s, s.warp.block, first, half, self.what)?;
             let second = of_memory(first.plus(Cell { lane: 0, column: self.split }))?;
-            within(s, second, half, self.what)?;
+            within(s, s.warp.block, second, half, self.what)?;
         } else {
-            within(s, Cell { lane: first.lane, column: low }, high - low + 1, self.what)?;
+            within(s, s.warp.block, Cell { lane: first.lane, column: low }, high - low + 1, self.what)?;
         }
         Ok(units)
     }
@@ -127,7 +127,7 @@ pub fn load(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
         let first = form.first(s)?;
         let units = form.units(s, first)?;
         let stamp = issue(s, Engine::Load);
-        note(s, Engine::Load, stamp, &units, false)?;
+        note(s, s.warp.block, Engine::Load, stamp, &units, false)?;
         for (i, &(slot, index)) in registers.iter().enumerate() {
             let busy = s.warp.in_flight[index as usize];
             if busy != 0 {
@@ -162,7 +162,7 @@ pub fn store(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
         let first = form.first(s)?;
         let units = form.units(s, first)?;
         let stamp = issue(s, Engine::Store);
-        note(s, Engine::Store, stamp, &units, true)?;
+        note(s, s.warp.block, Engine::Store, stamp, &units, true)?;
         for (i, &register) in registers.iter().enumerate() {
             let row = s.warp.get(register);
             let tensor = &mut s.world.blocks[s.warp.block].tensor;

@@ -71,7 +71,7 @@ fn parts(d: &mut Decoder<'_>, kind: MmaKind) -> Result<u32, Malformed> {
 /// `tcgen05.mma.cta_group.kind [d], a, b, descriptor, {lanes,} predicate {, scale}` and, with `.block_scale`,
 /// `[d], a, b, descriptor, [scales of a], [scales of b], predicate`.
 pub fn mma(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
-    group(d)?;
+    let group = group(d)?;
     let weight_stationary = d.has("ws");
     let Some(kind) = d.one_of(KINDS) else {
         return d.refuse("a kind is missing");
@@ -100,8 +100,9 @@ pub fn mma(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
     if scales.is_none() && matches!(d.operand(next)?, Operand::Vector(_)) {
         disabled = d.sources(next)?;
         next += 1;
-        if disabled.len() != 4 {
-            return d.refuse(format_args!("{} words of lanes; 4 are wanted", disabled.len()));
+        let wanted = 4 * usize::from(group);
+        if disabled.len() != wanted {
+            return d.refuse(format_args!("{} words of lanes; {wanted} are wanted", disabled.len()));
         }
     }
     let accumulates = d.pred(next)?;
@@ -129,9 +130,13 @@ pub fn mma(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
                 Place::Shared(source) => A::Shared(s.warp.get_wide(*source)[lane]),
                 Place::Tensor(at) => A::Tensor(tensor_addresses(s, at)[lane]),
             };
-            let off = disabled.iter().rev().fold(0u128, |m, row| m << 32 | u128::from(row[lane]));
+            let off = |first: usize| {
+                let words = disabled.iter().skip(first).take(4).rev();
+                words.fold(0u128, |m, row| m << 32 | u128::from(row[lane]))
+            };
             Product {
                 kind,
+                group,
                 weight_stationary,
                 parts: parts as usize,
                 out: out[lane],
@@ -139,7 +144,7 @@ pub fn mma(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
                 b: b[lane],
                 descriptor: descriptor[lane],
                 scales: of_scales.as_ref().map(|(a, b)| (a[lane], b[lane])),
-                disabled: off,
+                disabled: [off(0), off(4)],
                 accumulates: adds >> lane & 1 == 1,
                 shift,
                 lane,

@@ -46,6 +46,7 @@ pub fn packing(kind: MmaKind, format: OperandFormat) -> Packing {
 /// A matrix of shared memory that is read chunk by chunk.
 pub struct Matrix {
     word: u64,
+    block: usize,
     descriptor: MatrixDescriptor,
     major: Major,
     packing: Packing,
@@ -54,15 +55,15 @@ pub struct Matrix {
 }
 
 impl Matrix {
-    /// Decodes a descriptor.
-    pub fn new(word: u64, major: Major, packing: Packing) -> Outcome<Matrix> {
+    /// Decodes a descriptor of a block's memory.
+    pub fn new(word: u64, block: usize, major: Major, packing: Packing) -> Outcome<Matrix> {
         let descriptor = of_descriptor(MatrixDescriptor::from_sm100(word))?;
         of_descriptor(descriptor.check_tcgen05(major, packing))?;
-        Ok(Matrix { word, descriptor, major, packing, last: None })
+        Ok(Matrix { word, block, descriptor, major, packing, last: None })
     }
 
     /// The bits of an element.
-    fn element(&mut self, s: &mut Step<'_, '_>, row: usize, k: usize, who: Who) -> Outcome<u32> {
+    fn element(&mut self, s: &mut Step<'_, '_>, (row, k): (usize, usize), who: Who) -> Outcome<u32> {
         let at = self.descriptor.element_address(self.major, self.packing, row, k) & ADDRESSES;
         let chunk = at & !(CHUNK as u64 - 1);
         let value = match self.last {
@@ -76,7 +77,7 @@ impl Matrix {
     }
 
     fn chunk(&mut self, s: &mut Step<'_, '_>, at: u64, (row, k): (usize, usize), who: Who) -> Outcome<u128> {
-        let block = &mut s.world.blocks[s.warp.block];
+        let block = &mut s.world.blocks[self.block];
         let len = CHUNK as u64;
         let index = match block.shared.place(at, len, len, who.lane, "a read of a matrix") {
             Ok(index) => index,
@@ -99,14 +100,14 @@ impl Matrix {
             Major::K => {
                 for row in 0..rows {
                     for i in 0..k {
-                        out[row * k + i] = self.element(s, row, i, who)?;
+                        out[row * k + i] = self.element(s, (row, i), who)?;
                     }
                 }
             }
             Major::Mn => {
                 for i in 0..k {
                     for row in 0..rows {
-                        out[row * k + i] = self.element(s, row, i, who)?;
+                        out[row * k + i] = self.element(s, (row, i), who)?;
                     }
                 }
             }
@@ -123,8 +124,14 @@ pub struct TensorA {
     pub path: DataPath,
 }
 
-/// The bits of the elements of A in tensor memory, row by row.
-pub fn tensor_a(s: &mut Step<'_, '_>, a: &TensorA, [m, k]: [usize; 2], stamp: Stamp) -> Outcome<Vec<u32>> {
+/// The bits of the elements of `m` rows of A from `base` on in a block's tensor memory, row by row.
+pub fn tensor_a(
+    s: &mut Step<'_, '_>,
+    block: usize,
+    a: &TensorA,
+    [base, m, k]: [usize; 3],
+    stamp: Stamp,
+) -> Outcome<Vec<u32>> {
     let bits = packing(a.kind, a.format).element_bits() as u32;
     if bits < 8 && !matches!(a.kind, MmaKind::Mxf4 | MmaKind::Mxf4nvf4) {
         let what = format!("A of {:?} in tensor memory: how its elements lie there is not known", a.format);
@@ -133,9 +140,9 @@ pub fn tensor_a(s: &mut Step<'_, '_>, a: &TensorA, [m, k]: [usize; 2], stamp: St
     let first = of_memory(Cell::from_address(a.address))?;
     check_lane(a.path, first, "A")?;
     let columns = (k as u32 * bits).div_ceil(32);
-    within(s, first, columns, "A")?;
+    within(s, block, first, columns, "A")?;
     let place = |row: usize, i: usize| -> Outcome<(Cell, u32)> {
-        let (cell, bit) = of_memory(operand_a_place(a.path, a.kind, row as u32, i as u32))?;
+        let (cell, bit) = of_memory(operand_a_place(a.path, a.kind, (base + row) as u32, i as u32))?;
         Ok((of_memory(first.plus(cell))?, bit))
     };
     let mut units = Units::default();
@@ -144,8 +151,8 @@ pub fn tensor_a(s: &mut Step<'_, '_>, a: &TensorA, [m, k]: [usize; 2], stamp: St
             units.add(place(row, i)?.0);
         }
     }
-    note(s, Engine::Matrix, stamp, &units, false)?;
-    let tensor = &s.world.blocks[s.warp.block].tensor;
+    note(s, block, Engine::Matrix, stamp, &units, false)?;
+    let tensor = &s.world.blocks[block].tensor;
     let mask = ((1u64 << bits) - 1) as u32;
     let mut out = Vec::with_capacity(m * k);
     for row in 0..m {
@@ -166,9 +173,10 @@ pub fn check_lane(path: DataPath, first: Cell, what: &str) -> Outcome<()> {
     trap(FaultKind::TensorMemory, what)
 }
 
-/// Scales of `rows` rows, `parts` of each, row by row. All windows of lanes must have the same.
+/// Scales of `rows` rows in a block's tensor memory, `parts` of each, row by row. All windows of lanes must have the same.
 pub fn scales(
     s: &mut Step<'_, '_>,
+    block: usize,
     address: u32,
     id: u8,
     [rows, parts]: [usize; 2],
@@ -179,7 +187,7 @@ pub fn scales(
         let what = format!("scales are at lane {}; they must be at lane 0", first.lane);
         return trap(FaultKind::TensorMemory, what);
     }
-    within(s, first, rows.div_ceil(32) as u32, "a matrix of scales")?;
+    within(s, block, first, rows.div_ceil(32) as u32, "a matrix of scales")?;
     let mut units = Units::default();
     let mut out = Vec::with_capacity(rows * parts);
     for row in 0..rows {
@@ -190,7 +198,7 @@ pub fn scales(
                 let offset = Cell { lane: cell.lane + replica, ..cell };
                 let at = of_memory(first.plus(offset))?;
                 units.add(at);
-                let word = s.world.blocks[s.warp.block].tensor.get(at, "tcgen05.mma (a scale)")?;
+                let word = s.world.blocks[block].tensor.get(at, "tcgen05.mma (a scale)")?;
                 let code = (word >> (8 * byte)) as u8;
                 if *found.get_or_insert(code) != code {
                     let what = format!(
@@ -203,6 +211,6 @@ pub fn scales(
             out.extend(found);
         }
     }
-    note(s, Engine::Matrix, stamp, &units, false)?;
+    note(s, block, Engine::Matrix, stamp, &units, false)?;
     Ok(out)
 }

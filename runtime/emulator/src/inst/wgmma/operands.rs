@@ -7,6 +7,7 @@ use super::M;
 use super::shape::{Kind, Shape, widen};
 use crate::fault::{FaultKind, Outcome, trap};
 use crate::layout::{Major, MatrixDescriptor, Packing};
+use crate::memory::address::SHARED_START;
 use crate::memory::shared::Who;
 use crate::warp::{Slot, Warp};
 use crate::world::Step;
@@ -53,22 +54,24 @@ fn runs(
     };
     out.clear();
     let shared = &s.world.blocks[s.warp.block].shared;
+    let Some(last) = shared.len().checked_sub(RUN) else {
+        return trap(FaultKind::Descriptor, "a matrix in shared memory, of which the block has none");
+    };
     let packing = packing(shape);
     let step = RUN * shape.k / ROW;
     let mut add = |row: usize, k: usize| {
         let major = if transposed { Major::Mn } else { Major::K };
         // A descriptor has 18 bits of an address.
         let at = decoded.element_address(major, packing, row, k) & ((1 << 18) - 1);
-        match shared.place(at, RUN as u64, RUN as u64, 0, "a read of a matrix") {
-            Ok(index) => {
-                out.push(index);
-                Ok(())
-            }
-            Err(fault) => {
-                let what = format!("descriptor {descriptor:#018x}, row {row}, k {k}: {}", fault.what);
-                trap(FaultKind::Descriptor, what)
-            }
+        // Runs are aligned, as all that a descriptor is made of; only their bounds are to be looked at.
+        let index = at.wrapping_sub(SHARED_START) as usize;
+        if index <= last {
+            out.push(index);
+            return Ok(());
         }
+        let place = shared.place(at, RUN as u64, RUN as u64, 0, "a read of a matrix");
+        let fault = place.err().map_or_else(String::new, |fault| fault.what);
+        trap(FaultKind::Descriptor, format!("descriptor {descriptor:#018x}, row {row}, k {k}: {fault}"))
     };
     if transposed {
         for k in 0..shape.k {
@@ -85,13 +88,10 @@ fn runs(
     Ok(())
 }
 
-/// Notes that runs are read, and that none is an mbarrier's.
+/// Notes that runs are read.
 fn note(s: &mut Step<'_, '_>, runs: &[usize], who: Who) -> Outcome<()> {
     let block = &mut s.world.blocks[s.warp.block];
-    for &index in runs {
-        block.shared.note_read(s.world.clocks, index, RUN, who)?;
-    }
-    Ok(())
+    block.shared.note_reads(s.world.clocks, runs, RUN, who)
 }
 
 /// The warp's 16 rows of A as bytes, rows of 32.
@@ -123,30 +123,36 @@ pub fn gather_a(
     Ok(out)
 }
 
-/// B decoded, K x N, in the block's `gathered`, where the other warps of a warpgroup find it.
+/// B decoded, K x N: the entry of the block's `gathered`, where the other warps of a warpgroup find it.
 pub fn gather_b(
     s: &mut Step<'_, '_>,
     descriptor: u64,
     shape: &Shape,
     transposed: bool,
     who: Who,
-) -> Outcome<()> {
+) -> Outcome<usize> {
     let rank = s.warp.block;
     let block = &mut s.world.blocks[rank];
-    let key = (descriptor, *shape, transposed, block.shared.version());
-    let mut gathered = std::mem::take(&mut block.gathered);
-    let known = gathered.key == Some(key);
-    if !known {
-        gathered.key = None;
-        runs(s, descriptor, (0, shape.n), shape, transposed, &mut gathered.runs)?;
+    let key = Some((descriptor, *shape, transposed, block.shared.version()));
+    let Gathering { entries, next } = &mut block.gathered;
+    let known = entries.iter().position(|e| e.key == key);
+    let index = known.unwrap_or(*next);
+    if known.is_none() {
+        *next = (*next + 1) % ENTRIES;
+        entries.resize_with(ENTRIES, Gathered::default);
+        entries[index].key = None;
     }
-    note(s, &gathered.runs, who)?;
-    if !known {
-        decode(s, shape, transposed, &mut gathered);
-        gathered.key = Some(key);
+    let mut entry = std::mem::take(&mut entries[index]);
+    if known.is_none() {
+        runs(s, descriptor, (0, shape.n), shape, transposed, &mut entry.runs)?;
+        note(s, &entry.runs, who)?;
+        decode(s, shape, transposed, &mut entry);
+        entry.key = key;
+    } else {
+        note(s, &entry.runs, who)?;
     }
-    s.world.blocks[rank].gathered = gathered;
-    Ok(())
+    s.world.blocks[rank].gathered.entries[index] = entry;
+    Ok(index)
 }
 
 fn decode(s: &Step<'_, '_>, shape: &Shape, transposed: bool, gathered: &mut Gathered) {
@@ -184,7 +190,19 @@ fn decode(s: &Step<'_, '_>, shape: &Shape, transposed: bool, gathered: &mut Gath
     }
 }
 
-/// The last B that a block has gathered.
+/// The last operands B that a block has gathered.
+#[derive(Debug, Default)]
+pub struct Gathering {
+    /// Each with what it was made of.
+    pub entries: Vec<Gathered>,
+    /// The entry to be replaced next.
+    next: usize,
+}
+
+/// A warp issues some instructions before the next one of its warpgroup does.
+const ENTRIES: usize = 8;
+
+/// A B, and what it was made of.
 #[derive(Debug, Default)]
 pub struct Gathered {
     /// Descriptor, shape, order, and the version of shared memory.

@@ -159,9 +159,15 @@ pub enum Accumulator {
 }
 
 impl Accumulator {
-    /// Hands each element to `put`: its index in the row-major 16 x N, and its bits as a word.
+    /// Hands 8 elements of a row at a time to `put`: the index of the first in the row-major 16 x N, and their bits.
     #[inline(always)]
-    pub fn read(self, warp: &Warp, registers: &[(Slot, u32)], n: usize, mut put: impl FnMut(usize, u32)) {
+    pub fn read(
+        self,
+        warp: &Warp,
+        registers: &[(Slot, u32)],
+        n: usize,
+        mut put: impl FnMut(usize, [u32; 8]),
+    ) {
         for tile in 0..n / 8 {
             for half in 0..2 {
                 let start = half * 8 * n + tile * 8;
@@ -177,26 +183,35 @@ impl Accumulator {
                     }
                 };
                 for g in 0..8 {
+                    let mut line = [0; 8];
                     for q in 0..4 {
-                        put(start + g * n + 2 * q, even[4 * g + q]);
-                        put(start + g * n + 2 * q + 1, odd[4 * g + q]);
+                        line[2 * q] = even[4 * g + q];
+                        line[2 * q + 1] = odd[4 * g + q];
                     }
+                    put(start + g * n, line);
                 }
             }
         }
     }
 
-    /// Stores each element as `get` has it.
+    /// Stores 8 elements of a row at a time as `get` has them.
     #[inline(always)]
-    pub fn write(self, warp: &mut Warp, registers: &[(Slot, u32)], n: usize, get: impl Fn(usize) -> u32) {
+    pub fn write(
+        self,
+        warp: &mut Warp,
+        registers: &[(Slot, u32)],
+        n: usize,
+        get: impl Fn(usize) -> [u32; 8],
+    ) {
         for tile in 0..n / 8 {
             for half in 0..2 {
                 let start = half * 8 * n + tile * 8;
                 let mut both = [[0; LANES]; 2];
                 for g in 0..8 {
+                    let line = get(start + g * n);
                     for q in 0..4 {
-                        both[0][4 * g + q] = get(start + g * n + 2 * q);
-                        both[1][4 * g + q] = get(start + g * n + 2 * q + 1);
+                        both[0][4 * g + q] = line[2 * q];
+                        both[1][4 * g + q] = line[2 * q + 1];
                     }
                 }
                 match self {
@@ -229,7 +244,8 @@ mod tests {
         for (accumulator, count) in [(Accumulator::Words, n / 2), (Accumulator::Halves, n / 4)] {
             let registers: Vec<(Slot, u32)> = (0..count as u32).map(|i| (Slot(i), i)).collect();
             let mut warp = Warp { rows: vec![[0; LANES]; count], ..Warp::default() };
-            accumulator.write(&mut warp, &registers, n, |i| (i as f32).to_bits());
+            accumulator
+                .write(&mut warp, &registers, n, |i| std::array::from_fn(|j| ((i + j) as f32).to_bits()));
             for lane in 0..LANES {
                 for index in 0..n / 2 {
                     let place = wgmma_accumulator(lane, index);
@@ -243,7 +259,9 @@ mod tests {
                     assert_eq!(found, value);
                 }
             }
-            accumulator.read(&warp, &registers, n, |i, bits| assert_eq!(f32::from_bits(bits), i as f32));
+            accumulator.read(&warp, &registers, n, |i, bits| {
+                assert_eq!(bits.map(f32::from_bits), std::array::from_fn(|j| (i + j) as f32));
+            });
         }
     }
 }
