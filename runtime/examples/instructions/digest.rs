@@ -6,7 +6,6 @@
 
 use crate::results::Results;
 use std::fmt::Write;
-use std::path::Path;
 use trtc_runtime::Error;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -65,9 +64,19 @@ impl Digest {
         }
         out
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::known::{KNOWN, known};
+    use crate::results::Entry;
+    use crate::test::Target;
+    use std::path::Path;
+    use trtc_runtime::DeviceChoice;
 
     /// What a text says; `None` if it is no such text.
-    pub fn parse(text: &str) -> Option<Digest> {
+    fn parse(text: &str) -> Option<Digest> {
         let mut digest = Digest::default();
         for line in text.lines() {
             if let Some((key, value)) = line.strip_prefix("# ").and_then(|l| l.split_once(": ")) {
@@ -88,22 +97,6 @@ impl Digest {
         (!digest.tests.is_empty()).then_some(digest)
     }
 
-    /// Reads a file.
-    pub fn read(path: &Path) -> Result<Digest, Error> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| Error::user(format!("cannot read {}: {e}", path.display())))?;
-        Digest::parse(&text).ok_or_else(|| Error::user(format!("{} holds no hashes", path.display())))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::known::{KNOWN, known};
-    use crate::results::Entry;
-    use crate::test::Target;
-    use trtc_runtime::DeviceChoice;
-
     #[test]
     fn texts_are_read_as_written() {
         let entry = |name: &str, outputs: &[u8]| Entry {
@@ -120,8 +113,8 @@ mod tests {
         let digest = Digest::of(&results, "1.2").unwrap();
         assert_ne!(digest.tests[0].outputs, digest.tests[1].outputs);
         assert_eq!(digest.tests[0].name, "a b");
-        assert_eq!(Digest::parse(&digest.text()), Some(digest));
-        assert_eq!(Digest::parse("# seed: 1\n12 x"), None);
+        assert_eq!(parse(&digest.text()), Some(digest));
+        assert_eq!(parse("# seed: 1\n12 x"), None);
         results.tests[0].outputs = Err("no".into());
         assert!(Digest::of(&results, "").is_err());
     }
@@ -132,7 +125,7 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/instructions");
         let mut files = 0;
         for file in std::fs::read_dir(&folder).unwrap() {
-            let gpu = Digest::read(&file.unwrap().path()).unwrap();
+            let gpu = parse(&std::fs::read_to_string(file.unwrap().path()).unwrap()).unwrap();
             let target = Target::named(&gpu.target).unwrap();
             let results = crate::run::run(DeviceChoice::Emulator, Some(target), "", gpu.seed).unwrap();
             let own = Digest::of(&results, "").unwrap();

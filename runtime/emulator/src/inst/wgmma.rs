@@ -270,9 +270,8 @@ impl Mma {
             Kind::Bits => {
                 let mut sums = vec![0u32; M * n];
                 if p != 0 {
-                    Accumulator::Words.read(s.warp, &self.d, n, |i, bits| {
-                        sums[i..i + 8].copy_from_slice(&bits);
-                    });
+                    Accumulator::Words
+                        .read(s.warp, &self.d, n, |i, bits| sums[i..i + 8].copy_from_slice(&bits));
                 }
                 for (sums, row) in sums.chunks_exact_mut(n).zip(a.chunks_exact(k)) {
                     for (sum, column) in sums.iter_mut().zip(gathered.bytes.chunks_exact(k)) {
