@@ -182,7 +182,7 @@ impl Bench {
     /// Executes once, with the next copy of the weight.
     pub fn launch(&mut self) -> Result<(), Error> {
         self.next = (self.next + 1) % self.calls.len();
-        let call = Call { kernel: (0, &self.kernel), args: &self.calls[self.next] };
+        let call = Call { kernel: (0, &self.kernel), args: &self.calls[self.next], loc: "" };
         self.device.launch(call, &self.bind, self.dims)
     }
 

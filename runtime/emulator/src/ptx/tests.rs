@@ -1,3 +1,5 @@
+//! The parser: declarations, operands, scopes, and text that is no PTX.
+
 use super::*;
 use proptest::prelude::*;
 

@@ -1,4 +1,4 @@
-//! Results.
+//! What whole kernels of simple instructions compute.
 
 use super::{run, threads, words};
 use trtc_emulator::Sizes;

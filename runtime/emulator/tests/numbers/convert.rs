@@ -1,4 +1,4 @@
-//! Conversions.
+//! What `cvt` makes of values that are at the edge of a type.
 
 use super::{decodes, of, refuses, run, wide, word};
 
