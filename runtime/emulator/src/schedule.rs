@@ -4,15 +4,20 @@
 //! so that they meet the others again where ways come together. Nothing depends on time or on other clusters, so a kernel
 //! that orders what it shares runs the same way every time.
 
+mod blame;
+mod meeting;
+
 use crate::async_copy::{Place, Queue};
 use crate::barrier::Barrier;
-use crate::decode::{Inst, Kernel, Next, Together};
+use crate::decode::{Kernel, Next, Together};
 use crate::fault::{Fault, FaultKind, Outcome, Trap, trap};
 use crate::memory::address::SHARED_START;
 use crate::memory::{Clocks, Global};
 use crate::trace::Tracer;
 use crate::warp::{ALL, Group, LANES, Wait, Warp};
 use crate::world::{Block, Launch, Step, World};
+use blame::{deadlock, report};
+use meeting::{Meeting, meet, part};
 
 /// Instructions of a warp before the next one has its turn.
 const TURN: u64 = 1 << 12;
@@ -376,180 +381,4 @@ fn advance(warp: &mut Warp, world: &mut World<'_>, tracer: Option<&Tracer<'_>>, 
         }
     }
     Ok(())
-}
-
-enum Meeting {
-    Go,
-    Wait,
-}
-
-/// Whether the threads that an instruction wants are all there.
-fn meet(warp: &Warp, group: &Group, mask: u32, inst: &Inst) -> Outcome<Meeting> {
-    let all = group.mask | warp.alive();
-    match inst.together {
-        Together::Alone => Ok(Meeting::Go),
-        Together::Warp if group.mask != all => Ok(Meeting::Wait),
-        Together::Warp if mask == 0 || mask == all => Ok(Meeting::Go),
-        Together::Warp => trap(
-            FaultKind::Divergence,
-            format!("threads {mask:#010x} of {all:#010x} execute an .aligned instruction by themselves"),
-        ),
-        Together::Mask(_) if mask == 0 => Ok(Meeting::Go),
-        Together::Mask(source) => {
-            let named = warp.get(source);
-            for lane in crate::warp::lanes(mask) {
-                if named[lane] >> lane & 1 == 0 {
-                    let what = format!("the thread is not in its own mask {:#010x}", named[lane]);
-                    return crate::fault::trap_at(FaultKind::Undefined, lane, what);
-                }
-                let gone = named[lane] & warp.born & !all;
-                if gone != 0 {
-                    let what =
-                        format!("its mask {:#010x} names threads that have ended: {gone:#010x}", named[lane]);
-                    return crate::fault::trap_at(FaultKind::Divergence, lane, what);
-                }
-                if named[lane] & warp.born & !mask != 0 {
-                    return if named[lane] & group.mask & !mask != 0 && group.mask == all {
-                        let what = format!(
-                            "only {mask:#010x} of the threads in the mask {:#010x} are here",
-                            named[lane]
-                        );
-                        crate::fault::trap_at(FaultKind::Divergence, lane, what)
-                    } else {
-                        Ok(Meeting::Wait)
-                    };
-                }
-            }
-            Ok(Meeting::Go)
-        }
-    }
-}
-
-/// The threads of a group go different ways, wait, or end.
-fn part(warp: &mut Warp, world: &mut World<'_>, group: Group, mask: u32, next: Next) {
-    let Group { at, mask: all, .. } = group;
-    let mut add = |at: usize, mask: u32, wait: Option<Wait>| {
-        if mask != 0 {
-            warp.groups.push(Group { at, mask, wait });
-        }
-    };
-    match next {
-        Next::On => add(at + 1, all, None),
-        Next::Jump { mask: m, to } => {
-            add(to, m, None);
-            add(at + 1, all & !m, None);
-        }
-        Next::Scatter(ways) => {
-            let mut rest = all;
-            for (to, m) in ways {
-                add(to, m, None);
-                rest &= !m;
-            }
-            add(at + 1, rest, None);
-        }
-        Next::Exit(m) => {
-            add(at + 1, all & !m, None);
-            let block = &mut world.blocks[warp.block];
-            block.alive -= m.count_ones();
-            // A barrier does not wait for who has ended.
-            let alive = block.alive;
-            block.barriers.iter_mut().for_each(|b| {
-                b.complete(alive);
-            });
-            let all_alive = world.blocks.iter().map(|b| b.alive).sum();
-            world.barrier.complete(all_alive);
-        }
-        Next::Retry(m, wait) => {
-            add(at, m, Some(wait));
-            add(at + 1, all & !m, None);
-        }
-        Next::Wait(wait) => {
-            add(at, mask, Some(wait));
-            add(at + 1, all & !mask, None);
-        }
-    }
-}
-
-/// Nobody can go on: who waits for what.
-fn deadlock(warps: &[Warp], world: &World<'_>, at: &mut At) -> Outcome<()> {
-    let mut told = Vec::new();
-    let mut apart = None;
-    let mut registers = None;
-    for (i, warp) in warps.iter().enumerate() {
-        for group in &warp.groups {
-            let line = world.kernel.code[group.at].line;
-            let what = match &group.wait {
-                Some(Wait::Together) => {
-                    apart.get_or_insert((i, group.at, group.mask, warp.alive()));
-                    "the rest of its threads".to_owned()
-                }
-                Some(Wait::Barrier { id, .. }) => {
-                    let b = &world.blocks[warp.block].barriers[*id];
-                    let of = b.expected.unwrap_or(world.blocks[warp.block].alive);
-                    format!("barrier {id}, where {} of {of} threads have come", b.arrived)
-                }
-                Some(Wait::Cluster { .. }) => "the cluster's barrier".to_owned(),
-                Some(Wait::Phase { block, address, parity }) => {
-                    let m = world.blocks[*block].mbarriers.get(address);
-                    let state = m.map_or_else(String::new, |m| {
-                        let (phase, left, bytes) = (m.phase, m.pending, m.bytes);
-                        format!(" (it is in phase {phase}, {left} arrivals and {bytes} bytes are to come)")
-                    });
-                    format!(
-                        "parity {} of the mbarrier at {address:#x} of block {block}{state}",
-                        u8::from(*parity)
-                    )
-                }
-                Some(Wait::Registers { wanted }) => {
-                    registers.get_or_insert((i, group.at));
-                    let free = world.blocks[warp.block].free_registers;
-                    format!("{wanted} registers, of which {free} are free")
-                }
-                Some(Wait::Warpgroup { groups }) => {
-                    format!("the other warps of its warpgroup to commit {groups} groups of wgmma")
-                }
-                Some(Wait::Columns(count)) => {
-                    format!("{count} columns of tensor memory, which nobody gives back")
-                }
-                Some(Wait::Progress) => "others to go on".to_owned(),
-                None => continue,
-            };
-            told.push(format!("warp {i} (threads {:#010x}, line {line}) waits for {what}", group.mask));
-        }
-    }
-    if let Some((warp, inst, mask, alive)) = apart {
-        (at.warp, at.inst) = (warp, Some(inst));
-        let what = format!(
-            "threads {mask:#010x} of {alive:#010x} are at an instruction that wants others, who never come; {}",
-            told.join("; ")
-        );
-        return trap(FaultKind::Divergence, what);
-    }
-    if let Some((warp, inst)) = registers {
-        (at.warp, at.inst) = (warp, Some(inst));
-        return trap(
-            FaultKind::Budget,
-            format!("registers that nobody gives up are waited for: {}", told.join("; ")),
-        );
-    }
-    at.warp = warps.iter().position(|w| !w.groups.is_empty()).unwrap_or(0);
-    at.inst = warps.get(at.warp).and_then(|w| w.groups.first()).map(|g| g.at);
-    trap(FaultKind::Deadlock, format!("nobody can go on: {}", told.join("; ")))
-}
-
-fn report(trap: Trap, at: &At, warps: &[Warp], world: &World<'_>) -> Box<Fault> {
-    let warp = &warps[at.warp];
-    let lane = trap.lane.unwrap_or_else(|| warp.born.trailing_zeros());
-    let line = trap.line.or_else(|| at.inst.map(|i| world.kernel.code[i].line)).unwrap_or(0);
-    let text = (line as usize).checked_sub(1).and_then(|l| world.kernel.lines.get(l));
-    Box::new(Fault {
-        kind: trap.kind,
-        what: trap.what,
-        kernel: world.kernel.name.clone(),
-        line,
-        text: text.cloned().unwrap_or_default(),
-        block: world.blocks[warp.block].id,
-        thread: world.launch.thread((warp.index * LANES) as u32 + lane),
-        location: None,
-    })
 }

@@ -7,8 +7,10 @@
 mod decoder;
 mod flow;
 mod slots;
+mod ty;
 
-pub use decoder::{Address, Decoder, Ty};
+pub use decoder::{Address, Decoder};
+pub use ty::Ty;
 
 use crate::fault::Outcome;
 use crate::inst;
