@@ -1,7 +1,7 @@
 //! What a warp has issued and not waited for: copies of `cp.async`, bulk groups, matrix instructions.
 
 use crate::memory::clocks::Stamp;
-use crate::warp::LANES;
+use crate::warp::{LANES, Slot};
 use rustc_hash::FxHashMap;
 
 /// Warps of a warpgroup.
@@ -68,12 +68,26 @@ pub struct Matrix {
     pub open_stamp: Option<Stamp>,
     /// Groups, oldest first: registers, and the last stamp.
     pub groups: Vec<(Vec<InUse>, Option<Stamp>)>,
+    /// Sums that are not in their registers yet.
+    pub kept: Vec<Kept>,
     /// Instructions so far.
     pub issued: u64,
     /// By index: the shape and type of the instruction whose accumulator a register is; 0 if it is none.
     pub shapes: Vec<u32>,
     /// Registers of tensor-memory loads that were not waited for.
     pub loads: Vec<u32>,
+}
+
+/// Sums of accumulators in use by instructions under way. Nobody may read the registers until the wait, so the sums stay
+/// in the order of a matrix until then.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
+    /// The accumulators: places, and indices among registers of matrix instructions.
+    pub registers: Vec<(Slot, u32)>,
+    /// `(16, n)`.
+    pub sums: Vec<f32>,
+    /// True if a register holds two sums in f16.
+    pub halves: bool,
 }
 
 /// What the four warps of a warpgroup have in common: each `wgmma` is one instruction of all of them, and complete when

@@ -15,7 +15,7 @@ use crate::fault::{FaultKind, Outcome, trap, trap_at};
 use crate::memory::clocks::Stamp;
 use crate::memory::shared::Who;
 use crate::number::dot::{ShapeError, matmul, matmul_i32};
-use crate::pending::WARPGROUP;
+use crate::pending::{Kept, WARPGROUP};
 use crate::ptx::Malformed;
 use crate::warp::{ALL, Slot, Source, Wait, Warp};
 use crate::world::Step;
@@ -91,8 +91,25 @@ fn wait(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
         for &(r, line) in matrix.groups.iter().flat_map(|g| &g.0).chain(&matrix.open) {
             in_flight[r as usize] = line;
         }
+        store_kept(s.warp, false);
         Ok(Next::On)
     }))
+}
+
+/// Stores sums whose registers are no longer in use, or all.
+fn store_kept(warp: &mut Warp, all: bool) {
+    let mut kept = std::mem::take(&mut warp.pending.matrix.kept);
+    kept.retain(|k| {
+        let in_use = k.registers.iter().any(|&(_, r)| warp.in_flight[r as usize] != 0);
+        if in_use && !all {
+            return true;
+        }
+        let accumulator = if k.halves { Accumulator::Halves } else { Accumulator::Words };
+        let n = k.sums.len() / M;
+        accumulator.write(warp, &k.registers, n, |i| line(&k.sums[i..], f32::to_bits));
+        false
+    });
+    warp.pending.matrix.kept = kept;
 }
 
 /// The stamp of a warp's next instruction: all four warps have the same.
@@ -245,17 +262,31 @@ impl Mma {
                 if self.negative {
                     left.iter_mut().for_each(|x| *x = -*x);
                 }
-                let mut sums = vec![0.0; M * n];
-                if p != 0 {
-                    accumulator.read(s.warp, &self.d, n, |i, bits| {
-                        sums[i..i + 8].iter_mut().zip(bits).for_each(|(x, b)| *x = f32::from_bits(b));
-                    });
+                let halves = matches!(accumulator, Accumulator::Halves);
+                let found = s.warp.pending.matrix.kept.iter().position(|k| k.registers == self.d);
+                let mut kept = match found {
+                    Some(found) => s.warp.pending.matrix.kept.swap_remove(found),
+                    None => {
+                        // Registers may be among those of other sums, in another order.
+                        store_kept(s.warp, true);
+                        let mut sums = vec![0.0; M * n];
+                        if p != 0 {
+                            accumulator.read(s.warp, &self.d, n, |i, bits| {
+                                sums[i..i + 8].iter_mut().zip(bits).for_each(|(x, b)| *x = f32::from_bits(b));
+                            });
+                        }
+                        Kept { registers: self.d.clone(), sums, halves }
+                    }
+                };
+                if p == 0 {
+                    kept.sums.fill(0.0);
                 }
-                let done = matmul(arithmetic, M, n, k, &left, &gathered.floats, &mut sums);
-                accumulator.write(s.warp, &self.d, n, |i| line(&sums[i..], f32::to_bits));
+                let done = matmul(arithmetic, M, n, k, &left, &gathered.floats, &mut kept.sums);
+                s.warp.pending.matrix.kept.push(kept);
                 done
             }
             Kind::Integer { signed, overflow } => {
+                store_kept(s.warp, true);
                 let left: Vec<i32> = a.iter().map(|&x| shape::widen(x, signed[0])).collect();
                 let mut sums = vec![0; M * n];
                 if p != 0 {
@@ -268,6 +299,7 @@ impl Mma {
                 done
             }
             Kind::Bits => {
+                store_kept(s.warp, true);
                 let mut sums = vec![0u32; M * n];
                 if p != 0 {
                     Accumulator::Words

@@ -277,6 +277,12 @@ impl Clocks {
             || at(&self.proxied[warp], stamp.agent.into(), self.base) >= stamp.clock
     }
 
+    /// True if all threads of a warp, and the asynchronous proxy in its name, come after writes of this cluster.
+    pub fn after_all(&self, warp: usize, writes: &[Stamp]) -> bool {
+        let nobody = usize::MAX;
+        writes.iter().all(|&w| self.current(w) && self.ordered(warp, nobody, w) && self.visible(warp, w))
+    }
+
     /// The warp of the cluster that an agent belongs to, or `None` of an mbarrier; and what it did.
     pub fn describe(&self, stamp: Stamp) -> (Option<usize>, &'static str) {
         let agent = usize::from(stamp.agent);

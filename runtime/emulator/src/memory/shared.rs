@@ -143,6 +143,20 @@ impl Shared {
         Ok(())
     }
 
+    /// The last write of each agent that has written `len` bytes at some of many indices, as if by no thread in particular.
+    pub fn writers(&self, indices: &[usize], len: usize) -> Vec<Stamp> {
+        let mut out: Vec<Stamp> = Vec::new();
+        for cell in indices.iter().flat_map(|&index| self.cells(index, len)) {
+            let write = Stamp { lane: u8::MAX, ..self.cells[cell].write };
+            match out.iter_mut().find(|w| w.agent == write.agent) {
+                Some(w) if w.clock >= write.clock => {}
+                Some(w) => *w = write,
+                None => out.push(write),
+            }
+        }
+        out
+    }
+
     /// True if threads of the same warp have just written the same bytes there. Of threads that write to one place with
     /// one instruction any may come last (CUDA programming guide, SIMT architecture): equal bytes leave nothing open.
     #[inline]

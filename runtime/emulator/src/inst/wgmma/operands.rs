@@ -8,6 +8,7 @@ use super::shape::{Kind, Shape, widen};
 use crate::fault::{FaultKind, Outcome, trap};
 use crate::layout::{Major, MatrixDescriptor, Packing};
 use crate::memory::address::SHARED_START;
+use crate::memory::clocks::Stamp;
 use crate::memory::shared::Who;
 use crate::warp::{Slot, Warp};
 use crate::world::Step;
@@ -146,10 +147,12 @@ pub fn gather_b(
     if known.is_none() {
         runs(s, descriptor, (0, shape.n), shape, transposed, &mut entry.runs)?;
         note(s, &entry.runs, who)?;
+        entry.writers = s.world.blocks[rank].shared.writers(&entry.runs, RUN);
         decode(s, shape, transposed, &mut entry);
-        entry.key = key;
-    } else {
+        (entry.key, entry.noted) = (key, who.stamp);
+    } else if entry.noted != who.stamp || !s.world.clocks.after_all(who.warp, &entry.writers) {
         note(s, &entry.runs, who)?;
+        entry.noted = who.stamp;
     }
     s.world.blocks[rank].gathered.entries[index] = entry;
     Ok(index)
@@ -209,6 +212,10 @@ pub struct Gathered {
     key: Option<(u64, Shape, bool, u64)>,
     /// Indices of its runs in shared memory.
     runs: Vec<usize>,
+    /// Who has written them.
+    writers: Vec<Stamp>,
+    /// The instruction whose read was noted last: of the warps of a warpgroup, which have one stamp, the first notes it.
+    noted: Stamp,
     /// The bytes of the runs one after the other: where K is contiguous, 32 of each column.
     pub bytes: Vec<u8>,
     /// Elements that are floats, K x N.
