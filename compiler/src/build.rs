@@ -8,7 +8,7 @@ use crate::{engine, gpu, pipeline};
 use std::path::Path;
 use std::time::Instant;
 use trtc_ir::text::PrintOptions;
-use trtc_ir::{DType, Diag, Module, text};
+use trtc_ir::{DType, Diag, Loc, Module, text};
 use trtc_passes::{KvOptions, Options, PassCx, Recipe, run_passes};
 
 /// How far a build is.
@@ -160,9 +160,15 @@ fn graph(
         recipe: &recipe,
         limits: Some(resolved.limits),
     };
+    if let Some(name) = options.skip_passes.iter().find(|s| pipeline::optional().all(|o| o != *s)) {
+        let names: Vec<&str> = pipeline::optional().collect();
+        return Err(Diag::user(&Loc::Unknown, format!("the pass {name} cannot be left out"))
+            .help(format!("those that can: {}", names.join(", "))));
+    }
     let mut index = 1;
     for phase in Phase::all().filter(|p| *p <= last) {
-        let passes = pipeline::passes_of(phase)?;
+        let mut passes = pipeline::passes_of(phase)?;
+        passes.retain(|p| !options.skip_passes.iter().any(|s| s == p.name));
         if passes.is_empty() {
             continue;
         }

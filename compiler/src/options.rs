@@ -31,6 +31,8 @@ pub struct BuildOptions {
     pub dump_dir: Option<PathBuf>,
     /// Stop after this phase and write the module as text instead of an engine.
     pub compile_to: Option<Phase>,
+    /// Passes of [`pipeline::optional`](crate::pipeline::optional) to leave out.
+    pub skip_passes: Vec<String>,
     /// Print, parse and compare after each pass.
     pub spec: bool,
 }
@@ -49,6 +51,7 @@ impl Default for BuildOptions {
             cubin: None,
             dump_dir: None,
             compile_to: None,
+            skip_passes: Vec::new(),
             spec: false,
         }
     }

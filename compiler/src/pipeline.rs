@@ -50,6 +50,11 @@ pub fn all() -> impl Iterator<Item = &'static Pass> {
     registry::all().chain(std::iter::once(&SELECT))
 }
 
+/// Passes that a build may leave out: an engine without them is slower and does the same.
+pub fn optional() -> impl Iterator<Item = &'static str> {
+    PIPELINE.iter().filter(|(p, _)| *p == Phase::Fuse).flat_map(|(_, names)| names.iter().copied())
+}
+
 /// The passes of a phase, in order.
 pub(crate) fn passes_of(phase: Phase) -> Result<Vec<&'static Pass>, Diag> {
     let names = PIPELINE.iter().filter(|(p, _)| *p == phase).flat_map(|(_, names)| names.iter());

@@ -9,7 +9,11 @@ use std::time::Instant;
 use trtc_engine::EngineFile;
 use trtc_engine::manifest::Code;
 
-const PRECISIONS: [&str; 3] = ["bf16", "int8", "int4"];
+/// Precisions, and whether ops are fused: the kernels of ops by themselves serve engines that are built without passes.
+const BUILDS: [(&str, bool); 4] = [("bf16", true), ("int8", true), ("int4", true), ("bf16", false)];
+/// Passes that fuse ops.
+const FUSING: [&str; 6] =
+    ["fuse-qkv", "fuse-gate-up", "fuse-gated-act", "fuse-rope-kv", "fuse-epilogue", "fuse-add-norm"];
 
 /// Folders of the reference checkpoints.
 fn checkpoints() -> Vec<PathBuf> {
@@ -39,9 +43,12 @@ fn trtc(args: &[&str]) -> Result<(), String> {
     }
 }
 
-fn build(model: &Path, engine: &Path, target: &str, precision: &str) {
+fn build(model: &Path, engine: &Path, target: &str, (precision, fused): (&str, bool)) {
     let options = ["--target", target, "--precision", precision, "--max-seq-len", "512"];
-    let args = [&["build", path(model), "-o", path(engine)][..], &options].concat();
+    let mut args = [&["build", path(model), "-o", path(engine)][..], &options].concat();
+    if !fused {
+        FUSING.iter().for_each(|pass| args.extend(["--skip-pass", pass]));
+    }
     trtc(&args).unwrap_or_else(|text| panic!("{text}"));
 }
 
@@ -72,8 +79,8 @@ fn kernels(target: &str) {
     let engine = dir.path().join("model.engine");
     let (mut seen, mut failed) = (HashSet::new(), BTreeSet::new());
     for model in checkpoints() {
-        for precision in PRECISIONS {
-            build(&model, &engine, target, precision);
+        for how in BUILDS {
+            build(&model, &engine, target, how);
             let new = unseen(&engine, &mut seen);
             if new.is_empty() || check(&engine, &new).is_ok() {
                 continue;
@@ -95,7 +102,7 @@ fn golden(target: &str) {
     let engine = dir.path().join("model.engine");
     let mut failed = Vec::new();
     for model in checkpoints() {
-        build(&model, &engine, target, "bf16");
+        build(&model, &engine, target, ("bf16", true));
         let reference = model.join("golden.json");
         let emulator = ["--device", "emulator", "--threads", "1"];
         let args = [&["eval", path(&engine), "--golden", path(&reference)][..], &emulator].concat();

@@ -40,6 +40,9 @@ pub struct Args {
     /// Stop after this phase and write the module as text
     #[arg(long, value_name = "PHASE", value_parser = graph::phase())]
     compile_to: Option<String>,
+    /// Leave a pass out, to find which one is at fault; may be repeated
+    #[arg(long, value_name = "PASS", value_parser = clap::builder::PossibleValuesParser::new(trtc_compiler::pipeline::optional()))]
+    skip_pass: Vec<String>,
 }
 
 /// `dummy:42`.
@@ -56,6 +59,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         cubin: if args.cubin { Some(crate::env::ptxas()?) } else { None },
         dump_dir: args.dump_dir.clone(),
         compile_to: args.compile_to.as_deref().and_then(Phase::named),
+        skip_passes: args.skip_pass.clone(),
         ..args.graph.options()?
     };
     let model = crate::env::model_path(&args.model);
