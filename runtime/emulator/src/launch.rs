@@ -86,8 +86,7 @@ pub fn launch(
     limits: Limits,
 ) -> Result<Stats, Box<Fault>> {
     let launch = prepare(kernel, sizes, params).map_err(|what| refused(kernel, what))?;
-    let clusters =
-        launch.grid.iter().map(|&n| u64::from(n)).product::<u64>() / launch.blocks_of_cluster() as u64;
+    let clusters = launch.clusters();
     let next = AtomicU64::new(0);
     let found: Mutex<Option<(u64, Box<Fault>)>> = Mutex::new(None);
     let total = Mutex::new(Stats::default());
@@ -144,8 +143,7 @@ pub fn launch_traced(
     tracer: &Tracer<'_>,
 ) -> Result<Stats, Box<Fault>> {
     let launch = prepare(kernel, sizes, params).map_err(|what| refused(kernel, what))?;
-    let clusters =
-        launch.grid.iter().map(|&n| u64::from(n)).product::<u64>() / launch.blocks_of_cluster() as u64;
+    let clusters = launch.clusters();
     let mut machine = Machine::default();
     let mut stats = Stats::default();
     for index in 0..clusters {

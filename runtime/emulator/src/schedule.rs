@@ -7,7 +7,7 @@
 mod blame;
 mod meeting;
 
-use crate::async_copy::{Place, Queue};
+use crate::async_copy::{Issued, Place, Queue};
 use crate::barrier::Barrier;
 use crate::decode::{Kernel, Next, Together};
 use crate::fault::{Fault, FaultKind, Outcome, Trap, trap};
@@ -153,6 +153,7 @@ impl Machine {
             warp.unfenced.clear();
             warp.unfenced.resize(kernel.matrix, true);
             warp.registers = registers;
+            warp.carry = 0;
             warp.local.start(kernel.local);
             warp.pending.clear();
             (warp.steps, warp.thread_steps) = (0, 0);
@@ -201,9 +202,7 @@ fn schedule(
         // Everybody waits, or goes round in a loop: time for a copy to happen.
         match world.queue.pop() {
             Some(copy) => {
-                at.warp = copy.by.0;
-                let mut place = Place { blocks: world.blocks, global: world.global, clocks: world.clocks };
-                happen(copy, &mut place)?;
+                happen(copy, world, at)?;
             }
             None if went_on => {}
             None => return deadlock(warps, world, at),
@@ -211,8 +210,11 @@ fn schedule(
     }
 }
 
-fn happen(copy: crate::async_copy::Issued, place: &mut Place<'_>) -> Outcome<()> {
-    (copy.work)(place).map_err(|mut trap| {
+/// A copy moves its bytes.
+fn happen(copy: Issued, world: &mut World<'_>, at: &mut At) -> Outcome<()> {
+    at.warp = copy.by.0;
+    let mut place = Place { blocks: world.blocks, global: world.global, clocks: world.clocks };
+    (copy.work)(&mut place).map_err(|mut trap| {
         trap.line.get_or_insert(copy.line);
         trap
     })
@@ -221,9 +223,7 @@ fn happen(copy: crate::async_copy::Issued, place: &mut Place<'_>) -> Outcome<()>
 /// Copies that nobody has waited for still happen.
 fn finish_copies(world: &mut World<'_>, at: &mut At) -> Outcome<()> {
     while let Some(copy) = world.queue.pop() {
-        at.warp = copy.by.0;
-        let mut place = Place { blocks: world.blocks, global: world.global, clocks: world.clocks };
-        happen(copy, &mut place)?;
+        happen(copy, world, at)?;
     }
     Ok(())
 }
@@ -239,64 +239,40 @@ fn given_back(world: &World<'_>, at: &mut At) -> Outcome<()> {
     Ok(())
 }
 
-/// Whether a wait is over; what those who waited learn.
-fn is_over(warp: &mut Warp, group: usize, world: &mut World<'_>) -> bool {
-    let barrier = match warp.groups[group].wait {
-        None => return true,
-        Some(Wait::Together) => return false,
-        Some(Wait::Progress) => {
-            warp.groups[group].wait = None;
-            return true;
-        }
+/// Ends a wait that is over; those who waited at a barrier learn what the others did.
+fn end_wait(warp: &mut Warp, group: usize, world: &mut World<'_>) {
+    let block = &world.blocks[warp.block];
+    let (over, barrier) = match warp.groups[group].wait {
+        None | Some(Wait::Together) => return,
+        Some(Wait::Progress) => (true, None),
         Some(Wait::Phase { block, address, parity }) => {
-            let passed =
-                world.blocks[block].mbarriers.get(&address).is_none_or(|m| (m.phase & 1 == 1) != parity);
-            if passed {
-                warp.groups[group].wait = None;
-            }
-            return passed;
+            let of = world.blocks[block].mbarriers.get(&address);
+            (of.is_none_or(|m| (m.phase & 1 == 1) != parity), None)
         }
-        Some(Wait::Warpgroup { groups }) => {
-            let passed = world.blocks[warp.block].warpgroups.have(warp.index, groups);
-            if passed {
-                warp.groups[group].wait = None;
-            }
-            return passed;
-        }
-        Some(Wait::Registers { wanted }) => {
-            let passed = world.blocks[warp.block].free_registers >= wanted;
-            if passed {
-                warp.groups[group].wait = None;
-            }
-            return passed;
-        }
-        Some(Wait::Columns(count)) => {
-            let free = world.blocks[warp.block].tensor.fits(count).is_some();
-            if free {
-                warp.groups[group].wait = None;
-            }
-            return free;
-        }
+        Some(Wait::Warpgroup { groups }) => (block.warpgroups.have(warp.index, groups), None),
+        Some(Wait::Registers { wanted }) => (block.free_registers >= wanted, None),
+        Some(Wait::Columns(count)) => (block.tensor.fits(count).is_some(), None),
         Some(Wait::Barrier { id, completed }) => {
-            let barrier = &world.blocks[warp.block].barriers[id];
-            (barrier.completed > completed).then_some(barrier)
+            let barrier = &block.barriers[id];
+            (barrier.completed > completed, Some(barrier))
         }
-        Some(Wait::Cluster { completed }) => (world.barrier.completed > completed).then_some(&world.barrier),
+        Some(Wait::Cluster { completed }) => (world.barrier.completed > completed, Some(&world.barrier)),
     };
-    let Some(barrier) = barrier else {
-        return false;
-    };
-    world.clocks.acquire(warp.actor, &barrier.given);
+    if !over {
+        return;
+    }
     let group = &mut warp.groups[group];
     group.wait = None;
-    group.at += 1;
-    true
+    if let Some(barrier) = barrier {
+        world.clocks.acquire(warp.actor, &barrier.given);
+        group.at += 1;
+    }
 }
 
 /// The group to run: of those that do not wait the one furthest behind, threads at one place being one group.
 fn choose(warp: &mut Warp, world: &mut World<'_>) -> Option<usize> {
     for i in 0..warp.groups.len() {
-        is_over(warp, i, world);
+        end_wait(warp, i, world);
     }
     let groups = &mut warp.groups;
     let mut i = 0;

@@ -174,12 +174,6 @@ impl Warp {
         self.set(Slot(slot.0 + 1), mask, &std::array::from_fn(|i| (value[i] >> 32) as u32));
     }
 
-    /// Stores 32 bits of one thread.
-    #[inline(always)]
-    pub fn set_lane(&mut self, slot: Slot, lane: usize, value: u32) {
-        self.rows[slot.0 as usize][lane] = value;
-    }
-
     /// Stores bits of a predicate.
     #[inline(always)]
     pub fn set_pred(&mut self, slot: Slot, mask: u32, value: u32) {

@@ -5,7 +5,7 @@ use crate::barrier::Barrier;
 use crate::decode::Kernel;
 use crate::fault::{FaultKind, Outcome, trap_at};
 use crate::mbarrier::Mbarrier;
-use crate::memory::address::{self, SHARED_START};
+use crate::memory::address;
 use crate::memory::clocks::Knowledge;
 use crate::memory::shared::Who;
 use crate::memory::{Clocks, Global, Shared};
@@ -43,6 +43,11 @@ impl Launch {
     /// Blocks of a cluster.
     pub fn blocks_of_cluster(&self) -> usize {
         self.cluster.iter().product::<u32>() as usize
+    }
+
+    /// Clusters of the grid.
+    pub fn clusters(&self) -> u64 {
+        self.grid.iter().map(|&n| u64::from(n)).product::<u64>() / self.blocks_of_cluster() as u64
     }
 
     /// The thread with a number in a block.
@@ -223,10 +228,5 @@ impl Step<'_, '_> {
             self.world.clocks.acquire(self.warp.actor, flag);
         }
         Ok(())
-    }
-
-    /// First address of a block's shared memory.
-    pub fn shared_start(&self) -> u64 {
-        SHARED_START
     }
 }

@@ -5,6 +5,14 @@ pub fn available() -> u64 {
     line("MemAvailable:")
 }
 
+/// Most bytes to take: what is free, or where the system does not say, what no machine has.
+pub fn room() -> u64 {
+    match available() {
+        0 => 1 << 40,
+        free => free,
+    }
+}
+
 /// All memory, bytes; 0 where the system does not say.
 pub fn all() -> u64 {
     line("MemTotal:")

@@ -370,14 +370,6 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// The space of a variable, if an operand is one.
-    pub fn variable_space(&self, i: usize) -> Option<Space> {
-        match self.statement.operands.get(i) {
-            Some(Operand::Variable(v, _)) => Some(self.kernel.variables[*v].space),
-            _ => None,
-        }
-    }
-
     /// True if operand `i` is a predicate register.
     pub fn is_pred(&self, i: usize) -> bool {
         matches!(self.statement.operands.get(i), Some(Operand::Reg(r)) if self.class(*r) == Class::Pred)

@@ -150,8 +150,6 @@ pub struct Kernel {
     pub cluster: Option<[u32; 3]>,
     /// Registers of a thread at the start.
     pub max_registers: Option<u32>,
-    /// 32-bit registers that are in use at once, at most, as the text has them.
-    pub pressure: u32,
 }
 
 /// Reads and decodes all kernels of a text.
@@ -295,7 +293,6 @@ fn kernel(source: &ptx::Kernel, chip: Chip, lines: &[String]) -> Result<Kernel, 
         max_threads: source.max_threads,
         cluster: source.cluster,
         max_registers: source.max_registers,
-        pressure: places.pressure,
     })
 }
 

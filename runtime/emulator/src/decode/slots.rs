@@ -14,8 +14,6 @@ pub struct Places {
     pub rows: usize,
     /// Predicates that there are.
     pub preds: usize,
-    /// Rows in use at once, at most.
-    pub pressure: u32,
 }
 
 /// Gives every register a place. A value's place is free again after the last instruction that wants it.
@@ -27,13 +25,12 @@ pub fn give(kernel: &Kernel, flow: &Flow) -> Places {
     // Free places by rows that they have: 0 stands for predicates.
     let mut free: [BTreeSet<u32>; 5] = Default::default();
     let mut active: BTreeSet<(usize, usize)> = BTreeSet::new();
-    let (mut rows, mut preds, mut in_use, mut pressure) = (0u32, 0u32, 0u32, 0u32);
+    let (mut rows, mut preds) = (0u32, 0u32);
     for (from, to, r) in order {
         while let Some(&(end, old)) = active.first().filter(|(end, _)| *end < from) {
             active.remove(&(end, old));
             let size = rows_of(kernel.registers[old].class);
             free[size as usize].insert(slots[old].0);
-            in_use -= size;
         }
         let class = kernel.registers[r].class;
         let size = rows_of(class);
@@ -44,9 +41,7 @@ pub fn give(kernel: &Kernel, flow: &Flow) -> Places {
         });
         slots[r] = Slot(place);
         active.insert((to, r));
-        in_use += size;
-        pressure = pressure.max(in_use);
     }
     // Registers that are nowhere used still have a place, and one that is read as a wider one lies behind the last.
-    Places { slots, rows: rows as usize + 8, preds: preds.max(1) as usize, pressure }
+    Places { slots, rows: rows as usize + 8, preds: preds.max(1) as usize }
 }

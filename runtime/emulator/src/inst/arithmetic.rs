@@ -2,7 +2,7 @@
 
 mod carry;
 
-use super::lane::{Extend, binary, binary_wide, ternary, unary, unary_wide};
+use super::lanewise::{Extend, binary, binary_wide, ternary, unary, unary_wide};
 use super::{Rows, float, work};
 use crate::decode::{Decoder, Run, Ty};
 use crate::ptx::Malformed;
@@ -47,10 +47,11 @@ fn add(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
     if d.one_of(HALVES).is_some() {
         return binary(d, Ty::B32, |a, b| a.wrapping_add(b) & 0xffff | (a >> 16).wrapping_add(b >> 16) << 16);
     }
-    let (cc, sat, ty) = (d.has("cc"), d.has("sat"), d.ty()?);
-    if cc {
+    if d.has("cc") {
+        let ty = d.ty()?;
         return carry::add(d, ty);
     }
+    let (sat, ty) = (d.has("sat"), d.ty()?);
     match (sat, wide(ty)) {
         (true, _) if ty == Ty::S32 => binary(d, ty, |a, b| (a as i32).saturating_add(b as i32) as u32),
         (true, _) => d.refuse("only s32 has .sat"),
@@ -60,10 +61,11 @@ fn add(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
 }
 
 fn sub(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
-    let (cc, sat, ty) = (d.has("cc"), d.has("sat"), d.ty()?);
-    if cc {
+    if d.has("cc") {
+        let ty = d.ty()?;
         return carry::sub(d, ty);
     }
+    let (sat, ty) = (d.has("sat"), d.ty()?);
     match (sat, wide(ty)) {
         (true, _) if ty == Ty::S32 => binary(d, ty, |a, b| (a as i32).saturating_sub(b as i32) as u32),
         (true, _) => d.refuse("only s32 has .sat"),
@@ -214,6 +216,14 @@ fn mad(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
     }
 }
 
+/// `.hi` or `.lo`, one of which must be there.
+fn upper(d: &mut Decoder<'_>) -> Result<bool, Malformed> {
+    match d.one_of(&[("hi", true), ("lo", false)]) {
+        Some(high) => Ok(high),
+        None => d.refuse(".hi or .lo is missing"),
+    }
+}
+
 /// The 48 bits of a product of 24 bits.
 fn product24(a: u32, b: u32, signed: bool) -> u64 {
     if signed {
@@ -225,13 +235,13 @@ fn product24(a: u32, b: u32, signed: bool) -> u64 {
 }
 
 fn mul24(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
-    let high = d.has("hi") || !d.has("lo");
+    let high = upper(d)?;
     let ty = d.ty()?;
     binary(d, ty, move |a, b| (product24(a, b, ty.signed()) >> if high { 16 } else { 0 }) as u32)
 }
 
 fn mad24(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
-    let high = d.has("hi") || !d.has("lo");
+    let high = upper(d)?;
     let ty = d.ty()?;
     let shift = if high { 16 } else { 0 };
     ternary(d, ty, move |a, b, c| ((product24(a, b, ty.signed()) >> shift) as u32).wrapping_add(c))
@@ -381,8 +391,7 @@ fn dp4a(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
 
 /// `c` plus the products of two halves of `a` with the lower or upper two bytes of `b`.
 fn dp2a(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
-    let first = if d.has("hi") { 2 } else { 0 };
-    d.has("lo");
+    let first = if upper(d)? { 2 } else { 0 };
     let (sa, sb) = dot_types(d)?;
     ternary(d, Ty::B32, move |a, b, c| {
         let sum: i64 = (0..2).map(|i| piece(a, i, 16, sa) * piece(b, first + i, 8, sb)).sum();

@@ -4,7 +4,7 @@
 use super::memory::{Access, access, addresses};
 use super::{Rows, work};
 use crate::decode::{Decoder, Run, Ty};
-use crate::fault::{FaultKind, Outcome, trap_at};
+use crate::fault::{FaultKind, Outcome, of_lane, trap_at};
 use crate::memory::address;
 use crate::number::double;
 use crate::number::float::{self, Mode};
@@ -169,7 +169,8 @@ fn red(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
 fn operation(d: &mut Decoder<'_>, result: bool) -> Result<Run, Malformed> {
     let first = usize::from(result);
     let a = access(d, first)?;
-    d.drop_all(&["cta", "cluster", "gpu", "sys", "noftz"]);
+    d.drop_all(&["cta", "cluster", "gpu", "sys"]);
+    let noftz = d.has("noftz");
     let count = d.one_of(&[("v2", 2usize), ("v4", 4), ("v8", 8)]).unwrap_or(1);
     let Some(op) = d.one_of(OPS) else {
         return d.refuse("the operation is missing");
@@ -180,6 +181,9 @@ fn operation(d: &mut Decoder<'_>, result: bool) -> Result<Run, Malformed> {
     }
     if ty.bits() > 64 || ty.bits() < 16 || ty.float() && !matches!(op, Op::Add | Op::Min | Op::Max) {
         return d.refuse("no such operation");
+    }
+    if noftz && !matches!(ty, Ty::F16 | Ty::F16x2 | Ty::Bf16 | Ty::Bf16x2) {
+        return d.refuse("only halves have .noftz");
     }
     if matches!(ty, Ty::F32 | Ty::F64) && op != Op::Add {
         return d.refuse("floats of 32 and 64 bits have only add");
@@ -243,13 +247,9 @@ pub fn change(
                 );
                 return trap_at(FaultKind::Misaligned, lane, what);
             }
-            let told = |mut t: Box<crate::fault::Trap>| {
-                t.lane = Some(lane as u32);
-                t
-            };
-            let a = s.world.global.expect(at, bytes, "an atomic operation").map_err(told)?;
-            a.check_known(at, bytes).map_err(told)?;
-            a.check_writable(at, bytes).map_err(told)?;
+            let a = of_lane(s.world.global.expect(at, bytes, "an atomic operation"), lane)?;
+            of_lane(a.check_known(at, bytes), lane)?;
+            of_lane(a.check_writable(at, bytes), lane)?;
             Ok(s.world.global.change(a, at, bytes, |old| f(space, old)))
         }
         _ => trap_at(

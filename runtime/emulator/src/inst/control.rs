@@ -1,7 +1,7 @@
 //! Jumps, ends, and instructions of which no result depends.
 
 use super::{Rows, work};
-use crate::decode::{Decoder, Next, Run, Together};
+use crate::decode::{Decoder, Next, Run};
 use crate::fault::{FaultKind, trap, trap_at};
 use crate::ptx::Malformed;
 use crate::warp::lanes;
@@ -59,7 +59,7 @@ fn stop(_: &mut Decoder<'_>) -> Result<Run, Malformed> {
     Ok(Box::new(|_| trap(FaultKind::Trap, "the kernel executed trap")))
 }
 
-/// Whoever sleeps lets the others go on first.
+/// `nanosleep`: there is no time, so that nothing sleeps; a warp's turn ends by itself.
 fn nanosleep(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
     d.has("u32");
     d.source(0)?;
@@ -83,6 +83,5 @@ fn griddep(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
     if !d.has("wait") && !d.has("launch_dependents") {
         return d.refuse("wait or launch_dependents is missing");
     }
-    d.together = Together::Alone;
     Ok(work(|_| Ok(())))
 }

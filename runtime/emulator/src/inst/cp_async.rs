@@ -4,7 +4,7 @@
 use super::memory::addresses;
 use super::{Rows, work};
 use crate::decode::{Decoder, Run};
-use crate::fault::{FaultKind, Outcome, trap_at};
+use crate::fault::{FaultKind, Outcome, of_lane, trap_at};
 use crate::memory::clocks::Stamp;
 use crate::memory::global::copy_out;
 use crate::memory::shared::Who;
@@ -48,7 +48,7 @@ fn copy(d: &mut Decoder<'_>, sizes: &[i64]) -> Result<Run, Malformed> {
             lanes(p).for_each(|l| read[l] = 0);
         }
         let stamp = s.world.clocks.copying(s.warp.actor);
-        let mut place = to;
+        let (mut place, mut found) = (to, None);
         for lane in lanes(s.mask) {
             if read[lane] > size {
                 let what = format!("{} bytes are to be read of {size} that are copied", read[lane]);
@@ -66,12 +66,9 @@ fn copy(d: &mut Decoder<'_>, sizes: &[i64]) -> Result<Run, Malformed> {
             shared.note_write(s.world.clocks, index, size as usize, who)?;
             place[lane] = index as u64;
             if read[lane] > 0 {
-                let told = |mut t: Box<crate::fault::Trap>| {
-                    t.lane = Some(lane as u32);
-                    t
-                };
-                let a = s.world.global.expect(from[lane], read[lane].into(), "a copy").map_err(told)?;
-                a.check_known(from[lane], read[lane].into()).map_err(told)?;
+                let len = read[lane].into();
+                let a = of_lane(s.world.global.expect_next(&mut found, from[lane], len, "a copy"), lane)?;
+                of_lane(a.check_known(from[lane], len), lane)?;
             }
         }
         s.warp.pending.open.push(Copy { mask: s.mask, to: place, from, read, size, stamp, line: s.line });

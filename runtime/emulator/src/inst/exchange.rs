@@ -163,8 +163,6 @@ fn matched(d: &mut Decoder<'_>, all: bool) -> Result<Run, Malformed> {
 
 fn redux(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
     type Op = fn(u32, u32) -> u32;
-    let abs = d.has("abs");
-    let nan = d.has("NaN");
     let ops = [("add", 0), ("min", 1), ("max", 2), ("and", 3), ("or", 4), ("xor", 5)];
     let Some(op) = d.one_of(&ops) else {
         return d.refuse("the operation is missing");
@@ -176,6 +174,7 @@ fn redux(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
         if !matches!(op, 1 | 2) {
             return d.refuse("floats have min and max");
         }
+        let (abs, nan) = (d.has("abs"), d.has("NaN"));
         return Ok(work(move |s| {
             let (a, named) = (s.warp.get(a), s.warp.get(mask));
             let value = |l: usize| {

@@ -1,6 +1,6 @@
 //! Bits: logic, shifts, fields, permutations of bytes.
 
-use super::lane::{Extend, binary, binary_wide, ternary, unary, unary_wide};
+use super::lanewise::{Extend, binary, binary_wide, ternary, unary, unary_wide};
 use super::{Rows, work};
 use crate::decode::{Decoder, Run, Ty};
 use crate::ptx::Malformed;

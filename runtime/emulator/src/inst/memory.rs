@@ -2,7 +2,7 @@
 
 use super::{Rows, work};
 use crate::decode::{Decoder, Run, Ty};
-use crate::fault::{FaultKind, Outcome, trap_at};
+use crate::fault::{FaultKind, Outcome, of_lane, trap_at};
 use crate::memory::address;
 use crate::ptx::{Malformed, Space};
 use crate::warp::{LANES, Slot, Wide, lanes};
@@ -116,12 +116,8 @@ fn load_global(s: &Step<'_, '_>, at: &Wide, size: u64, out: &mut Words) -> Outco
         if !address.is_multiple_of(size) {
             return misaligned(lane, "a read", size, address);
         }
-        let a = match found {
-            Some(a) if crate::memory::global::Allocation::holds(a, address, size) => a,
-            _ => s.world.global.expect(address, size, "a read").map_err(|t| at_lane(t, lane))?,
-        };
-        found = Some(a);
-        a.check_known(address, size).map_err(|t| at_lane(t, lane))?;
+        let a = of_lane(s.world.global.expect_next(&mut found, address, size, "a read"), lane)?;
+        of_lane(a.check_known(address, size), lane)?;
         if size < 4 {
             out[0][lane] = a.load_part(address, size);
         } else {
@@ -133,11 +129,6 @@ fn load_global(s: &Step<'_, '_>, at: &Wide, size: u64, out: &mut Words) -> Outco
     Ok(())
 }
 
-fn at_lane(mut trap: Box<crate::fault::Trap>, lane: usize) -> Box<crate::fault::Trap> {
-    trap.lane = Some(lane as u32);
-    trap
-}
-
 fn store_global(s: &Step<'_, '_>, at: &Wide, size: u64, from: &Words) -> Outcome<()> {
     let mut found = None;
     for lane in lanes(s.mask) {
@@ -145,12 +136,8 @@ fn store_global(s: &Step<'_, '_>, at: &Wide, size: u64, from: &Words) -> Outcome
         if !address.is_multiple_of(size) {
             return misaligned(lane, "a write", size, address);
         }
-        let a = match found {
-            Some(a) if crate::memory::global::Allocation::holds(a, address, size) => a,
-            _ => s.world.global.expect(address, size, "a write").map_err(|t| at_lane(t, lane))?,
-        };
-        found = Some(a);
-        a.check_writable(address, size).map_err(|t| at_lane(t, lane))?;
+        let a = of_lane(s.world.global.expect_next(&mut found, address, size, "a write"), lane)?;
+        of_lane(a.check_writable(address, size), lane)?;
         if size < 4 {
             a.store_part(address, size, from[0][lane]);
         } else {

@@ -14,7 +14,6 @@ mod convert;
 mod cp_async;
 mod exchange;
 mod float;
-mod lane;
 mod lanewise;
 mod logic;
 mod matrix;

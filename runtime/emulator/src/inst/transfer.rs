@@ -84,11 +84,7 @@ fn check_global(s: &Step<'_, '_>, lane: usize, pieces: &[Piece], access: Access)
         let (Side::Global(at), len) = (piece.side, piece.bytes as u64) else {
             continue;
         };
-        let a = match found.filter(|a| a.holds(at, len)) {
-            Some(a) => a,
-            None => of_lane(s.world.global.expect(at, len, doing), lane)?,
-        };
-        found = Some(a);
+        let a = of_lane(s.world.global.expect_next(&mut found, at, len, doing), lane)?;
         if access != Access::Write {
             of_lane(a.check_known(at, len), lane)?;
         }
@@ -176,11 +172,7 @@ pub fn load(
                 }
                 Side::Global(at) => {
                     let len = piece.bytes as u64;
-                    let a = match found.filter(|a| a.holds(at, len)) {
-                        Some(a) => a,
-                        None => p.global.expect(at, len, "a bulk copy's read")?,
-                    };
-                    found = Some(a);
+                    let a = p.global.expect_next(&mut found, at, len, "a bulk copy's read")?;
                     copy_out(a, at, bytes);
                 }
             }

@@ -209,6 +209,21 @@ impl Global {
         )
     }
 
+    /// The same for accesses one after the other, most of which lie in the allocation that was `found` last.
+    #[inline]
+    pub fn expect_next<'a>(
+        &'a self,
+        found: &mut Option<&'a Allocation>,
+        address: u64,
+        len: u64,
+        doing: &str,
+    ) -> Outcome<&'a Allocation> {
+        match *found {
+            Some(a) if a.holds(address, len) => Ok(a),
+            _ => Ok(found.insert(self.expect(address, len, doing)?)),
+        }
+    }
+
     /// Says that what lies here is not to be read before it is written again.
     pub fn forget(&self, address: u64, len: u64) -> bool {
         let found = self.find(address, len);

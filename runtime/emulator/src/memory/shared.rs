@@ -5,7 +5,7 @@
 //! them was last.
 
 use super::clocks::{Clocks, Stamp};
-use crate::fault::{FaultKind, Outcome, trap, trap_at};
+use crate::fault::{FaultKind, Outcome, trap_at};
 
 /// Who accesses.
 #[derive(Clone, Copy, Debug)]
@@ -301,14 +301,6 @@ impl Local {
         self.known[at..at + bytes.len()].fill(true);
         Ok(())
     }
-}
-
-/// Refuses an asynchronous access that is not of whole cells.
-pub fn whole(index: usize, len: usize, unit: usize) -> Outcome<()> {
-    if index.is_multiple_of(unit) && len.is_multiple_of(unit) {
-        return Ok(());
-    }
-    trap(FaultKind::Misaligned, format!("{len} bytes at {index:#x} are not whole units of {unit} bytes"))
 }
 
 #[cfg(test)]

@@ -54,29 +54,6 @@ pub fn add_rn(a: f32, b: f32) -> f32 {
     canonical(a + b)
 }
 
-/// `sub.rn.f32`.
-#[must_use]
-#[inline(always)]
-pub fn sub_rn(a: f32, b: f32) -> f32 {
-    canonical(a - b)
-}
-
-/// `mul.rn.f32`.
-#[must_use]
-#[inline(always)]
-pub fn mul_rn(a: f32, b: f32) -> f32 {
-    canonical(a * b)
-}
-
-/// `fma.rn.f32`.
-///
-/// Not `f32::mul_add`: where the build does not assume a processor with FMA that is a call for every lane.
-#[must_use]
-#[inline(always)]
-pub fn fma_rn(a: f32, b: f32, c: f32) -> f32 {
-    canonical(odd_sum(f64::from(a) * f64::from(b), f64::from(c)) as f32)
-}
-
 /// `x + y` rounded to odd: where it is inexact, the neighbour whose last bit is one.
 #[must_use]
 #[inline(always)]

@@ -160,8 +160,6 @@ pub struct Kernel {
     pub cluster: Option<[u32; 3]>,
     /// `.maxnreg`: most registers of a thread.
     pub max_registers: Option<u32>,
-    /// `.minnctapersm`: blocks that one multiprocessor is to hold.
-    pub min_blocks: Option<u32>,
 }
 
 /// A file.

@@ -212,8 +212,8 @@ impl Parser {
                 ".maxntid" => self.kernel.max_threads = Some(self.three()?.iter().product()),
                 ".reqnctapercluster" => self.kernel.cluster = Some(self.three()?),
                 ".maxnreg" => self.kernel.max_registers = Some(self.small()?),
-                ".minnctapersm" => self.kernel.min_blocks = Some(self.small()?),
-                ".maxclusterrank" => {
+                // How many blocks are to be on a multiprocessor, or in a cluster at most, changes no result.
+                ".minnctapersm" | ".maxclusterrank" => {
                     self.small()?;
                 }
                 ".explicitcluster" => {}

@@ -228,11 +228,7 @@ impl DumpedLaunch {
     /// It does not make sense, or is more than this machine has.
     pub fn restore(&self) -> Result<Global, Error> {
         let all = self.memory.iter().try_fold(0u64, |sum, i| sum.checked_add(i.bytes));
-        let free = match meminfo::available() {
-            0 => super::MOST,
-            free => free,
-        };
-        if all.is_none_or(|all| all > free) {
+        if all.is_none_or(|all| all > meminfo::room()) {
             return Err(Error::user("the launch has more memory than this machine has free"));
         }
         let mut global = Global::default();

@@ -15,9 +15,6 @@ use crate::error::Error;
 use trtc_emulator::{Global, Limits, Sizes};
 use trtc_engine::manifest::{Manifest, PtxKernel};
 
-/// Most bytes that are taken at once where the system does not say how many are free.
-const MOST: u64 = 1 << 40;
-
 /// Memory in use.
 struct Slot {
     address: u64,
@@ -108,10 +105,7 @@ impl EmulatorDevice {
 
     /// Refuses to take more than there is.
     fn has_room(bytes: u64, what: &str) -> Result<(), Error> {
-        let free = match meminfo::available() {
-            0 => MOST,
-            free => free.min(MOST),
-        };
+        let free = meminfo::room();
         if bytes <= free {
             return Ok(());
         }
