@@ -161,6 +161,14 @@ fn unknown_instructions_are_named() {
         why("frobnicate.b32 %r1, 2;"),
         "line 2: frobnicate.b32: the emulator does not know this instruction"
     );
+    for (text, word) in [
+        ("redux.sync.add.abs.s32 %r1, %r2, -1;", "abs"),
+        ("add.cc.sat.s32 %r1, %r2, %r3;", "sat"),
+        ("mul24.s32 %r1, %r2, %r3;", ".hi or .lo"),
+        ("red.global.add.noftz.u32 [%r1], %r2;", "noftz"),
+    ] {
+        assert!(why(text).contains(word), "{text}: {}", why(text));
+    }
     assert_eq!(
         why("mul.lo.twice.s32 %r1, 2, 3;"),
         "line 2: mul.lo.twice.s32: the emulator does not know .twice here"
