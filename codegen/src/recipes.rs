@@ -9,6 +9,7 @@ use crate::kernels::gated_act::GatedAct;
 use crate::kernels::gather::{Elements, Gather, Source};
 use crate::kernels::kv_append::KvAppend;
 use crate::kernels::matmul::{FEW, MANY, MOST_SPLITS, Matmul, SOME, Tiling};
+use crate::kernels::operands::Operands;
 use crate::kernels::quant_matmul::{self, Form, Payload, QuantMatmul};
 use crate::kernels::rms_norm::{Residual, RmsNorm};
 use crate::kernels::rope::Rope;
@@ -167,9 +168,7 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
         }
         Op::Linear(op) => {
             let (x, w, y) = (t.tensor(op.x)?, t.weight(op.weight), t.result(data, 0)?);
-            if x.elem != Elem::Plain(DType::Bf16) {
-                return Err(format!("x of {}: only bf16 is served", x.elem));
-            }
+            let operands = operands(x.elem, w.elem)?;
             let (n, k, rows) = (extent(w, 0)?, extent(w, 1)?, counted(x)?);
             let bias = op.bias.map(|b| plain(t.weight(b).elem, "a bias")).transpose()?;
             let residual = op.residual.map(|r| t.tensor(r)).transpose()?;
@@ -184,15 +183,12 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
                         (to, suffix, recipe.into())
                     })
                     .collect(),
-                None if w.elem == Elem::Plain(DType::Bf16) => {
-                    [(FEW, "few"), (some(n, k), "some"), (MANY, "many")]
-                        .map(|(tiling, suffix)| {
-                            let recipe = Matmul { n, k, rows, bias, residual, out, tiling };
-                            (u64::from(tiling.bm), suffix, recipe.into())
-                        })
-                        .into()
-                }
-                None => return Err(format!("weights of {} are not served", w.elem)),
+                None => [(FEW, "few"), (some(n, operands.units(k)), "some"), (MANY, "many")]
+                    .map(|(tiling, suffix)| {
+                        let recipe = Matmul { n, k, operands, rows, bias, residual, out, tiling };
+                        (u64::from(tiling.bm), suffix, recipe.into())
+                    })
+                    .into(),
             };
             Ok(by_rows(module, rows, forms, max))
         }
@@ -255,7 +251,17 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
     }
 }
 
-/// The tiling of products with up to 64 tokens, `n` outputs and `k` inputs.
+/// The operands of a product, of which w may be quantised by itself.
+fn operands(x: Elem, w: Elem) -> Result<Operands, String> {
+    match (x, w) {
+        (Elem::Plain(DType::Bf16), Elem::Plain(DType::Bf16)) => Ok(Operands::Bf16),
+        (Elem::Plain(DType::Bf16), Elem::Quant(scheme)) if payload(scheme).is_some() => Ok(Operands::Bf16),
+        (Elem::Quant(Scheme::FP8_TOKEN), Elem::Quant(Scheme::FP8)) => Ok(Operands::E4m3),
+        (x, w) => Err(format!("a product of {x} and weights of {w} is not served")),
+    }
+}
+
+/// The tiling of products with up to 64 tokens, `n` outputs and rows of `k` units of 16 bits.
 fn some(n: u32, k: u32) -> Tiling {
     // With 48 KiB under way each, 108 blocks cover a latency of 1.5 us at 3.4 TB/s, and leave few of 132 multiprocessors
     // out. A share is at least twice as long as the ring, or filling it and adding shares would cost more than they save.
