@@ -8,7 +8,7 @@ use crate::kernels::flash_attention::FlashAttention;
 use crate::kernels::gated_act::GatedAct;
 use crate::kernels::gather::{Elements, Gather, Source};
 use crate::kernels::kv_append::KvAppend;
-use crate::kernels::matmul::{FEW, MANY, MOST_SPLITS, Matmul, SOME, Tiling};
+use crate::kernels::matmul::{FEW, MANY, MANY_E4M3, MOST_SPLITS, Matmul, SOME, Tiling};
 use crate::kernels::operands::Operands;
 use crate::kernels::quant_matmul::{self, Form, Payload, QuantMatmul};
 use crate::kernels::rms_norm::{Residual, RmsNorm};
@@ -183,7 +183,7 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
                         (to, suffix, recipe.into())
                     })
                     .collect(),
-                None => [(FEW, "few"), (some(n, operands.units(k)), "some"), (MANY, "many")]
+                None => [(FEW, "few"), (some(n, operands.units(k)), "some"), (many(operands), "many")]
                     .map(|(tiling, suffix)| {
                         let recipe = Matmul { n, k, operands, rows, bias, residual, out, tiling };
                         (u64::from(tiling.bm), suffix, recipe.into())
@@ -268,6 +268,14 @@ fn some(n: u32, k: u32) -> Tiling {
     let (tiles, steps) = (n.div_ceil(SOME.bn).max(1), k.div_ceil(SOME.bk));
     let splits = 108u32.div_ceil(tiles).min(steps / (2 * SOME.stages)).clamp(1, MOST_SPLITS);
     Tiling { splits, ..SOME }
+}
+
+/// The tiling of products with more tokens.
+fn many(operands: Operands) -> Tiling {
+    match operands {
+        Operands::Bf16 => MANY,
+        Operands::E4m3 => MANY_E4M3,
+    }
 }
 
 /// Greatest token count, suffix and form of the products of quantised weights with `n` outputs.
