@@ -28,6 +28,7 @@ pub mod rope_kv_append;
 pub mod sample;
 pub mod slice;
 pub mod token_attention;
+pub mod wgmma_matmul;
 
 use crate::builder::{Builder, GlobalPtr, I1, I8, I32, Special, StepDims, Val};
 
@@ -272,5 +273,6 @@ recipes! {
     TokenAttention: token_attention::TokenAttention,
     Matmul: matmul::Matmul,
     QuantMatmul: quant_matmul::QuantMatmul,
+    WgmmaMatmul: wgmma_matmul::WgmmaMatmul,
     Sample: sample::Sample,
 }
