@@ -16,9 +16,11 @@ use crate::kernels::rope_kv_append::{HeadNorm, RopeKvAppend};
 use crate::kernels::sample::Sample;
 use crate::kernels::slice::Slice;
 use crate::kernels::token_attention::TokenAttention;
+use crate::kernels::wgmma_matmul::{self, WgmmaMatmul};
 use crate::kernels::{Count, Recipe};
 use crate::signature::{Types, counted, extent, rows_of_last, width};
 use trtc_ir::ops::RmsNormWeight;
+use trtc_ir::target::{Gpu, MatrixUnit};
 use trtc_ir::{DType, Elem, Grain, Module, Op, OpData, Scheme, Steps, Sym};
 
 /// A kernel that serves up to `to` tokens, from where the one before ends that serves the same steps.
@@ -42,7 +44,7 @@ fn plain(elem: Elem, what: &str) -> Result<DType, String> {
 }
 
 /// The kernels of an op on a GPU target, or why there are none.
-pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
+pub fn recipes(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ranged>, String> {
     let t = Types { module };
     let max = module.max_dim(Sym::T).ok_or("the module has no bound on T")?;
     let weight_dtype = |norm: &RmsNormWeight| plain(t.weight(norm.weight).elem, "a norm's weight");
@@ -185,12 +187,22 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
                     })
                     .collect(),
                 None if w.elem == Elem::Plain(DType::Bf16) => {
-                    [(FEW, "few"), (some(n, k), "some"), (MANY, "many")]
-                        .map(|(tiling, suffix)| {
-                            let recipe = Matmul { n, k, rows, bias, residual, out, tiling };
-                            (u64::from(tiling.bm), suffix, recipe.into())
-                        })
-                        .into()
+                    let matmul = |tiling: Tiling| Matmul { n, k, rows, bias, residual, out, tiling };
+                    let mut forms: Vec<(u64, &'static str, Recipe)> = vec![
+                        (u64::from(FEW.bm), "few", matmul(FEW).into()),
+                        (u64::from(SOME.bm), "some", matmul(some(n, k)).into()),
+                    ];
+                    let wgmma = |(to, suffix): (u64, &'static str)| {
+                        let (tiling, grid) = wgmma_matmul::choose(to.min(max), n, k, 2);
+                        let recipe = WgmmaMatmul { n, k, rows, bias, residual, out, tiling, grid };
+                        (to, suffix, recipe.into())
+                    };
+                    if gpu.matrix.contains(&MatrixUnit::Wgmma) {
+                        forms.extend(WGMMA_RANGES.map(wgmma));
+                    } else {
+                        forms.push((u64::MAX, "many", matmul(MANY).into()));
+                    }
+                    forms
                 }
                 None => return Err(format!("weights of {} are not served", w.elem)),
             };
@@ -262,6 +274,16 @@ fn some(n: u32, k: u32) -> Tiling {
     let splits = 108u32.div_ceil(tiles).min(steps / (2 * SOME.stages)).clamp(1, MOST_SPLITS);
     Tiling { splits, ..SOME }
 }
+
+/// Greatest numbers of rows that products with `wgmma` are made for, each with a tiling of its own, and their suffixes.
+const WGMMA_RANGES: [(u64, &str); 6] = [
+    (128, "to128"),
+    (256, "to256"),
+    (512, "to512"),
+    (1024, "to1024"),
+    (2048, "to2048"),
+    (u64::MAX, "many"),
+];
 
 /// Greatest token count, suffix and form of the products of quantised weights with `n` outputs.
 fn quant_forms(n: u32) -> Vec<(u64, &'static str, Form)> {

@@ -11,9 +11,12 @@
 
 mod pipeline;
 mod splits;
+mod tilings;
+
+pub use tilings::choose;
 
 use super::epilogue::Epilogue;
-use super::{ArgKind, Count, Extent, Launch};
+use super::{ArgKind, Count, Extent, Launch, Map, MapElem, MapRows};
 use crate::builder::{Barrier, Bf16, Builder, I32, SharedPtr, Special, TensorMap, Val};
 use trtc_ir::DType;
 
@@ -27,6 +30,8 @@ const CONSUMERS: u32 = 2;
 const THREADS: u32 = 128 * (1 + CONSUMERS);
 /// Registers of a thread that copies and of one that multiplies: together what `THREADS` start with, 168 each.
 const REGISTERS: [u32; 2] = [40, 232];
+/// Most sums of a thread: with the addresses that they are stored to, they fit its registers.
+const MOST_SUMS: u32 = 128;
 /// Rows of a tile of tiles that is walked through before the next: its rows of x stay in the second-level cache.
 const GROUP_ROWS: u32 = 2048;
 
@@ -71,6 +76,19 @@ impl Tiling {
     /// Sums of a thread.
     const fn sums(self) -> u32 {
         self.bm * self.bn / (128 * CONSUMERS)
+    }
+
+    /// Why no kernel has this tiling.
+    fn unsupported(self) -> Option<String> {
+        let (rows, columns) = self.of_warpgroup();
+        let [of_x, of_w] = self.loads();
+        let served = rows.is_multiple_of(64)
+            && columns.is_multiple_of(8 * self.splits)
+            && columns <= 256
+            && self.sums() <= MOST_SUMS
+            && [of_x, of_w].iter().all(|&loads| loads.is_multiple_of(8) && (8..=256).contains(&loads))
+            && self.stages >= 2;
+        (!served).then(|| format!("no kernel has the tiling {self:?}"))
     }
 
     /// Rows of x and of w that one block loads for all that share them.
@@ -124,7 +142,8 @@ impl WgmmaMatmul {
     pub fn unsupported(&self) -> Option<String> {
         let WgmmaMatmul { n, k, .. } = *self;
         let served = n > 0 && k > 0 && n.is_multiple_of(8) && k.is_multiple_of(8);
-        (!served).then(|| format!("{n} outputs by {k} inputs are not positive multiples of 8"))
+        let why = || format!("{n} outputs by {k} inputs are not positive multiples of 8");
+        (!served).then(why).or_else(|| self.tiling.unsupported())
     }
 
     /// Elements along K of a step.
@@ -158,10 +177,20 @@ impl WgmmaMatmul {
         } else {
             Extent { of: self.rows, div: t.bm * t.cluster[0], plus: None, mul: self.tiles_n() * t.blocks() }
         };
+        let [of_x, of_w] = t.loads();
+        let map = |arg, rows, loads| Map {
+            arg,
+            elem: MapElem::Bf16,
+            width: self.k,
+            rows,
+            tile: [loads, self.bk()],
+            swizzle: ROW_BYTES,
+        };
         Launch {
             grid: [blocks, Extent::ONE, Extent::ONE],
             block: [THREADS, 1, 1],
             args: vec![ArgKind::Pointer; pointers],
+            maps: vec![map(0, MapRows::Most(self.rows), of_x), map(1, MapRows::Fixed(self.n), of_w)],
             scratch: None,
         }
     }
@@ -174,7 +203,7 @@ impl WgmmaMatmul {
         let residual = self.residual.map(|d| b.param_floats(d));
         let y = b.param_floats(self.out);
         let maps = [b.param_tensor_map(), b.param_tensor_map()];
-        let m = self.rows.of(b.param_dims());
+        let m = self.rows.of(b.param_dims_early());
         let epilogue = Epilogue { n: self.n, ragged: self.ragged(), m, bias, residual, y };
 
         let (full, empty) = (b.barriers(t.stages), b.barriers(t.stages));
@@ -211,6 +240,7 @@ impl WgmmaMatmul {
         });
         b.if_(!produces, || {
             b.more_registers(REGISTERS[1]);
+            b.after_grids();
             self.consume(block, warp - 4, epilogue, received);
         });
     }

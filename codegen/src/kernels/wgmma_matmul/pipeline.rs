@@ -30,29 +30,40 @@ impl WgmmaMatmul {
         work: impl FnOnce([Val<'b, I32>; 2], C) -> C,
     ) {
         let (b, t) = (block.b, self.tiling);
-        let [rows, columns] = [t.bm * t.cluster[0], t.bn * t.cluster[1]];
-        let group = (GROUP_ROWS / rows).max(1);
-        let tiles_m = block.m.div_ceil(rows);
-        let tiles = tiles_m * self.tiles_n();
         let first = b.special(Special::BlockX) / t.blocks();
-        let place = |tile: Val<'b, I32>| {
-            let per_group = self.tiles_n() * group;
-            let above = tile / per_group * group;
-            let width = (tiles_m - above).min(group);
-            let within = tile % per_group;
-            let (row, column) = (above + within % width, within / width);
-            [
-                row * rows + block.place[0] * t.bm,
-                column * columns + block.place[1] * t.bn,
-            ]
-        };
         if t.splits > 1 {
             // There is a cluster for each tile.
-            work(place(first), init);
+            work(self.place(block, first), init);
         } else {
             let clusters = self.grid / t.blocks();
-            b.for_(first, tiles, clusters, init, |tile, carried| work(place(tile), carried));
+            b.for_(first, self.tiles(block), clusters, init, |tile, carried| {
+                work(self.place(block, tile), carried)
+            });
         }
+    }
+
+    /// `work([m0, n0])` for the first tile, if there is one.
+    fn first_tile<'b>(&self, block: Block<'b>, work: impl FnOnce([Val<'b, I32>; 2])) {
+        let first = block.b.special(Special::BlockX) / self.tiling.blocks();
+        block.b.if_(first.lt(self.tiles(block)), || work(self.place(block, first)));
+    }
+
+    /// Tiles of clusters.
+    fn tiles<'b>(&self, block: Block<'b>) -> Val<'b, I32> {
+        block.m.div_ceil(self.tiling.bm * self.tiling.cluster[0]) * self.tiles_n()
+    }
+
+    /// First row and column of this block's tile of the cluster's tile `tile`.
+    fn place<'b>(&self, block: Block<'b>, tile: Val<'b, I32>) -> [Val<'b, I32>; 2] {
+        let t = self.tiling;
+        let [rows, columns] = [t.bm * t.cluster[0], t.bn * t.cluster[1]];
+        let group = (GROUP_ROWS / rows).max(1);
+        let per_group = self.tiles_n() * group;
+        let above = tile / per_group * group;
+        let width = (block.m.div_ceil(rows) - above).min(group);
+        let within = tile % per_group;
+        let (row, column) = (above + within % width, within / width);
+        [row * rows + block.place[0] * t.bm, column * columns + block.place[1] * t.bn]
     }
 
     /// First step along K of this block's share, and their number.
@@ -81,28 +92,39 @@ impl WgmmaMatmul {
         };
         let masks = [mask(along_n, along_m, first + place_m), mask(along_m, 1, first + place_n * along_m)];
         let slices = [place_n * t.loads()[0], place_m * t.loads()[1]];
-        let tile = |tile: [Val<'b, I32>; 2], turn: Turn<'b>| {
-            b.for_(0, steps, 1, turn, |step, turn| {
-                let (stage, parity) = turn;
-                block.empty.at(stage).wait(parity ^ 1);
-                let full = block.full.at(stage);
-                full.arrive_expect(t.stage_bytes());
-                let column = (begin + step) * self.bk();
-                let at = block.ring.at_bytes(stage * t.stage_bytes());
-                for (i, place) in [at, at.at_bytes(t.stage()[0])].into_iter().enumerate() {
-                    let to = place.at_bytes(slices[i] * ROW_BYTES);
-                    let from = [column, tile[i] + slices[i]];
-                    match masks[i] {
-                        None => b.tensor_load(to, block.maps[i], &from, full, None),
-                        Some(to_blocks) => {
-                            b.tensor_load_multicast(to, block.maps[i], &from, full, to_blocks, None);
-                        }
-                    }
-                }
-                self.next_turn(turn)
-            })
+        let load = |i: usize, [m0, n0]: [Val<'b, I32>; 2], step: Val<'b, I32>, stage: Val<'b, I32>| {
+            let full = block.full.at(stage);
+            let to = block.ring.at_bytes(stage * t.stage_bytes() + slices[i] * ROW_BYTES);
+            let (to, row) = if i == 0 { (to, m0) } else { (to.at_bytes(t.stage()[0]), n0) };
+            let from = [(begin + step) * self.bk(), row + slices[i]];
+            match masks[i] {
+                None => b.tensor_load(to, block.maps[i], &from, full, None),
+                Some(blocks) => b.tensor_load_multicast(to, block.maps[i], &from, full, blocks, None),
+            }
         };
-        self.each_tile(block, self.first_turn(block), tile);
+        // Weights depend on no other kernel: they come before this one waits for those that make x.
+        let ahead = steps.min(t.stages);
+        self.first_tile(block, |tile| {
+            b.for_(0, ahead, 1, (), |step, ()| {
+                block.full.at(step).arrive_expect(t.stage_bytes());
+                load(1, tile, step, step);
+            });
+        });
+        b.after_grids();
+        let tile = |tile: [Val<'b, I32>; 2], (turn, ahead): (Turn<'b>, Val<'b, I32>)| {
+            let turn = b.for_(0, steps, 1, turn, |step, turn| {
+                let (stage, parity) = turn;
+                b.if_(ahead.le(step), || {
+                    block.empty.at(stage).wait(parity ^ 1);
+                    block.full.at(stage).arrive_expect(t.stage_bytes());
+                    load(1, tile, step, stage);
+                });
+                load(0, tile, step, stage);
+                self.next_turn(turn)
+            });
+            (turn, b.value(0))
+        };
+        self.each_tile(block, (self.first_turn(block), ahead), tile);
     }
 
     /// Multiplies and stores every tile. By the threads of the warpgroups that multiply, of which this is warp `warp`.
