@@ -9,6 +9,7 @@ use crate::kernels::gated_act::GatedAct;
 use crate::kernels::gather::{Elements, Gather, Source};
 use crate::kernels::kv_append::KvAppend;
 use crate::kernels::matmul::{FEW, MANY, MOST_SPLITS, Matmul, SOME, Tiling};
+use crate::kernels::operands::Operands;
 use crate::kernels::quant_matmul::{self, Form, Payload, QuantMatmul};
 use crate::kernels::rms_norm::{Residual, RmsNorm};
 use crate::kernels::rope::Rope;
@@ -169,9 +170,7 @@ pub fn recipes(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ranged>,
         }
         Op::Linear(op) => {
             let (x, w, y) = (t.tensor(op.x)?, t.weight(op.weight), t.result(data, 0)?);
-            if x.elem != Elem::Plain(DType::Bf16) {
-                return Err(format!("x of {}: only bf16 is served", x.elem));
-            }
+            let operands = operands(x.elem, w.elem)?;
             let (n, k, rows) = (extent(w, 0)?, extent(w, 1)?, counted(x)?);
             let bias = op.bias.map(|b| plain(t.weight(b).elem, "a bias")).transpose()?;
             let residual = op.residual.map(|r| t.tensor(r)).transpose()?;
@@ -186,15 +185,16 @@ pub fn recipes(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ranged>,
                         (to, suffix, recipe.into())
                     })
                     .collect(),
-                None if w.elem == Elem::Plain(DType::Bf16) => {
-                    let matmul = |tiling: Tiling| Matmul { n, k, rows, bias, residual, out, tiling };
+                None => {
+                    let matmul =
+                        |tiling: Tiling| Matmul { n, k, operands, rows, bias, residual, out, tiling };
                     let mut forms: Vec<(u64, &'static str, Recipe)> = vec![
                         (u64::from(FEW.bm), "few", matmul(FEW).into()),
-                        (u64::from(SOME.bm), "some", matmul(some(n, k)).into()),
+                        (u64::from(SOME.bm), "some", matmul(some(n, operands.units(k))).into()),
                     ];
                     let wgmma = |(to, suffix): (u64, &'static str)| {
-                        let (tiling, grid) = wgmma_matmul::choose(to.min(max), n, k, 2);
-                        let recipe = WgmmaMatmul { n, k, rows, bias, residual, out, tiling, grid };
+                        let (tiling, grid) = wgmma_matmul::choose(to.min(max), n, k, operands);
+                        let recipe = WgmmaMatmul { n, k, operands, rows, bias, residual, out, tiling, grid };
                         (to, suffix, recipe.into())
                     };
                     if gpu.matrix.contains(&MatrixUnit::Wgmma) {
@@ -204,7 +204,6 @@ pub fn recipes(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ranged>,
                     }
                     forms
                 }
-                None => return Err(format!("weights of {} are not served", w.elem)),
             };
             Ok(by_rows(module, rows, forms, max))
         }
@@ -233,6 +232,7 @@ pub fn recipes(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ranged>,
                 out: plain(y.elem, "a result")?,
             }))
         }
+        Op::Quantize(_) => Err(format!("a result of {} is not served", t.result(data, 0)?.elem)),
         Op::Feed(op) => always(Recipe::from(Feed { last: extent(t.tensor(op.last)?, 0)? })),
         Op::Sample(op) => always(Recipe::from(Sample { vocab: width(t.tensor(op.logits)?)? })),
         Op::Attention(op) => {
@@ -266,7 +266,17 @@ pub fn recipes(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ranged>,
     }
 }
 
-/// The tiling of products with up to 64 tokens, `n` outputs and `k` inputs.
+/// The operands of a product, of which w may be quantised by itself.
+fn operands(x: Elem, w: Elem) -> Result<Operands, String> {
+    match (x, w) {
+        (Elem::Plain(DType::Bf16), Elem::Plain(DType::Bf16)) => Ok(Operands::Bf16),
+        (Elem::Plain(DType::Bf16), Elem::Quant(scheme)) if payload(scheme).is_some() => Ok(Operands::Bf16),
+        (Elem::Quant(Scheme::FP8_TOKEN), Elem::Quant(Scheme::FP8)) => Ok(Operands::E4m3),
+        (x, w) => Err(format!("a product of {x} and weights of {w} is not served")),
+    }
+}
+
+/// The tiling of products with up to 64 tokens, `n` outputs and rows of `k` units of 16 bits.
 fn some(n: u32, k: u32) -> Tiling {
     // With 48 KiB under way each, 108 blocks cover a latency of 1.5 us at 3.4 TB/s, and leave few of 132 multiprocessors
     // out. A share is at least twice as long as the ring, or filling it and adding shares would cost more than they save.
@@ -276,14 +286,8 @@ fn some(n: u32, k: u32) -> Tiling {
 }
 
 /// Greatest numbers of rows that products with `wgmma` are made for, each with a tiling of its own, and their suffixes.
-const WGMMA_RANGES: [(u64, &str); 6] = [
-    (128, "to128"),
-    (256, "to256"),
-    (512, "to512"),
-    (1024, "to1024"),
-    (2048, "to2048"),
-    (u64::MAX, "many"),
-];
+const WGMMA_RANGES: [(u64, &str); 6] =
+    [(128, "to128"), (256, "to256"), (512, "to512"), (1024, "to1024"), (2048, "to2048"), (u64::MAX, "many")];
 
 /// Greatest token count, suffix and form of the products of quantised weights with `n` outputs.
 fn quant_forms(n: u32) -> Vec<(u64, &'static str, Form)> {

@@ -329,6 +329,9 @@ impl Cx<'_> {
             Op::GatedActPacked(op) => self.gated_act(op.act, true, op.x, out)?,
             Op::Feed(op) => HostKernel::Feed { last: self.last_dim(op.last)? },
             Op::Sample(op) => HostKernel::Sample { vocab: self.width(op.logits)? },
+            Op::Quantize(_) => {
+                return Err(Diag::unsupported(&data.loc, "the host device has no kernel of llm.quantize"));
+            }
             Op::GatherRows(_) => HostKernel::GatherRows { width: self.width(out)?, x: self.dtype(out)? },
         })
     }

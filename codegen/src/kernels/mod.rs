@@ -21,6 +21,7 @@ pub mod gated_act;
 pub mod gather;
 pub mod kv_append;
 pub mod matmul;
+pub mod operands;
 pub mod quant_matmul;
 pub mod rms_norm;
 pub mod rope;

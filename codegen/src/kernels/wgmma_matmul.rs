@@ -16,6 +16,7 @@ mod tilings;
 pub use tilings::choose;
 
 use super::epilogue::Epilogue;
+use super::operands::Operands;
 use super::{ArgKind, Count, Extent, Launch, Map, MapElem, MapRows};
 use crate::builder::{Barrier, Bf16, Builder, I32, SharedPtr, Special, TensorMap, Val};
 use trtc_ir::DType;
@@ -104,6 +105,8 @@ pub struct WgmmaMatmul {
     pub n: u32,
     /// Inputs.
     pub k: u32,
+    /// Element type of x and w.
+    pub operands: Operands,
     /// Counts M.
     pub rows: Count,
     /// Element type of the bias, if there is one.
@@ -141,14 +144,16 @@ impl WgmmaMatmul {
     /// Why there is no kernel for these constants.
     pub fn unsupported(&self) -> Option<String> {
         let WgmmaMatmul { n, k, .. } = *self;
-        let served = n > 0 && k > 0 && n.is_multiple_of(8) && k.is_multiple_of(8);
-        let why = || format!("{n} outputs by {k} inputs are not positive multiples of 8");
+        // What a tensor map wants rows to be a multiple of.
+        let row = 16 / self.operands.bytes();
+        let served = n > 0 && k > 0 && n.is_multiple_of(8) && k.is_multiple_of(row);
+        let why = || format!("{n} outputs by {k} inputs are not positive multiples of 8 and {row}");
         (!served).then(why).or_else(|| self.tiling.unsupported())
     }
 
     /// Elements along K of a step.
     fn bk(&self) -> u32 {
-        ROW_BYTES / 2
+        ROW_BYTES / self.operands.bytes()
     }
 
     /// Steps along K of each share but the last, and of the last.
@@ -171,7 +176,9 @@ impl WgmmaMatmul {
     /// Geometry. Arguments: `[x, weight, bias?, residual?, y]`.
     pub fn launch(&self) -> Launch {
         let t = self.tiling;
-        let pointers = 3 + usize::from(self.bias.is_some()) + usize::from(self.residual.is_some());
+        let more = 1 + usize::from(self.bias.is_some()) + usize::from(self.residual.is_some());
+        let mut args = vec![self.operands.arg(); 2];
+        args.extend(vec![ArgKind::Pointer; more]);
         let blocks = if t.splits == 1 {
             Extent { of: Count::One, div: 1, plus: None, mul: self.grid }
         } else {
@@ -180,7 +187,10 @@ impl WgmmaMatmul {
         let [of_x, of_w] = t.loads();
         let map = |arg, rows, loads| Map {
             arg,
-            elem: MapElem::Bf16,
+            elem: match self.operands {
+                Operands::Bf16 => MapElem::Bf16,
+                Operands::E4m3 => MapElem::U8,
+            },
             width: self.k,
             rows,
             tile: [loads, self.bk()],
@@ -189,7 +199,7 @@ impl WgmmaMatmul {
         Launch {
             grid: [blocks, Extent::ONE, Extent::ONE],
             block: [THREADS, 1, 1],
-            args: vec![ArgKind::Pointer; pointers],
+            args,
             maps: vec![map(0, MapRows::Most(self.rows), of_x), map(1, MapRows::Fixed(self.n), of_w)],
             scratch: None,
         }
@@ -198,13 +208,14 @@ impl WgmmaMatmul {
     /// The kernel.
     pub fn build(&self, b: &Builder) {
         let t = self.tiling;
-        let (_x, _w) = (b.param_ptr::<Bf16>(), b.param_const::<Bf16>());
+        let (x, w) = (self.operands.param_x(b), self.operands.param_w(b));
         let bias = self.bias.map(|d| b.param_const_floats(d));
         let residual = self.residual.map(|d| b.param_floats(d));
         let y = b.param_floats(self.out);
         let maps = [b.param_tensor_map(), b.param_tensor_map()];
         let m = self.rows.of(b.param_dims_early());
-        let epilogue = Epilogue { n: self.n, ragged: self.ragged(), m, bias, residual, y };
+        let epilogue =
+            Epilogue { n: self.n, ragged: self.ragged(), m, scales: x.scales(w), bias, residual, y };
 
         let (full, empty) = (b.barriers(t.stages), b.barriers(t.stages));
         let received = self.received(b);

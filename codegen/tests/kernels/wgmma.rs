@@ -3,6 +3,7 @@
 use super::{assemble, parallel, ptxas};
 use std::fmt::Write as _;
 use trtc_codegen::emit::compile;
+use trtc_codegen::kernels::operands::Operands;
 use trtc_codegen::kernels::wgmma_matmul::{Tiling, WgmmaMatmul};
 use trtc_codegen::kernels::{Count, Recipe};
 use trtc_codegen::mlir::OptLevel;
@@ -10,7 +11,17 @@ use trtc_ir::DType::{Bf16, F32};
 use trtc_ir::Target;
 
 fn matmul(n: u32, k: u32, tiling: Tiling) -> WgmmaMatmul {
-    WgmmaMatmul { n, k, rows: Count::Tokens, bias: None, residual: None, out: Bf16, tiling, grid: 132 }
+    WgmmaMatmul {
+        n,
+        k,
+        operands: Operands::Bf16,
+        rows: Count::Tokens,
+        bias: None,
+        residual: None,
+        out: Bf16,
+        tiling,
+        grid: 132,
+    }
 }
 
 fn tiling(bm: u32, bn: u32, warpgroups: [u32; 2], cluster: [u32; 2], splits: u32, stages: u32) -> Tiling {
@@ -22,7 +33,11 @@ fn cases() -> Vec<(&'static str, Recipe)> {
         ("wgmma_128x256", matmul(6144, 4096, tiling(128, 256, [2, 1], [1, 1], 1, 4)).into()),
         (
             "wgmma_128x256_cluster2x1",
-            WgmmaMatmul { residual: Some(Bf16), ..matmul(6144, 4096, tiling(128, 256, [2, 1], [2, 1], 1, 4)) }.into(),
+            WgmmaMatmul {
+                residual: Some(Bf16),
+                ..matmul(6144, 4096, tiling(128, 256, [2, 1], [2, 1], 1, 4))
+            }
+            .into(),
         ),
         ("wgmma_256x128", matmul(6144, 4096, tiling(256, 128, [2, 1], [1, 1], 1, 4)).into()),
         ("wgmma_64x256", matmul(6144, 4096, tiling(64, 256, [1, 2], [1, 1], 1, 5)).into()),
@@ -30,7 +45,20 @@ fn cases() -> Vec<(&'static str, Recipe)> {
         ("wgmma_128x96_cluster2x2", matmul(6144, 4096, tiling(128, 96, [2, 1], [2, 2], 1, 7)).into()),
         (
             "wgmma_128x64_split2_cluster1x2",
-            WgmmaMatmul { residual: Some(Bf16), bias: Some(F32), ..matmul(4088, 4096, tiling(128, 64, [2, 1], [1, 2], 2, 8)) }.into(),
+            WgmmaMatmul {
+                residual: Some(Bf16),
+                bias: Some(F32),
+                ..matmul(4088, 4096, tiling(128, 64, [2, 1], [1, 2], 2, 8))
+            }
+            .into(),
+        ),
+        (
+            "wgmma_e4m3_128x256",
+            WgmmaMatmul {
+                operands: Operands::E4m3,
+                ..matmul(6144, 4096, tiling(128, 256, [2, 1], [1, 1], 1, 4))
+            }
+            .into(),
         ),
         ("wgmma_128x128_split4", matmul(4096, 14336, tiling(128, 128, [2, 1], [1, 1], 4, 5)).into()),
     ]

@@ -1,6 +1,7 @@
 //! The ring between the thread that copies and the warpgroups that multiply, and the walk over tiles that both follow.
 
 use super::super::epilogue::Epilogue;
+use super::super::operands::Operands;
 use super::{Block, GROUP_ROWS, ROW_BYTES, STEP_BYTES, WgmmaMatmul};
 use crate::builder::{Carried, F32, I16, I32, SharedPtr, Smem, Special, Val, WgmmaA, WgmmaType};
 
@@ -143,6 +144,10 @@ impl WgmmaMatmul {
         let x = descriptor(block.ring.at_bytes(along_m * (rows * ROW_BYTES)));
         let w = descriptor(block.ring.at_bytes(along_n * (columns * ROW_BYTES) + t.stage()[0]));
         let (_, steps) = self.share(block);
+        let ty = match self.operands {
+            Operands::Bf16 => WgmmaType::Bf16,
+            Operands::E4m3 => WgmmaType::E4m3,
+        };
         let zero = vec![vec![b.value(0.0f32); columns as usize / 2]; rows as usize / 64];
 
         let tile = |[m0, n0]: [Val<'b, I32>; 2], turn: Turn<'b>| {
@@ -154,10 +159,11 @@ impl WgmmaMatmul {
                 b.wgmma_fence();
                 for k in 0..ROW_BYTES / STEP_BYTES {
                     for (i, sums) in sums.iter_mut().enumerate() {
-                        let x = x + offset + i64::from(i as u32 * (64 * ROW_BYTES / 16) + k * STEP_BYTES / 16);
+                        let x =
+                            x + offset + i64::from(i as u32 * (64 * ROW_BYTES / 16) + k * STEP_BYTES / 16);
                         let w = w + offset + i64::from(k * STEP_BYTES / 16);
                         let accumulate = if k == 0 { step.ne(0) } else { b.value(true) };
-                        *sums = b.wgmma(WgmmaType::Bf16, sums, WgmmaA::Shared(x), w, accumulate);
+                        *sums = b.wgmma(ty, sums, WgmmaA::Shared(x), w, accumulate);
                     }
                 }
                 b.wgmma_commit();

@@ -31,7 +31,8 @@ impl WgmmaMatmul {
         let own_fours = (sums.len() * fours) as u32;
         let thread = warp * 32 + b.special(Special::Lane);
         // Four sums f of a thread from the i-th of the other blocks lie at ((i * own_fours) + f, thread).
-        let place = |at: SharedPtr<'b, F32>, i: Val<'b, I32>| at.at((i * own_fours * (128 * CONSUMERS) + thread) * 4);
+        let place =
+            |at: SharedPtr<'b, F32>, i: Val<'b, I32>| at.at((i * own_fours * (128 * CONSUMERS) + thread) * 4);
         let step = |f: usize| (f as u32) * (128 * CONSUMERS) * 4;
         for to in 0..t.splits {
             b.if_(share.ne(to), || {
@@ -50,16 +51,17 @@ impl WgmmaMatmul {
         }
         b.sync_cluster();
         let own = |tile: usize, j: usize| {
-            (1..t.splits).fold(sums[tile][j], |value, s| {
-                share.eq(s).select(sums[tile][s as usize * part + j], value)
-            })
+            (1..t.splits)
+                .fold(sums[tile][j], |value, s| share.eq(s).select(sums[tile][s as usize * part + j], value))
         };
         let added: Vec<Vec<Val<'b, F32>>> = (0..sums.len())
             .map(|tile| {
                 let mut added = Vec::new();
                 for f in 0..fours {
                     let others: Vec<[Val<'b, F32>; 4]> = (0..t.splits - 1)
-                        .map(|i| place(received, b.value(i)).at(step(tile * fours + f)).load_vector().elements())
+                        .map(|i| {
+                            place(received, b.value(i)).at(step(tile * fours + f)).load_vector().elements()
+                        })
                         .collect();
                     added.extend((0..4).map(|j| {
                         // Share s is the own one, or the (s - 1)-th or s-th of the others.

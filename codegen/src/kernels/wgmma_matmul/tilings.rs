@@ -3,6 +3,7 @@
 //! Counted in cycles of a multiprocessor of an H100. What is fitted to measurements is the constants below, not the
 //! tilings; a tiling that wins by a hair may as well lose by one.
 
+use super::super::operands::Operands;
 use super::{ROW_BYTES, THREADS, Tiling};
 
 /// Multiprocessors that clusters of so many blocks cover: some are left over where a group of them is no multiple.
@@ -26,9 +27,9 @@ const STORE: f64 = 16.0;
 const EXCHANGE: f64 = 1500.0;
 const EXCHANGE_RATE: f64 = 32.0;
 
-/// A tiling and the blocks of a grid that stays, for up to `m` rows, `n` outputs and `k` inputs of `bytes` bytes.
-pub fn choose(m: u64, n: u32, k: u32, bytes: u32) -> (Tiling, u32) {
-    let cost = |t: &Tiling| cycles(t, m, n, k, bytes);
+/// A tiling and the blocks of a grid that stays, for up to `m` rows, `n` outputs and `k` inputs.
+pub fn choose(m: u64, n: u32, k: u32, operands: Operands) -> (Tiling, u32) {
+    let cost = |t: &Tiling| cycles(t, m, n, k, operands.bytes());
     let best = candidates().min_by(|a, b| cost(a).total_cmp(&cost(b)));
     let t = best.unwrap_or(Tiling {
         bm: 128,
@@ -59,16 +60,16 @@ fn candidates() -> impl Iterator<Item = Tiling> {
     let shares = [([1, 1], 1), ([2, 1], 1), ([1, 2], 1), ([2, 2], 1), ([4, 1], 1), ([1, 4], 1)];
     let splits = [([1, 1], 2), ([1, 1], 4), ([2, 1], 2), ([1, 2], 2)];
     let clusters = shares.into_iter().chain(splits);
-    tiles
-        .flat_map(move |tile| clusters.clone().map(move |cluster| (tile, cluster)))
-        .filter_map(|((bm, bn), (cluster, splits))| {
+    tiles.flat_map(move |tile| clusters.clone().map(move |cluster| (tile, cluster))).filter_map(
+        |((bm, bn), (cluster, splits))| {
             let t = Tiling { bm, bn, warpgroups: [2, 1], cluster, splits, stages: 0 };
             // What others send of a tile whose K is shared out is not part of the ring.
             let received = bm * bn * 4 / splits * (splits - 1);
             let stages = (SHARED.saturating_sub(received) / t.stage_bytes()).min(MOST_STAGES);
             let t = Tiling { stages, ..t };
             (stages >= 3 && t.unsupported().is_none()).then_some(t)
-        })
+        },
+    )
 }
 
 /// What the product takes.
@@ -115,7 +116,7 @@ mod tests {
     fn print_choices() {
         for m in [64, 128, 256, 512, 1024, 2048, 8192] {
             for (n, k) in SHAPES {
-                let (t, grid) = choose(m, n, k, 2);
+                let (t, grid) = choose(m, n, k, Operands::Bf16);
                 let us = cycles(&t, m, n, k, 2) / 1700.0;
                 println!("{m:5} {n:5} {k:5}: {us:7.1} us grid {grid} {t:?}");
             }
