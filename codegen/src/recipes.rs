@@ -16,10 +16,13 @@ use crate::kernels::rope::Rope;
 use crate::kernels::rope_kv_append::{HeadNorm, RopeKvAppend};
 use crate::kernels::sample::Sample;
 use crate::kernels::slice::Slice;
+use crate::kernels::stream_matmul::StreamMatmul;
 use crate::kernels::token_attention::TokenAttention;
+use crate::kernels::wgmma_matmul::{self, WgmmaMatmul};
 use crate::kernels::{Count, Recipe};
 use crate::signature::{Types, counted, extent, rows_of_last, width};
 use trtc_ir::ops::RmsNormWeight;
+use trtc_ir::target::{Gpu, MatrixUnit};
 use trtc_ir::{DType, Elem, Grain, Module, Op, OpData, Scheme, Steps, Sym};
 
 /// A kernel that serves up to `to` tokens, from where the one before ends that serves the same steps.
@@ -43,7 +46,7 @@ fn plain(elem: Elem, what: &str) -> Result<DType, String> {
 }
 
 /// The kernels of an op on a GPU target, or why there are none.
-pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
+pub fn recipes(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ranged>, String> {
     let t = Types { module };
     let max = module.max_dim(Sym::T).ok_or("the module has no bound on T")?;
     let weight_dtype = |norm: &RmsNormWeight| plain(t.weight(norm.weight).elem, "a norm's weight");
@@ -183,12 +186,28 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
                         (to, suffix, recipe.into())
                     })
                     .collect(),
-                None => [(FEW, "few"), (some(n, operands.units(k)), "some"), (many(operands), "many")]
-                    .map(|(tiling, suffix)| {
-                        let recipe = Matmul { n, k, operands, rows, bias, residual, out, tiling };
-                        (u64::from(tiling.bm), suffix, recipe.into())
-                    })
-                    .into(),
+                None => {
+                    let matmul =
+                        |tiling: Tiling| Matmul { n, k, operands, rows, bias, residual, out, tiling };
+                    let stream = |(tokens, suffix): (u32, &'static str)| {
+                        let recipe = StreamMatmul { n, k, operands, rows, bias, residual, out, tokens };
+                        (u64::from(tokens), suffix, recipe.into())
+                    };
+                    let wgmma = |(to, suffix): (u64, &'static str)| {
+                        let (tiling, grid) = wgmma_matmul::choose(to.min(max), n, k, operands);
+                        let recipe = WgmmaMatmul { n, k, operands, rows, bias, residual, out, tiling, grid };
+                        (to, suffix, recipe.into())
+                    };
+                    if gpu.matrix.contains(&MatrixUnit::Wgmma) {
+                        STREAM_RANGES.map(stream).into_iter().chain(WGMMA_RANGES.map(wgmma)).collect()
+                    } else {
+                        vec![
+                            (u64::from(FEW.bm), "few", matmul(FEW).into()),
+                            (u64::from(SOME.bm), "some", matmul(some(n, operands.units(k))).into()),
+                            (u64::MAX, "many", matmul(many(operands)).into()),
+                        ]
+                    }
+                }
             };
             Ok(by_rows(module, rows, forms, max))
         }
@@ -277,6 +296,12 @@ fn many(operands: Operands) -> Tiling {
         Operands::E4m3 => MANY_E4M3,
     }
 }
+
+/// Greatest numbers of rows that products which stream weights are made for, and their suffixes.
+const STREAM_RANGES: [(u32, &str); 4] = [(8, "to8"), (16, "to16"), (32, "to32"), (64, "to64")];
+/// Greatest numbers of rows that products with `wgmma` are made for, each with a tiling of its own, and their suffixes.
+const WGMMA_RANGES: [(u64, &str); 6] =
+    [(128, "to128"), (256, "to256"), (512, "to512"), (1024, "to1024"), (2048, "to2048"), (u64::MAX, "many")];
 
 /// Greatest token count, suffix and form of the products of quantised weights with `n` outputs.
 fn quant_forms(n: u32) -> Vec<(u64, &'static str, Form)> {

@@ -30,6 +30,7 @@ pub mod sample;
 pub mod slice;
 pub mod stream_matmul;
 pub mod token_attention;
+pub mod wgmma_matmul;
 
 use crate::builder::{Builder, GlobalPtr, I1, I8, I32, Special, StepDims, Val};
 
@@ -333,5 +334,6 @@ recipes! {
     Matmul: matmul::Matmul,
     QuantMatmul: quant_matmul::QuantMatmul,
     StreamMatmul: stream_matmul::StreamMatmul,
+    WgmmaMatmul: wgmma_matmul::WgmmaMatmul,
     Sample: sample::Sample,
 }
