@@ -69,6 +69,8 @@ fn bindings(device: &mut HostDevice, arena: u64) -> Result<Bindings, Error> {
         context: take(1 << 12)?,
         block_table: take(1 << 16)?,
         table_width: 0,
+        pages: 0,
+        limits: Dims::default(),
         scratch: take(0)?,
         counters: take(0)?,
     })

@@ -1,7 +1,7 @@
 //! The `codegen` phase: the selected kernels of a module as PTX, each once, several at a time.
 
 use crate::builder::{Builder, Built};
-use crate::kernels::{ArgKind, Extent, Launch, Recipe, Scratch};
+use crate::kernels::{ArgKind, Extent, Launch, Map, Recipe, Scratch};
 use crate::mlir::{Mlir, OptLevel, PtxTarget};
 use crate::ptxas::{Assembled, Ptxas};
 use crate::recipes::recipes;
@@ -50,8 +50,12 @@ pub struct Kernel {
     pub block: [u32; 3],
     /// Dynamic shared memory, bytes.
     pub shared: u32,
-    /// Arguments in order; those of the scratch memory and `tokens`, `rows`, `seqs`, i32, follow.
+    /// Arguments in order; the maps, those of the scratch memory and `tokens`, `rows`, `seqs`, i32, follow.
     pub args: Vec<ArgKind>,
+    /// Tensor maps.
+    pub maps: Vec<Map>,
+    /// True if it waits by itself for the launches before it.
+    pub dependent: bool,
     /// Memory besides the arguments.
     pub scratch: Option<Scratch>,
 }
@@ -94,6 +98,7 @@ pub fn arguments(op: &Op, results: &[ValueId]) -> Vec<Arg> {
         Op::Feed(op) => (vec![Value(op.tokens), Value(op.last)], 1),
         Op::Sample(op) => (vec![Value(op.logits), Value(op.draws)], 2),
         Op::GatherRows(op) => (vec![Value(op.x), Value(op.rows)], 1),
+        Op::Quantize(op) => (vec![Value(op.x)], 1),
     };
     args.extend(results.iter().take(outputs).copied().map(Value));
     args
@@ -188,12 +193,12 @@ fn entry_point(name: &str) -> String {
 
 /// Compiles one kernel for a chip.
 pub fn compile(mlir: &Mlir, name: &str, recipe: &Recipe, gpu: &Gpu, opt: OptLevel) -> Result<Kernel, Diag> {
-    let Launch { grid, block, args, scratch } = recipe.launch();
+    let Launch { grid, block, args, maps, scratch } = recipe.launch();
     let b = Builder::new(&entry_point(name), gpu, block);
     recipe.build(&b);
     let built = b.finish()?;
     let ptx = to_ptx(mlir, &built, opt)?;
-    let Built { entry, mlir, arch, dynamic_shared, .. } = built;
+    let Built { entry, mlir, arch, dynamic_shared, dependent, .. } = built;
     Ok(Kernel {
         name: name.to_owned(),
         entry,
@@ -204,6 +209,8 @@ pub fn compile(mlir: &Mlir, name: &str, recipe: &Recipe, gpu: &Gpu, opt: OptLeve
         block,
         shared: dynamic_shared,
         args,
+        maps,
+        dependent,
         scratch,
     })
 }

@@ -221,6 +221,7 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
                 out: plain(y.elem, "a result")?,
             }))
         }
+        Op::Quantize(_) => Err(format!("a result of {} is not served", t.result(data, 0)?.elem)),
         Op::Feed(op) => always(Recipe::from(Feed { last: extent(t.tensor(op.last)?, 0)? })),
         Op::Sample(op) => always(Recipe::from(Sample { vocab: width(t.tensor(op.logits)?)? })),
         Op::Attention(op) => {

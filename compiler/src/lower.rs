@@ -6,7 +6,7 @@
 use crate::gpu::GpuCode;
 use std::collections::BTreeMap;
 use trtc_codegen::emit;
-use trtc_codegen::kernels::Count as Counted;
+use trtc_codegen::kernels::{Count as Counted, Map, MapElem, MapRows};
 use trtc_engine::manifest::{self as eng, Arg, Choice, Code, Count, HostKernel, Launch};
 use trtc_ir::entity::{ValueId, WeightId};
 use trtc_ir::module::{Packing, Source};
@@ -122,7 +122,24 @@ fn ptx_kernel(compiled: &GpuCode, name: &str, loc: &Loc) -> Result<eng::PtxKerne
             bytes: s.bytes,
             counters: s.counters,
         }),
+        maps: kernel.maps.iter().map(|m| map(m, count)).collect(),
+        dependent: kernel.dependent,
     })
+}
+
+/// A tensor map of a kernel.
+fn map(m: &Map, count: impl Fn(Counted) -> Count) -> eng::Map {
+    let elem = match m.elem {
+        MapElem::U8 => eng::MapElem::U8,
+        MapElem::Bf16 => eng::MapElem::Bf16,
+        MapElem::F32 => eng::MapElem::F32,
+    };
+    let rows = match m.rows {
+        MapRows::Fixed(n) => eng::MapRows::Fixed(n),
+        MapRows::Most(of) => eng::MapRows::Most(count(of)),
+        MapRows::Paged(n) => eng::MapRows::Paged(n),
+    };
+    eng::Map { arg: m.arg, elem, width: m.width, rows, tile: m.tile, swizzle: m.swizzle }
 }
 
 struct Cx<'a> {
@@ -312,6 +329,9 @@ impl Cx<'_> {
             Op::GatedActPacked(op) => self.gated_act(op.act, true, op.x, out)?,
             Op::Feed(op) => HostKernel::Feed { last: self.last_dim(op.last)? },
             Op::Sample(op) => HostKernel::Sample { vocab: self.width(op.logits)? },
+            Op::Quantize(_) => {
+                return Err(Diag::unsupported(&data.loc, "the host device has no kernel of llm.quantize"));
+            }
             Op::GatherRows(_) => HostKernel::GatherRows { width: self.width(out)?, x: self.dtype(out)? },
         })
     }

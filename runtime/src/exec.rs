@@ -106,6 +106,9 @@ impl Executor {
             context,
             block_table,
             table_width,
+            // One more is nobody's where steps are padded.
+            pages: pages + u32::from(ahead),
+            limits: d,
             scratch,
             counters,
         };

@@ -5,7 +5,7 @@ mod support;
 use std::path::Path;
 use std::sync::Arc;
 use support::{dims, manifest};
-use trtc_engine::manifest::{Arg, Code, Count, Extent, Kernel, Manifest, PtxKernel};
+use trtc_engine::manifest::{Arg, Code, Count, Dims, Extent, Kernel, Manifest, PtxKernel};
 use trtc_runtime::device::emulator::{Dump, DumpedLaunch};
 use trtc_runtime::device::{Bindings, Buffer, Call, Device, EmulatorDevice, Region, StepDims, WeightRegions};
 use trtc_runtime::{Error, Fault};
@@ -56,6 +56,8 @@ fn kernel() -> Kernel {
         block: [1, 1, 1],
         shared: 0,
         scratch: None,
+        maps: Vec::new(),
+        dependent: false,
     };
     Kernel { name: "sm_80.add".into(), code: Code::Ptx(code), contract: String::new() }
 }
@@ -82,6 +84,8 @@ impl Rig {
             context: none,
             block_table: none,
             table_width: 1,
+            pages: 0,
+            limits: Dims::default(),
             scratch: none,
             counters: none,
         };
@@ -228,13 +232,13 @@ fn files(dir: &Path) -> Vec<String> {
 fn again(path: &Path) -> Result<Vec<u8>, String> {
     let launch = DumpedLaunch::from_bytes(&std::fs::read(path).unwrap()).map_err(|e| e.message)?;
     let global = launch.restore().map_err(|e| e.message)?;
-    let words: Vec<[u8; 8]> = launch.params.iter().map(|p| p.to_le_bytes()).collect();
+    let words = launch.params().map_err(|e| e.message)?;
     let words: Vec<&[u8]> = words.iter().map(|w| &w[..]).collect();
     let kernel = launch.decode().map_err(|e| e.message)?;
     trtc_emulator::launch(&kernel, launch.sizes(), &words, &global, 1, trtc_emulator::Limits::default())
         .map_err(|f| f.to_string())?;
     let mut out = vec![0; 8];
-    assert!(global.read(launch.params[1], &mut out));
+    assert!(global.read(launch.params[1].address(), &mut out));
     Ok(out)
 }
 

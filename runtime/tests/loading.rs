@@ -24,6 +24,8 @@ fn for_gpu() -> Manifest {
             block: [32, 1, 1],
             shared: 0,
             scratch: None,
+            maps: Vec::new(),
+            dependent: false,
         });
     }
     m

@@ -55,9 +55,18 @@ impl Builder {
         self.stmt(format_args!("nvvm.setmaxregister {action} {registers}"));
     }
 
+    /// Lets the next grid start and waits for those before this one, on targets where grids overlap; nothing elsewhere.
+    pub fn after_grids(&self) {
+        if self.gpu.pdl {
+            self.launch_dependents();
+            self.wait_for_grids();
+        }
+    }
+
     /// Waits until the grids before this one are complete and their writes visible.
     pub fn wait_for_grids(&self) {
         self.need("dependent launch", self.gpu.pdl);
+        self.state.borrow_mut().waits = super::Waits::Yes;
         self.stmt(format_args!("nvvm.griddepcontrol wait"));
     }
 

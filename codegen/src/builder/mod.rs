@@ -70,8 +70,22 @@ struct State {
     arch_specific: bool,
     /// PTX version that is needed.
     ptx: u32,
+    /// Whether the kernel waits for the grids before it.
+    waits: Waits,
     /// What was used and the target lacks.
     lacking: Vec<String>,
+}
+
+/// Whether a kernel has come to the point where it waits for the grids before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Waits {
+    /// Nothing has asked for it.
+    #[default]
+    No,
+    /// The kernel said that it will.
+    Later,
+    /// It does.
+    Yes,
 }
 
 /// A finished kernel.
@@ -89,6 +103,8 @@ pub struct Built {
     pub block: [u32; 3],
     /// Shared memory to ask for at launch, bytes; 0 if it is all static.
     pub dynamic_shared: u32,
+    /// True if it waits by itself for the grids before it.
+    pub dependent: bool,
 }
 
 /// Sizes of the step, the last three parameters of every kernel.
@@ -224,8 +240,20 @@ impl Builder {
         self.add_param(" {llvm.byval = !llvm.array<128 x i8>, llvm.align = 64 : i64, nvvm.grid_constant}")
     }
 
-    /// The last three parameters of every kernel.
+    /// The last three parameters of every kernel. On targets with dependent launch the kernel lets the next one start and
+    /// waits for those before it: what follows may touch any memory.
     pub fn param_dims(&self) -> StepDims<'_> {
+        let dims = self.param_dims_early();
+        self.after_grids();
+        dims
+    }
+
+    /// The same without waiting: until [`Builder::after_grids`] the kernel may touch what no kernel writes, weights, and
+    /// its own shared memory. Every thread that touches more, and one of each block at least, has to wait.
+    pub fn param_dims_early(&self) -> StepDims<'_> {
+        if self.gpu.pdl {
+            self.state.borrow_mut().waits = Waits::Later;
+        }
         StepDims { tokens: self.param(), rows: self.param(), seqs: self.param() }
     }
 
@@ -273,6 +301,9 @@ impl Builder {
         if !s.lacking.is_empty() {
             return Err(bug(format!("uses what {} lacks: {}", self.gpu.arch, s.lacking.join(", "))));
         }
+        if s.waits == Waits::Later {
+            return Err(bug("never waits for the grids before it".to_owned()));
+        }
         if s.shared > self.gpu.shared {
             return Err(bug(format!(
                 "needs {} bytes of shared memory, a block has {}",
@@ -310,6 +341,7 @@ impl Builder {
             ptx: s.ptx,
             block: self.block,
             dynamic_shared: if dynamic { s.shared } else { 0 },
+            dependent: s.waits == Waits::Yes,
         })
     }
 }

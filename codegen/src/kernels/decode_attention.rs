@@ -98,6 +98,7 @@ impl DecodeAttention {
             grid: [seqs, one(self.units()), one(SHARES)],
             block: [self.tiling().warps * 32, 1, 1],
             args: Attention::args(),
+            maps: Vec::new(),
             scratch: Some(Scratch { of: Count::Seqs, bytes, counters: self.units() }),
         }
     }

@@ -22,7 +22,7 @@ impl Feed {
     /// Geometry. Arguments: `[tokens, last, y]`.
     pub fn launch(&self) -> Launch {
         let grid = grid_of(Extent { of: Count::Tokens, div: THREADS, plus: None, mul: 1 });
-        Launch { grid, block: [THREADS, 1, 1], args: vec![ArgKind::Pointer; 3], scratch: None }
+        Launch::new(grid, THREADS, vec![ArgKind::Pointer; 3])
     }
 
     /// The kernel.

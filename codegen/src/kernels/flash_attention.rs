@@ -83,7 +83,7 @@ impl FlashAttention {
         };
         let heads = Extent { of: Count::One, div: 1, plus: None, mul: self.0.kv_heads.max(1) };
         let grid = [tiles, heads, Extent::ONE];
-        Launch { grid, block: [WARPS * 32, 1, 1], args: Attention::args(), scratch: None }
+        Launch::new(grid, WARPS * 32, Attention::args())
     }
 
     /// The kernel.

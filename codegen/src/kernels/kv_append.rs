@@ -122,7 +122,7 @@ impl KvAppend {
         use ArgKind::{Batch, Pointer};
         let grid = grid_of(Extent { of: Count::Tokens, div: 1, plus: None, mul: 1 });
         let threads = (2 * self.vectors()).next_multiple_of(32).min(THREADS);
-        Launch { grid, block: [threads, 1, 1], args: vec![Pointer, Pointer, Batch, Pointer], scratch: None }
+        Launch::new(grid, threads, vec![Pointer, Pointer, Batch, Pointer])
     }
 
     /// The kernel.

@@ -113,6 +113,7 @@ impl Matmul {
             grid: [tiles, Extent { mul: splits, ..Extent::ONE }, Extent::ONE],
             block: [self.threads(), 1, 1],
             args: vec![ArgKind::Pointer; pointers],
+            maps: Vec::new(),
             scratch: (splits > 1).then(|| Scratch { of: Count::One, bytes, counters: self.tiles_n() }),
         }
     }
@@ -130,7 +131,7 @@ impl Matmul {
             // Of those that have eight warps, two blocks should fit.
             b.min_blocks(2);
         }
-        let dims = b.param_dims();
+        let dims = b.param_dims_early();
         let m = self.rows.of(dims);
 
         let ring = {
@@ -141,8 +142,10 @@ impl Matmul {
         let (m0, n0) = (tile_m * bm, tile_n * bn);
         let copy_x = self.copy(b, x, ring.x, m0, Some(m));
         let copy_w = self.copy(b, w, ring.w, n0, (!self.n.is_multiple_of(bn)).then(|| b.value(self.n)));
-        let load = |step: Val<'_, I32>, stage: Val<'_, I32>| {
+        let load_x = |step: Val<'_, I32>, stage: Val<'_, I32>| {
             self.load(b, &copy_x, ring.base.at_bytes(stage), step);
+        };
+        let load_w = |step: Val<'_, I32>, stage: Val<'_, I32>| {
             self.load(b, &copy_w, ring.base.at_bytes(stage).at_bytes(ring.x.bytes()), step);
         };
 
@@ -152,9 +155,16 @@ impl Matmul {
         let split = if splits == 1 { b.value(0) } else { b.special(Special::BlockY) };
         let begin = split * each;
         let steps = if all.is_multiple_of(splits) { b.value(each) } else { (b.value(all) - begin).min(each) };
-        // Fill all stages but one. A group is closed for each, full or empty, so that waiting can count them.
-        for s in 0..(stages - 1).min(each) {
-            b.if_(b.value(s).lt(steps), || load(begin + s, b.value(s * ring.stage_bytes())));
+        // Fill all stages but one: weights while the launch before this one ends, for no launch writes them. A group is
+        // closed for each stage, full or empty, so that waiting can count them; the first has all of these weights.
+        let filled: Vec<(u32, Val<'_, I32>)> =
+            (0..(stages - 1).min(each)).map(|s| (s, b.value(s * ring.stage_bytes()))).collect();
+        for &(s, stage) in &filled {
+            b.if_(b.value(s).lt(steps), || load_w(begin + s, stage));
+        }
+        b.after_grids();
+        for &(s, stage) in &filled {
+            b.if_(b.value(s).lt(steps), || load_x(begin + s, stage));
             b.cp_async_commit();
         }
         (each..stages - 1).for_each(|_| b.cp_async_commit());
@@ -171,7 +181,10 @@ impl Matmul {
             b.cp_async_wait(stages - 2);
             b.sync();
             let ahead = step + (stages - 1);
-            b.if_(ahead.lt(steps), || load(begin + ahead, write));
+            b.if_(ahead.lt(steps), || {
+                load_x(begin + ahead, write);
+                load_w(begin + ahead, write);
+            });
             b.cp_async_commit();
             let sums = fragments.multiply(ring.base.at_bytes(read), sums);
             (ring.next(read, last), ring.next(write, last), sums)

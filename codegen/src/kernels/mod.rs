@@ -2,7 +2,7 @@
 //!
 //! How a kernel is called (the contract between its PTX and whoever launches it): its arguments in the order of
 //! [`crate::emit::arguments`], each a pointer, but quantised weights, which are two or three, and the batch, which is four parameters (`query_start`, `context`,
-//! `block_table`, pointers to i32, and `table_width`, i32); then, where it has [`Scratch`], pointers to its bytes and
+//! `block_table`, pointers to i32, and `table_width`, i32); then its tensor maps ([`Map`]); then, where it has [`Scratch`], pointers to its bytes and
 //! counters; then `tokens`, `rows`, `seqs`, i32. Pointers are multiples
 //! of 16 bytes. A kernel adds one file here and one line in [`Recipe`]'s table.
 
@@ -87,6 +87,45 @@ pub enum ArgKind {
     ScaledZero,
 }
 
+/// A tensor map over an argument, `(rows, width)`, rows one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Map {
+    /// Index into [`Launch::args`]; of an argument of several pointers the first.
+    pub arg: u32,
+    /// What is copied.
+    pub elem: MapElem,
+    /// Elements of a row, which is a multiple of 16 bytes.
+    pub width: u32,
+    /// Rows.
+    pub rows: MapRows,
+    /// What one copy takes, rows and columns, each at most 256.
+    pub tile: [u32; 2],
+    /// Bytes of a row over which chunks are exchanged in shared memory, as in [`crate::tile::Tile`]; 0 for none.
+    pub swizzle: u32,
+}
+
+/// Elements of a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapElem {
+    /// Bytes, 8-bit floats too.
+    U8,
+    /// bf16.
+    Bf16,
+    /// f32.
+    F32,
+}
+
+/// Rows of a map. What lies outside is loaded as zeros and not stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapRows {
+    /// So many.
+    Fixed(u32),
+    /// The greatest number of a step: rows past a step's own hold anything.
+    Most(Count),
+    /// So many in each page of the cache.
+    Paged(u32),
+}
+
 /// How a kernel is launched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launch {
@@ -94,10 +133,19 @@ pub struct Launch {
     pub grid: [Extent; 3],
     /// Threads of a block: x, y, z.
     pub block: [u32; 3],
-    /// Arguments; those of the scratch memory and `tokens`, `rows`, `seqs` follow.
+    /// Arguments; the maps, those of the scratch memory and `tokens`, `rows`, `seqs` follow.
     pub args: Vec<ArgKind>,
+    /// Tensor maps, a parameter of 128 bytes each.
+    pub maps: Vec<Map>,
     /// Memory that the kernel needs besides them.
     pub scratch: Option<Scratch>,
+}
+
+impl Launch {
+    /// A launch of blocks of `threads` threads along x that needs nothing but its arguments.
+    fn new(grid: [Extent; 3], threads: u32, args: Vec<ArgKind>) -> Launch {
+        Launch { grid, block: [threads, 1, 1], args, maps: Vec::new(), scratch: None }
+    }
 }
 
 /// Memory in which the blocks of one launch exchange what they have, for each of what is counted.
@@ -154,7 +202,7 @@ impl Wide {
 
     /// A launch for as many rows as there are of `rows`.
     fn launch(self, rows: Count, args: Vec<ArgKind>) -> Launch {
-        Launch { grid: self.grid(rows), block: [self.threads(), 1, 1], args, scratch: None }
+        Launch::new(self.grid(rows), self.threads(), args)
     }
 
     /// The row of this block, and this thread's first element in it.

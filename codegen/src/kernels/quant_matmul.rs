@@ -145,7 +145,7 @@ impl QuantMatmul {
             Form::Few(_) => few::THREADS,
             Form::Many(t) => t.threads(),
         };
-        Launch { grid, block: [threads, 1, 1], args, scratch: None }
+        Launch::new(grid, threads, args)
     }
 
     /// The kernel.

@@ -66,7 +66,7 @@ impl RmsNorm {
     pub fn launch(&self) -> Launch {
         let args = vec![ArgKind::Pointer; if self.residual.is_some() { 5 } else { 3 }];
         let grid = grid_of(Extent { of: self.rows, div: 1, plus: None, mul: self.per_row });
-        Launch { grid, block: [self.threads(), 1, 1], args, scratch: None }
+        Launch::new(grid, self.threads(), args)
     }
 
     /// The kernel.

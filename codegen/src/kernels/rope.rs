@@ -167,7 +167,7 @@ impl Rope {
     /// Geometry. Arguments: `[x, positions, freqs, y]`.
     pub fn launch(&self) -> Launch {
         let grid = grid_of(Extent { of: Count::Tokens, div: 1, plus: None, mul: 1 });
-        Launch { grid, block: [self.heads().threads(), 1, 1], args: vec![ArgKind::Pointer; 4], scratch: None }
+        Launch::new(grid, self.heads().threads(), vec![ArgKind::Pointer; 4])
     }
 
     /// The kernel.

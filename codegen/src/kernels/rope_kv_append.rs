@@ -69,7 +69,7 @@ impl RopeKvAppend {
         let mut args = vec![ArgKind::Pointer; 3 + norms];
         args.extend([ArgKind::Batch, ArgKind::Pointer, ArgKind::Pointer]);
         let grid = grid_of(Extent { of: Count::Tokens, div: 1, plus: None, mul: 1 });
-        Launch { grid, block: [self.all_heads().threads(), 1, 1], args, scratch: None }
+        Launch::new(grid, self.all_heads().threads(), args)
     }
 
     /// The kernel.

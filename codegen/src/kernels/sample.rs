@@ -34,7 +34,7 @@ impl Sample {
     pub fn launch(&self) -> Launch {
         let grid = grid_of(Extent { of: Count::Rows, div: 1, plus: None, mul: CHUNKS });
         let scratch = Some(Scratch { of: Count::Rows, bytes: u64::from(CHUNKS) * 16, counters: 1 });
-        Launch { grid, block: [THREADS, 1, 1], args: vec![ArgKind::Pointer; 4], scratch }
+        Launch { scratch, ..Launch::new(grid, THREADS, vec![ArgKind::Pointer; 4]) }
     }
 
     /// The kernel.

@@ -70,7 +70,7 @@ impl TokenAttention {
             Extent { of: Count::One, div: 1, plus: None, mul: blocks.max(1) },
             Extent::ONE,
         ];
-        Launch { grid, block: [WARPS * 32, 1, 1], args: Attention::args(), scratch: None }
+        Launch::new(grid, WARPS * 32, Attention::args())
     }
 
     /// The kernel.

@@ -9,7 +9,7 @@ use crate::container;
 use crate::error::EngineError;
 use crate::layout::{Part, sizes};
 use crate::manifest::{
-    Arg, Code, Count, Dims, Dtype, Extent, FORMAT, Launch, Manifest, PtxKernel, Steps, Weight,
+    Arg, Code, Count, Dims, Dtype, Extent, FORMAT, Launch, Manifest, MapRows, PtxKernel, Steps, Weight,
 };
 pub use signature::{Slot, signature};
 use std::collections::BTreeSet;
@@ -238,6 +238,10 @@ impl Manifest {
             let kernel = self.kernels.get(choice.kernel as usize);
             let kernel =
                 kernel.ok_or_else(|| bad(", choices", format!("there is no kernel {}", choice.kernel)))?;
+            if let Code::Ptx(ptx) = &kernel.code {
+                self.check_maps(&launch.args, ptx)
+                    .map_err(|found| bad(format!(", kernel {:?}", kernel.name), found))?;
+            }
             if let Code::Host(host) = &kernel.code {
                 let layer = launch
                     .args
@@ -247,6 +251,39 @@ impl Manifest {
                 let slots = signature(host, layer, self.model.vocab);
                 let slots = slots.map_err(|e| bad(format!(", kernel {:?}", kernel.name), e))?;
                 self.check_args(&launch.args, &slots)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every map of a kernel lies within its argument; one sentence if not.
+    fn check_maps(&self, args: &[Arg], ptx: &PtxKernel) -> Result<(), String> {
+        for map in &ptx.maps {
+            let arg = args
+                .get(map.arg as usize)
+                .ok_or_else(|| format!("a tensor map over no argument: {map:?}"))?;
+            let fits = match (*arg, map.rows) {
+                (Arg::Kv(layer), MapRows::Paged(rows)) => {
+                    let layer = self.kv.layers.get(layer as usize);
+                    let page = layer.map_or(0, |l| self.kv.page_bytes(l));
+                    // Pages lie without gaps, and so do a map's rows.
+                    u64::from(rows) * map.row_bytes() == page
+                }
+                (Arg::Arena(offset), MapRows::Fixed(_) | MapRows::Most(_)) => {
+                    let end =
+                        map.rows.count(&self.dims, 0).saturating_mul(map.row_bytes()).saturating_add(offset);
+                    end <= self.arena
+                }
+                (Arg::Weight(w), MapRows::Fixed(rows)) => {
+                    let weight = self.weights.get(w as usize);
+                    let held = weight.and_then(|w| sizes(&w.shape, w.encoding, w.layout).ok());
+                    let end = u64::from(rows).saturating_mul(map.row_bytes());
+                    held.is_some_and(|s| end <= s.of(Part::Payload))
+                }
+                _ => false,
+            };
+            if !fits {
+                return Err(format!("a tensor map that does not fit {arg:?}: {map:?}"));
             }
         }
         Ok(())
@@ -331,6 +368,12 @@ fn check_ptx(at: &str, ptx: &PtxKernel) -> Result<(), EngineError> {
     let threads = if x.max(y).max(z) <= 1024 { x * y * z } else { 0 };
     if !(1..=1024).contains(&threads) || z > 64 {
         return Err(bad(at, format!("a block of {:?} threads", ptx.block)));
+    }
+    if ptx.maps.len() > 16 {
+        return Err(bad(at, format!("{} tensor maps", ptx.maps.len())));
+    }
+    if let Some(wrong) = ptx.maps.iter().find_map(|m| m.wrong()) {
+        return Err(bad(at, wrong));
     }
     if ptx.shared > 256 << 10 {
         return Err(bad(at, format!("{} bytes of shared memory", ptx.shared)));

@@ -3,12 +3,14 @@
 //! Plain data. What makes a manifest consistent is in `check.rs`; checks that need the file's tensors are in `read.rs`.
 
 mod host;
+mod map;
 
 pub use host::{Act, HostKernel};
+pub use map::{Map, MapElem, MapRows};
 use serde::{Deserialize, Serialize};
 
 /// Version of the format; another one is refused.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// The whole manifest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -88,7 +90,7 @@ pub struct Model {
 }
 
 /// Limits that are fixed when the engine is built.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Dims {
     /// Most requests in a step.
@@ -253,6 +255,12 @@ pub struct PtxKernel {
     pub shared: u32,
     /// Device memory besides the arguments.
     pub scratch: Option<Scratch>,
+    /// Tensor maps, parameters after the arguments.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub maps: Vec<Map>,
+    /// True if the kernel waits by itself for the launches before it, so that it may start while they end.
+    #[serde(default)]
+    pub dependent: bool,
 }
 
 /// Device memory that a kernel needs besides its arguments, for each of what is counted: two parameters after the

@@ -164,6 +164,8 @@ pub fn ptx_manifest() -> Manifest {
             block: [128, 1, 1],
             shared: 1024,
             scratch: None,
+            maps: Vec::new(),
+            dependent: false,
         });
     }
     m

@@ -96,6 +96,8 @@ impl Bench {
                 block: [test.block, 1, 1],
                 shared: test.shared_bytes(),
                 scratch: None,
+                maps: Vec::new(),
+                dependent: false,
             }),
             contract: String::new(),
         };
@@ -138,6 +140,8 @@ fn bindings(arena: Buffer, none: Buffer) -> Bindings {
         context: none,
         block_table: none,
         table_width: 1,
+        pages: 0,
+        limits: Dims::default(),
         scratch: none,
         counters: none,
     }

@@ -3,7 +3,40 @@
 
 use super::{Bindings, Buffer, Region, StepDims};
 use crate::error::Error;
-use trtc_engine::manifest::{Arg, Code, Count, Extent, Kernel, PtxKernel};
+use serde::{Deserialize, Serialize};
+use trtc_engine::manifest::{Arg, Code, Count, Extent, Kernel, Map, PtxKernel};
+
+/// A parameter of a launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Param {
+    /// An address or a number.
+    Word(u64),
+    /// A tensor map.
+    Map(MapParam),
+}
+
+/// A tensor map whose memory is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MapParam {
+    /// Address of the first element.
+    pub address: u64,
+    /// Rows.
+    pub rows: u64,
+    /// All else.
+    pub map: Map,
+}
+
+impl Param {
+    /// The address, if it is one.
+    pub fn address(&self) -> u64 {
+        match self {
+            Param::Word(word) => *word,
+            Param::Map(map) => map.address,
+        }
+    }
+}
 
 /// The PTX of a kernel.
 ///
@@ -17,18 +50,21 @@ pub fn ptx(kernel: &Kernel) -> Result<&PtxKernel, Error> {
     }
 }
 
-/// The parameters of a launch, a word each, as `trtc_codegen::kernels` lays down: arguments, scratch memory, the step's
+/// The parameters of a launch as `trtc_codegen::kernels` lays down: arguments, tensor maps, scratch memory, the step's
 /// sizes. `address` gives the address of a region that lies within its buffer.
 pub fn params(
     args: &[Arg],
-    scratch: bool,
+    code: &PtxKernel,
     bind: &Bindings,
     dims: StepDims,
     address: &dyn Fn(Region) -> Result<u64, Error>,
-) -> Result<Vec<u64>, Error> {
+) -> Result<Vec<Param>, Error> {
     let at = |buffer: Buffer, offset| address(Region { buffer, offset, len: 0 });
     let mut params = Vec::with_capacity(args.len() + 8);
+    // Where each argument begins among the parameters.
+    let mut first = Vec::with_capacity(args.len());
     for arg in args {
+        first.push(params.len());
         match *arg {
             Arg::Arena(offset) => params.push(at(bind.arena, offset)?),
             Arg::Weight(i) => {
@@ -55,11 +91,17 @@ pub fn params(
             }
         }
     }
-    if scratch {
-        params.extend([at(bind.scratch, 0)?, at(bind.counters, 0)?]);
+    let mut out: Vec<Param> = params.iter().copied().map(Param::Word).collect();
+    for map in &code.maps {
+        let address = first.get(map.arg as usize).and_then(|&at| params.get(at)).copied();
+        let address = address.ok_or_else(|| Error::bug(format!("a tensor map over argument {}", map.arg)))?;
+        out.push(Param::Map(MapParam { address, rows: map.rows.count(&bind.limits, bind.pages), map: *map }));
     }
-    params.extend([dims.tokens, dims.rows, dims.seqs].map(u64::from));
-    Ok(params)
+    if code.scratch.is_some() {
+        out.extend([at(bind.scratch, 0)?, at(bind.counters, 0)?].map(Param::Word));
+    }
+    out.extend([dims.tokens, dims.rows, dims.seqs].map(|n| Param::Word(u64::from(n))));
+    Ok(out)
 }
 
 /// Blocks of a launch, x, y, z; `None` if there are none, which no device launches.

@@ -14,10 +14,11 @@ mod meminfo;
 pub use cuda::{CudaDevice, present as cuda_present};
 pub use emulator::EmulatorDevice;
 pub use landed::Landed;
+pub use launch::Param;
 
 use crate::error::Error;
 use std::sync::Arc;
-use trtc_engine::manifest::{Arg, Kernel, Manifest};
+use trtc_engine::manifest::{Arg, Dims, Kernel, Manifest};
 
 /// Device memory, by handle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,6 +71,10 @@ pub struct Bindings {
     pub block_table: Buffer,
     /// Entries of a block table's row.
     pub table_width: u32,
+    /// Pages of each layer's cache.
+    pub pages: u32,
+    /// What the buffers are large enough for.
+    pub limits: Dims,
     /// Memory in which the blocks of one launch exchange what they have.
     pub scratch: Buffer,
     /// Their counters, i32, 0 between launches.

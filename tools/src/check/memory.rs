@@ -70,6 +70,8 @@ impl<'a> Memory<'a> {
             context,
             block_table,
             table_width: width,
+            pages: u32::try_from(pages).unwrap_or(u32::MAX),
+            limits: dims,
             scratch: device.alloc(scratch, "scratch memory")?,
             counters: device.alloc(4 * counters, "counters")?,
         };

@@ -99,8 +99,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let mut kernel = dumped.decode()?;
     kernel.name.clone_from(&dumped.kernel);
     let global = dumped.restore()?;
-    let words: Vec<[u8; 8]> = dumped.params.iter().map(|p| p.to_le_bytes()).collect();
-    let words: Vec<&[u8]> = words.iter().map(<[u8; 8]>::as_slice).collect();
+    let words = dumped.params()?;
+    let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
     let (sizes, limits) = (dumped.sizes(), Limits::default());
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let start = Instant::now();

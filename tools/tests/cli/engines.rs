@@ -42,6 +42,8 @@ fn engine_for_gpu(path: &Path) {
         block: [32, 1, 1],
         shared: 0,
         scratch: None,
+        maps: Vec::new(),
+        dependent: false,
     };
     m.kernels = vec![Kernel { name: "k".into(), code: Code::Ptx(code), contract: String::new() }];
     for launch in &mut m.launches {

@@ -173,6 +173,41 @@ fn either_kind_of_step_has_its_kernels() {
 }
 
 #[test]
+fn tensor_maps_lie_in_their_arguments() {
+    // The first kernel's arguments: tokens, a table, and where the rows of the arena go.
+    let m = ptx_manifest();
+    let args = &m.launches[0].args;
+    let at = |wanted: fn(&Arg) -> bool| args.iter().position(wanted).unwrap() as u32;
+    let (table, rows) = (at(|a| matches!(a, Arg::Weight(_))), at(|a| matches!(a, Arg::Arena(_))));
+    let map = Map {
+        arg: rows,
+        elem: MapElem::F32,
+        width: 8,
+        rows: MapRows::Most(Count::Tokens),
+        tile: [8, 4],
+        swizzle: 0,
+    };
+    let mut good = ptx_manifest();
+    if let Code::Ptx(ptx) = &mut good.kernels[0].code {
+        ptx.maps = vec![map];
+    }
+    good.check().unwrap();
+    let with = |map: Map| broken_ptx(|p| p.maps = vec![map]);
+    assert!(with(Map { arg: 64, ..map }).contains("over no argument"));
+    assert!(with(Map { rows: MapRows::Fixed(1 << 30), ..map }).contains("does not fit"));
+    assert!(with(Map { arg: table, rows: MapRows::Fixed(1 << 20), ..map }).contains("does not fit"));
+    assert!(with(Map { rows: MapRows::Paged(1), ..map }).contains("does not fit"));
+    assert!(with(Map { width: u32::MAX / 4 * 4, ..map }).contains("does not fit"));
+    assert!(with(Map { width: 3, ..map }).contains("rows of 12 bytes"));
+    assert!(with(Map { rows: MapRows::Fixed(0), ..map }).contains("no rows"));
+    assert!(with(Map { tile: [0, 4], ..map }).contains("tiles"));
+    assert!(with(Map { tile: [8, 512], ..map }).contains("tiles"));
+    assert!(with(Map { tile: [8, 16], swizzle: 32, ..map }).contains("swizzled over 32"));
+    assert!(with(Map { swizzle: 48, ..map }).contains("swizzle"));
+    assert!(broken_ptx(|p| p.maps = vec![map; 17]).contains("17 tensor maps"));
+}
+
+#[test]
 fn ptx_kernels_are_bounded() {
     assert!(broken_ptx(|p| p.entry = "a b".into()).contains("entry point"));
     assert!(broken_ptx(|p| p.entry = String::new()).contains("entry point"));

@@ -115,7 +115,7 @@ impl Drop for Context {
 macro_rules! handle {
     ($(#[$doc:meta])* $name:ident($raw:ty), $free:path) => {
         $(#[$doc])*
-        pub struct $name($raw);
+        pub struct $name(pub(super) $raw);
 
         // SAFETY: a handle of the driver may be used from any thread in which its context is current.
         unsafe impl Send for $name {}
@@ -184,7 +184,7 @@ impl Pinned {
 
 /// An entry point; it lives as long as its module.
 #[derive(Clone, Copy)]
-pub struct Function(sys::CUfunction);
+pub struct Function(pub(super) sys::CUfunction);
 
 // SAFETY: as for the handles.
 unsafe impl Send for Function {}
@@ -199,139 +199,6 @@ impl Memory {
     /// Its address.
     pub fn address(&self) -> Address {
         self.0
-    }
-}
-
-impl Stream {
-    /// A queue that does not wait for the default one.
-    pub fn new() -> Result<Stream, Failure> {
-        result::stream::create(result::stream::StreamKind::NonBlocking).map(Stream)
-    }
-
-    /// Waits until all work is done.
-    pub fn finish(&self) -> Result<(), Failure> {
-        // SAFETY: the handle is valid.
-        unsafe { result::stream::synchronize(self.0) }
-    }
-
-    /// Fills memory with zeros, in order.
-    ///
-    /// # Safety
-    /// The range is memory that is held until the work is done.
-    pub unsafe fn zero(&self, at: Address, bytes: usize) -> Result<(), Failure> {
-        // SAFETY: the caller's word.
-        unsafe { result::memset_d8_async(at, 0, bytes, self.0) }
-    }
-
-    /// Copies to the device, in order. The driver has read `bytes` when this returns: they are not page-locked.
-    ///
-    /// # Safety
-    /// The range is memory that is held until the work is done.
-    pub unsafe fn write(&self, at: Address, bytes: &[u8]) -> Result<(), Failure> {
-        // SAFETY: the caller's word.
-        unsafe { result::memcpy_htod_async(at, bytes, self.0) }
-    }
-
-    /// Copies within the device, in order.
-    ///
-    /// # Safety
-    /// Both ranges are memory that is held until the work is done.
-    pub unsafe fn copy(&self, from: Address, to: Address, bytes: usize) -> Result<(), Failure> {
-        // SAFETY: the caller's word.
-        unsafe { result::memcpy_dtod_async(to, from, bytes, self.0) }
-    }
-
-    /// Copies from the device after all work before, and waits for it.
-    ///
-    /// # Safety
-    /// The range is memory that is held.
-    pub unsafe fn read(&self, at: Address, into: &mut [u8]) -> Result<(), Failure> {
-        // SAFETY: the caller's word; `into` is borrowed until the copy is done.
-        unsafe { result::memcpy_dtoh_async(into, at, self.0) }?;
-        self.finish()
-    }
-
-    /// Queues a copy from the device to page-locked memory.
-    ///
-    /// # Safety
-    /// The range is memory that is held, and `into` stays and is not looked at until the copy is done.
-    pub unsafe fn read_later(&self, at: Address, into: &mut [u8]) -> Result<(), Failure> {
-        // SAFETY: the caller's word.
-        unsafe { result::memcpy_dtoh_async(into, at, self.0) }
-    }
-
-    /// Starts a kernel, in order.
-    ///
-    /// # Safety
-    /// The parameters are what the kernel takes, each in a word of its own, and it touches only memory that is held
-    /// until it is done.
-    pub unsafe fn launch(
-        &self,
-        function: Function,
-        grid: [u32; 3],
-        block: [u32; 3],
-        shared: u32,
-        params: &[u64],
-    ) -> Result<(), Failure> {
-        let mut pointers: Vec<*mut c_void> =
-            params.iter().map(|p| std::ptr::from_ref(p).cast_mut().cast()).collect();
-        let three = |[x, y, z]: [u32; 3]| (x, y, z);
-        // SAFETY: the caller's word; the driver copies the parameters before it returns.
-        unsafe { result::launch_kernel(function.0, three(grid), three(block), shared, self.0, &mut pointers) }
-    }
-
-    /// Marks the point reached.
-    pub fn mark(&self) -> Result<Mark, Failure> {
-        let mark = Mark(result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT)?);
-        // SAFETY: both handles are valid.
-        unsafe { result::event::record(mark.0, self.0) }?;
-        Ok(mark)
-    }
-
-    /// Moves a mark to the point reached.
-    pub fn mark_again(&self, mark: &Mark) -> Result<(), Failure> {
-        // SAFETY: both handles are valid.
-        unsafe { result::event::record(mark.0, self.0) }
-    }
-
-    /// Records what `work` starts in this queue, without executing it.
-    pub fn record<E: From<Failure>>(&self, work: impl FnOnce() -> Result<(), E>) -> Result<Recording, E> {
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        // SAFETY: the handle is valid; the capture is ended below whatever happens.
-        unsafe { result::stream::begin_capture(self.0, mode) }?;
-        let done = work();
-        // SAFETY: as above.
-        let graph = unsafe { result::stream::end_capture(self.0) };
-        done?;
-        let graph = graph?;
-        // SAFETY: the graph was just made, and is not used any more once it is instantiated.
-        let made = unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) };
-        // SAFETY: as above.
-        let _ = unsafe { result::graph::destroy(graph) };
-        Ok(Recording(made?))
-    }
-
-    /// Starts what was recorded, in order.
-    ///
-    /// # Safety
-    /// As for the launches that were recorded.
-    pub unsafe fn replay(&self, recording: &Recording) -> Result<(), Failure> {
-        // SAFETY: both handles are valid; the caller's word for the launches.
-        unsafe { result::graph::launch(recording.0, self.0) }
-    }
-}
-
-impl Mark {
-    /// Waits until the queue has passed it.
-    pub fn wait(&self) -> Result<(), Failure> {
-        // SAFETY: the handle is valid.
-        unsafe { result::event::synchronize(self.0) }
-    }
-
-    /// Milliseconds from here to a later mark; both have been passed.
-    pub fn until(&self, later: &Mark) -> Result<f32, Failure> {
-        // SAFETY: both handles are valid.
-        unsafe { result::event::elapsed(self.0, later.0) }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::CudaDevice;
 use super::driver::words;
+use super::queue::Shape;
 use crate::device::launch::{facts, grid, params, ptx};
 use crate::device::{Bindings, Call, StepDims};
 use crate::error::Error;
@@ -16,11 +17,11 @@ impl CudaDevice {
         let Some(grid) = grid(code, dims) else {
             return Ok(());
         };
-        let params = params(call.args, code.scratch.is_some(), bind, dims, &|region| self.address(region))?;
+        let params = params(call.args, code, bind, dims, &|region| self.address(region))?;
+        let shape = Shape { grid, block: code.block, shared: code.shared, dependent: code.dependent };
         // SAFETY: the parameters are laid out as the kernels take them, addresses are of memory that is held, and the
         // manifest's check bounds what a step's sizes make the kernels touch.
-        let started =
-            unsafe { self.stream.launch(compiled.function, grid, code.block, code.shared, &params) };
+        let started = unsafe { self.stream.launch(compiled.function, shape, &params) };
         started.map_err(|e| {
             let facts = facts(code, grid, dims);
             Error::bug(format!("kernel {} ({facts}; {}): {}", kernel.name, call.loc, words(e)))

@@ -7,6 +7,7 @@
 mod driver;
 mod elf;
 mod launch;
+mod queue;
 mod staging;
 
 pub use driver::present;

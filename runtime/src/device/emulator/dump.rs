@@ -3,6 +3,8 @@
 //! The file is the words `trtc launch\0`, the version and the header's length (u32, little-endian), a header in JSON, the
 //! PTX, and what was written of each allocation, one after the other. Nothing in a file is trusted.
 
+use super::tensor_map;
+use crate::device::launch::Param;
 use crate::device::meminfo;
 use crate::error::Error;
 use serde::{Deserialize, Serialize};
@@ -13,7 +15,7 @@ use trtc_emulator::{Global, Image, Sizes};
 /// What a file begins with.
 const MAGIC: &[u8; 12] = b"trtc launch\0";
 /// Version of the format; another one is refused.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Where the header begins.
 const HEADER_AT: usize = MAGIC.len() + 8;
 
@@ -67,8 +69,8 @@ pub struct DumpedLaunch {
     pub block: [u32; 3],
     /// Bytes of dynamic shared memory.
     pub shared: u32,
-    /// Parameters, a word each.
-    pub params: Vec<u64>,
+    /// Parameters.
+    pub params: Vec<Param>,
     /// PTX.
     pub text: String,
     /// Memory before the launch.
@@ -85,7 +87,7 @@ struct Header {
     grid: [u32; 3],
     block: [u32; 3],
     shared: u32,
-    params: Vec<u64>,
+    params: Vec<Param>,
     /// Bytes of the PTX.
     text: u64,
     memory: Vec<Region>,
@@ -104,9 +106,9 @@ struct Region {
 }
 
 /// The allocations that parameters point to.
-pub(super) fn memory(global: &Global, params: &[u64]) -> Vec<Image> {
+pub(super) fn memory(global: &Global, params: &[Param]) -> Vec<Image> {
     let mut out: Vec<Image> = Vec::new();
-    for &p in params {
+    for p in params.iter().map(Param::address) {
         if out.iter().all(|i| !(i.base..=i.base + i.bytes).contains(&p)) {
             out.extend(global.image(p));
         }
@@ -215,6 +217,14 @@ impl DumpedLaunch {
     /// The text is not PTX, has an instruction that is not known, or lacks the entry point.
     pub fn decode(&self) -> Result<trtc_emulator::Kernel, Error> {
         entry(&self.kernel, &self.entry, &self.text)
+    }
+
+    /// The bytes of each parameter.
+    ///
+    /// # Errors
+    /// A tensor map that no GPU takes.
+    pub fn params(&self) -> Result<Vec<Vec<u8>>, Error> {
+        tensor_map::bytes(&self.params)
     }
 
     /// Blocks, threads, shared memory.

@@ -4,11 +4,12 @@
 //! Launches are executed at once, in order. What an instruction does is not here but in `trtc_emulator`.
 
 mod dump;
+mod tensor_map;
 
 pub use dump::{Dump, DumpedLaunch};
 
 use super::instants::Instants;
-use super::launch::{facts, grid, params, ptx};
+use super::launch::{Param, facts, grid, params, ptx};
 use super::{Bindings, Buffer, Call, Device, Event, Fetch, Graph, Landed, Region, SharedBytes, StepDims};
 use super::{meminfo, same_length};
 use crate::error::Error;
@@ -37,7 +38,7 @@ struct Prepared {
     /// Among the kernels.
     kernel: u32,
     grid: [u32; 3],
-    params: Vec<u64>,
+    params: Vec<Param>,
     dims: StepDims,
     /// Where in the model it comes from.
     loc: String,
@@ -136,7 +137,7 @@ impl EmulatorDevice {
         let Some(grid) = grid(code, dims) else {
             return Ok(None);
         };
-        let params = params(call.args, code.scratch.is_some(), bind, dims, &|region| self.address(region))?;
+        let params = params(call.args, code, bind, dims, &|region| self.address(region))?;
         Ok(Some(Prepared { kernel, grid, params, dims, loc: call.loc.to_owned() }))
     }
 
@@ -161,8 +162,8 @@ impl EmulatorDevice {
             (Some(dump), Some(taken)) => dump.before(taken)?,
             _ => None,
         };
-        let words: Vec<[u8; 8]> = launch.params.iter().map(|p| p.to_le_bytes()).collect();
-        let words: Vec<&[u8]> = words.iter().map(<[u8; 8]>::as_slice).collect();
+        let words = tensor_map::bytes(&launch.params)?;
+        let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
         let done = trtc_emulator::launch(
             &loaded.kernel,
             sizes,

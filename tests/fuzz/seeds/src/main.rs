@@ -263,6 +263,8 @@ fn gpu() -> eng::Manifest {
             block: [128, 1, 1],
             shared: 1024,
             scratch: None,
+            maps: Vec::new(),
+            dependent: false,
         }),
         contract: "module {}".into(),
     };

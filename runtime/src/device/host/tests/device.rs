@@ -82,6 +82,8 @@ fn gpu_code_and_missing_engines_are_refused() {
         block: [1, 1, 1],
         shared: 0,
         scratch: None,
+        maps: Vec::new(),
+        dependent: false,
     };
     let kernel = Kernel { name: "a".into(), code: Code::Ptx(ptx), contract: String::new() };
     rig.manifest.kernels.push(kernel);

@@ -116,6 +116,8 @@ impl Rig {
             context: take(1 << 12),
             block_table: take(1 << 20),
             table_width: 0,
+            pages: 0,
+            limits: Dims::default(),
             scratch: take(0),
             counters: take(0),
         };
