@@ -26,6 +26,15 @@ pub struct KvOptions {
     pub dtype: Option<DType>,
 }
 
+/// What `--kv-precision` takes.
+pub const KV_PRECISIONS: [(&str, DType); 3] =
+    [("fp32", DType::F32), ("bf16", DType::Bf16), ("fp8", DType::F8E4M3)];
+
+/// The element type of a cache of the precision called `name`.
+pub fn kv_precision(name: &str) -> Option<DType> {
+    KV_PRECISIONS.iter().find(|(n, _)| *n == name).map(|(_, dtype)| *dtype)
+}
+
 /// Tokens in a page on the CPU, where a page of one head fits the first-level cache.
 const HOST_PAGE: u32 = 32;
 /// Tokens in a page on a GPU: one tile of keys of the attention kernels.
@@ -38,7 +47,7 @@ fn run(module: &mut Module, cx: &PassCx<'_>) -> Result<Changed, Diag> {
         return Err(Diag::user(&here, format!("a cache page of {page} tokens"))
             .help("choose a power of two: 16, 32, 64 and 128 are usual"));
     }
-    if let Some(d) = cx.kv.dtype.filter(|d| !matches!(d, DType::F32 | DType::Bf16 | DType::F8E4M3)) {
+    if let Some(d) = cx.kv.dtype.filter(|d| KV_PRECISIONS.iter().all(|(_, known)| known != d)) {
         return Err(Diag::unsupported(&here, format!("a cache of {d}")).help("choose bf16, f32 or e4m3"));
     }
     let converts = cx.target.gpu.as_ref().is_none_or(|g| g.matrix_types.contains(&DType::F8E4M3));
