@@ -91,6 +91,11 @@ impl<'m> Rewriter<'m> {
         Some((id, self.op(id)))
     }
 
+    /// A weight.
+    pub fn weight(&self, weight: WeightId) -> &Weight {
+        &self.module.weights[weight]
+    }
+
     /// The ops that read a value, once for each operand, in no order.
     pub fn readers(&self, value: ValueId) -> &[OpId] {
         &self.readers[value.index()]

@@ -27,7 +27,7 @@ fn matmul(n: u32, k: u32, tiling: Tiling) -> WgmmaMatmul {
 
 fn stream(n: u32, k: u32, operands: Operands, tokens: u32) -> StreamMatmul {
     let rows = Count::Tokens;
-    StreamMatmul { n, k, operands, rows, bias: None, residual: None, out: Bf16, tokens }
+    StreamMatmul { n, k, operands, rows, bias: None, residual: None, out: Bf16, gate: None, tokens }
 }
 
 fn tiling(bm: u32, bn: u32, warpgroups: [u32; 2], cluster: [u32; 2], splits: u32, stages: u32) -> Tiling {
