@@ -5,7 +5,7 @@
 
 use crate::Changed;
 use std::collections::HashSet;
-use trtc_ir::{Arena, Def, Id, Loc, Module, Op, OpData, OpId, Type, ValueId, WeightId};
+use trtc_ir::{Arena, Def, Id, Loc, Module, Op, OpData, OpId, Type, ValueId, Weight, WeightId};
 
 /// A module being edited.
 pub struct Rewriter<'m> {
