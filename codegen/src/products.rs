@@ -58,8 +58,8 @@ impl Product {
             (u64::from(tokens), suffix, recipe.into())
         };
         let many_rows = |(to, suffix): (u64, &'static str)| {
-            let (tiling, grid) = wgmma_matmul::choose(to.min(max), n, k, operands);
-            let recipe = WgmmaMatmul { n, k, operands, rows, bias, residual, out, tiling, grid };
+            let (tiling, grid) = wgmma_matmul::choose(to.min(max), n, k, operands, gate.is_some());
+            let recipe = WgmmaMatmul { n, k, operands, rows, bias, residual, out, gate, tiling, grid };
             (to, suffix, recipe.into())
         };
         if wgmma {
