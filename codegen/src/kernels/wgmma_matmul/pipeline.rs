@@ -183,7 +183,7 @@ impl WgmmaMatmul {
         };
         self.each_tile(block, self.first_turn(block), tile);
         if received.is_none() {
-            self.sync_cluster(b);
+            self.leave(b);
         }
     }
 
@@ -208,21 +208,5 @@ impl WgmmaMatmul {
         };
         let rank = share * (along_m * along_n) + to_n * along_m + to_m;
         b.if_(condition & lane.lt(along_m + along_n - 1), || empty.arrive_at_block(rank));
-    }
-
-    /// Stores a warpgroup's tile at `[row, column]`, of which this warp has 16 rows of every 64.
-    pub(super) fn store<'b>(
-        &self,
-        block: Block<'b>,
-        warp: Val<'b, I32>,
-        epilogue: Epilogue<'b>,
-        [row, column]: [Val<'b, I32>; 2],
-        sums: &[Vec<Val<'b, F32>>],
-    ) {
-        let row = row + warp % 4 * 16;
-        for (i, sums) in sums.iter().enumerate() {
-            let tiles = sums.chunks(4).map(|c| [c[0], c[1], c[2], c[3]]).collect();
-            epilogue.store(block.b, &vec![tiles], [row + i as u32 * 64, column]);
-        }
     }
 }
