@@ -149,7 +149,11 @@ impl WgmmaMatmul {
         let row = 16 / self.operands.bytes();
         let served = n > 0 && k > 0 && n.is_multiple_of(8) && k.is_multiple_of(row);
         let why = || format!("{n} outputs by {k} inputs are not positive multiples of 8 and {row}");
-        (!served).then(why).or_else(|| self.tiling.unsupported())
+        let shares = || {
+            let none = self.k.div_ceil(self.bk()) <= self.steps().0 * (self.tiling.splits - 1);
+            none.then(|| format!("{k} inputs are too few for {} shares", self.tiling.splits))
+        };
+        (!served).then(why).or_else(|| self.tiling.unsupported()).or_else(shares)
     }
 
     /// Elements along K of a step.
@@ -161,7 +165,7 @@ impl WgmmaMatmul {
     fn steps(&self) -> (u32, u32) {
         let all = self.k.div_ceil(self.bk());
         let each = all.div_ceil(self.tiling.splits);
-        (each, all.saturating_sub(each * (self.tiling.splits - 1)))
+        (each, all - each * (self.tiling.splits - 1))
     }
 
     /// Tiles of clusters along N.

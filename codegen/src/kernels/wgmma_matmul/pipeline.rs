@@ -152,11 +152,11 @@ impl WgmmaMatmul {
 
         let tile = |[m0, n0]: [Val<'b, I32>; 2], turn: Turn<'b>| {
             let init = (turn, turn.0, zero.clone());
-            let (turn, last, sums) = b.for_(0, steps, 1, init, |step, (turn, before, mut sums)| {
+            let (turn, last, sums) = b.for_(0, steps, 1, init, |step, (turn, before, sums)| {
                 let (stage, parity) = turn;
                 block.full.at(stage).wait(parity);
                 let offset = (stage * (t.stage_bytes() / 16)).to_i64();
-                b.wgmma_fence();
+                let mut sums: Vec<_> = sums.iter().map(|sums| b.wgmma_fence_on(sums)).collect();
                 for k in 0..ROW_BYTES / STEP_BYTES {
                     for (i, sums) in sums.iter_mut().enumerate() {
                         let x =
