@@ -8,7 +8,7 @@ use crate::kernels::flash_attention::FlashAttention;
 use crate::kernels::gated_act::GatedAct;
 use crate::kernels::gather::{Elements, Gather, Source};
 use crate::kernels::kv_append::KvAppend;
-use crate::kernels::matmul::{FEW, MANY, MOST_SPLITS, Matmul, SOME, Tiling};
+use crate::kernels::matmul::{FEW, MANY, MANY_E4M3, MOST_SPLITS, Matmul, SOME, Tiling};
 use crate::kernels::operands::Operands;
 use crate::kernels::quant_matmul::{self, Form, Payload, QuantMatmul};
 use crate::kernels::rms_norm::{Residual, RmsNorm};
@@ -16,6 +16,7 @@ use crate::kernels::rope::Rope;
 use crate::kernels::rope_kv_append::{HeadNorm, RopeKvAppend};
 use crate::kernels::sample::Sample;
 use crate::kernels::slice::Slice;
+use crate::kernels::stream_matmul::StreamMatmul;
 use crate::kernels::token_attention::TokenAttention;
 use crate::kernels::wgmma_matmul::{self, WgmmaMatmul};
 use crate::kernels::{Count, Recipe};
@@ -188,21 +189,24 @@ pub fn recipes(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ranged>,
                 None => {
                     let matmul =
                         |tiling: Tiling| Matmul { n, k, operands, rows, bias, residual, out, tiling };
-                    let mut forms: Vec<(u64, &'static str, Recipe)> = vec![
-                        (u64::from(FEW.bm), "few", matmul(FEW).into()),
-                        (u64::from(SOME.bm), "some", matmul(some(n, operands.units(k))).into()),
-                    ];
+                    let stream = |(tokens, suffix): (u32, &'static str)| {
+                        let recipe = StreamMatmul { n, k, operands, rows, bias, residual, out, tokens };
+                        (u64::from(tokens), suffix, recipe.into())
+                    };
                     let wgmma = |(to, suffix): (u64, &'static str)| {
                         let (tiling, grid) = wgmma_matmul::choose(to.min(max), n, k, operands);
                         let recipe = WgmmaMatmul { n, k, operands, rows, bias, residual, out, tiling, grid };
                         (to, suffix, recipe.into())
                     };
                     if gpu.matrix.contains(&MatrixUnit::Wgmma) {
-                        forms.extend(WGMMA_RANGES.map(wgmma));
+                        STREAM_RANGES.map(stream).into_iter().chain(WGMMA_RANGES.map(wgmma)).collect()
                     } else {
-                        forms.push((u64::MAX, "many", matmul(MANY).into()));
+                        vec![
+                            (u64::from(FEW.bm), "few", matmul(FEW).into()),
+                            (u64::from(SOME.bm), "some", matmul(some(n, operands.units(k))).into()),
+                            (u64::MAX, "many", matmul(many(operands)).into()),
+                        ]
                     }
-                    forms
                 }
             };
             Ok(by_rows(module, rows, forms, max))
@@ -285,6 +289,16 @@ fn some(n: u32, k: u32) -> Tiling {
     Tiling { splits, ..SOME }
 }
 
+/// The tiling of products with more tokens.
+fn many(operands: Operands) -> Tiling {
+    match operands {
+        Operands::Bf16 => MANY,
+        Operands::E4m3 => MANY_E4M3,
+    }
+}
+
+/// Greatest numbers of rows that products which stream weights are made for, and their suffixes.
+const STREAM_RANGES: [(u32, &str); 4] = [(8, "to8"), (16, "to16"), (32, "to32"), (64, "to64")];
 /// Greatest numbers of rows that products with `wgmma` are made for, each with a tiling of its own, and their suffixes.
 const WGMMA_RANGES: [(u64, &str); 6] =
     [(128, "to128"), (256, "to256"), (512, "to512"), (1024, "to1024"), (2048, "to2048"), (u64::MAX, "many")];

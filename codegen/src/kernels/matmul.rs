@@ -50,6 +50,9 @@ pub const SOME: Tiling = Tiling { bm: 64, bn: 128, bk: 64, warps: [2, 2, 2], sta
 /// More: 64x64 a warp.
 pub const MANY: Tiling = Tiling { bm: 128, bn: 128, bk: 32, warps: [2, 2, 1], stages: 4, splits: 1 };
 
+/// The same for e4m3, which some chips widen in registers: 64x32 a warp.
+pub const MANY_E4M3: Tiling = Tiling { bn: 64, ..MANY };
+
 /// Constants of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Matmul {
@@ -141,8 +144,8 @@ impl Matmul {
         let y = b.param_floats(self.out);
         let Tiling { bm, bn, bk, stages, splits, .. } = self.tiling;
         let scratch = (splits > 1).then(|| param_scratch(b));
-        if self.threads() > 128 {
-            // Of those that have eight warps, two blocks should fit.
+        if self.threads() > 128 && self.operands == Operands::Bf16 {
+            // Of those that have eight warps, two blocks should fit. Where e4m3 is widened first that takes too many registers.
             b.min_blocks(2);
         }
         let dims = b.param_dims_early();

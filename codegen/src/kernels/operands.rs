@@ -1,7 +1,7 @@
 //! Operands of a matrix product: their element type, how they come as arguments, and the scales of 8-bit ones.
 
-use super::ArgKind;
-use crate::builder::{Bf16, Builder, F32, GlobalPtr, I32, Val};
+use super::{ArgKind, MapElem};
+use crate::builder::{Bf16, Builder, F32, GlobalPtr, I32, Val, WgmmaType};
 
 /// Element type of both operands, x `(M, K)` and w `(N, K)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +62,22 @@ impl Operands {
         match self {
             Operands::Bf16 => ArgKind::Pointer,
             Operands::E4m3 => ArgKind::Scaled,
+        }
+    }
+
+    /// Elements of a tensor map.
+    pub(super) const fn map_elem(self) -> MapElem {
+        match self {
+            Operands::Bf16 => MapElem::Bf16,
+            Operands::E4m3 => MapElem::U8,
+        }
+    }
+
+    /// Elements of a warpgroup's product.
+    pub(super) const fn wgmma(self) -> WgmmaType {
+        match self {
+            Operands::Bf16 => WgmmaType::Bf16,
+            Operands::E4m3 => WgmmaType::E4m3,
         }
     }
 

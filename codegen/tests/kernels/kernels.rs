@@ -11,7 +11,7 @@ use trtc_codegen::kernels::flash_attention::FlashAttention;
 use trtc_codegen::kernels::gated_act::GatedAct;
 use trtc_codegen::kernels::gather::{Elements, Gather, Source};
 use trtc_codegen::kernels::kv_append::KvAppend;
-use trtc_codegen::kernels::matmul::{FEW, MANY, MOST_SPLITS, Matmul, SOME, Tiling};
+use trtc_codegen::kernels::matmul::{FEW, MANY, MANY_E4M3, MOST_SPLITS, Matmul, SOME, Tiling};
 use trtc_codegen::kernels::operands::Operands;
 use trtc_codegen::kernels::quant_matmul::{self, Form, Payload, QuantMatmul};
 use trtc_codegen::kernels::rms_norm::{Residual, RmsNorm};
@@ -203,7 +203,10 @@ fn cases() -> Vec<(&'static str, Recipe)> {
             "matmul_fp8_split_4096_14336",
             Matmul { operands: Operands::E4m3, residual: Some(Bf16), ..matmul(4096, 14336, split(4)) }.into(),
         ),
-        ("matmul_fp8_many_4096_4096", Matmul { operands: Operands::E4m3, ..matmul(4096, 4096, MANY) }.into()),
+        (
+            "matmul_fp8_many_4096_4096",
+            Matmul { operands: Operands::E4m3, ..matmul(4096, 4096, MANY_E4M3) }.into(),
+        ),
         ("matmul_many_4096_14336", Matmul { residual: Some(Bf16), ..matmul(4096, 14336, MANY) }.into()),
         (
             "matmul_many_logits_128256_2048",
