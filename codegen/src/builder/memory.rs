@@ -156,6 +156,16 @@ impl<'b> FloatPtr<'b> {
         }
     }
 
+    /// 16 bytes as they lie.
+    pub fn load_words(self) -> [Val<'b, I32>; 4] {
+        self.ptr.cast::<I32>().load_vector::<4>().elements()
+    }
+
+    /// Stores 16 bytes as they are to lie.
+    pub fn store_words(self, words: [Val<'b, I32>; 4]) {
+        self.ptr.cast::<I32>().store_vector(self.ptr.b.vector(words));
+    }
+
     /// What a value becomes when it is stored and loaded again.
     pub fn rounded(self, value: Val<'b, F32>) -> Val<'b, F32> {
         match self.dtype {

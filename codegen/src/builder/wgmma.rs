@@ -68,6 +68,12 @@ impl Builder {
         self.stmt(format_args!("nvvm.wgmma.fence.aligned"));
     }
 
+    /// The same, with registers whose values are there before it, constants too.
+    pub fn wgmma_fence_on<'b>(&'b self, registers: &[Val<'b, F32>]) -> Vec<Val<'b, F32>> {
+        self.need_wgmma();
+        self.ptx_tied("wgmma.fence.sync.aligned;", registers, &[])
+    }
+
     /// `d = a b + (accumulate ? d : 0)`, a `(64, k)`, b `(k, n)`, `n = 2 d.len()`; asynchronous.
     pub fn wgmma<'b>(
         &'b self,

@@ -12,6 +12,7 @@
 
 mod pipeline;
 mod splits;
+mod store;
 mod tilings;
 
 pub use tilings::choose;
@@ -157,7 +158,11 @@ impl WgmmaMatmul {
             (self.gate.is_some() && !whole)
                 .then(|| format!("no gated kernel has the tiling {:?}", self.tiling))
         };
-        (!served).then(why).or_else(|| self.tiling.unsupported()).or_else(gated)
+        let shares = || {
+            let none = self.k.div_ceil(self.bk()) <= self.steps().0 * (self.tiling.splits - 1);
+            none.then(|| format!("{k} inputs are too few for {} shares", self.tiling.splits))
+        };
+        (!served).then(why).or_else(|| self.tiling.unsupported()).or_else(shares).or_else(gated)
     }
 
     /// Parts of w that one output needs.
@@ -198,7 +203,7 @@ impl WgmmaMatmul {
     fn steps(&self) -> (u32, u32) {
         let all = self.k.div_ceil(self.bk());
         let each = all.div_ceil(self.tiling.splits);
-        (each, all.saturating_sub(each * (self.tiling.splits - 1)))
+        (each, all - each * (self.tiling.splits - 1))
     }
 
     /// Tiles of clusters along N.
@@ -282,15 +287,18 @@ impl WgmmaMatmul {
             }
             b.fence_barriers();
         });
-        self.sync_all(b);
+        if t.blocks() > 1 {
+            b.meet_cluster()
+        } else {
+            b.sync()
+        }
         // The same in all lanes, and seen to be.
         let warp = b.broadcast(thread / 32, 0);
         let produces = warp.lt(4);
         b.if_(produces, || {
             b.fewer_registers(REGISTERS[0]);
             b.if_(thread.eq(0), || self.produce(block));
-            // What a block has received from others, and their arrivals at its barriers, come before its end.
-            self.sync_cluster(b);
+            self.leave(b);
         });
         b.if_(!produces, || {
             b.more_registers(REGISTERS[1]);
@@ -299,15 +307,12 @@ impl WgmmaMatmul {
         });
     }
 
-    /// Waits for all threads of the cluster, if there is more than one block of it.
-    fn sync_cluster(&self, b: &Builder) {
-        if self.tiling.blocks() > 1 {
+    /// Lets no block of a cluster end before others have arrived at its barriers and sent it what they had for it.
+    fn leave(&self, b: &Builder) {
+        if self.tiling.splits > 1 {
             b.sync_cluster();
+        } else if self.tiling.blocks() > 1 {
+            b.meet_cluster();
         }
-    }
-
-    /// Waits for all threads of the block or the cluster.
-    fn sync_all(&self, b: &Builder) {
-        if self.tiling.blocks() > 1 { b.sync_cluster() } else { b.sync() }
     }
 }

@@ -171,11 +171,11 @@ impl WgmmaMatmul {
 
         let tile = |[m0, n0]: [Val<'b, I32>; 2], turn: Turn<'b>| {
             let init = (turn, turn.0, zero.clone());
-            let (turn, last, sums) = b.for_(0, steps, 1, init, |step, (turn, before, mut sums)| {
+            let (turn, last, sums) = b.for_(0, steps, 1, init, |step, (turn, before, sums)| {
                 let (stage, parity) = turn;
                 block.full.at(stage).wait(parity);
                 let offset = (stage * (t.stage_bytes() / 16)).to_i64();
-                b.wgmma_fence();
+                let mut sums: Vec<_> = sums.iter().map(|sums| b.wgmma_fence_on(sums)).collect();
                 for k in 0..ROW_BYTES / STEP_BYTES {
                     for (i, sums) in sums.iter_mut().enumerate() {
                         let x =
@@ -202,7 +202,7 @@ impl WgmmaMatmul {
         };
         self.each_tile(block, self.first_turn(block), tile);
         if received.is_none() {
-            self.sync_cluster(b);
+            self.leave(b);
         }
     }
 
@@ -227,21 +227,5 @@ impl WgmmaMatmul {
         };
         let rank = share * (along_m * along_n) + to_n * along_m + to_m;
         b.if_(condition & lane.lt(along_m + along_n - 1), || empty.arrive_at_block(rank));
-    }
-
-    /// Stores a warpgroup's tile at `[row, column]`, of which this warp has 16 rows of every 64.
-    pub(super) fn store<'b>(
-        &self,
-        block: Block<'b>,
-        warp: Val<'b, I32>,
-        epilogue: Epilogue<'b>,
-        [row, column]: [Val<'b, I32>; 2],
-        sums: &[Vec<Val<'b, F32>>],
-    ) {
-        let row = row + warp % 4 * 16;
-        for (i, sums) in sums.iter().enumerate() {
-            let tiles = sums.chunks(4).map(|c| [c[0], c[1], c[2], c[3]]).collect();
-            epilogue.store(block.b, &vec![tiles], [row + i as u32 * 64, column]);
-        }
     }
 }

@@ -31,9 +31,11 @@ const EXCHANGE_RATE: f64 = 32.0;
 /// gate and up.
 pub fn choose(m: u64, n: u32, k: u32, operands: Operands, gated: bool) -> (Tiling, u32) {
     let cost = |t: &Tiling| cycles(t, m, n, k, operands.bytes());
+    let steps = (k * operands.bytes()).div_ceil(ROW_BYTES);
     // Gate and up of an output are sums of one thread of one block.
     let whole = |t: &Tiling| !gated || (t.splits == 1 && t.of_warpgroup().1.is_multiple_of(16));
-    let best = candidates().filter(whole).min_by(|a, b| cost(a).total_cmp(&cost(b)));
+    let served = |t: &Tiling| whole(t) && (t.splits == 1 || steps >= 4 * t.splits);
+    let best = candidates().filter(served).min_by(|a, b| cost(a).total_cmp(&cost(b)));
     let t = best.unwrap_or(Tiling {
         bm: 128,
         bn: 128,
@@ -116,12 +118,20 @@ mod tests {
     const SHAPES: [(u32, u32); 4] = [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336)];
 
     #[test]
-    fn print_choices() {
-        for m in [64, 128, 256, 512, 1024, 2048, 8192] {
-            for (n, k) in SHAPES {
-                let (t, grid) = choose(m, n, k, Operands::Bf16, n == 28672);
-                let us = cycles(&t, m, n, k, 2) / 1700.0;
-                println!("{m:5} {n:5} {k:5}: {us:7.1} us grid {grid} {t:?}");
+    fn what_is_chosen_can_be_made_and_leaves_few_multiprocessors_out() {
+        for (n, k) in SHAPES.into_iter().chain([(8, 16), (392, 328), (128_256, 2048)]) {
+            for m in [65, 128, 256, 512, 1024, 2048, 8192] {
+                for operands in [Operands::Bf16, Operands::E4m3] {
+                    let (t, grid) = choose(m, n, k, operands, n == 28672);
+                    assert_eq!(t.unsupported(), None);
+                    let used = t.stages * t.stage_bytes() + t.bm * t.bn * 4 / t.splits * (t.splits - 1);
+                    assert!(used <= SHARED, "{t:?}");
+                    assert!(t.splits <= (k * operands.bytes()).div_ceil(ROW_BYTES), "{k} inputs: {t:?}");
+                    assert!(grid.is_multiple_of(t.blocks()) && grid <= 132, "{grid} {t:?}");
+                    if n >= 4096 {
+                        assert!(grid >= 120, "{m} {n} {k}: {grid} blocks of {t:?}");
+                    }
+                }
             }
         }
     }
