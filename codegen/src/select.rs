@@ -96,10 +96,10 @@ fn choices(
     max: u64,
 ) -> Result<Result<Vec<KernelChoice>, String>, String> {
     let name = format!("{}.{}", target.name, signature(module, data)?);
-    if target.gpu.is_none() {
+    let Some(gpu) = &target.gpu else {
         return Ok(Ok(vec![KernelChoice { from: 1, to: max, steps: Steps::Any, kernel: name }]));
-    }
-    Ok(recipes(module, data).map(|ranges| {
+    };
+    Ok(recipes(module, data, gpu).map(|ranges| {
         let choice = |(i, r): (usize, &Ranged)| {
             let kernel = if r.suffix.is_empty() { name.clone() } else { format!("{name}.{}", r.suffix) };
             let before = ranges[..i].iter().rfind(|b| b.steps == r.steps);

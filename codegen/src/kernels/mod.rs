@@ -28,6 +28,7 @@ pub mod rope_kv_append;
 pub mod sample;
 pub mod slice;
 pub mod token_attention;
+pub mod wgmma_attention;
 
 use crate::builder::{Builder, GlobalPtr, I1, I8, I32, Special, StepDims, Val};
 
@@ -318,6 +319,7 @@ recipes! {
     FlashAttention: flash_attention::FlashAttention,
     GatedAct: gated_act::GatedAct,
     TokenAttention: token_attention::TokenAttention,
+    WgmmaAttention: wgmma_attention::WgmmaAttention,
     Matmul: matmul::Matmul,
     QuantMatmul: quant_matmul::QuantMatmul,
     Sample: sample::Sample,
