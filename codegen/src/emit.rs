@@ -98,6 +98,7 @@ pub fn arguments(op: &Op, results: &[ValueId]) -> Vec<Arg> {
         Op::Feed(op) => (vec![Value(op.tokens), Value(op.last)], 1),
         Op::Sample(op) => (vec![Value(op.logits), Value(op.draws)], 2),
         Op::GatherRows(op) => (vec![Value(op.x), Value(op.rows)], 1),
+        Op::Quantize(op) => (vec![Value(op.x)], 1),
     };
     args.extend(results.iter().take(outputs).copied().map(Value));
     args

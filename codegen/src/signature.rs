@@ -228,6 +228,10 @@ pub fn signature(module: &Module, data: &OpData) -> Result<String, String> {
         }
         Op::Feed(op) => name.with(format_args!("of{}", extent(t.tensor(op.last)?, 0)?)),
         Op::Sample(op) => name.with(format_args!("v{}", width(t.tensor(op.logits)?)?)),
+        Op::Quantize(op) => {
+            let (x, y) = (t.tensor(op.x)?, t.result(data, 0)?);
+            name.with(format_args!("w{}", width(x)?)).rows(x)?.elem("x", x.elem).elem("out", y.elem)
+        }
         Op::GatherRows(op) => {
             let (x, y) = (t.tensor(op.x)?, t.result(data, 0)?);
             name.with(format_args!("w{}", width(x)?)).elem("x", x.elem).elem("out", y.elem)

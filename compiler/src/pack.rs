@@ -191,8 +191,7 @@ impl<'a> Rows<'a> {
                 (None, eng::Layout::Rows, encoding) => {
                     let dtype =
                         if encoding == eng::Encoding::Bf16 { eng::Dtype::Bf16 } else { eng::Dtype::F32 };
-                    layout::pack_rows(values, dtype, &mut part.payload);
-                    Ok(())
+                    layout::pack_rows(values, dtype, &mut part.payload).map_err(|e| e.to_string())
                 }
                 (None, eng::Layout::Panel16, eng::Encoding::Bf16) => {
                     layout::pack_panel_bf16(&panel, &mut part.payload).map_err(|e| e.to_string())

@@ -10,7 +10,8 @@ use crate::dtype::DType;
 use crate::entity::{ValueId, WeightId};
 use crate::loc::Loc;
 use crate::module::Module;
-use crate::types::{Dim, KvType, Sym, TensorType, Type};
+use crate::quant::round_rows;
+use crate::types::{Dim, Elem, KvType, Sym, TensorType, Type};
 use crate::verify;
 use crate::view;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +20,7 @@ use std::rc::Rc;
 /// What a value is at run time.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Data {
-    /// Elements already rounded to the declared type.
+    /// Elements already rounded to the declared type; of a quantised one, the values that it stands for.
     Float(Tensor),
     /// Integers.
     Int(Vec<i32>),
@@ -169,11 +170,12 @@ impl<'a> EvalCx<'a> {
         value.map(|v| &v.ty).ok_or_else(|| format!("there is no result {i}"))
     }
 
-    /// The `i`-th result from its elements: rounds them to the declared type and gives them the declared shape.
+    /// The `i`-th result from its elements: rounds them to the declared type, or quantises each row, and gives them the
+    /// declared shape.
     pub fn finish(&self, i: usize, rows: usize, mut data: Vec<f32>) -> Result<Data, String> {
         let ty = self.result_type(i)?;
-        let Some((t, dtype)) = ty.tensor().and_then(|t| Some((t, t.elem.plain()?))) else {
-            return Err(format!("result {i} must be a tensor of plain elements, found {ty}"));
+        let Some(t) = ty.tensor() else {
+            return Err(format!("result {i} must be a tensor, found {ty}"));
         };
         let mut dims = vec![rows];
         for d in t.dims.get(1..).unwrap_or_default() {
@@ -188,13 +190,20 @@ impl<'a> EvalCx<'a> {
                 data.len()
             ));
         }
-        if dtype != DType::F32 {
-            for x in &mut data {
-                *x = round(*x, dtype);
-            }
-        }
+        store(&mut data, dims.get(1..).unwrap_or_default().iter().product(), t.elem)
+            .map_err(|e| format!("result {i}: {e}"))?;
         Ok(Data::Float(Tensor { dims, data }))
     }
+}
+
+/// Makes of rows of `width` values what is left of them in elements of a type.
+fn store(data: &mut [f32], width: usize, elem: Elem) -> Result<(), String> {
+    match elem {
+        Elem::Plain(DType::F32) => {}
+        Elem::Plain(dtype) => data.iter_mut().for_each(|x| *x = round(*x, dtype)),
+        Elem::Quant(scheme) => round_rows(data, width, scheme).map_err(|e| e.to_string())?,
+    }
+    Ok(())
 }
 
 impl Data {
@@ -208,7 +217,8 @@ impl Data {
     }
 }
 
-/// Runs the step function on its inputs, one for each parameter; floats are rounded to the parameter's type.
+/// Runs the step function on its inputs, one for each parameter; floats are rounded to the parameter's type, rows of a
+/// quantised one quantised.
 ///
 /// Returns one value for each function result. The error names the op and where it comes from; the module is
 /// verified first, so wrong shapes are errors too.
@@ -262,15 +272,17 @@ fn bind(module: &Module, inputs: &[Data]) -> Result<BTreeMap<ValueId, Data>, Str
         let wrong = |found: String| format!("parameter %{} is {}, found {found}", value.name, value.ty);
         let data = match (&value.ty, input) {
             (Type::Tensor(t), Data::Float(x)) => {
-                let Some(dtype) = t.elem.plain().filter(|d| d.is_float()) else {
+                if t.elem.plain().is_some_and(|d| !d.is_float()) {
                     return Err(wrong(input.kind().into()));
-                };
+                }
                 if x.data.len() != x.dims.iter().product::<usize>() {
                     return Err(wrong(format!("{} elements in the shape {:?}", x.data.len(), x.dims)));
                 }
                 bind_dims(module, t, &x.dims, &mut syms).map_err(wrong)?;
-                let data = x.data.iter().map(|&x| round(x, dtype)).collect();
-                Data::Float(Tensor { dims: x.dims.clone(), data })
+                let mut x = x.clone();
+                let width = x.width();
+                store(&mut x.data, width, t.elem).map_err(wrong)?;
+                Data::Float(x)
             }
             (Type::Tensor(t), Data::Int(v)) if t.elem.plain().is_some_and(|d| !d.is_float()) => {
                 bind_dims(module, t, &[v.len()], &mut syms).map_err(wrong)?;

@@ -32,4 +32,4 @@ pub use module::{
 pub use ops::{Op, OpDef};
 pub use quant::{Grain, Scheme};
 pub use target::Target;
-pub use types::{Dim, Elem, KvType, Sym, TensorType, Type};
+pub use types::{Bytes, Dim, Elem, KvType, Sym, TensorType, Type};

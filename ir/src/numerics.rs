@@ -77,8 +77,28 @@ impl Mini {
         if negative && !self.signed {
             return 0;
         }
-        // The codes 0..=top are in ascending order of their values: find the last that is not above |x|.
-        let magnitude = x.abs();
+        let code = if self.man > 0 { self.nearest(x.abs()) } else { self.search(x.abs()) };
+        if negative { code | self.sign_bit() } else { code }
+    }
+
+    /// The code of a magnitude, from its bits: packing encodes billions of them. Only for types with mantissa bits.
+    fn nearest(&self, magnitude: f32) -> u8 {
+        let normal = 2f32.powi(1 - self.bias);
+        let code = if magnitude < normal {
+            // Subnormals are as far apart as the least normals; both factors are powers of two, so nothing is rounded.
+            (magnitude * (2f32.powi(self.man as i32) / normal)).round_ties_even() as u32
+        } else {
+            let (bits, cut) = (magnitude.to_bits(), 23 - self.man);
+            // Half of the last kept bit, less one where that bit is even; a carry into the exponent is as it should be.
+            let rounded = (bits + ((1 << (cut - 1)) - 1) + ((bits >> cut) & 1)) >> cut;
+            rounded - ((127 - self.bias as u32) << self.man)
+        };
+        code.min(u32::from(self.top)) as u8
+    }
+
+    /// The code of a magnitude. The codes `0..=top` are in ascending order of their values: find the last that is not
+    /// above it, and see whether the next is nearer.
+    fn search(&self, magnitude: f32) -> u8 {
         let (mut low, mut high) = (0u8, self.top);
         while low < high {
             let middle = low + (high - low).div_ceil(2);
@@ -88,15 +108,13 @@ impl Mini {
                 high = middle - 1;
             }
         }
-        let code = if low == self.top {
-            low
-        } else {
-            let (below, above) = (f64::from(self.magnitude(low)), f64::from(self.magnitude(low + 1)));
-            let (down, up) = (f64::from(magnitude) - below, above - f64::from(magnitude));
-            // A tie goes to the even code. Below the least value of an unsigned type `down` is negative.
-            if up < down || (up == down && low % 2 == 1) { low + 1 } else { low }
-        };
-        if negative { code | self.sign_bit() } else { code }
+        if low == self.top {
+            return low;
+        }
+        let (below, above) = (f64::from(self.magnitude(low)), f64::from(self.magnitude(low + 1)));
+        let (down, up) = (f64::from(magnitude) - below, above - f64::from(magnitude));
+        // A tie goes to the even code. Below the least value of an unsigned type `down` is negative.
+        if up < down || (up == down && low % 2 == 1) { low + 1 } else { low }
     }
 }
 
@@ -208,6 +226,20 @@ mod tests {
                 assert_eq!(round(middle, dtype), even, "{dtype} {code}");
                 assert_eq!(round(f32::from_bits(middle.to_bits() - 1), dtype), low, "{dtype} {code}");
                 assert_eq!(round(f32::from_bits(middle.to_bits() + 1), dtype), high, "{dtype} {code}");
+            }
+        }
+    }
+
+    #[test]
+    fn both_ways_to_encode_agree() {
+        let mut random = crate::random::Random::new(5);
+        for m in [&E4M3, &E5M2, &E2M1] {
+            for _ in 0..20_000 {
+                let x = f32::from_bits(random.next() as u32 & 0x7fff_ffff);
+                let near = random.signed().abs() * 2f32.powi(random.below(24) as i32 - 14);
+                for x in [x, near] {
+                    assert!(x.is_nan() || m.nearest(x) == m.search(x), "{x}");
+                }
             }
         }
     }

@@ -81,6 +81,31 @@ impl fmt::Display for Elem {
     }
 }
 
+/// Bytes of a value of a step: its elements, then, at the next multiple of [`Bytes::ALIGN`], a scale for each row if
+/// it is quantised.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bytes {
+    /// Bytes of the elements.
+    pub payload: u64,
+    /// Bytes of the scales; 0 if the value is not quantised.
+    pub scales: u64,
+}
+
+impl Bytes {
+    /// Alignment of both parts: what device allocators give, and enough for any vector or bulk copy.
+    pub const ALIGN: u64 = 256;
+
+    /// Where the scales begin, bytes after the payload's start; `None` beyond 64 bits.
+    pub fn scales_at(&self) -> Option<u64> {
+        self.payload.checked_next_multiple_of(Bytes::ALIGN)
+    }
+
+    /// Bytes of both; `None` beyond 64 bits.
+    pub fn total(&self) -> Option<u64> {
+        if self.scales == 0 { Some(self.payload) } else { self.scales_at()?.checked_add(self.scales) }
+    }
+}
+
 /// A dense row-major tensor. Text form: `tensor<Tx4096xbf16>`, `tensor<64x64x!quant<i8:f32, channel>>`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct TensorType {
@@ -111,6 +136,24 @@ impl TensorType {
         })
     }
 
+    /// Bytes in memory with each symbol at `greatest`; `None` if a symbol has none, or beyond 64 bits.
+    pub fn bytes(&self, greatest: impl Fn(Sym) -> Option<u64>) -> Option<Bytes> {
+        let all: Vec<u64> = self
+            .dims
+            .iter()
+            .map(|d| match *d {
+                Dim::Const(n) => Some(n),
+                Dim::Sym(s) => greatest(s),
+            })
+            .collect::<Option<_>>()?;
+        let bits = all.iter().try_fold(u64::from(self.elem.bits()), |n, &d| n.checked_mul(d))?;
+        let scales = match self.elem {
+            Elem::Quant(s) if s.is_activation() => all.first()?.checked_mul(s.scale.bytes(1))?,
+            _ => 0,
+        };
+        Some(Bytes { payload: bits.div_ceil(8), scales })
+    }
+
     /// The extents, if all are known.
     pub fn shape(&self) -> Option<Vec<u64>> {
         self.dims.iter().map(|d| if let Dim::Const(c) = d { Some(*c) } else { None }).collect()
@@ -136,12 +179,19 @@ pub struct KvType {
     pub heads: u32,
     /// Elements of one head's key, and of its value.
     pub head_dim: u32,
-    /// Stored element type.
+    /// Stored element type. An e4m3 cache has an f32 scale for each key and each value of a head.
     pub dtype: DType,
     /// Tokens that a query sees, itself included; `None` sees all.
     pub window: Option<u32>,
     /// Tokens in a page; `None` until `kv-layout` has decided it.
     pub page: Option<u32>,
+}
+
+impl KvType {
+    /// How each key and each value of a head is quantised, if the cache is not of plain floats.
+    pub fn scheme(&self) -> Option<Scheme> {
+        (self.dtype == DType::F8E4M3).then_some(Scheme::FP8_TOKEN)
+    }
 }
 
 impl fmt::Display for KvType {

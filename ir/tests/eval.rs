@@ -164,6 +164,33 @@ fn add_rms_norm_is_add_then_rms_norm() {
 }
 
 #[test]
+fn quantised_values_have_a_scale_for_each_token() {
+    // Largest 448 and 44.8: steps of 32 and of 3.2 at the top, the smaller values on grids of their own.
+    let x = [448., 100., -0.3, 0., -44.8, 10.1, 0.03, 33.];
+    let wanted = [448., 96., -0.3125, 0., -44.8, 10.4, 0.03125, 32.];
+    let ty = "tensor<Tx4x!quant<f8E4M3FN:f32, token>>";
+    let body = format!("%y = llm.quantize %x : {ty}\n llm.return %y");
+    let y = eval(&[], "%x: tensor<Tx2x2xf32>", &body, &[floats(&[2, 2, 2], &x)]).unwrap();
+    assert_close(&y[0], &[2, 4], &wanted);
+    // A parameter of that type is quantised on the way in, and a linear reads what is left.
+    let weights: [(_, _, &[f32]); 1] = [("w", "tensor<1x4xf32>", &[1., 1., 1., 0.])];
+    let body = "%y = llm.linear %x, @w : tensor<Tx1xf32>\n llm.return %y";
+    let sums = [wanted[..3].iter().sum(), wanted[4..7].iter().sum()];
+    let y = eval(&weights, &format!("%x: {ty}"), body, &[floats(&[2, 4], &x)]).unwrap();
+    assert_close(&y[0], &[2, 1], &sums);
+    // Ops whose kernels have a row at hand store the type themselves, without rounding to another between.
+    let act = format!("%y = llm.gated_act %x, %x {{act = silu}} : {ty}\n llm.return %y");
+    let apart = format!(
+        "%s = llm.gated_act %x, %x {{act = silu}} : tensor<Tx4xf32>
+        %y = llm.quantize %s : {ty}\n llm.return %y"
+    );
+    let run = |body: &str| eval(&[], "%x: tensor<Tx4xf32>", body, &[floats(&[2, 4], &x)]).unwrap();
+    assert_eq!(run(&act), run(&apart));
+    let error = eval(&[], "%x: tensor<Tx4xf32>", &act, &[floats(&[1, 4], &[0., f32::NAN, 0., 0.])]);
+    assert!(error.unwrap_err().contains("the value NaN in column 1 is not finite"));
+}
+
+#[test]
 fn rope_turns_the_first_elements_and_passes_the_rest() {
     let half_pi = std::f32::consts::FRAC_PI_2;
     let weights: [(_, _, &[f32]); 1] = [("f", "tensor<1xf32>", &[half_pi])];
@@ -255,7 +282,10 @@ fn kv_append_rounds_to_the_cache() {
         [empty_cache(), batch(&[(0, 0, 1)]), floats(&[1, 2], &[1.05, 1000.]), floats(&[1, 2], &[17., -17.])];
     let y = eval(&[], params, body, &inputs).unwrap();
     let Data::Kv(kv) = &y[0] else { panic!() };
-    assert_eq!(kv.seqs[&0], [(vec![1., 448.], vec![16., -16.])]);
+    // Each head's key, and each value, has its own scale, by which its largest becomes 448. 1.05 in scales of the key
+    // is 0.4704, and codes there are 1/32 apart.
+    let scale = 1000f32 / 448.0;
+    assert_eq!(kv.seqs[&0], [(vec![15.0 / 32.0 * scale, 448.0 * scale], vec![17., -17.])]);
 }
 
 /// The fused op against slices, norms, ropes and the append, in f32 where no rounding tells them apart.

@@ -121,7 +121,15 @@ const CASES: &[Case] = &[
         "not outermost",
     ),
     (|m| value(m, "x").ty = tensor(&[8, 0], DType::F32), "has an extent of 0"),
-    (|m| value(m, "x").ty = tensor(&[8, 4], Elem::Quant(Scheme::INT8)), "which only weights are"),
+    (|m| value(m, "x").ty = tensor(&[8, 4], Elem::Quant(Scheme::INT8)), "quantised as only weights are"),
+    (|m| value(m, "x").ty = tensor(&[8, 2, 2], Elem::Quant(Scheme::FP8_TOKEN)), "it must be (rows, width)"),
+    (
+        |m| {
+            let scheme = Scheme { zero: true, ..Scheme::FP8_TOKEN };
+            value(m, "x").ty = tensor(&[8, 4], Elem::Quant(scheme));
+        },
+        "has zero points but its payload is not an integer",
+    ),
     (|m| value(m, "x").ty = tensor(&[u64::MAX, u64::MAX], DType::F32), "is too large"),
     (
         |m| {
@@ -237,6 +245,23 @@ fn each_op_refuses_what_does_not_fit() {
         ("%y = llm.slice %x {start = 0} : tensor<Tx2xbf16>", "the same element type"),
         ("%y = llm.gather_rows %x, %rows : tensor<Lx5xf32>", "L rows of it cannot be"),
         ("%y = llm.gated_act_packed %x {act = silu} : tensor<Tx4xf32>", "but half of x needs 2 columns"),
+        ("%y = llm.quantize %x : tensor<Tx4xbf16>", "the result must be quantised"),
+        ("%y = llm.quantize %x : tensor<Tx8x!quant<f8E4M3FN:f32, token>>", "needs 4 columns"),
+        ("%y = llm.quantize %x : tensor<Lx4x!quant<f8E4M3FN:f32, token>>", "the same number of rows"),
+        (
+            "%y = llm.quantize %x8 : tensor<Tx4x!quant<f8E4M3FN:f32, token>>",
+            "elements of x must be plain floats",
+        ),
+        ("%y = llm.add %x, %x8 : tensor<Tx4xf32>", "elements of rhs must be plain floats"),
+        ("%y = llm.linear %x, %x8, @w : tensor<Tx4xf32>", "elements of the residual must be plain floats"),
+        (
+            "%y = llm.linear %x, @w : tensor<Tx4x!quant<f8E4M3FN:f32, token>>",
+            "elements of the result must be plain floats",
+        ),
+        (
+            "%y, %n0 = llm.add_rms_norm %x, %x, @n {eps = 1} : tensor<Tx4x!quant<f8E4M3FN:f32, token>>, tensor<Tx4xf32>",
+            "elements of the sum must be plain floats",
+        ),
         ("%y = llm.rope %x, %tok, @n2 : tensor<Tx4xf32>", "x must be (tokens, heads, head_dim)"),
         ("%y = llm.rope %q, %tok, @n : tensor<Tx2x4xf32>", "rotates more than a head's 4"),
         ("%y = llm.rope %q, %rows, @n2 : tensor<Tx2x4xf32>", "there are L positions"),
@@ -271,7 +296,7 @@ fn each_op_refuses_what_does_not_fit() {
               llm.weight @n2 : tensor<2xf32> from [\"n2\"]
               llm.func @f(%x: tensor<Tx4xf32>, %wide: tensor<Tx8xf32>, %q: tensor<Tx2x4xf32>, %q3: tensor<Tx3x4xf32>,
                 %ql: tensor<Lx2x4xf32>, %tok: tensor<Txi32>, %rows: tensor<Lxi32>, %b: !llm.batch,
-                %kv: !llm.kv<layer 0, 2 heads, 4, f32>) {{
+                %x8: tensor<Tx4x!quant<f8E4M3FN:f32, token>>, %kv: !llm.kv<layer 0, 2 heads, 4, f32>) {{
                 {op}
                 llm.return %y
               }}

@@ -32,6 +32,7 @@ pub fn encoding(e: Encoding) -> String {
     match e {
         Encoding::F32 => "f32".to_owned(),
         Encoding::Bf16 => "bf16".to_owned(),
+        Encoding::F8Channel => "fp8, a scale a channel".to_owned(),
         Encoding::I8Channel => "int8, a scale a channel".to_owned(),
         Encoding::I4Group { group } => format!("int4, groups of {group}"),
     }

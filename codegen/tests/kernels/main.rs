@@ -7,6 +7,7 @@ mod hopper;
 mod hopper_attention;
 mod kernels;
 mod selection;
+mod wgmma;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};

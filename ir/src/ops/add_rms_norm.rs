@@ -55,7 +55,7 @@ impl OpDef for AddRmsNorm {
         let residual = check::float_operand(cx, self.residual, "the residual")?;
         check::same_dims(x, "x", residual, "the residual")?;
         check::same_dims(check::float_result(h, "the sum")?, "the sum", x, "x")?;
-        check::same_dims(check::float_result(n, "the norm's result")?, "the norm's result", x, "x")?;
+        check::same_dims(check::stored_result(n, "the norm's result")?, "the norm's result", x, "x")?;
         check::norm(cx, &self.norm, check::last(x, "x")?, "x")
     }
 

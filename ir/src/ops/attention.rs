@@ -71,7 +71,7 @@ impl OpDef for Attention {
         if kv.heads == 0 || heads == 0 || !heads.is_multiple_of(u64::from(kv.heads)) {
             return Err(format!("q is {q}, whose heads are not a multiple of those of the cache {kv}"));
         }
-        let y = check::float_result(y, "the result")?;
+        let y = check::stored_result(y, "the result")?;
         check::same_rows(y, "the result", q, "q")?;
         let flat = y.dims.len() == 2 && y.width() == q.width();
         if !flat && y.dims != q.dims {

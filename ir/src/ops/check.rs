@@ -28,6 +28,24 @@ pub(super) fn float_operand<'a>(
     Ok(t)
 }
 
+/// An operand that has to be a tensor of floats, or quantised.
+pub(super) fn stored_operand<'a>(
+    cx: &TypeCx<'a>,
+    value: ValueId,
+    what: &str,
+) -> Result<&'a TensorType, String> {
+    let t = cx.tensor(value, what)?;
+    if t.elem.plain().is_some() { float(t, what).map(|()| t) } else { Ok(t) }
+}
+
+/// A result that has to be a tensor of floats, or quantised: of the ops whose kernels have a whole row at hand.
+pub(super) fn stored_result<'a>(ty: &'a Type, what: &str) -> Result<&'a TensorType, String> {
+    match ty.tensor() {
+        Some(t) if t.elem.plain().is_none() => Ok(t),
+        _ => float_result(ty, what),
+    }
+}
+
 fn float(t: &TensorType, what: &str) -> Result<(), String> {
     if t.dims.is_empty() {
         return Err(format!("{what} must have at least one dimension, found {t}"));

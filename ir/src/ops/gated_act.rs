@@ -78,7 +78,7 @@ impl OpDef for GatedAct {
         let up = check::float_operand(cx, self.up, "up")?;
         check::same_dims(gate, "gate", up, "up")?;
         check::same_elem(gate, "gate", up, "up")?;
-        check::same_dims(check::float_result(y, "the result")?, "the result", gate, "gate")
+        check::same_dims(check::stored_result(y, "the result")?, "the result", gate, "gate")
     }
 
     fn eval(&self, cx: &mut EvalCx<'_>) -> Result<Vec<Data>, String> {

@@ -46,7 +46,7 @@ impl OpDef for GatedActPacked {
     fn check(&self, cx: &TypeCx<'_>, results: &[Type]) -> Result<(), String> {
         let [y] = check::results(results)?;
         let x = check::float_operand(cx, self.x, "x")?;
-        let y = check::float_result(y, "the result")?;
+        let y = check::stored_result(y, "the result")?;
         check::same_rows(y, "the result", x, "x")?;
         let width = check::width(x, "x")?;
         if width % 2 != 0 {

@@ -1,16 +1,15 @@
 //! `llm.kv_append`: the cache with this step's keys and values stored at their positions.
 //!
-//! Keys and values are rounded to the cache's element type.
+//! Keys and values are rounded to the cache's element type; in an e4m3 cache each head's are quantised.
 //!
 //! ```mlir
 //! %kv0_1 = llm.kv_append %kv0, %k, %v, %batch : !llm.kv<layer 0, 8 heads, 128, bf16>
 //! ```
 
-use super::math::append;
+use super::math::{append, cached};
 use super::{OpDef, Parts, TypeCx, check, reader::Reader};
 use crate::entity::{ValueId, WeightId};
 use crate::interp::{Data, EvalCx};
-use crate::numerics::round;
 use crate::types::Type;
 use std::rc::Rc;
 
@@ -76,8 +75,10 @@ impl OpDef for KvAppend {
         let (before, kv) = cx.kv(self.kv)?;
         let (k, v) = (cx.float(self.k)?, cx.float(self.v)?);
         let batch = cx.batch(self.batch, k.rows())?;
-        let stored = |row: &[f32]| row.iter().map(|&x| round(x, kv.dtype)).collect();
-        let rows = k.chunks(k.width()).zip(v.chunks(v.width())).map(|(k, v)| (stored(k), stored(v)));
-        Ok(vec![Data::Kv(Rc::new(append(before, batch, rows)?))])
+        let stored = |row: &[f32]| cached(row.to_vec(), kv);
+        let rows = k.chunks(k.width()).zip(v.chunks(v.width()));
+        let rows: Vec<_> =
+            rows.map(|(k, v)| Ok::<_, String>((stored(k)?, stored(v)?))).collect::<Result<_, _>>()?;
+        Ok(vec![Data::Kv(Rc::new(append(before, batch, rows.into_iter())?))])
     }
 }

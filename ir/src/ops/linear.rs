@@ -17,7 +17,7 @@ use crate::types::Type;
 /// Matrix product with a weight.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Linear {
-    /// `(rows, in)`, rows symbolic.
+    /// `(rows, in)`, rows symbolic; floats, or quantised.
     pub x: ValueId,
     /// `(out, in)`.
     pub weight: WeightId,
@@ -60,7 +60,7 @@ impl OpDef for Linear {
 
     fn check(&self, cx: &TypeCx<'_>, results: &[Type]) -> Result<(), String> {
         let [y] = check::results(results)?;
-        let x = check::float_operand(cx, self.x, "x")?;
+        let x = check::stored_operand(cx, self.x, "x")?;
         let (out, input) = check::matrix(cx, self.weight)?;
         let w = cx.weight(self.weight);
         let weight = format!("weight @{} ({})", w.name, w.ty);

@@ -1,7 +1,10 @@
-//! Row functions that several ops' reference semantics share. All in f32, none of them rounds.
+//! Row functions that several ops' reference semantics share. All in f32; only [`cached`] rounds.
 
 use crate::interp::{Batch, EvalCx, KvRow, KvState, Tensor};
+use crate::numerics::round;
 use crate::ops::{Act, RmsNormWeight};
+use crate::quant::round_rows;
+use crate::types::KvType;
 use std::rc::Rc;
 
 /// Sum of products, in 16 interleaved partial sums: as obvious as one sum, more exact, and it vectorises.
@@ -60,6 +63,15 @@ pub(super) fn gated(act: Act, gate: f32, up: f32) -> f32 {
         }
     };
     activated * up
+}
+
+/// What is left of a row of keys or values, `(heads, head_dim)`, in a cache: rounded, or each head quantised.
+pub(super) fn cached(mut row: Vec<f32>, kv: &KvType) -> Result<Vec<f32>, String> {
+    match kv.scheme() {
+        Some(scheme) => round_rows(&mut row, kv.head_dim as usize, scheme).map_err(|e| e.to_string())?,
+        None => row.iter_mut().for_each(|x| *x = round(*x, kv.dtype)),
+    }
+    Ok(row)
 }
 
 /// The cache with one more row of keys and values for each token of the batch.

@@ -13,6 +13,7 @@ mod gather_rows;
 mod kv_append;
 mod linear;
 mod math;
+mod quantize;
 mod reader;
 mod rms_norm;
 mod rope;
@@ -30,6 +31,7 @@ pub use gated_act_packed::GatedActPacked;
 pub use gather_rows::GatherRows;
 pub use kv_append::KvAppend;
 pub use linear::Linear;
+pub use quantize::Quantize;
 pub use rms_norm::{RmsNorm, RmsNormWeight};
 pub use rope::Rope;
 pub use rope_kv_append::RopeKvAppend;
@@ -201,6 +203,7 @@ ops! {
     GatedActPacked,
     Feed,
     Sample,
+    Quantize,
 }
 
 impl Op {

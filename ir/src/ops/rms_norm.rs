@@ -59,7 +59,7 @@ impl OpDef for RmsNorm {
     fn check(&self, cx: &TypeCx<'_>, results: &[Type]) -> Result<(), String> {
         let [y] = check::results(results)?;
         let x = check::float_operand(cx, self.x, "x")?;
-        check::same_dims(check::float_result(y, "the result")?, "the result", x, "x")?;
+        check::same_dims(check::stored_result(y, "the result")?, "the result", x, "x")?;
         check::norm(cx, &self.norm, check::last(x, "x")?, "x")
     }
 

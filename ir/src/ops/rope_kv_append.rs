@@ -1,6 +1,7 @@
 //! `llm.rope_kv_append`: splits a merged q/k/v, norms and rotates q and k, stores k and v in the cache.
 //!
-//! Nothing is rounded between the parts: q is rounded to its result's type, k and v to the cache's, each once.
+//! Nothing is rounded between the parts: q is rounded to its result's type, k and v to the cache's, each once;
+//! in an e4m3 cache each head's key and value is quantised.
 //!
 //! ```mlir
 //! %q, %kv0_1 = llm.rope_kv_append %qkv, %positions, %kv0, %batch, @rope
@@ -8,12 +9,11 @@
 //!     : tensor<Tx32x128xbf16>, !llm.kv<layer 0, 8 heads, 128, bf16>
 //! ```
 
-use super::math::{Norm, append, rotate};
+use super::math::{Norm, append, cached, rotate};
 use super::reader::{Reader, push_offset};
 use super::{Attr, OpDef, Parts, TypeCx, check};
 use crate::entity::{ValueId, WeightId};
 use crate::interp::{Data, EvalCx};
-use crate::numerics::round;
 use crate::ops::RmsNormWeight;
 use crate::types::{Dim, Type};
 use std::rc::Rc;
@@ -136,7 +136,6 @@ impl OpDef for RopeKvAppend {
             }
             out
         };
-        let stored = |row: Vec<f32>| row.into_iter().map(|x| round(x, kv.dtype)).collect();
 
         let mut q_out = Vec::with_capacity(qkv.rows() * q_width);
         let mut rows = Vec::with_capacity(qkv.rows());
@@ -144,7 +143,7 @@ impl OpDef for RopeKvAppend {
             let (q, rest) = row.split_at(q_width);
             let (k, v) = rest.split_at(kv_width);
             q_out.extend(turned(q, &q_norm, pos));
-            rows.push((stored(turned(k, &k_norm, pos)), stored(v.to_vec())));
+            rows.push((cached(turned(k, &k_norm, pos), kv)?, cached(v.to_vec(), kv)?));
         }
         let q = cx.finish(0, qkv.rows(), q_out)?;
         Ok(vec![q, Data::Kv(Rc::new(append(before, batch, rows.into_iter())?))])

@@ -1,12 +1,13 @@
 //! Quantisation schemes as types: what a stored element means.
 //!
-//! `value = (payload - zero) * scale`, one scale (and zero) for each block of the grain.
+//! `value = (payload - zero) * scale`, one scale (and zero) for each block of the grain. Weights can have any scheme;
+//! activations those of [`Scheme::is_activation`].
 //! The scheme says nothing of where scales come from (passes, or [`quantize`] by default) or how bytes lie in
 //! memory (packing).
 
 mod reference;
 
-pub use reference::{QuantError, Quantized, dequantize, dequantize_row, quantize, quantize_row};
+pub use reference::{QuantError, Quantized, dequantize, dequantize_row, quantize, quantize_row, round_rows};
 
 use crate::dtype::DType;
 use std::fmt;
@@ -46,6 +47,13 @@ impl Scheme {
     pub const INT8: Scheme =
         Scheme { payload: DType::I8, scale: DType::F32, grain: Grain::Channel, zero: false };
 
+    /// FP8 weights: e4m3, an f32 scale for each output channel.
+    pub const FP8: Scheme =
+        Scheme { payload: DType::F8E4M3, scale: DType::F32, grain: Grain::Channel, zero: false };
+
+    /// FP8 activations: e4m3, an f32 scale for each token. Also each vector of an e4m3 cache.
+    pub const FP8_TOKEN: Scheme = Scheme { grain: Grain::Token, ..Scheme::FP8 };
+
     /// Weight-only INT4: a bf16 scale and a zero point for each group of `n` inputs.
     pub const fn int4(n: u32) -> Scheme {
         Scheme { payload: DType::I4, scale: DType::Bf16, grain: Grain::Group(n), zero: true }
@@ -65,6 +73,12 @@ impl Scheme {
             }
             _ => Ok(()),
         }
+    }
+
+    /// True if a value of a step can have this scheme: a token knows nothing of others, so each has a scale of its own,
+    /// and none has a zero point.
+    pub fn is_activation(&self) -> bool {
+        self.grain == Grain::Token && !self.zero
     }
 
     /// Scales in one row of `width` elements (0 where rows share one).

@@ -5,21 +5,22 @@
 //! | zero points | scale, rounded to the scheme's type | zero | payload |
 //! |---|---|---|---|
 //! | no | `max(hi, -lo) / max` | - | `clamp(round(w / scale), -max, max)` |
+//! | no, e4m3 | `max(hi, -lo) / 448` | - | `e4m3(w / scale)`, beyond the largest the largest |
 //! | yes | `(hi - lo) / (max - min)` | `clamp(round(-lo / scale) + min, min, max)` | `clamp(round(w / scale) + zero, min, max)` |
 //!
-//! `min..max` is the payload's range: -128..127 for i8, -8..7 for i4. A scale below the least normal f32, as that of
+//! `min..max` is the payload's range: -128..127 for i8, -8..7 for i4; an e4m3 is kept as its bits. A scale below the least normal f32, as that of
 //! a block of zeros, becomes 1. A value is `(payload - zero) * scale`, one subtraction and one multiplication in f32.
-//! All arithmetic is in f32. Scales that span rows, and float payloads, need a calibrated quantiser: not here.
+//! All arithmetic is in f32. Scales that span rows, and other float payloads, need a calibrated quantiser: not here.
 
 use super::{Grain, Scheme};
 use crate::dtype::DType;
-use crate::numerics::{integer, round};
+use crate::numerics::{decode, encode, integer, round};
 use std::fmt;
 
 /// A quantised matrix.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Quantized {
-    /// `(n, k)`.
+    /// `(n, k)`; for float payloads their bits.
     pub payload: Vec<i8>,
     /// `(n, scales_per_row)`.
     pub scales: Vec<f32>,
@@ -30,7 +31,7 @@ pub struct Quantized {
 /// Why a row was not quantised.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum QuantError {
-    /// The scheme's scales span rows, or its payload is not i8 or i4.
+    /// The scheme's scales span rows, or its payload is not i8, i4 or e4m3.
     Unsupported(Scheme),
     /// An element is infinite or NaN, or two of one block are too far apart for an f32 difference.
     NotFinite {
@@ -72,6 +73,7 @@ fn range(scheme: Scheme) -> Result<(f32, f32), QuantError> {
     match scheme.payload {
         DType::I8 if alone => Ok((-128.0, 127.0)),
         DType::I4 if alone => Ok((-8.0, 7.0)),
+        DType::F8E4M3 if alone && !scheme.zero => Ok((-scheme.payload.max(), scheme.payload.max())),
         _ => Err(QuantError::Unsupported(scheme)),
     }
 }
@@ -125,6 +127,12 @@ pub fn quantize_row(
             scale = 1.0;
         }
         scales[b] = scale;
+        if scheme.payload.is_float() {
+            for (q, x) in payload.iter_mut().zip(values) {
+                *q = encode(x / scale, scheme.payload).unwrap_or(0) as i8;
+            }
+            continue;
+        }
         let (zero, least) = if scheme.zero {
             let zero = integer(-lo / scale, 0.0, max - min) + min;
             zeros[b] = zero as i8;
@@ -151,11 +159,26 @@ pub fn dequantize_row(
     lengths(scheme, out.len(), [payload.len(), scales.len(), zeros.len()])?;
     let size = block(scheme, out.len());
     for (b, (out, payload)) in out.chunks_mut(size).zip(payload.chunks(size)).enumerate() {
+        if scheme.payload.is_float() {
+            for (x, q) in out.iter_mut().zip(payload) {
+                *x = decode(*q as u8, scheme.payload).unwrap_or(0.0) * scales[b];
+            }
+            continue;
+        }
         let zero = if scheme.zero { i16::from(zeros[b]) } else { 0 };
         for (x, q) in out.iter_mut().zip(payload) {
             *x = f32::from(i16::from(*q) - zero) * scales[b];
         }
     }
+    Ok(())
+}
+
+/// Makes of each row of `width` values what is left of it when it is stored in the scheme.
+pub fn round_rows(values: &mut [f32], width: usize, scheme: Scheme) -> Result<(), QuantError> {
+    let width = width.max(1);
+    let n = values.len() / width;
+    let stored = quantize(values, n, width, scheme)?;
+    values.copy_from_slice(&dequantize(&stored, n, width, scheme)?);
     Ok(())
 }
 
@@ -243,6 +266,33 @@ mod tests {
     }
 
     #[test]
+    fn fp8_by_hand() {
+        // The largest is 448 scales of 0.5; 8.5 scales lie between the codes of 8 and 9, to even; 2^-10 is half of the
+        // least code, to even; the least code is 2^-9.
+        let row = [224.0, -4.25, 2f32.powi(-11), 1.5 * 2f32.powi(-10), -0.0, 0.5];
+        let q = quantize(&[row, [0.0; 6]].concat(), 2, 6, Scheme::FP8).unwrap();
+        assert_eq!(q.scales, [0.5, 1.0]);
+        let codes = [0x7eu8, 0xd0, 0x00, 0x02, 0x80, 0x38].map(|c| c as i8);
+        assert_eq!(q.payload[..6], codes);
+        assert_eq!(q.payload[6..], [0; 6]);
+        assert!(q.zeros.is_empty());
+        let values = dequantize(&q, 2, 6, Scheme::FP8).unwrap();
+        assert_eq!(values[..6], [224.0, -4.0, 0.0, 2f32.powi(-9), -0.0, 0.5]);
+        // A scale below the least normal f32 becomes 1, and the row zero.
+        let tiny = quantize(&[1e-37, -2e-37], 1, 2, Scheme::FP8_TOKEN).unwrap();
+        assert_eq!((tiny.scales[0], &tiny.payload[..]), (1.0, &[0, 0x80u8 as i8][..]));
+    }
+
+    #[test]
+    fn rounding_rows_is_storing_them() {
+        let mut values = [1.0, 300.0, -448.0, 3.0, 0.1, 0.2];
+        round_rows(&mut values, 3, Scheme::FP8_TOKEN).unwrap();
+        assert_eq!(values[..3], [1.0, 288.0, -448.0]);
+        assert_eq!(values[3], 3.0 / 448.0 * 448.0);
+        assert!(round_rows(&mut values, 4, Scheme::FP8_TOKEN).is_err(), "6 is not a multiple of 4");
+    }
+
+    #[test]
     fn the_last_group_may_be_short_and_scales_are_bf16() {
         let q = quantize(&[1.0, 1.0, 1.0, 0.3, -0.7], 1, 5, Scheme::int4(3)).unwrap();
         assert_eq!(q.scales.len(), 2);
@@ -262,7 +312,8 @@ mod tests {
         assert_eq!(error, QuantError::Length { buffer: "payload", found: 2, wanted: 1 });
         for bad in [
             Scheme { grain: Grain::Tensor, ..Scheme::INT8 },
-            Scheme { payload: DType::F8E4M3, ..Scheme::INT8 },
+            Scheme { payload: DType::F8E5M2, ..Scheme::FP8 },
+            Scheme { zero: true, ..Scheme::FP8 },
             Scheme::int4(0),
         ] {
             assert_eq!(quantize(&[1.0], 1, 1, bad), Err(QuantError::Unsupported(bad)));
@@ -302,8 +353,19 @@ mod tests {
         }
 
         #[test]
+        fn fp8_error_is_half_a_step_of_three_bits((k, values) in rows()) {
+            let q = quantize(&values, 3, k, Scheme::FP8).unwrap();
+            let back = dequantize(&q, 3, k, Scheme::FP8).unwrap();
+            for (i, (x, y)) in values.iter().zip(&back).enumerate() {
+                // Below 2^-6 scales the codes are 2^-9 apart.
+                let half = (x.abs() / 16.0).max(q.scales[i / k] * 2f32.powi(-10)) * 1.0001;
+                prop_assert!((x - y).abs() <= half, "{x} {y}");
+            }
+        }
+
+        #[test]
         fn values_on_the_grid_are_kept((k, values) in rows()) {
-            for scheme in [Scheme::INT8, Scheme::int4(16)] {
+            for scheme in [Scheme::INT8, Scheme::FP8, Scheme::int4(16)] {
                 let once = dequantize(&quantize(&values, 3, k, scheme).unwrap(), 3, k, scheme).unwrap();
                 let q = quantize(&once, 3, k, scheme).unwrap();
                 let twice = dequantize(&q, 3, k, scheme).unwrap();

@@ -11,7 +11,7 @@
 //! 4. Weights: extents are known, not 0, and their product fits; the quantisation scheme is sound; there is at least
 //!    one source tensor; rotary tables have their `dim / 2` f32; panels are of matrices.
 //! 5. Values: the symbols of tensors are bounded in the header and outermost; extents are not 0 and their product
-//!    fits; elements are plain. Caches have heads, elements, a window and a page that are not 0, and a float type;
+//!    fits; quantised ones are `(rows, width)` with a scale for each row. Caches have heads, elements, a window and a page that are not 0, and a float type;
 //!    parameters' caches have layers of their own.
 //! 6. SSA: operands and function results are defined before.
 //! 7. Ops: each op's own checks of its operands, weights, attributes, and the number and types of its results.

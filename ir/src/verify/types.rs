@@ -5,18 +5,12 @@ use crate::module::{Module, Packing, RopeScaling, Source, Weight};
 use crate::types::{Dim, Elem, KvType, TensorType};
 
 /// Most bytes of a tensor, so that sums of sizes cannot overflow.
-const MAX_BYTES: u128 = 1 << 56;
+const MAX_BYTES: u64 = 1 << 56;
 
 /// Bytes at the greatest extents; `None` if a symbol has no bounds or the size has been reported as too large.
 pub(super) fn max_bytes(module: &Module, t: &TensorType) -> Option<u64> {
-    let bits = t.dims.iter().try_fold(u128::from(t.elem.bits()), |n, d| {
-        let extent = match d {
-            Dim::Const(c) => *c,
-            Dim::Sym(s) => module.max_dim(*s)?,
-        };
-        n.checked_mul(u128::from(extent)).filter(|n| *n / 8 <= MAX_BYTES)
-    })?;
-    u64::try_from(bits.div_ceil(8)).ok()
+    let bytes = t.bytes(|s| module.max_dim(s))?.total()?;
+    (bytes <= MAX_BYTES).then_some(bytes)
 }
 
 pub(super) fn tensor(module: &Module, t: &TensorType) -> Result<(), String> {
@@ -32,8 +26,14 @@ pub(super) fn tensor(module: &Module, t: &TensorType) -> Result<(), String> {
             _ => {}
         }
     }
-    if t.elem.plain().is_none() {
-        return Err(format!("{t} is quantised, which only weights are"));
+    if let Elem::Quant(scheme) = t.elem {
+        scheme.check()?;
+        if !scheme.is_activation() {
+            return Err(format!("{t} is quantised as only weights are: values have a scale for each token"));
+        }
+        if t.dims.len() != 2 {
+            return Err(format!("{t} is quantised, so it must be (rows, width)"));
+        }
     }
     max_bytes(module, t).map(|_| ()).ok_or_else(|| format!("{t} is too large"))
 }

@@ -116,7 +116,7 @@ impl Gen {
     /// Any op over these values and weights.
     pub fn op(&mut self, v: &[ValueId], w: &[WeightId]) -> Op {
         let act = self.pick(&[Act::Silu, Act::GeluTanh]);
-        match self.below(13) {
+        match self.below(14) {
             0 => Embedding { tokens: self.pick(v), table: self.pick(w), scale: self.f32() }.into(),
             1 => RmsNorm { x: self.pick(v), norm: self.norm(w) }.into(),
             2 => Linear {
@@ -152,6 +152,7 @@ impl Gen {
                 k_norm: self.maybe(|g| g.norm(w)),
             }
             .into(),
+            12 => Quantize { x: self.pick(v) }.into(),
             _ => GatedActPacked { x: self.pick(v), act }.into(),
         }
     }

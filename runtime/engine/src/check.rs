@@ -9,7 +9,7 @@ use crate::container;
 use crate::error::EngineError;
 use crate::layout::{Part, sizes};
 use crate::manifest::{
-    Arg, Code, Count, Dims, Extent, FORMAT, Launch, Manifest, MapRows, PtxKernel, Steps, Weight,
+    Arg, Code, Count, Dims, Dtype, Extent, FORMAT, Launch, Manifest, MapRows, PtxKernel, Steps, Weight,
 };
 pub use signature::{Slot, signature};
 use std::collections::BTreeSet;
@@ -116,6 +116,10 @@ impl Manifest {
             if layer.window == Some(0) {
                 return Err(bad(at, "a window of 0 tokens sees nothing"));
             }
+        }
+        let (page, kv) = (self.kv.page_tokens, &self.kv);
+        if kv.dtype == Dtype::F8E4M3 && kv.layers.iter().any(|l| (l.head_dim * page) % 2 != 0) {
+            return Err(bad("kv", format!("the scales of e4m3 pages of {page} tokens are not aligned")));
         }
         if self.arena > MAX_ARENA {
             return Err(bad("arena", format!("{} bytes", self.arena)));

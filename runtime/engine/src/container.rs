@@ -30,6 +30,8 @@ pub enum Element {
     F32,
     /// bf16.
     Bf16,
+    /// OCP FP8 E4M3.
+    F8E4M3,
 }
 
 impl Element {
@@ -40,6 +42,7 @@ impl Element {
             Element::I8 => "I8",
             Element::F32 => "F32",
             Element::Bf16 => "BF16",
+            Element::F8E4M3 => "F8_E4M3",
         }
     }
 }
@@ -68,9 +71,13 @@ impl Tensor {
 
 /// Extents of a weight's part as the container shows them.
 fn extents(weight: &Weight, part: Part) -> Result<(Element, Vec<u64>), EngineError> {
-    let plain = if weight.encoding == Encoding::F32 { Element::F32 } else { Element::Bf16 };
     if weight.layout == Layout::Rows {
-        return Ok((plain, weight.shape.clone()));
+        return Ok(match (weight.encoding, part) {
+            (Encoding::F8Channel, Part::Payload) => (Element::F8E4M3, weight.shape.clone()),
+            (Encoding::F8Channel, _) => (Element::F32, weight.shape[..1].to_vec()),
+            (Encoding::F32, _) => (Element::F32, weight.shape.clone()),
+            _ => (Element::Bf16, weight.shape.clone()),
+        });
     }
     let p = panels(&weight.shape, weight.encoding, weight.layout)?;
     if weight.layout == Layout::Fragment16 && part == Part::Payload {
@@ -83,7 +90,8 @@ fn extents(weight: &Weight, part: Part) -> Result<(Element, Vec<u64>), EngineErr
         (Encoding::F32, _) => (Element::F32, vec![p.count, p.inputs, 16]),
         (Encoding::Bf16, _) => (Element::Bf16, vec![p.count, p.inputs / 2, 16, 2]),
         (Encoding::I8Channel, Part::Payload) => (Element::I8, vec![p.count, p.inputs / 2, 16, 2]),
-        (Encoding::I8Channel, _) => (Element::F32, vec![p.count, 16]),
+        (Encoding::F8Channel, Part::Payload) => (Element::F8E4M3, vec![p.count, p.inputs / 2, 16, 2]),
+        (Encoding::I8Channel | Encoding::F8Channel, _) => (Element::F32, vec![p.count, 16]),
         (Encoding::I4Group { .. }, Part::Payload) => (Element::U8, vec![p.count, p.inputs / 8, 32, 2]),
         (Encoding::I4Group { .. }, Part::Scale) => (Element::Bf16, vec![p.count, p.groups, 16]),
         (Encoding::I4Group { .. }, Part::Zero) => (Element::I8, vec![p.count, p.groups, 16]),

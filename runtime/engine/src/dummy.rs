@@ -21,6 +21,33 @@ const BIAS: f32 = 0.02;
 const I8_STD: f32 = 73.32;
 const I4_STD: f32 = 4.61;
 
+/// `3.5 i` in e4m3 for each byte `i`, read as an i8: uniform in -448..=448, rounded.
+const F8: [u8; 256] = {
+    let (mut table, mut i) = ([0; 256], 0);
+    while i < 256 {
+        table[i] = e4m3_of_halves(7 * (i as u8 as i8).unsigned_abs() as u32) | (i as u8 & 0x80);
+        i += 1;
+    }
+    table
+};
+
+/// Standard deviation of those numbers.
+const F8_STD: f32 = 258.55;
+
+/// `halves / 2` in e4m3, to nearest, ties to even; up to 896 halves.
+const fn e4m3_of_halves(halves: u32) -> u8 {
+    if halves == 0 {
+        return 0;
+    }
+    // 16 times the four leading bits, so that no number of halves is too short for them.
+    let wide = halves << 4;
+    let cut = wide.ilog2() - 3;
+    let (kept, rest, half) = (wide >> cut, wide & ((1 << cut) - 1), 1 << (cut - 1));
+    let up = rest > half || rest == half && kept % 2 == 1;
+    // The leading bit adds 1 to the exponent, as does a carry out of the mantissa: halves have 2^(ilog2 - 1).
+    (((halves.ilog2() + 5) << 3) + kept + up as u32) as u8
+}
+
 /// SplitMix64's finaliser over a counter: 64 bits that look random.
 fn mix(key: u64, counter: u64) -> u64 {
     let mut z = key.wrapping_add(counter.wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -74,6 +101,10 @@ pub fn fill(
         (Encoding::I8Channel, Part::Payload) => words(key, start, out, |word| {
             u64::from_le_bytes(word.to_le_bytes().map(|b| if b == 0x80 { 0x81 } else { b }))
         }),
+        (Encoding::F8Channel, Part::Payload) => {
+            words(key, start, out, |word| u64::from_le_bytes(word.to_le_bytes().map(|b| F8[usize::from(b)])))
+        }
+        (Encoding::F8Channel, _) => repeat(&(1.0 / (F8_STD * k.sqrt())).to_le_bytes(), out),
         (Encoding::I4Group { .. }, Part::Payload) => words(key, start, out, |word| word),
         (Encoding::I8Channel, _) => repeat(&(1.0 / (I8_STD * k.sqrt())).to_le_bytes(), out),
         (Encoding::I4Group { .. }, Part::Scale) => {
@@ -139,8 +170,8 @@ fn pad_rows(weight: &Weight, p: Panels, part: Part, start: u64, out: &mut [u8]) 
     let (blocks, row_bytes, zero) = match (weight.encoding, part) {
         (Encoding::F32, _) => (p.inputs, 4, 0),
         (Encoding::Bf16, _) => (p.inputs / 2, 4, 0),
-        (Encoding::I8Channel, Part::Payload) => (p.inputs / 2, 2, 0),
-        (Encoding::I8Channel, _) => (1, 4, 0),
+        (Encoding::I8Channel | Encoding::F8Channel, Part::Payload) => (p.inputs / 2, 2, 0),
+        (Encoding::I8Channel | Encoding::F8Channel, _) => (1, 4, 0),
         (Encoding::I4Group { .. }, Part::Payload) => (p.inputs / 8, 4, 0x88),
         (Encoding::I4Group { .. }, Part::Scale) => (p.groups, 2, 0),
         (Encoding::I4Group { .. }, Part::Zero) => (p.groups, 1, 0),
@@ -172,7 +203,7 @@ fn pad_inputs(weight: &Weight, p: Panels, zero_key: u64, start: u64, out: &mut [
             }
         } else {
             // The second of the last pair.
-            let element = if weight.encoding == Encoding::I8Channel { 1 } else { 2 };
+            let element = if weight.encoding == Encoding::Bf16 { 2 } else { 1 };
             let block = (at_panel + 1) * (p.inputs / 2) - 1;
             let at = ((block * panel + r) * 2 + 1) * element;
             for i in at..at + element {

@@ -1,8 +1,9 @@
 //! How weights lie in the file, byte by byte, and the pure functions that pack and unpack them.
 //!
-//! A matrix is `(n, k)`: outputs, inputs. `Rows` is row-major, elements as they are (f32 or bf16, little-endian).
-//! `Panel16` groups 16 outputs into a panel; rows are padded to a multiple of 16, inputs to a multiple of 2 (bf16, i8)
-//! or 8 (i4). Padding stands for zero: elements are 0; for i4 a padded input is the zero point of its group, a
+//! A matrix is `(n, k)`: outputs, inputs. `Rows` is row-major, elements as they are (f32 or bf16, little-endian, or
+//! e4m3; the `(n)` scales of e4m3 are f32).
+//! `Panel16` groups 16 outputs into a panel; rows are padded to a multiple of 16, inputs to a multiple of 2 (bf16, i8,
+//! e4m3) or 8 (i4). Padding stands for zero: elements are 0; for i4 a padded input is the zero point of its group, a
 //! padded row has q = 0, zero point 0 and scale 0. Within panel `p` and with `r` the row within the panel:
 //!
 //! | encoding | payload order | element |
@@ -10,6 +11,7 @@
 //! | f32 | `[p][k][r]` | f32 |
 //! | bf16 | `[p][k / 2][r][k % 2]` | bf16 |
 //! | i8_channel | `[p][k / 2][r][k % 2]` | i8; scale `[p][r]` f32 |
+//! | f8_channel | `[p][k / 2][r][k % 2]` | e4m3; scale `[p][r]` f32 |
 //! | i4_group | `[p][k / 8][word w]`, 16-bit little-endian words, `w = 2 r + k % 2`, nibble `(k % 8) / 2` from the low end | `q + 8`; scale `[p][k / group][r]` bf16, zero `[p][k / group][r]` i8 |
 //!
 //! `Fragment16` has the same panels of i8 and i4 in the order in which the 32 lanes of a warp hold them as operand A of
@@ -29,7 +31,8 @@ use crate::error::EngineError;
 use crate::manifest::{Encoding, Layout, Weight};
 use half::bf16;
 pub use pack::{
-    I4Row, I8Row, Packed, pack_panel_bf16, pack_panel_f32, pack_panel_i4, pack_panel_i8, pack_rows,
+    F8Row, I4Row, I8Row, Packed, pack_panel_bf16, pack_panel_f8, pack_panel_f32, pack_panel_i4,
+    pack_panel_i8, pack_rows, pack_rows_f8,
 };
 
 /// Rows of a panel.
@@ -112,11 +115,11 @@ pub fn panels(shape: &[u64], encoding: Encoding, layout: Layout) -> Result<Panel
     };
     let fragments = layout == Layout::Fragment16;
     let unit = match encoding {
-        Encoding::F32 | Encoding::Bf16 if fragments => {
-            return Err(layout_error("fragments are of quantised weights"));
+        Encoding::F32 | Encoding::Bf16 | Encoding::F8Channel if fragments => {
+            return Err(layout_error("fragments are of i8 and i4"));
         }
         Encoding::F32 => 1,
-        Encoding::Bf16 => 2,
+        Encoding::Bf16 | Encoding::F8Channel => 2,
         Encoding::I8Channel => {
             if fragments {
                 64
@@ -136,7 +139,7 @@ pub fn panels(shape: &[u64], encoding: Encoding, layout: Layout) -> Result<Panel
         k.checked_next_multiple_of(unit).ok_or_else(|| layout_error(format!("{k} inputs are too many")))?;
     let groups = match encoding {
         Encoding::F32 | Encoding::Bf16 => 0,
-        Encoding::I8Channel => 1,
+        Encoding::I8Channel | Encoding::F8Channel => 1,
         Encoding::I4Group { group } if fragments => {
             if ![32, 64, 128].contains(&group) {
                 return Err(layout_error(format!("groups of {group} inputs are not of 32, 64 or 128")));
@@ -164,8 +167,12 @@ pub fn sizes(shape: &[u64], encoding: Encoding, layout: Layout) -> Result<Sizes,
             let payload = product(&[product(shape)?, bytes])?;
             Ok(Sizes { payload, scale: 0, zero: 0 })
         }
+        (Layout::Rows, Encoding::F8Channel) => match *shape {
+            [n, k] => Ok(Sizes { payload: product(&[n, k])?, scale: product(&[n, 4])?, zero: 0 }),
+            _ => Err(layout_error(format!("e4m3 weights are matrices, the shape is {shape:?}"))),
+        },
         (Layout::Rows, _) => {
-            Err(layout_error("row-major weights are f32 or bf16; quantised ones lie in panels"))
+            Err(layout_error("row-major weights are f32, bf16 or e4m3; quantised integers lie in panels"))
         }
         (Layout::Panel16 | Layout::Fragment16, _) => {
             let p = panels(shape, encoding, layout)?;
@@ -174,12 +181,22 @@ pub fn sizes(shape: &[u64], encoding: Encoding, layout: Layout) -> Result<Sizes,
             let (payload, scale, zero) = match encoding {
                 Encoding::F32 => (product(&[elements, 4])?, 0, 0),
                 Encoding::Bf16 => (product(&[elements, 2])?, 0, 0),
-                Encoding::I8Channel => (elements, product(&[scales, 4])?, 0),
+                Encoding::I8Channel | Encoding::F8Channel => (elements, product(&[scales, 4])?, 0),
                 Encoding::I4Group { .. } => (elements / 2, product(&[scales, 2])?, scales),
             };
             Ok(Sizes { payload, scale, zero })
         }
     }
+}
+
+/// The value of an e4m3 code: sign, 4 bits of exponent with bias 7, 3 of mantissa; no infinities, NaN in `0x7f` and `0xff`.
+pub fn e4m3(code: u8) -> f32 {
+    if code & 0x7f == 0x7f {
+        return f32::NAN;
+    }
+    // The bits in the places of an f32's, whose exponent has the bias 127; exact, subnormals too.
+    let bits = u32::from(code & 0x80) << 24 | u32::from(code & 0x7f) << 20;
+    f32::from_bits(bits) * f32::from_bits((127 + 120) << 23)
 }
 
 /// Place in a panel of [`Layout::Fragment16`] of the element of row `r`, input `i`, i8: its byte.
@@ -238,6 +255,10 @@ pub fn unpack_row(
         (Layout::Rows, Encoding::F32) => {
             out.iter_mut().enumerate().for_each(|(i, o)| *o = f32_at(payload, row * k + i))
         }
+        (Layout::Rows, Encoding::F8Channel) => {
+            let s = f32_at(scale, row);
+            out.iter_mut().enumerate().for_each(|(i, o)| *o = e4m3(payload[row * k + i]) * s);
+        }
         (Layout::Rows, _) => out.iter_mut().enumerate().for_each(|(i, o)| *o = bf16_at(payload, row * k + i)),
         (Layout::Panel16, Encoding::F32) => {
             out.iter_mut().enumerate().for_each(|(i, o)| *o = f32_at(payload, (p * k + i) * PANEL + r));
@@ -248,11 +269,13 @@ pub fn unpack_row(
                 *o = bf16_at(payload, ((p * pairs + i / 2) * PANEL + r) * 2 + i % 2);
             }
         }
-        (Layout::Panel16, Encoding::I8Channel) => {
+        (Layout::Panel16, Encoding::I8Channel | Encoding::F8Channel) => {
             let pairs = k.div_ceil(2);
             let s = f32_at(scale, row);
+            let float = weight.encoding == Encoding::F8Channel;
             for (i, o) in out.iter_mut().enumerate() {
-                *o = f32::from(payload[((p * pairs + i / 2) * PANEL + r) * 2 + i % 2] as i8) * s;
+                let code = payload[((p * pairs + i / 2) * PANEL + r) * 2 + i % 2];
+                *o = if float { e4m3(code) } else { f32::from(code as i8) } * s;
             }
         }
         (Layout::Panel16, Encoding::I4Group { group }) => {

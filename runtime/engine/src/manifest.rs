@@ -103,7 +103,8 @@ pub struct Dims {
     pub max_logit_rows: u32,
 }
 
-/// The cache's layout: for each layer, pages of `(2, heads, page_tokens, head_dim)`, keys first.
+/// The cache's layout: for each layer, pages of `(2, heads, page_tokens, head_dim)`, keys first. In
+/// [`Dtype::F8E4M3`] each key and each value has an f32 scale of its own: `(2, heads, page_tokens)` of them follow.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kv {
@@ -118,10 +119,9 @@ pub struct Kv {
 impl Kv {
     /// Bytes of one page of one layer.
     pub fn page_bytes(&self, layer: &KvLayer) -> u64 {
-        2 * u64::from(layer.heads)
-            * u64::from(self.page_tokens)
-            * u64::from(layer.head_dim)
-            * self.dtype.bytes()
+        let vectors = 2 * u64::from(layer.heads) * u64::from(self.page_tokens);
+        let scale = if self.dtype == Dtype::F8E4M3 { 4 } else { 0 };
+        vectors * (u64::from(layer.head_dim) * self.dtype.bytes() + scale)
     }
 
     /// Bytes of one page over all layers.
@@ -150,14 +150,18 @@ pub enum Dtype {
     F32,
     /// The upper half of binary32.
     Bf16,
+    /// OCP FP8 E4M3, with an f32 scale for each row of an activation, and for each key and value in a cache.
+    #[serde(rename = "f8e4m3")]
+    F8E4M3,
 }
 
 impl Dtype {
-    /// Bytes of an element.
+    /// Bytes of an element, scales not counted.
     pub fn bytes(self) -> u64 {
         match self {
             Dtype::F32 => 4,
             Dtype::Bf16 => 2,
+            Dtype::F8E4M3 => 1,
         }
     }
 }
@@ -189,6 +193,8 @@ pub enum Encoding {
     Bf16,
     /// i8 with an f32 scale for each row: `w = q * scale`.
     I8Channel,
+    /// OCP FP8 E4M3 with an f32 scale for each row: `w = q * scale`. No element is NaN.
+    F8Channel,
     /// Nibbles with a bf16 scale and an i8 zero for each group of `group` inputs: `w = (q - zero) * scale`, q and zero in -8..7.
     I4Group {
         /// Inputs that share a scale.

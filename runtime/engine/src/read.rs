@@ -253,6 +253,7 @@ impl Head {
                 safetensors::Dtype::I8 => Element::I8,
                 safetensors::Dtype::F32 => Element::F32,
                 safetensors::Dtype::BF16 => Element::Bf16,
+                safetensors::Dtype::F8_E4M3 => Element::F8E4M3,
                 other => {
                     return Err(EngineError::Damaged(format!("tensor {name:?} has element type {other:?}")));
                 }

@@ -23,6 +23,8 @@ fn arguments() -> Vec<Vec<Arg>> {
         vec![Arena(1024), Positions, Weight(4), Batch, Kv(0), Arena(2048)],
         vec![Arena(2048), Batch, Kv(0), Arena(2560)],
         vec![Arena(2560), Weight(5), Arena(0), Arena(512)],
+        vec![Arena(512), Arena(2048), Arena(2560)],
+        vec![Arena(2048), Arena(2560), Weight(7), Arena(512), Arena(512)],
         vec![Arena(512), Rows, Arena(1024)],
         vec![Arena(1024), Weight(6), Arena(3072)],
     ]
@@ -40,6 +42,8 @@ pub fn manifest() -> Manifest {
         Weight { computed: true, ..weight("rope", &[2], Encoding::F32, Layout::Rows) },
         weight("o", &[hidden, 12], Encoding::I8Channel, Layout::Panel16),
         weight("head", &[vocab, hidden], Encoding::F32, Layout::Panel16),
+        weight("down", &[hidden, hidden], Encoding::F8Channel, Layout::Panel16),
+        weight("spare", &[3, 5], Encoding::F8Channel, Layout::Rows),
     ];
     let kernels = vec![
         HostKernel::Embedding { width: 10, scale: 1.0, out: bf16 },
@@ -70,6 +74,16 @@ pub fn manifest() -> Manifest {
             bias: false,
             residual: Some(bf16),
             x: bf16,
+            out: bf16,
+        },
+        HostKernel::Quantize { width: 10, rows: Count::Tokens, x: bf16 },
+        HostKernel::Linear {
+            n: 10,
+            k: 10,
+            rows: Count::Tokens,
+            bias: false,
+            residual: Some(bf16),
+            x: Dtype::F8E4M3,
             out: bf16,
         },
         HostKernel::GatherRows { width: 10, x: bf16 },

@@ -220,7 +220,7 @@ impl<'a> Memory<'a> {
     }
 }
 
-/// Elements as a device stores them.
+/// Elements as a device stores them; those of e4m3 without a scale.
 pub fn encode(values: &[f32], dtype: Dtype) -> Vec<u8> {
     match dtype {
         Dtype::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
@@ -230,6 +230,9 @@ pub fn encode(values: &[f32], dtype: Dtype) -> Vec<u8> {
                 ((trtc_ir::numerics::round(*v, trtc_ir::DType::Bf16).to_bits() >> 16) as u16).to_le_bytes()
             })
             .collect(),
+        Dtype::F8E4M3 => {
+            values.iter().filter_map(|v| trtc_ir::numerics::encode(*v, trtc_ir::DType::F8E4M3)).collect()
+        }
     }
 }
 
@@ -242,5 +245,6 @@ fn decode(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
             .iter()
             .map(|b| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16))
             .collect(),
+        Dtype::F8E4M3 => bytes.iter().map(|b| trtc_engine::layout::e4m3(*b)).collect(),
     }
 }

@@ -82,6 +82,20 @@ fn tokens(width: u64, dtype: Dtype) -> Slot {
     rows(Count::Tokens, width, dtype)
 }
 
+/// Rows in any type: those of e4m3 are followed by their scales.
+fn scaled(count: Count, width: u64, dtype: Dtype) -> impl Iterator<Item = Slot> {
+    let scales = (dtype == Dtype::F8E4M3).then(|| rows(count, 1, Dtype::F32));
+    std::iter::once(rows(count, width, dtype)).chain(scales)
+}
+
+/// Refuses e4m3 where a kernel computes in floats of 16 bits and more.
+fn plain(dtypes: &[Dtype]) -> Result<(), String> {
+    if dtypes.contains(&Dtype::F8E4M3) {
+        return Err("an argument is e4m3 where the kernel takes f32 or bf16".into());
+    }
+    Ok(())
+}
+
 fn norm(len: u32) -> Slot {
     Slot::Vector { len: u64::from(len), bf16: true }
 }
@@ -127,6 +141,7 @@ pub fn signature(kernel: &HostKernel, kv: Option<&KvLayer>, vocab: u32) -> Resul
         HostKernel::Embedding { width, scale, out } => {
             extents(&[width])?;
             floats(&[scale])?;
+            plain(&[out])?;
             vec![
                 Slot::Tokens,
                 Slot::Matrix { n: wide(vocab), more: true, k: wide(width) },
@@ -136,19 +151,36 @@ pub fn signature(kernel: &HostKernel, kv: Option<&KvLayer>, vocab: u32) -> Resul
         HostKernel::RmsNorm { width, per_token, eps, offset, rows: count, x, out } => {
             extents(&[width, per_token])?;
             floats(&[eps, offset])?;
+            plain(&[x])?;
+            if out == Dtype::F8E4M3 && per_token != 1 {
+                return Err(format!("{per_token} normalised rows share a scale"));
+            }
             let all = wide(width) * wide(per_token);
-            vec![rows(count, all, x), norm(width), rows(count, all, out)]
+            let mut slots = vec![rows(count, all, x), norm(width)];
+            slots.extend(scaled(count, all, out));
+            slots
+        }
+        HostKernel::Quantize { width, rows: count, x } => {
+            extents(&[width])?;
+            plain(&[x])?;
+            let mut slots = vec![rows(count, wide(width), x)];
+            slots.extend(scaled(count, wide(width), Dtype::F8E4M3));
+            slots
         }
         HostKernel::AddRmsNorm { width, eps, offset, x, residual, h, out } => {
             extents(&[width])?;
             floats(&[eps, offset])?;
+            plain(&[x, residual, h])?;
             let w = wide(width);
-            vec![tokens(w, x), tokens(w, residual), norm(width), tokens(w, h), tokens(w, out)]
+            let mut slots = vec![tokens(w, x), tokens(w, residual), norm(width), tokens(w, h)];
+            slots.extend(scaled(Count::Tokens, w, out));
+            slots
         }
         HostKernel::Linear { n, k, rows: count, bias, residual, x, out } => {
             extents(&[n, k])?;
-            let mut slots =
-                vec![rows(count, wide(k), x), Slot::Matrix { n: wide(n), more: false, k: wide(k) }];
+            plain(&[residual.unwrap_or(out), out])?;
+            let mut slots: Vec<Slot> = scaled(count, wide(k), x).collect();
+            slots.push(Slot::Matrix { n: wide(n), more: false, k: wide(k) });
             slots.extend(bias.then(|| f32s(n)));
             slots.extend(residual.map(|dtype| rows(count, wide(n), dtype)));
             slots.push(rows(count, wide(n), out));
@@ -156,6 +188,7 @@ pub fn signature(kernel: &HostKernel, kv: Option<&KvLayer>, vocab: u32) -> Resul
         }
         HostKernel::Slice { of, start, width, x } => {
             extents(&[of, width])?;
+            plain(&[x])?;
             if wide(start) + wide(width) > wide(of) {
                 return Err(format!("columns {start}..{start} + {width} of {of}"));
             }
@@ -163,22 +196,26 @@ pub fn signature(kernel: &HostKernel, kv: Option<&KvLayer>, vocab: u32) -> Resul
         }
         HostKernel::Add { width, lhs, rhs, out } => {
             extents(&[width])?;
+            plain(&[lhs, rhs, out])?;
             vec![tokens(wide(width), lhs), tokens(wide(width), rhs), tokens(wide(width), out)]
         }
         HostKernel::Rope { heads, head_dim, dim, x, out } => {
             extents(&[heads])?;
             rotated(dim, head_dim)?;
+            plain(&[x, out])?;
             let all = wide(heads) * wide(head_dim);
             vec![tokens(all, x), Slot::Positions, f32s(dim / 2), tokens(all, out)]
         }
         HostKernel::KvAppend { x } => {
             let kv = kv.ok_or("no argument is a cache")?;
+            plain(&[x])?;
             let width = wide(kv.heads) * wide(kv.head_dim);
             vec![tokens(width, x), tokens(width, x), Slot::Batch, Slot::Kv]
         }
         HostKernel::RopeKvAppend { heads, dim, q_norm, k_norm, x, out } => {
             let (heads, kv) = grouped(heads, kv)?;
             rotated(dim, kv.head_dim)?;
+            plain(&[x, out])?;
             for (eps, offset) in q_norm.iter().chain(&k_norm) {
                 floats(&[*eps, *offset])?;
             }
@@ -192,16 +229,19 @@ pub fn signature(kernel: &HostKernel, kv: Option<&KvLayer>, vocab: u32) -> Resul
         HostKernel::Attention { heads, scale, softcap, x, out } => {
             let (heads, kv) = grouped(heads, kv)?;
             floats(&[scale, softcap.unwrap_or(0.0)])?;
+            plain(&[x])?;
             let width = heads * wide(kv.head_dim);
-            vec![tokens(width, x), Slot::Batch, Slot::Kv, tokens(width, out)]
+            let mut slots = vec![tokens(width, x), Slot::Batch, Slot::Kv];
+            slots.extend(scaled(Count::Tokens, width, out));
+            slots
         }
         HostKernel::GatedAct { width, act: _, packed, x, out } => {
             extents(&[width])?;
+            plain(&[x])?;
             let w = wide(width);
-            match packed {
-                true => vec![tokens(2 * w, x), tokens(w, out)],
-                false => vec![tokens(w, x), tokens(w, x), tokens(w, out)],
-            }
+            let mut slots = if packed { vec![tokens(2 * w, x)] } else { vec![tokens(w, x); 2] };
+            slots.extend(scaled(Count::Tokens, w, out));
+            slots
         }
         HostKernel::Feed { last } => {
             extents(&[last])?;
@@ -214,6 +254,7 @@ pub fn signature(kernel: &HostKernel, kv: Option<&KvLayer>, vocab: u32) -> Resul
         }
         HostKernel::GatherRows { width, x } => {
             extents(&[width])?;
+            plain(&[x])?;
             vec![tokens(wide(width), x), Slot::Rows, rows(Count::Rows, wide(width), x)]
         }
     })

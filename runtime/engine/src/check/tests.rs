@@ -74,10 +74,10 @@ fn contradictions_are_found() {
             let choice = m.launches[0].choices[0];
             m.launches[0].choices.push(Choice { steps: Steps::Prefill, ..choice });
         }),
-        ("no kernel 8", |m| m.launches[0].choices[0].kernel = 8),
+        ("no kernel 10", |m| m.launches[0].choices[0].kernel = 10),
         ("64", |m| m.launches[0].args = vec![Arg::Tokens; 64]),
         ("arguments", |m| m.launches[0].args = vec![Arg::Tokens; 65]),
-        ("argument 1: Weight(7)", |m| m.launches[0].args[1] = Arg::Weight(7)),
+        ("argument 1: Weight(9)", |m| m.launches[0].args[1] = Arg::Weight(9)),
         ("argument 4: Kv(1)", |m| m.launches[3].args[4] = Arg::Kv(1)),
         ("not aligned", |m| m.launches[0].args[2] = Arg::Arena(8)),
         ("do not lie in an arena", |m| m.launches[0].args[2] = Arg::Arena(m.arena / 16 * 16)),
@@ -114,11 +114,32 @@ fn contradictions_are_found() {
             })
         }),
         ("an extent is 0", |m| {
-            set(m, 6, |k| {
+            set(m, 8, |k| {
                 if let HostKernel::GatherRows { width, .. } = k {
                     *width = 0
                 }
             })
+        }),
+        ("4 arguments, the kernel takes 5", |m| {
+            m.launches[7].args.remove(1);
+        }),
+        ("where the kernel takes f32 or bf16", |m| {
+            set(m, 8, |k| {
+                if let HostKernel::GatherRows { x, .. } = k {
+                    *x = Dtype::F8E4M3
+                }
+            })
+        }),
+        ("2 normalised rows share a scale", |m| {
+            set(m, 1, |k| {
+                if let HostKernel::RmsNorm { per_token, out, .. } = k {
+                    (*per_token, *out) = (2, Dtype::F8E4M3)
+                }
+            })
+        }),
+        ("are not aligned", |m| {
+            m.kv = Kv { page_tokens: 3, dtype: Dtype::F8E4M3, ..m.kv.clone() };
+            m.kv.layers[0].head_dim = 5;
         }),
     ];
     for (want, change) in cases {
@@ -204,6 +225,14 @@ fn an_embedding_may_have_more_rows_than_the_vocabulary() {
     let mut m = manifest();
     m.weights[0] = weight("embed", &[32, 10], Encoding::Bf16, Layout::Rows);
     m.check().unwrap();
+}
+
+#[test]
+fn scales_of_a_cache_are_counted() {
+    let kv = Kv { dtype: Dtype::F8E4M3, ..manifest().kv };
+    // Keys and values of one head: 16 tokens of 6 bytes and a scale.
+    assert_eq!(kv.page_bytes(&kv.layers[0]), 2 * 16 * (6 + 4));
+    assert_eq!(Kv { dtype: Dtype::Bf16, ..kv.clone() }.page_bytes(&kv.layers[0]), 2 * 16 * 6 * 2);
 }
 
 #[test]

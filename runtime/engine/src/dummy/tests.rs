@@ -1,7 +1,7 @@
 //! Pieces agree with the whole; distributions and padding are what they should be.
 
 use super::*;
-use crate::layout::unpack_row;
+use crate::layout::{e4m3, unpack_row};
 use crate::testing::weight;
 use proptest::prelude::*;
 
@@ -24,10 +24,12 @@ fn values(w: &Weight, shape: &[u64]) -> Vec<f32> {
     all
 }
 
-const FORMS: [(Encoding, Layout); 6] = [
+const FORMS: [(Encoding, Layout); 8] = [
     (Encoding::F32, Layout::Panel16),
     (Encoding::Bf16, Layout::Panel16),
     (Encoding::I8Channel, Layout::Panel16),
+    (Encoding::F8Channel, Layout::Panel16),
+    (Encoding::F8Channel, Layout::Rows),
     (Encoding::I4Group { group: 32 }, Layout::Panel16),
     (Encoding::I8Channel, Layout::Fragment16),
     (Encoding::I4Group { group: 64 }, Layout::Fragment16),
@@ -85,15 +87,35 @@ fn no_i8_is_minus_128() {
     assert!(!bytes.contains(&0x80) && bytes.contains(&0x81) && bytes.contains(&0x7f));
 }
 
+/// Each entry of the table is the nearest number to 3.5 i, and of two that are as near the even one.
+#[test]
+fn e4m3_numbers_are_uniform() {
+    let finite = || (0..=255u8).filter(|c| c & 0x7f != 0x7f);
+    for (byte, &code) in F8.iter().enumerate() {
+        let want = 3.5 * f32::from(byte as u8 as i8);
+        let distance = |c: u8| (e4m3(c) - want).abs();
+        assert!(code & 0x7f != 0x7f && finite().all(|c| distance(code) <= distance(c)), "{byte}");
+        assert!(
+            code % 2 == 0 || finite().all(|c| distance(code) < distance(c) || c == code),
+            "a tie at {byte}"
+        );
+    }
+    assert_eq!((F8[127], F8[128], F8[0]), (0x7e, 0xfe, 0));
+}
+
 proptest! {
     #[test]
-    fn padding_is_zero_and_pieces_agree(n in 1u64..40, k in 1u64..200, which in 0usize..6, step in 1usize..5) {
+    fn padding_is_zero_and_pieces_agree(n in 1u64..40, k in 1u64..200, which in 0usize..8, step in 1usize..5) {
         let (encoding, layout) = FORMS[which];
         let w = weight("w", &[n, k], encoding, layout);
-        let p = panels(&w.shape, encoding, layout).unwrap();
-        let v = values(&w, &[p.count * 16, p.inputs]);
+        // Rows have no padding.
+        let (rows, inputs) = match layout {
+            Layout::Rows => (n, k),
+            _ => panels(&w.shape, encoding, layout).map(|p| (p.count * 16, p.inputs)).unwrap(),
+        };
+        let v = values(&w, &[rows, inputs]);
         for (i, &x) in v.iter().enumerate() {
-            let (row, col) = (i as u64 / p.inputs, i as u64 % p.inputs);
+            let (row, col) = (i as u64 / inputs, i as u64 % inputs);
             prop_assert!(row < n && col < k || x == 0.0, "({}, {}) is {}", row, col, x);
         }
         // A zero is possible for a value that is not padding, but not for most of them.

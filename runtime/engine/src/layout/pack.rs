@@ -14,6 +14,24 @@ pub struct I8Row<'a> {
     pub scale: f32,
 }
 
+/// A row in [`Encoding::F8Channel`], quantised.
+#[derive(Clone, Copy, Debug)]
+pub struct F8Row<'a> {
+    /// `(k)` codes, none of them NaN.
+    pub q: &'a [u8],
+    /// `w = q * scale`.
+    pub scale: f32,
+}
+
+impl F8Row<'_> {
+    fn check(&self) -> Result<(), EngineError> {
+        match self.q.iter().position(|q| q & 0x7f == 0x7f) {
+            Some(column) => Err(layout_error(format!("the e4m3 value in column {column} is NaN"))),
+            None => Ok(()),
+        }
+    }
+}
+
 /// A row in [`Encoding::I4Group`], quantised.
 #[derive(Clone, Copy, Debug)]
 pub struct I4Row<'a> {
@@ -58,12 +76,24 @@ fn inputs(lengths: impl ExactSizeIterator<Item = usize>) -> Result<usize, Engine
     }
 }
 
-/// Appends `values` in row-major order; f32 is rounded to nearest even for bf16.
-pub fn pack_rows(values: &[f32], dtype: Dtype, out: &mut Vec<u8>) {
+/// Appends `values` in row-major order; f32 is rounded to nearest even for bf16. Refuses e4m3, whose rows have scales.
+pub fn pack_rows(values: &[f32], dtype: Dtype, out: &mut Vec<u8>) -> Result<(), EngineError> {
     match dtype {
         Dtype::F32 => out.extend(values.iter().flat_map(|v| v.to_le_bytes())),
         Dtype::Bf16 => out.extend(values.iter().flat_map(|&v| to_bf16(v).to_le_bytes())),
+        Dtype::F8E4M3 => return Err(layout_error("rows of e4m3 are quantised before they are packed")),
     }
+    Ok(())
+}
+
+/// Appends rows in [`Encoding::F8Channel`], row-major.
+pub fn pack_rows_f8(rows: &[F8Row<'_>], out: &mut Packed) -> Result<(), EngineError> {
+    for row in rows {
+        row.check()?;
+        out.payload.extend_from_slice(row.q);
+        out.scale.extend_from_slice(&row.scale.to_le_bytes());
+    }
+    Ok(())
 }
 
 /// Appends a panel: `make` turns `U` inputs of a row into `W` bytes, which lie side by side for the 16 rows.
@@ -169,10 +199,22 @@ pub fn pack_panel_i8(rows: &[I8Row<'_>], layout: Layout, out: &mut Packed) -> Re
         let pair = |&[a, b]: &[i8; 2]| [a as u8, b as u8];
         interleave(rows.iter().map(|r| r.q), k, &mut out.payload, 0, |_| 0, pair);
     }
-    for r in 0..PANEL {
-        let scale = rows.get(r).map_or(0.0, |row| row.scale);
-        out.scale.extend_from_slice(&scale.to_le_bytes());
-    }
+    panel_scales(rows.iter().map(|row| row.scale), out);
+    Ok(())
+}
+
+/// Appends the scales of a panel's rows; those of rows that are not given are 0.
+fn panel_scales(scales: impl Iterator<Item = f32>, out: &mut Packed) {
+    let all = scales.chain(std::iter::repeat(0.0)).take(PANEL);
+    out.scale.extend(all.flat_map(f32::to_le_bytes));
+}
+
+/// Appends a panel of [`Layout::Panel16`] in [`Encoding::F8Channel`].
+pub fn pack_panel_f8(rows: &[F8Row<'_>], out: &mut Packed) -> Result<(), EngineError> {
+    let k = inputs(rows.iter().map(|r| r.q.len()))?;
+    rows.iter().try_for_each(F8Row::check)?;
+    interleave(rows.iter().map(|r| r.q), k, &mut out.payload, 0, |_| 0, |&pair: &[u8; 2]| pair);
+    panel_scales(rows.iter().map(|row| row.scale), out);
     Ok(())
 }
 

@@ -32,6 +32,17 @@ fn pack(
                     rows.iter().map(|r| I8Row { q: &q[r * k..r * k + k], scale: *r as f32 + 0.25 }).collect();
                 pack_panel_i8(&rows, layout, &mut out).unwrap();
             }
+            Encoding::F8Channel => {
+                let codes: Vec<u8> = q.iter().map(|&q| q as u8).collect();
+                let rows: Vec<F8Row> = rows
+                    .iter()
+                    .map(|r| F8Row { q: &codes[r * k..r * k + k], scale: *r as f32 + 0.25 })
+                    .collect();
+                match layout {
+                    Layout::Rows => pack_rows_f8(&rows, &mut out).unwrap(),
+                    _ => pack_panel_f8(&rows, &mut out).unwrap(),
+                }
+            }
             Encoding::I4Group { group } => {
                 let rows: Vec<I4Row> = rows
                     .iter()
@@ -53,6 +64,7 @@ fn pack(
                 Encoding::F32 => f[at],
                 Encoding::Bf16 => bf16::from_f32(f[at]).to_f32(),
                 Encoding::I8Channel => f32::from(q[at]) * (r as f32 + 0.25),
+                Encoding::F8Channel => e4m3(q[at] as u8) * (r as f32 + 0.25),
                 Encoding::I4Group { .. } => f32::from(q[at] - zeros[g]) * scales[g].to_f32(),
             };
         }
@@ -65,6 +77,8 @@ fn form() -> impl Strategy<Value = (Encoding, Layout)> {
         Just((Encoding::F32, Layout::Panel16)),
         Just((Encoding::Bf16, Layout::Panel16)),
         Just((Encoding::I8Channel, Layout::Panel16)),
+        Just((Encoding::F8Channel, Layout::Panel16)),
+        Just((Encoding::F8Channel, Layout::Rows)),
         (1u32..5).prop_map(|g| (Encoding::I4Group { group: 8 * g }, Layout::Panel16)),
         Just((Encoding::I8Channel, Layout::Fragment16)),
         (5u32..8).prop_map(|g| (Encoding::I4Group { group: 1 << g }, Layout::Fragment16)),
@@ -77,7 +91,8 @@ proptest! {
         let noise = |i: usize| (i as u32).wrapping_mul(2654435761).wrapping_add(salt) >> 8;
         let (e, layout) = form;
         let four = matches!(e, Encoding::I4Group { .. });
-        let q: Vec<i8> = (0..n * k).map(|i| if four { (noise(i) % 16) as i8 - 8 } else { noise(i) as i8 }).collect();
+        let byte = |i: usize| if e == Encoding::F8Channel && noise(i) & 0x7f == 0x7f { 0 } else { noise(i) as i8 };
+        let q: Vec<i8> = (0..n * k).map(|i| if four { (noise(i) % 16) as i8 - 8 } else { byte(i) }).collect();
         let f: Vec<f32> = (0..n * k).map(|i| noise(i) as f32 / 1000.0 - 8000.0).collect();
         let (meta, packed, want) = pack(n, k, form, &q, &f);
         let size = sizes(&meta.shape, e, layout).unwrap();
@@ -91,7 +106,10 @@ proptest! {
         }
         prop_assert!(unpack_row(&meta, &packed.payload, &packed.scale, &packed.zero, n as u64, &mut row).is_err());
 
-        // Read as a matrix of the padded extents, padding dequantises to zero.
+        // Read as a matrix of the padded extents, padding dequantises to zero. Rows have none.
+        if layout == Layout::Rows {
+            return Ok(());
+        }
         let p = panels(&meta.shape, e, layout).unwrap();
         let padded = Weight { shape: vec![p.count * 16, p.inputs], ..meta };
         let mut row = vec![1.0; p.inputs as usize];
@@ -107,7 +125,7 @@ proptest! {
         let (dtype, encoding) = if wide { (Dtype::F32, Encoding::F32) } else { (Dtype::Bf16, Encoding::Bf16) };
         let values: Vec<f32> = (0..n * k).map(|i| i as f32 * 0.5).collect();
         let mut bytes = Vec::new();
-        pack_rows(&values, dtype, &mut bytes);
+        pack_rows(&values, dtype, &mut bytes).unwrap();
         let meta = weight("w", &[n as u64, k as u64], encoding, Layout::Rows);
         prop_assert_eq!(bytes.len() as u64, sizes(&meta.shape, encoding, Layout::Rows).unwrap().payload);
         let mut row = vec![0.0; k];
@@ -136,6 +154,17 @@ fn bytes_are_where_the_table_says() {
     assert_eq!(out.payload[..5], [1, 2, 4, 5, 0]);
     assert_eq!(out.payload[32..37], [3, 0, 6, 0, 0]);
     assert_eq!(out.scale[..8], [0, 0, 128, 63, 0, 0, 0, 64]);
+
+    let (mut rows, mut panel) = (Packed::default(), Packed::default());
+    let eight = [F8Row { q: &[0x38, 0xb8, 1], scale: 1.0 }, F8Row { q: &[4, 5, 6], scale: 2.0 }];
+    pack_rows_f8(&eight, &mut rows).unwrap();
+    assert_eq!(
+        (&rows.payload[..], &rows.scale[..]),
+        (&[0x38, 0xb8, 1, 4, 5, 6][..], &[0, 0, 128, 63, 0, 0, 0, 64][..])
+    );
+    pack_panel_f8(&eight, &mut panel).unwrap();
+    assert_eq!(panel.payload[..5], [0x38, 0xb8, 4, 5, 0]);
+    assert_eq!((panel.payload[32..37].to_vec(), &panel.scale[..8]), (vec![1, 0, 6, 0, 0], &rows.scale[..]));
 
     let mut out = Vec::new();
     pack_panel_bf16(&[&[1.0, 2.0], &[-1.0, 0.0]], &mut out).unwrap();
@@ -178,6 +207,18 @@ fn fragments_are_operands_of_a_warp() {
 }
 
 #[test]
+fn codes_of_e4m3_have_their_values() {
+    // Sign, exponent with bias 7, mantissa: 1.5 * 2^-1, the greatest, the least, the least normal.
+    for (code, value) in
+        [(0x34, 0.75), (0x7e, 448.0), (0x01, 2f32.powi(-9)), (0x08, 2f32.powi(-6)), (0xb8, -1.0)]
+    {
+        assert_eq!(e4m3(code), value, "{code:02x}");
+    }
+    assert!(e4m3(0x7f).is_nan() && e4m3(0xff).is_nan());
+    assert!((0..0x7e).all(|code| e4m3(code) < e4m3(code + 1) && e4m3(code | 0x80) == -e4m3(code)));
+}
+
+#[test]
 fn rounding_is_that_of_bf16() {
     let edges =
         [0u32, 0x7f7f_ffff, 0x7f80_0000, 0x7f80_0001, 0xff80_0000, 0xffff_ffff, 0x3f80_8000, 0x3f81_8000];
@@ -198,6 +239,13 @@ fn wrong_shapes_are_refused() {
     assert!(panel(&[2, 8], Encoding::I4Group { group: 0 }).is_err());
     assert!(panel(&[2, 8], Encoding::I4Group { group: 12 }).is_err());
     assert!(sizes(&[2, 8], Encoding::I8Channel, Layout::Rows).is_err());
+    assert!(sizes(&[8], Encoding::F8Channel, Layout::Rows).is_err());
+    assert!(sizes(&[16, 64], Encoding::F8Channel, Layout::Fragment16).is_err());
+    for q in [[0, 0x7f], [0xff, 0]] {
+        let (row, mut out) = (F8Row { q: &q, scale: 1.0 }, Packed::default());
+        assert!(pack_rows_f8(&[row], &mut out).is_err() && pack_panel_f8(&[row], &mut out).is_err());
+    }
+    assert!(pack_rows(&[1.0], Dtype::F8E4M3, &mut Vec::new()).is_err());
     assert!(sizes(&[1 << 62, 4], Encoding::F32, Layout::Rows).is_err());
     assert!(sizes(&[16, 64], Encoding::Bf16, Layout::Fragment16).is_err());
     assert!(sizes(&[16, 64], Encoding::I4Group { group: 16 }, Layout::Fragment16).is_err());

@@ -5,7 +5,8 @@
 use super::{Count, Dtype};
 use serde::{Deserialize, Serialize};
 
-/// Functions of the host device, with their constants. Arguments are listed in the order of [`Launch::args`].
+/// Functions of the host device, with their constants. Arguments are listed in the order of [`Launch::args`]. One in
+/// [`Dtype::F8E4M3`] is two: elements `(count, width)`, then an f32 scale for each row, `(count)`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum HostKernel {
@@ -34,6 +35,15 @@ pub enum HostKernel {
         x: Dtype,
         /// Element type of the result.
         out: Dtype,
+    },
+    /// `[x, out]`: `out = x / scale` in e4m3, with `scale = max |x| / 448` of each row.
+    Quantize {
+        /// Row width.
+        width: u32,
+        /// Counts rows.
+        rows: Count,
+        /// Element type of x.
+        x: Dtype,
     },
     /// `[x, residual, weight, h, n]`: `h = x + residual`, rounded to `h`'s type; `n = rms_norm(h)`.
     AddRmsNorm {

@@ -99,6 +99,7 @@ impl<'a> Args<'a> {
         Ok(match dtype {
             Dtype::F32 => Floats::F32(self.views.read(what, region, count)?),
             Dtype::Bf16 => Floats::Bf16(self.views.read(what, region, count)?),
+            Dtype::F8E4M3 => return Err(no_e4m3(what)),
         })
     }
 
@@ -117,6 +118,7 @@ impl<'a> Args<'a> {
         Ok(match dtype {
             Dtype::F32 => FloatsMut::F32(self.views.write(what, region, count)?),
             Dtype::Bf16 => FloatsMut::Bf16(self.views.write(what, region, count)?),
+            Dtype::F8E4M3 => return Err(no_e4m3(what)),
         })
     }
 
@@ -300,6 +302,11 @@ fn form(weight: &Weight, encoding: Encoding, layout: Layout) -> Error {
         weight.name
     ))
     .help("build the engine again with this version, --target host")
+}
+
+fn no_e4m3(what: &str) -> Error {
+    Error::unsupported(format!("no host kernel takes {what} in e4m3"))
+        .help("build the engine for a GPU, or with another precision")
 }
 
 fn below<'a>(what: &str, list: &'a [i32], end: usize) -> Result<&'a [i32], Error> {

@@ -59,6 +59,9 @@ pub fn execute(
             let norm = Norm { weight: &weight, eps, offset };
             typed!(x = x => typed_mut!(out = out => rows::rms_norm(pool, isa, x, norm, out)))
         }
+        HostKernel::Quantize { .. } => {
+            Err(Error::unsupported("the host device does not quantise activations"))
+        }
         HostKernel::AddRmsNorm { width, eps, offset, x, residual, h, out } => {
             let width = width as usize;
             let count = tokens * width;

@@ -14,7 +14,7 @@ use super::{HostDevice, HostOptions, Isa};
 use crate::device::{Bindings, Buffer, Call, Device, Region, StepDims, WeightRegions};
 use crate::error::Error;
 use half::bf16;
-use trtc_engine::layout::{self, I4Row, I8Row, PANEL, Packed, Part};
+use trtc_engine::layout::{self, F8Row, I4Row, I8Row, PANEL, Packed, Part};
 use trtc_engine::manifest::*;
 
 /// xorshift64*.
@@ -64,7 +64,7 @@ fn rounded(x: &[f32], dtype: Dtype) -> Vec<f32> {
 
 fn encode(x: &[f32], dtype: Dtype) -> Vec<u8> {
     let mut out = Vec::new();
-    layout::pack_rows(x, dtype, &mut out);
+    layout::pack_rows(x, dtype, &mut out).unwrap();
     out
 }
 
@@ -217,6 +217,7 @@ fn decode(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
     match dtype {
         Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
         Dtype::Bf16 => bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        Dtype::F8E4M3 => bytes.iter().map(|&b| layout::e4m3(b)).collect(),
     }
 }
 
@@ -252,6 +253,12 @@ fn manifest(kv: Kv) -> Manifest {
     }
 }
 
+/// Any number in e4m3.
+fn e4m3_code(rng: &mut Rng) -> u8 {
+    let code = rng.below(256) as u8;
+    if code & 0x7f == 0x7f { 0 } else { code }
+}
+
 /// A random matrix: its tensors and its values.
 struct Matrix {
     n: usize,
@@ -269,19 +276,26 @@ impl Matrix {
         let x = rng.units(n * k);
         let rows: Vec<&[f32]> = x.chunks_exact(k).collect();
         match (layout, encoding) {
-            (Layout::Rows, Encoding::F32) => layout::pack_rows(&x, Dtype::F32, &mut parts.payload),
-            (Layout::Rows, _) => layout::pack_rows(&x, Dtype::Bf16, &mut parts.payload),
+            (Layout::Rows, Encoding::F32) => layout::pack_rows(&x, Dtype::F32, &mut parts.payload).unwrap(),
+            (Layout::Rows, Encoding::Bf16) => layout::pack_rows(&x, Dtype::Bf16, &mut parts.payload).unwrap(),
             (_, Encoding::F32) => {
                 rows.chunks(PANEL).for_each(|p| layout::pack_panel_f32(p, &mut parts.payload).unwrap());
             }
             (_, Encoding::Bf16) => {
                 rows.chunks(PANEL).for_each(|p| layout::pack_panel_bf16(p, &mut parts.payload).unwrap());
             }
+            (Layout::Rows, _) => panic!("{encoding:?} does not lie in rows here"),
             (_, Encoding::I8Channel) => {
                 let q: Vec<i8> = (0..n * k).map(|_| rng.below(256) as u8 as i8).collect();
                 let rows: Vec<I8Row<'_>> =
                     q.chunks_exact(k).map(|q| I8Row { q, scale: 0.001 + rng.unit().abs() * 0.01 }).collect();
                 rows.chunks(PANEL).for_each(|p| layout::pack_panel_i8(p, layout, &mut parts).unwrap());
+            }
+            (_, Encoding::F8Channel) => {
+                let q: Vec<u8> = (0..n * k).map(|_| e4m3_code(rng)).collect();
+                let rows: Vec<F8Row<'_>> =
+                    q.chunks_exact(k).map(|q| F8Row { q, scale: 0.001 + rng.unit().abs() * 0.01 }).collect();
+                rows.chunks(PANEL).for_each(|p| layout::pack_panel_f8(p, &mut parts).unwrap());
             }
             (_, Encoding::I4Group { group }) => {
                 let groups = k.div_ceil(group as usize);

@@ -99,7 +99,7 @@ pub fn in_head(which: usize, slot: usize, elem: usize, head_dim: usize, dtype: D
     let (panel, lane) = (slot / 16, slot % 16);
     match (which, dtype) {
         (1, _) => slot * head_dim + elem,
-        (_, Dtype::F32) => (panel * head_dim + elem) * 16 + lane,
+        (_, Dtype::F32 | Dtype::F8E4M3) => (panel * head_dim + elem) * 16 + lane,
         (_, Dtype::Bf16) => ((panel * head_dim / 2 + elem / 2) * 16 + lane) * 2 + elem % 2,
     }
 }
