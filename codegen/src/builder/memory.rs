@@ -272,6 +272,17 @@ impl Builder {
         self.ptx("red.release.gpu.global.add.u32 [$0], $1;", &[counter.raw(), value.raw()]);
     }
 
+    /// Adds to a counter and gives what it was; orders nothing else.
+    pub fn add_relaxed<'b>(
+        &'b self,
+        counter: GlobalPtr<'b, I32>,
+        value: impl IntoVal<'b, I32>,
+    ) -> Val<'b, I32> {
+        let value = value.into_val(self);
+        let text = "atom.relaxed.gpu.global.add.u32 $0, [$1], $2;";
+        self.ptx_value(Effect::Keeps, text, &[counter.raw(), value.raw()])
+    }
+
     /// Adds to a counter and gives what it was. What this thread did before is seen by whoever adds later, and what
     /// was done before earlier additions is seen after it.
     pub fn add_acquire_release<'b>(
