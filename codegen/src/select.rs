@@ -6,7 +6,7 @@
 use crate::recipes::{Ranged, recipes};
 use crate::signature::signature;
 use std::collections::BTreeMap;
-use trtc_ir::{Diag, KernelChoice, Loc, Module, Op, OpData, Packing, Steps, Sym, Target};
+use trtc_ir::{DType, Diag, Elem, KernelChoice, Loc, Module, Op, OpData, Packing, Steps, Sym, Target};
 
 /// What `select` did.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -111,12 +111,15 @@ fn choices(
 }
 
 /// Whatever is quantised lies in panels, on a GPU in the order of fragments, on the host the matrices of linear ops
-/// too; all else in rows.
+/// too; all else in rows, and on a GPU e4m3, which its matrix instructions read as it is.
 fn packings(module: &Module, target: &Target) -> BTreeMap<trtc_ir::WeightId, Packing> {
     let mut packings: BTreeMap<_, _> = module.weights.ids().map(|id| (id, Packing::Rows)).collect();
-    let quantised = module.weights.iter().filter(|(_, w)| w.ty.elem.plain().is_none()).map(|(id, _)| id);
-    let panels = if target.gpu.is_some() { Packing::Fragment16 } else { Packing::Panel16 };
-    packings.extend(quantised.map(|id| (id, panels)));
+    let panels = |elem: Elem| match elem {
+        Elem::Plain(_) => None,
+        Elem::Quant(_) if target.gpu.is_none() => Some(Packing::Panel16),
+        Elem::Quant(scheme) => (scheme.payload != DType::F8E4M3).then_some(Packing::Fragment16),
+    };
+    packings.extend(module.weights.iter().filter_map(|(id, w)| Some((id, panels(w.ty.elem)?))));
     if target.gpu.is_none() {
         let matrices = module.func.order.iter().filter_map(|&id| match &module.func.ops[id].op {
             Op::Linear(op) => Some(op.weight),

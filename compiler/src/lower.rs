@@ -12,7 +12,7 @@ use trtc_ir::entity::{ValueId, WeightId};
 use trtc_ir::module::{Packing, Source};
 use trtc_ir::ops::Act;
 use trtc_ir::types::{Elem, Sym};
-use trtc_ir::{DType, Diag, Dim, Grain, Loc, Module, Op, OpData, Steps, Target, TensorType, Type};
+use trtc_ir::{DType, Diag, Dim, Grain, Loc, Module, Op, OpData, Scheme, Steps, Target, TensorType, Type};
 
 /// The parts of the manifest that come from the module.
 pub(crate) struct Lowered {
@@ -187,7 +187,7 @@ impl Cx<'_> {
 
     fn dtype(&self, v: ValueId) -> Result<eng::Dtype, Diag> {
         let ty = self.tensor(v)?;
-        plain(ty.elem).ok_or_else(|| {
+        stored(ty.elem).ok_or_else(|| {
             Diag::unsupported(
                 &Loc::Unknown,
                 format!("the host device has no activations of type {}", ty.elem),
@@ -222,13 +222,31 @@ impl Cx<'_> {
         }
     }
 
-    /// The arguments of an op's kernel, in codegen's order.
+    /// The arguments of an op's kernel, in codegen's order; a quantised value is two, its elements and its scales.
     fn args(&self, data: &OpData) -> Result<Vec<Arg>, Diag> {
-        let one = |arg| match arg {
-            emit::Arg::Value(v) => self.arg(v),
-            emit::Arg::Weight(w) => Ok(Arg::Weight(w.0)),
+        let mut args = Vec::new();
+        for arg in emit::arguments(&data.op, &data.results) {
+            match arg {
+                emit::Arg::Weight(w) => args.push(Arg::Weight(w.0)),
+                emit::Arg::Value(v) => {
+                    args.push(self.arg(v)?);
+                    args.extend(self.scales(v)?.map(Arg::Arena));
+                }
+            }
+        }
+        Ok(args)
+    }
+
+    /// Arena offset of the scales of a quantised value.
+    fn scales(&self, v: ValueId) -> Result<Option<u64>, Diag> {
+        let value = &self.module.func.values[v];
+        let Some(ty) = value.ty.tensor().filter(|ty| ty.elem.plain().is_none()) else {
+            return Ok(None);
         };
-        emit::arguments(&data.op, &data.results).into_iter().map(one).collect()
+        let after = ty.bytes(|sym| self.module.max_dim(sym)).and_then(|bytes| bytes.scales_at());
+        let at = after.zip(value.offset).and_then(|(after, start)| start.checked_add(after));
+        at.map(Some)
+            .ok_or_else(|| self.bug(format!("the scales of %{} have no place in the arena", value.name)))
     }
 
     /// The host function of an op, with its constants.
@@ -240,8 +258,10 @@ impl Cx<'_> {
                 .ok_or_else(|| self.bug(format!("llm.{} has no result {i}", data.op.name())))
         };
         let out = result(0)?;
-        let counts_rows =
-            matches!(data.op, Op::RmsNorm(_) | Op::Linear(_) | Op::GatherRows(_) | Op::Sample(_));
+        let counts_rows = matches!(
+            data.op,
+            Op::RmsNorm(_) | Op::Quantize(_) | Op::Linear(_) | Op::GatherRows(_) | Op::Sample(_)
+        );
         if !counts_rows
             && self.module.func.values[out].ty.tensor().is_some()
             && self.rows(out)? != Count::Tokens
@@ -329,8 +349,8 @@ impl Cx<'_> {
             Op::GatedActPacked(op) => self.gated_act(op.act, true, op.x, out)?,
             Op::Feed(op) => HostKernel::Feed { last: self.last_dim(op.last)? },
             Op::Sample(op) => HostKernel::Sample { vocab: self.width(op.logits)? },
-            Op::Quantize(_) => {
-                return Err(Diag::unsupported(&data.loc, "the host device has no kernel of llm.quantize"));
+            Op::Quantize(op) => {
+                HostKernel::Quantize { width: self.width(out)?, rows: self.rows(out)?, x: self.dtype(op.x)? }
             }
             Op::GatherRows(_) => HostKernel::GatherRows { width: self.width(out)?, x: self.dtype(out)? },
         })
@@ -366,6 +386,7 @@ impl Cx<'_> {
             Elem::Plain(DType::Bf16) => eng::Encoding::Bf16,
             Elem::Quant(s) => match (s.payload, s.grain, s.zero) {
                 (DType::I8, Grain::Channel, false) => eng::Encoding::I8Channel,
+                (DType::F8E4M3, Grain::Channel, false) => eng::Encoding::F8Channel,
                 (DType::I4, Grain::Group(group), true) => eng::Encoding::I4Group { group },
                 _ => return Err(unstorable(&w.name, &w.ty)),
             },
@@ -389,7 +410,7 @@ impl Cx<'_> {
                 continue;
             };
             let page = kv.page.ok_or_else(|| self.bug(format!("layer {} has no page size", kv.layer)))?;
-            let dtype = plain(Elem::Plain(kv.dtype)).ok_or_else(|| {
+            let dtype = stored(kv.scheme().map_or(Elem::Plain(kv.dtype), Elem::Quant)).ok_or_else(|| {
                 Diag::unsupported(&Loc::Unknown, format!("the host device has no {} cache", kv.dtype))
             })?;
             if *shared.get_or_insert((page, dtype)) != (page, dtype) {
@@ -410,10 +431,12 @@ fn unstorable(name: &str, ty: &TensorType) -> Diag {
     Diag::unsupported(&Loc::name(name), format!("the engine format cannot store @{name} as {ty}"))
 }
 
-fn plain(elem: Elem) -> Option<eng::Dtype> {
+/// How the engine stores an activation, or a vector of the cache.
+fn stored(elem: Elem) -> Option<eng::Dtype> {
     match elem {
         Elem::Plain(DType::F32) => Some(eng::Dtype::F32),
         Elem::Plain(DType::Bf16) => Some(eng::Dtype::Bf16),
+        Elem::Quant(Scheme::FP8_TOKEN) => Some(eng::Dtype::F8E4M3),
         _ => None,
     }
 }
