@@ -10,6 +10,7 @@ use crate::kernels::gather::{Elements, Gather, Source};
 use crate::kernels::kv_append::KvAppend;
 use crate::kernels::matmul::{FEW, MANY, MOST_SPLITS, Matmul, SOME, Tiling};
 use crate::kernels::quant_matmul::{self, Form, Payload, QuantMatmul};
+use crate::kernels::quantize::Quantize;
 use crate::kernels::rms_norm::{Residual, RmsNorm};
 use crate::kernels::rope::Rope;
 use crate::kernels::rope_kv_append::{HeadNorm, RopeKvAppend};
@@ -41,6 +42,11 @@ fn plain(elem: Elem, what: &str) -> Result<DType, String> {
     }
 }
 
+/// A result that may be quantised, as kernels of rows name its type.
+fn stored(elem: Elem) -> Result<DType, String> {
+    if elem == Elem::Quant(Scheme::FP8_TOKEN) { Ok(DType::F8E4M3) } else { plain(elem, "a result") }
+}
+
 /// The kernels of an op on a GPU target, or why there are none.
 pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
     let t = Types { module };
@@ -58,7 +64,7 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
                 x: plain(x.elem, "x")?,
                 residual: None,
                 weight: weight_dtype(&op.norm)?,
-                out: plain(t.result(data, 0)?.elem, "a result")?,
+                out: stored(t.result(data, 0)?.elem)?,
                 eps: op.norm.eps,
                 offset: op.norm.offset,
             }))
@@ -77,7 +83,7 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
                 x: plain(x.elem, "x")?,
                 residual: Some(residual),
                 weight: weight_dtype(&op.norm)?,
-                out: plain(t.result(data, 1)?.elem, "a result")?,
+                out: stored(t.result(data, 1)?.elem)?,
                 eps: op.norm.eps,
                 offset: op.norm.offset,
             }))
@@ -151,7 +157,7 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
                 act: op.act,
                 rows: counted(y)?,
                 x: plain(t.tensor(op.gate)?.elem, "gate")?,
-                out: plain(y.elem, "a result")?,
+                out: stored(y.elem)?,
             }))
         }
         Op::GatedActPacked(op) => {
@@ -162,7 +168,7 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
                 act: op.act,
                 rows: counted(y)?,
                 x: plain(t.tensor(op.x)?.elem, "x")?,
-                out: plain(y.elem, "a result")?,
+                out: stored(y.elem)?,
             }))
         }
         Op::Linear(op) => {
@@ -221,7 +227,13 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
                 out: plain(y.elem, "a result")?,
             }))
         }
-        Op::Quantize(_) => Err(format!("a result of {} is not served", t.result(data, 0)?.elem)),
+        Op::Quantize(op) => {
+            let (x, y) = (t.tensor(op.x)?, t.result(data, 0)?);
+            if y.elem != Elem::Quant(Scheme::FP8_TOKEN) {
+                return Err(format!("a result of {} is not served", y.elem));
+            }
+            always(Recipe::from(Quantize { width: width(x)?, rows: counted(x)?, x: plain(x.elem, "x")? }))
+        }
         Op::Feed(op) => always(Recipe::from(Feed { last: extent(t.tensor(op.last)?, 0)? })),
         Op::Sample(op) => always(Recipe::from(Sample { vocab: width(t.tensor(op.logits)?)? })),
         Op::Attention(op) => {

@@ -1,18 +1,22 @@
 //! From the planned module to the manifest: weights, kernels and the launch list.
 //!
 //! Pure translation between the IR's types and the engine file's; every decision was taken by a pass. Host kernels
-//! are made here, because the runtime's functions are named in the manifest; GPU kernels come from codegen.
+//! are made here (`host.rs`), because the runtime's functions are named in the manifest; GPU kernels come from codegen
+//! (`ptx.rs`).
+
+mod host;
+mod ptx;
+
+pub(crate) use ptx::{cubin_tensor, ptx_tensor};
 
 use crate::gpu::GpuCode;
 use std::collections::BTreeMap;
 use trtc_codegen::emit;
-use trtc_codegen::kernels::{Count as Counted, Map, MapElem, MapRows};
-use trtc_engine::manifest::{self as eng, Arg, Choice, Code, Count, HostKernel, Launch};
+use trtc_engine::manifest::{self as eng, Arg, Choice, Code, Count, Launch};
 use trtc_ir::entity::{ValueId, WeightId};
 use trtc_ir::module::{Packing, Source};
-use trtc_ir::ops::Act;
 use trtc_ir::types::{Elem, Sym};
-use trtc_ir::{DType, Diag, Dim, Grain, Loc, Module, Op, OpData, Scheme, Steps, Target, TensorType, Type};
+use trtc_ir::{DType, Diag, Dim, Grain, Loc, Module, OpData, Scheme, Steps, Target, TensorType, Type};
 
 /// The parts of the manifest that come from the module.
 pub(crate) struct Lowered {
@@ -34,11 +38,12 @@ pub(crate) fn lower(module: &Module, target: &Target, compiled: &GpuCode) -> Res
     let mut launches = Vec::new();
     for &id in &module.func.order {
         let data = &module.func.ops[id];
+        let (args, first) = cx.args(data)?;
         let mut choices = Vec::new();
         for choice in &data.kernels {
             let code = match target.gpu {
                 None => Code::Host(cx.host_kernel(data)?),
-                Some(_) => Code::Ptx(ptx_kernel(compiled, &choice.kernel, &data.loc)?),
+                Some(_) => Code::Ptx(ptx::ptx_kernel(compiled, &choice.kernel, &first, &data.loc)?),
             };
             let kernel = match by_name.get(choice.kernel.as_str()) {
                 Some(&index) => {
@@ -68,7 +73,7 @@ pub(crate) fn lower(module: &Module, target: &Target, compiled: &GpuCode) -> Res
         if choices.is_empty() {
             return Err(Diag::bug(&data.loc, format!("no kernel was selected for llm.{}", data.op.name())));
         }
-        launches.push(Launch { choices, args: cx.args(data)?, loc: data.loc.to_string() });
+        launches.push(Launch { choices, args, loc: data.loc.to_string() });
     }
     let (logits, sampled) = match *module.func.results.as_slice() {
         [logits] => (cx.offset(logits)?, None),
@@ -83,63 +88,6 @@ pub(crate) fn lower(module: &Module, target: &Target, compiled: &GpuCode) -> Res
     };
     let weights = module.weights.ids().map(|w| cx.weight(w)).collect::<Result<_, _>>()?;
     Ok(Lowered { weights, kernels, launches, kv: cx.kv()?, logits, sampled })
-}
-
-/// The container's tensor with a kernel's PTX.
-pub(crate) fn ptx_tensor(kernel: &str) -> String {
-    format!("kernel/{kernel}.ptx")
-}
-
-/// The container's tensor with a kernel's binary.
-pub(crate) fn cubin_tensor(kernel: &str) -> String {
-    format!("kernel/{kernel}.cubin")
-}
-
-/// How a compiled kernel is launched.
-fn ptx_kernel(compiled: &GpuCode, name: &str, loc: &Loc) -> Result<eng::PtxKernel, Diag> {
-    let kernel = compiled.kernels.iter().find(|k| k.name == name);
-    let kernel = kernel.ok_or_else(|| Diag::bug(loc, format!("kernel {name} was not compiled")))?;
-    let count = |of| match of {
-        Counted::One => Count::One,
-        Counted::Tokens => Count::Tokens,
-        Counted::Rows => Count::Rows,
-        Counted::Seqs => Count::Seqs,
-    };
-    Ok(eng::PtxKernel {
-        module: ptx_tensor(name),
-        cubin: compiled.cubins.contains_key(name).then(|| cubin_tensor(name)),
-        entry: kernel.entry.clone(),
-        grid: kernel.grid.map(|e| eng::Extent {
-            of: count(e.of),
-            div: e.div,
-            plus: e.plus.map(count),
-            mul: e.mul,
-        }),
-        block: kernel.block,
-        shared: kernel.shared,
-        scratch: kernel.scratch.map(|s| eng::Scratch {
-            of: count(s.of),
-            bytes: s.bytes,
-            counters: s.counters,
-        }),
-        maps: kernel.maps.iter().map(|m| map(m, count)).collect(),
-        dependent: kernel.dependent,
-    })
-}
-
-/// A tensor map of a kernel.
-fn map(m: &Map, count: impl Fn(Counted) -> Count) -> eng::Map {
-    let elem = match m.elem {
-        MapElem::U8 => eng::MapElem::U8,
-        MapElem::Bf16 => eng::MapElem::Bf16,
-        MapElem::F32 => eng::MapElem::F32,
-    };
-    let rows = match m.rows {
-        MapRows::Fixed(n) => eng::MapRows::Fixed(n),
-        MapRows::Most(of) => eng::MapRows::Most(count(of)),
-        MapRows::Paged(n) => eng::MapRows::Paged(n),
-    };
-    eng::Map { arg: m.arg, elem, width: m.width, rows, tile: m.tile, swizzle: m.swizzle }
 }
 
 struct Cx<'a> {
@@ -200,7 +148,16 @@ impl Cx<'_> {
         value.offset.ok_or_else(|| self.bug(format!("%{} has no place in the arena", value.name)))
     }
 
-    /// The argument that a value becomes.
+    /// Where the scales of a quantised value begin.
+    fn scales(&self, v: ValueId) -> Result<u64, Diag> {
+        let bytes = self.tensor(v)?.bytes(|sym| self.module.max_dim(sym));
+        let at = bytes.and_then(|b| b.scales_at()).and_then(|at| at.checked_add(self.offset(v).ok()?));
+        at.ok_or_else(|| {
+            self.bug(format!("%{} has no place for its scales", self.module.func.values[v].name))
+        })
+    }
+
+    /// The argument that a value becomes; that of a quantised one is followed by its scales.
     fn arg(&self, v: ValueId) -> Result<Arg, Diag> {
         let value = &self.module.func.values[v];
         match &value.ty {
@@ -222,160 +179,23 @@ impl Cx<'_> {
         }
     }
 
-    /// The arguments of an op's kernel, in codegen's order; a quantised value is two, its elements and its scales.
-    fn args(&self, data: &OpData) -> Result<Vec<Arg>, Diag> {
-        let mut args = Vec::new();
+    /// The arguments of an op's kernel, in codegen's order, and where each of codegen's begins.
+    fn args(&self, data: &OpData) -> Result<(Vec<Arg>, Vec<u32>), Diag> {
+        let (mut args, mut first) = (Vec::new(), Vec::new());
         for arg in emit::arguments(&data.op, &data.results) {
+            first.push(args.len() as u32);
             match arg {
                 emit::Arg::Weight(w) => args.push(Arg::Weight(w.0)),
                 emit::Arg::Value(v) => {
                     args.push(self.arg(v)?);
-                    args.extend(self.scales(v)?.map(Arg::Arena));
+                    let ty = self.module.func.values[v].ty.tensor();
+                    if ty.is_some_and(|t| t.elem.plain().is_none()) {
+                        args.push(Arg::Arena(self.scales(v)?));
+                    }
                 }
             }
         }
-        Ok(args)
-    }
-
-    /// Arena offset of the scales of a quantised value.
-    fn scales(&self, v: ValueId) -> Result<Option<u64>, Diag> {
-        let value = &self.module.func.values[v];
-        let Some(ty) = value.ty.tensor().filter(|ty| ty.elem.plain().is_none()) else {
-            return Ok(None);
-        };
-        let after = ty.bytes(|sym| self.module.max_dim(sym)).and_then(|bytes| bytes.scales_at());
-        let at = after.zip(value.offset).and_then(|(after, start)| start.checked_add(after));
-        at.map(Some)
-            .ok_or_else(|| self.bug(format!("the scales of %{} have no place in the arena", value.name)))
-    }
-
-    /// The host function of an op, with its constants.
-    fn host_kernel(&self, data: &OpData) -> Result<HostKernel, Diag> {
-        let result = |i: usize| {
-            data.results
-                .get(i)
-                .copied()
-                .ok_or_else(|| self.bug(format!("llm.{} has no result {i}", data.op.name())))
-        };
-        let out = result(0)?;
-        let counts_rows = matches!(
-            data.op,
-            Op::RmsNorm(_) | Op::Quantize(_) | Op::Linear(_) | Op::GatherRows(_) | Op::Sample(_)
-        );
-        if !counts_rows
-            && self.module.func.values[out].ty.tensor().is_some()
-            && self.rows(out)? != Count::Tokens
-        {
-            let message = format!("the host device has no llm.{} over rows of logits", data.op.name());
-            return Err(Diag::unsupported(&data.loc, message));
-        }
-        Ok(match &data.op {
-            Op::Embedding(op) => {
-                HostKernel::Embedding { width: self.width(out)?, scale: op.scale, out: self.dtype(out)? }
-            }
-            Op::RmsNorm(op) => {
-                let width = self.last_dim(out)?;
-                HostKernel::RmsNorm {
-                    width,
-                    per_token: self.width(out)? / width.max(1),
-                    eps: op.norm.eps,
-                    offset: op.norm.offset,
-                    rows: self.rows(out)?,
-                    x: self.dtype(op.x)?,
-                    out: self.dtype(out)?,
-                }
-            }
-            Op::AddRmsNorm(op) => HostKernel::AddRmsNorm {
-                width: self.last_dim(out)?,
-                eps: op.norm.eps,
-                offset: op.norm.offset,
-                x: self.dtype(op.x)?,
-                residual: self.dtype(op.residual)?,
-                h: self.dtype(out)?,
-                out: self.dtype(result(1)?)?,
-            },
-            Op::Linear(op) => HostKernel::Linear {
-                n: self.width(out)?,
-                k: self.width(op.x)?,
-                rows: self.rows(out)?,
-                bias: op.bias.is_some(),
-                residual: op.residual.map(|r| self.dtype(r)).transpose()?,
-                x: self.dtype(op.x)?,
-                out: self.dtype(out)?,
-            },
-            Op::Slice(op) => HostKernel::Slice {
-                of: self.width(op.x)?,
-                start: self.count(op.start)?,
-                width: self.width(out)?,
-                x: self.dtype(out)?,
-            },
-            Op::Add(op) => HostKernel::Add {
-                width: self.width(out)?,
-                lhs: self.dtype(op.lhs)?,
-                rhs: self.dtype(op.rhs)?,
-                out: self.dtype(out)?,
-            },
-            Op::Rope(op) => {
-                let head_dim = self.last_dim(op.x)?;
-                HostKernel::Rope {
-                    heads: self.width(op.x)? / head_dim.max(1),
-                    head_dim,
-                    dim: self.rope_dim(op.freqs)?,
-                    x: self.dtype(op.x)?,
-                    out: self.dtype(out)?,
-                }
-            }
-            Op::KvAppend(op) => HostKernel::KvAppend { x: self.dtype(op.k)? },
-            Op::RopeKvAppend(op) => HostKernel::RopeKvAppend {
-                heads: op.heads,
-                dim: self.rope_dim(op.freqs)?,
-                q_norm: op.q_norm.as_ref().map(|n| (n.eps, n.offset)),
-                k_norm: op.k_norm.as_ref().map(|n| (n.eps, n.offset)),
-                x: self.dtype(op.qkv)?,
-                out: self.dtype(out)?,
-            },
-            Op::Attention(op) => {
-                let kv = self.module.func.values[op.kv].ty.kv();
-                let head_dim = kv.ok_or_else(|| self.bug("attention without a cache"))?.head_dim;
-                HostKernel::Attention {
-                    heads: self.width(op.q)? / head_dim.max(1),
-                    scale: op.scale,
-                    softcap: op.softcap,
-                    x: self.dtype(op.q)?,
-                    out: self.dtype(out)?,
-                }
-            }
-            Op::GatedAct(op) => self.gated_act(op.act, false, op.gate, out)?,
-            Op::GatedActPacked(op) => self.gated_act(op.act, true, op.x, out)?,
-            Op::Feed(op) => HostKernel::Feed { last: self.last_dim(op.last)? },
-            Op::Sample(op) => HostKernel::Sample { vocab: self.width(op.logits)? },
-            Op::Quantize(op) => {
-                HostKernel::Quantize { width: self.width(out)?, rows: self.rows(out)?, x: self.dtype(op.x)? }
-            }
-            Op::GatherRows(_) => HostKernel::GatherRows { width: self.width(out)?, x: self.dtype(out)? },
-        })
-    }
-
-    fn gated_act(&self, function: Act, packed: bool, x: ValueId, out: ValueId) -> Result<HostKernel, Diag> {
-        let act = match function {
-            Act::Silu => eng::Act::Silu,
-            Act::GeluTanh => eng::Act::GeluTanh,
-        };
-        Ok(HostKernel::GatedAct {
-            width: self.width(out)?,
-            act,
-            packed,
-            x: self.dtype(x)?,
-            out: self.dtype(out)?,
-        })
-    }
-
-    /// Rotated elements of a head: twice the table's length.
-    fn rope_dim(&self, freqs: WeightId) -> Result<u32, Diag> {
-        match self.module.weights[freqs].ty.shape().as_deref() {
-            Some([half]) => self.count(2 * half),
-            _ => Err(self.bug("a table of rotary frequencies must have one dimension")),
-        }
+        Ok((args, first))
     }
 
     fn weight(&self, id: WeightId) -> Result<eng::Weight, Diag> {
@@ -410,7 +230,8 @@ impl Cx<'_> {
                 continue;
             };
             let page = kv.page.ok_or_else(|| self.bug(format!("layer {} has no page size", kv.layer)))?;
-            let dtype = stored(kv.scheme().map_or(Elem::Plain(kv.dtype), Elem::Quant)).ok_or_else(|| {
+            let elem = kv.scheme().map_or(Elem::Plain(kv.dtype), Elem::Quant);
+            let dtype = stored(elem).ok_or_else(|| {
                 Diag::unsupported(&Loc::Unknown, format!("the host device has no {} cache", kv.dtype))
             })?;
             if *shared.get_or_insert((page, dtype)) != (page, dtype) {
@@ -431,12 +252,12 @@ fn unstorable(name: &str, ty: &TensorType) -> Diag {
     Diag::unsupported(&Loc::name(name), format!("the engine format cannot store @{name} as {ty}"))
 }
 
-/// How the engine stores an activation, or a vector of the cache.
+/// The engine's type of activations and caches.
 fn stored(elem: Elem) -> Option<eng::Dtype> {
     match elem {
+        Elem::Quant(Scheme::FP8_TOKEN) => Some(eng::Dtype::F8E4M3),
         Elem::Plain(DType::F32) => Some(eng::Dtype::F32),
         Elem::Plain(DType::Bf16) => Some(eng::Dtype::Bf16),
-        Elem::Quant(Scheme::FP8_TOKEN) => Some(eng::Dtype::F8E4M3),
         _ => None,
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use trtc_codegen::ptxas::Ptxas;
 use trtc_ir::{DType, Diag, Loc, Target, target::TARGETS};
 use trtc_passes::Precision;
+use trtc_passes::kv_layout::{KV_PRECISIONS, kv_precision};
 
 /// Options of a build, as the command line has them.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,9 +80,9 @@ impl BuildOptions {
         let kv = match self.kv_precision.as_deref() {
             None if target.gpu.is_none() => precision.host_kv,
             None => precision.kv,
-            Some("fp32") => DType::F32,
-            Some("bf16") => DType::Bf16,
-            Some(other) => return Err(unknown("KV precision", other, vec!["fp32", "bf16"])),
+            Some(name) => kv_precision(name).ok_or_else(|| {
+                unknown("KV precision", name, KV_PRECISIONS.iter().map(|(name, _)| *name).collect())
+            })?,
         };
         let on_host = target.gpu.is_none();
         if on_host && self.cubin.is_some() {

@@ -18,6 +18,7 @@ pub const PIPELINE: &[(Phase, &[&str])] = &[
             "fuse-epilogue",
             "fuse-add-norm",
             "sink-gather",
+            "fuse-quantize",
             "sample",
             "canonicalize",
         ],

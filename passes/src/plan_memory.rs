@@ -9,8 +9,7 @@
 
 use crate::{Changed, Pass, PassCx, Property};
 use std::collections::HashMap;
-use trtc_ir::types::Sym;
-use trtc_ir::{Diag, Dim, Loc, Module, Op, TensorType, Type, ValueId, view};
+use trtc_ir::{Bytes, Diag, Dim, Loc, Module, Op, TensorType, Type, ValueId, view};
 
 /// The pass.
 pub const PASS: Pass = Pass {
@@ -21,8 +20,8 @@ pub const PASS: Pass = Pass {
     run,
 };
 
-/// Alignment of every offset, bytes: what device allocators give, and enough for any vector or bulk copy.
-pub const ALIGN: u64 = 256;
+/// Alignment of every offset, bytes.
+pub const ALIGN: u64 = Bytes::ALIGN;
 
 /// A value that needs a place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -110,19 +109,17 @@ pub fn liveness(module: &Module) -> Result<Vec<(ValueId, Interval)>, Diag> {
     Ok(live)
 }
 
-/// Bytes of a tensor at the greatest symbolic dimensions, rounded up to [`ALIGN`].
+/// Bytes of a tensor at the greatest symbolic dimensions, scales included, rounded up to [`ALIGN`].
 fn greatest_bytes(module: &Module, ty: &TensorType) -> Result<u64, String> {
-    let bound =
-        |sym: Sym| module.max_dim(sym).ok_or_else(|| format!("{sym} is not bounded in the module's header"));
-    let mut bits = u64::from(ty.elem.bits());
     for dim in &ty.dims {
-        let extent = match *dim {
-            Dim::Const(n) => n,
-            Dim::Sym(sym) => bound(sym)?,
-        };
-        bits = bits.checked_mul(extent).ok_or_else(|| format!("{ty} exceeds 64 bits"))?;
+        if let Dim::Sym(sym) = *dim
+            && module.max_dim(sym).is_none()
+        {
+            return Err(format!("{sym} is not bounded in the module's header"));
+        }
     }
-    bits.div_ceil(8).checked_next_multiple_of(ALIGN).ok_or_else(|| format!("{ty} exceeds 64 bits"))
+    let bytes = ty.bytes(|sym| module.max_dim(sym)).and_then(|b| b.total());
+    bytes.and_then(|b| b.checked_next_multiple_of(ALIGN)).ok_or_else(|| format!("{ty} exceeds 64 bits"))
 }
 
 /// Offsets such that no two intervals that meet overlap, and the bytes of the arena; `None` if that exceeds 64

@@ -3,7 +3,7 @@
 //! A row names a weight scheme (one file each in `quantize/`) for linears and one for tables. Not here: how a
 //! scheme chooses its parameters, and how values are rounded. Norm weights, biases and logits are f32 in every row.
 
-use crate::quantize::{BF16, FP32, INT4, INT8, WeightScheme};
+use crate::quantize::{BF16, FP8, FP32, INT4, INT8, WeightScheme};
 use trtc_ir::DType;
 
 /// A precision: one row of the table.
@@ -13,7 +13,8 @@ pub struct Precision {
     pub name: &'static str,
     /// One phrase for help texts.
     pub title: &'static str,
-    /// Element type of what products read (activations before linears, rotated queries), on a GPU.
+    /// Element type of what products read (activations before linears, rotated queries), on a GPU. FP8 weights have theirs
+    /// quantised, from this type or as it is made.
     pub activation: DType,
     /// Likewise on the host. With bf16 weights it is f32: widening them is exact, and decoding waits for memory
     /// anyway; quantised weights are multiplied in bf16, which holds their integers exactly.
@@ -58,6 +59,17 @@ pub const PRECISIONS: &[Precision] = &[
         table: &BF16,
     },
     Precision {
+        name: "fp8",
+        title: "e4m3 weights, a scale for each output channel, times e4m3 activations; bf16 tables and residual",
+        activation: Bf16,
+        host_activation: F32,
+        residual: Bf16,
+        kv: Bf16,
+        host_kv: F32,
+        linear: &FP8,
+        table: &BF16,
+    },
+    Precision {
         name: "int8",
         title: "8-bit weights, a scale for each output channel; bf16 activations",
         activation: Bf16,
@@ -87,7 +99,7 @@ impl Precision {
         PRECISIONS.iter().find(|p| p.name == name)
     }
 
-    /// All names, for error messages: `fp32, bf16, int8, int4`.
+    /// All names, for error messages: `fp32, bf16, fp8, int8, int4`.
     pub fn names() -> String {
         PRECISIONS.iter().map(|p| p.name).collect::<Vec<_>>().join(", ")
     }
@@ -103,6 +115,6 @@ mod tests {
             assert_eq!(Precision::named(p.name).map(|q| q.title), Some(p.title));
         }
         assert!(Precision::named("fp3").is_none());
-        assert_eq!(Precision::names(), "fp32, bf16, int8, int4");
+        assert_eq!(Precision::names(), "fp32, bf16, fp8, int8, int4");
     }
 }

@@ -15,6 +15,7 @@ pub const PASSES: &[&Pass] = &[
     &fuse::epilogue::PASS,
     &fuse::add_norm::PASS,
     &fuse::sink_gather::PASS,
+    &fuse::quantize::PASS,
     &sample::PASS,
     &kv_layout::PASS,
     &plan_memory::PASS,

@@ -11,7 +11,7 @@ use trtc_ir::target::TARGETS;
 use trtc_ir::{DType, Loc, Module, Op, Source, TensorType};
 use trtc_passes::{Options, Pass, PassCx, Precision, quantize, registry, run_passes};
 
-const FUSE: [&str; 8] = [
+const FUSE: [&str; 9] = [
     "canonicalize",
     "fuse-qkv",
     "fuse-gate-up",
@@ -20,6 +20,7 @@ const FUSE: [&str; 8] = [
     "fuse-epilogue",
     "fuse-add-norm",
     "sink-gather",
+    "fuse-quantize",
 ];
 
 fn run(module: &mut Module, names: &[&str]) -> Vec<bool> {
@@ -173,6 +174,76 @@ fn locations_survive_fusion() {
         "fused[\"l0.attn.q\", \"l0.attn.k\", \"l0.attn.v\", \"l0.attn.rope\", \"l0.attn.kv\"]"
     );
     assert_eq!(loc("gated_act_packed"), "fused[\"l0.mlp.gate\", \"l0.mlp.up\", \"l0.mlp.act\"]");
+}
+
+/// A model whose linears multiply e4m3.
+fn fp8(name: &str, shape: common::Shape) -> Module {
+    let mut module = model(name, shape, DType::F32);
+    let cx = PassCx { precision: Precision::named("fp8"), ..PassCx::new(&TARGETS[0]) };
+    let options = Options { spec: true, ..Options::default() };
+    run_passes(&mut module, &[&quantize::PASS], &cx, options).expect("quantizes");
+    module
+}
+
+#[test]
+fn fp8_quantises_what_linears_read_and_stays_near() {
+    for (name, shape) in SHAPES {
+        let plain = model(name, shape, DType::F32);
+        let weights = RandomWeights::new(1).learn(&plain);
+        let quantised = fp8(name, shape);
+        // Two norms, the attention and the activation of each layer; what several linears read is quantised once.
+        let count = ops(&quantised).iter().filter(|n| **n == "quantize").count() as u64;
+        assert_eq!(count, 4 * common::LAYERS, "{name}");
+        let (exact, found) = (logits(&plain, &weights), logits(&quantised, &weights));
+        assert_ne!(exact, found, "{name}");
+        // Steps of e4m3 are 1/8 of a power of two at most, and errors of sums of 32 products average out.
+        assert_close(name, &exact, &found, 0.4);
+    }
+}
+
+#[test]
+fn fusion_keeps_fp8_products_and_stores_rows_quantised_where_they_are_made() {
+    for (name, shape) in SHAPES {
+        let mut module = fp8(name, shape);
+        let weights = RandomWeights::new(1).learn(&model(name, shape, DType::F32));
+        let expected = logits(&module, &weights);
+        for pass in FUSE {
+            run(&mut module, &[pass]);
+            // A sum in another order may round to the next e4m3.
+            assert_close(&format!("{name} after {pass}"), &expected, &logits(&module, &weights), 0.1);
+        }
+        assert_eq!(run(&mut module, &FUSE), [false; FUSE.len()], "{name}");
+        let left: Vec<String> = module
+            .func
+            .order
+            .iter()
+            .filter_map(|&o| match &module.func.ops[o].op {
+                Op::Quantize(q) => module.func.def_op(q.x).map(|m| module.func.ops[m].op.name().to_owned()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(left, ["attention"; common::LAYERS as usize], "{name}");
+    }
+}
+
+#[test]
+fn a_row_is_stored_quantised_only_if_nothing_else_reads_it() {
+    let mut module = fp8("llama", LLAMA);
+    let norm = |module: &Module, weight: &str| {
+        let w = module.weight_named(weight).expect("weight");
+        let of =
+            |o: &&trtc_ir::OpId| matches!(&module.func.ops[**o].op, Op::RmsNorm(n) if n.norm.weight == w);
+        *module.func.order.iter().find(of).expect("a norm")
+    };
+    let made = norm(&module, "l1.mlp.norm");
+    let value = module.func.ops[made].results[0];
+    module.func.results.push(value);
+    assert_eq!(run(&mut module, &["fuse-quantize"]), [true]);
+    let kind = |m: &Module, weight: &str| {
+        m.func.values[m.func.ops[norm(m, weight)].results[0]].ty.tensor().expect("a tensor").elem
+    };
+    assert_eq!(kind(&module, "l1.mlp.norm"), DType::F32.into());
+    assert_eq!(kind(&module, "l0.mlp.norm"), trtc_ir::Elem::Quant(trtc_ir::Scheme::FP8_TOKEN));
 }
 
 /// The only linear that reads the weight.

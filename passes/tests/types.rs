@@ -26,10 +26,13 @@ fn types(module: &Module) -> HashMap<String, String> {
 
 #[test]
 fn each_precision_sets_its_types() {
-    let int8 = Scheme::INT8.to_string();
-    for (precision, linear, table) in
-        [("fp32", "f32", "f32"), ("bf16", "bf16", "bf16"), ("int8", int8.as_str(), int8.as_str())]
-    {
+    let (int8, fp8) = (Scheme::INT8.to_string(), Scheme::FP8.to_string());
+    for (precision, linear, table) in [
+        ("fp32", "f32", "f32"),
+        ("bf16", "bf16", "bf16"),
+        ("fp8", fp8.as_str(), "bf16"),
+        ("int8", int8.as_str(), int8.as_str()),
+    ] {
         for (name, shape) in SHAPES {
             let mut module = model(name, shape, DType::Bf16);
             let cx = PassCx { precision: Precision::named(precision), ..host() };
@@ -109,7 +112,49 @@ fn weights_that_come_quantised_stay() {
 fn quantize_without_a_precision_says_which_there_are() {
     let error = run(&mut model("llama", LLAMA, DType::F32), &host(), &["quantize"]).expect_err("refused");
     assert_eq!(error.fault, Fault::User);
-    assert!(error.to_string().contains("fp32, bf16, int8, int4"), "{error}");
+    assert!(error.to_string().contains("fp32, bf16, fp8, int8, int4"), "{error}");
+}
+
+#[test]
+fn fp8_is_refused_where_nothing_multiplies_it() {
+    let quantized = |target: &str, precision: &str, recipe: &str| {
+        let mut module = model("llama", LLAMA, DType::Bf16);
+        let recipe = Recipe::parse("r", recipe).expect("reads");
+        let target = PassCx::new(Target::named(target).expect("a row"));
+        let cx = PassCx { precision: Precision::named(precision), recipe: &recipe, ..target };
+        run(&mut module, &cx, &["quantize"])
+    };
+    for target in ["host", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120"] {
+        quantized(target, "fp8", "").unwrap_or_else(|e| panic!("{target}: {e}"));
+    }
+    for (precision, recipe) in [("fp8", ""), ("bf16", "l1.mlp.down = fp8")] {
+        for target in ["sm_80", "sm_86"] {
+            let error = quantized(target, precision, recipe).expect_err("refused");
+            assert_eq!(error.fault, Fault::Unsupported);
+            let text = error.to_string();
+            assert!(text.contains(target) && text.contains("int8") && text.contains("fp8"), "{text}");
+        }
+    }
+    // One layer of e4m3 in a model of another precision: what it reads is quantised, and nothing else.
+    let mut module = model("llama", LLAMA, DType::Bf16);
+    let recipe = Recipe::parse("r", "l1.mlp.down = fp8").expect("reads");
+    let cx = PassCx { precision: Precision::named("int8"), recipe: &recipe, ..host() };
+    run(&mut module, &cx, &["quantize"]).expect("quantizes");
+    assert_eq!(common::ops(&module).iter().filter(|n| **n == "quantize").count(), 1);
+}
+
+#[test]
+fn a_quantised_value_has_room_for_its_scales() {
+    let mut module = model("llama", LLAMA, DType::Bf16);
+    let cx = PassCx { precision: Precision::named("fp8"), ..host() };
+    run(&mut module, &cx, &["quantize", "fuse-quantize"]).expect("runs");
+    let live = plan_memory::liveness(&module).expect("bounded");
+    let bytes = |name: &str| {
+        let (_, i) = live.iter().find(|(v, _)| module.func.values[*v].name == name).expect("there is one");
+        i.bytes
+    };
+    // 64 rows of 32 and of 48 e4m3, and 64 f32.
+    assert_eq!([bytes("n_q"), bytes("g_q")], [64 * 32 + 64 * 4, 64 * 48 + 64 * 4]);
 }
 
 #[test]
@@ -140,10 +185,20 @@ fn caches_get_pages_and_types() {
     assert!(found.iter().all(|k| (k.0, k.1) == (Some(16), DType::Bf16)));
     assert_eq!(found[0].2, Some(3), "the window stays");
 
+    let e4m3 = KvOptions { page_tokens: None, dtype: Some(DType::F8E4M3) };
+    for target in ["host", "sm_89", "sm_90", "sm_120"] {
+        let target = PassCx::new(Target::named(target).expect("a row"));
+        assert!(kv(&PassCx { kv: e4m3, ..target }).iter().all(|k| k.1 == DType::F8E4M3));
+    }
+    let a100 = PassCx { kv: e4m3, ..PassCx::new(Target::named("sm_80").expect("a row")) };
+    let error = run(&mut model("llama", LLAMA, DType::Bf16), &a100, &["kv-layout"]).expect_err("refused");
+    assert!(error.to_string().contains("sm_80 has no instructions for an e4m3 cache"), "{error}");
+
     for kv in [
         KvOptions { page_tokens: Some(0), dtype: None },
         KvOptions { page_tokens: Some(24), dtype: None },
         KvOptions { page_tokens: None, dtype: Some(DType::I8) },
+        KvOptions { page_tokens: None, dtype: Some(DType::F8E5M2) },
     ] {
         run(&mut model("llama", LLAMA, DType::Bf16), &PassCx { kv, ..host() }, &["kv-layout"])
             .expect_err("refused");

@@ -19,7 +19,7 @@ pub struct GraphArgs {
     /// How weights and activations are stored
     #[arg(long, default_value = "bf16", value_parser = precision())]
     pub precision: String,
-    /// How the KV cache is stored; as the precision says if left out
+    /// How the KV cache is stored: fp32, bf16, fp8; as the precision says if left out
     #[arg(long, value_name = "PRECISION")]
     pub kv_precision: Option<String>,
     /// Most requests in a step

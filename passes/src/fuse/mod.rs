@@ -9,5 +9,6 @@ pub mod gate_up;
 pub mod gated_act;
 mod merge;
 pub mod qkv;
+pub mod quantize;
 pub mod rope_kv;
 pub mod sink_gather;

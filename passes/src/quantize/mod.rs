@@ -1,16 +1,20 @@
-//! `quantize`: sets the element type of every weight, by the precision and the recipe's overrides.
+//! `quantize`: sets the element type of every weight, by the precision and the recipe's overrides, and quantises what
+//! linears with FP8 weights read.
 //!
 //! The precision is the caller's, or else the one that the module's header names. Only types change: values are
 //! rounded when the engine is packed. A weight falls into one of three kinds by what reads it. A *table* is read by
 //! `embedding`, or is the matrix of a linear with `L` rows (the one that makes logits); a tied table is both and
 //! stays one symbol. A *matrix* is read by other linears. Everything else (norm weights, biases, rotary frequencies)
-//! is f32. Weights that a checkpoint holds quantised keep their scheme.
+//! is f32. Weights that a checkpoint holds quantised keep their scheme. Activations that nothing quantises keep the type
+//! that the importer gave them.
 
+mod fp8;
 mod int4;
 mod int8;
 mod plain;
 mod recipe;
 
+pub use fp8::FP8;
 pub use int4::INT4;
 pub use int8::INT8;
 pub use plain::{BF16, FP32};
@@ -23,7 +27,7 @@ use trtc_ir::{DType, Diag, Dim, Elem, Loc, Module, Op, WeightId};
 /// The pass.
 pub const PASS: Pass = Pass {
     name: "quantize",
-    summary: "sets the element type of every weight, by the precision and the recipe",
+    summary: "sets the element type of every weight, by the precision and the recipe, and quantises what FP8 reads",
     requires: &[],
     ensures: &[Property::Quantized],
     run,
@@ -43,7 +47,7 @@ pub struct WeightScheme {
 }
 
 /// Every scheme a recipe can name.
-pub const SCHEMES: &[&WeightScheme] = &[&INT8, &INT4, &BF16, &FP32];
+pub const SCHEMES: &[&WeightScheme] = &[&FP8, &INT8, &INT4, &BF16, &FP32];
 
 impl WeightScheme {
     /// The scheme called `name`.
@@ -138,7 +142,8 @@ fn run(module: &mut Module, cx: &PassCx<'_>) -> Result<Changed, Diag> {
         changed |= ty.elem != elem;
         ty.elem = elem;
     }
-    Ok(changed.into())
+    fp8::served(module, cx.target)?;
+    Ok(Changed::from(changed) | fp8::quantize_operands(module))
 }
 
 /// True if the module names a precision and every weight that is neither matrix nor table is f32.

@@ -116,7 +116,7 @@ mod tests {
         let error = |text: &str| Recipe::parse("r", text).expect_err("refused").to_string();
         assert!(error("\n  a = int5").contains("\"r\":2:3"), "{}", error("\n  a = int5"));
         assert!(error("a = int5").contains("there is no scheme \"int5\""));
-        assert!(error("a = int5").contains("int8, int4, bf16, fp32"));
+        assert!(error("a = int5").contains("fp8, int8, int4, bf16, fp32"));
         assert!(error("a int8").contains("expected `pattern = scheme`"));
         assert!(error("= int8").contains("empty"));
     }

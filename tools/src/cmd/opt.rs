@@ -5,7 +5,8 @@ use crate::render::Failure;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use trtc_compiler::pipeline;
-use trtc_ir::{DType, Target, text};
+use trtc_ir::{Target, text};
+use trtc_passes::kv_layout::{KV_PRECISIONS, kv_precision};
 use trtc_passes::{KvOptions, Options, Pass, PassCx, Precision, Recipe, run_passes};
 
 /// Run passes over a module in text form
@@ -26,8 +27,8 @@ pub struct Args {
     /// How weights and activations are stored, for passes that need to know
     #[arg(long, value_parser = graph::precision())]
     precision: Option<String>,
-    /// How the KV cache is stored: fp32, bf16
-    #[arg(long, value_name = "PRECISION", value_parser = ["fp32", "bf16"])]
+    /// How the KV cache is stored
+    #[arg(long, value_name = "PRECISION", value_parser = KV_PRECISIONS.map(|(name, _)| name))]
     kv_precision: Option<String>,
     /// File that overrides the precision of single weights
     #[arg(long, value_name = "FILE")]
@@ -58,8 +59,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         Some(text) => Recipe::parse("--recipe", &text)?,
         None => Recipe::default(),
     };
-    let dtype =
-        args.kv_precision.as_deref().map(|name| if name == "fp32" { DType::F32 } else { DType::Bf16 });
+    let dtype = args.kv_precision.as_deref().and_then(kv_precision);
     let cx = PassCx {
         precision: args.precision.as_deref().and_then(Precision::named),
         kv: KvOptions { dtype, ..KvOptions::default() },
