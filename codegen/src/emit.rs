@@ -109,7 +109,7 @@ pub fn emit(module: &Module, target: &Target, options: EmitOptions) -> Result<Ve
     let Some(gpu) = &target.gpu else {
         return Ok(Vec::new());
     };
-    let wanted: Vec<(String, Recipe)> = wanted(module)?.into_iter().collect();
+    let wanted: Vec<(String, Recipe)> = wanted(module, gpu)?.into_iter().collect();
     let make = |mlir: &Mlir, (name, recipe): &(String, Recipe)| compile(mlir, name, recipe, gpu, options.opt);
     each(&wanted, options.threads, Mlir::new, make).into_iter().collect()
 }
@@ -158,7 +158,7 @@ fn each<T: Sync, S, R: Send>(
 }
 
 /// The chosen kernels by name. One name stands for one recipe and, as an entry point, for nothing else.
-fn wanted(module: &Module) -> Result<BTreeMap<String, Recipe>, Diag> {
+fn wanted(module: &Module, gpu: &Gpu) -> Result<BTreeMap<String, Recipe>, Diag> {
     let mut wanted = BTreeMap::new();
     let mut entries: BTreeMap<String, String> = BTreeMap::new();
     for &id in &module.func.order {
@@ -167,7 +167,7 @@ fn wanted(module: &Module) -> Result<BTreeMap<String, Recipe>, Diag> {
             continue;
         }
         let bug = |what: String| Diag::bug(&data.loc, format!("llm.{}: {what}", data.op.name()));
-        let ranges = recipes(module, data).map_err(bug)?;
+        let ranges = recipes(module, data, gpu).map_err(bug)?;
         if ranges.len() != data.kernels.len() {
             let (n, m) = (data.kernels.len(), ranges.len());
             return Err(bug(format!("{n} kernels were selected where {m} exist: run select again")));

@@ -8,7 +8,8 @@ use crate::kernels::flash_attention::FlashAttention;
 use crate::kernels::gated_act::GatedAct;
 use crate::kernels::gather::{Elements, Gather, Source};
 use crate::kernels::kv_append::KvAppend;
-use crate::kernels::matmul::{FEW, MANY, MOST_SPLITS, Matmul, SOME, Tiling};
+use crate::kernels::matmul::{FEW, MANY, MANY_E4M3, MOST_SPLITS, Matmul, SOME, Tiling};
+use crate::kernels::operands::Operands;
 use crate::kernels::quant_matmul::{self, Form, Payload, QuantMatmul};
 use crate::kernels::quantize::Quantize;
 use crate::kernels::rms_norm::{Residual, RmsNorm};
@@ -16,10 +17,13 @@ use crate::kernels::rope::Rope;
 use crate::kernels::rope_kv_append::{HeadNorm, RopeKvAppend};
 use crate::kernels::sample::Sample;
 use crate::kernels::slice::Slice;
+use crate::kernels::stream_matmul::StreamMatmul;
 use crate::kernels::token_attention::TokenAttention;
+use crate::kernels::wgmma_matmul::{self, WgmmaMatmul};
 use crate::kernels::{Count, Recipe};
 use crate::signature::{Types, counted, extent, rows_of_last, width};
 use trtc_ir::ops::RmsNormWeight;
+use trtc_ir::target::{Gpu, MatrixUnit};
 use trtc_ir::{DType, Elem, Grain, Module, Op, OpData, Scheme, Steps, Sym};
 
 /// A kernel that serves up to `to` tokens, from where the one before ends that serves the same steps.
@@ -48,7 +52,7 @@ fn stored(elem: Elem) -> Result<DType, String> {
 }
 
 /// The kernels of an op on a GPU target, or why there are none.
-pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
+pub fn recipes(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ranged>, String> {
     let t = Types { module };
     let max = module.max_dim(Sym::T).ok_or("the module has no bound on T")?;
     let weight_dtype = |norm: &RmsNormWeight| plain(t.weight(norm.weight).elem, "a norm's weight");
@@ -173,9 +177,7 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
         }
         Op::Linear(op) => {
             let (x, w, y) = (t.tensor(op.x)?, t.weight(op.weight), t.result(data, 0)?);
-            if x.elem != Elem::Plain(DType::Bf16) {
-                return Err(format!("x of {}: only bf16 is served", x.elem));
-            }
+            let operands = operands(x.elem, w.elem)?;
             let (n, k, rows) = (extent(w, 0)?, extent(w, 1)?, counted(x)?);
             let bias = op.bias.map(|b| plain(t.weight(b).elem, "a bias")).transpose()?;
             let residual = op.residual.map(|r| t.tensor(r)).transpose()?;
@@ -190,15 +192,28 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
                         (to, suffix, recipe.into())
                     })
                     .collect(),
-                None if w.elem == Elem::Plain(DType::Bf16) => {
-                    [(FEW, "few"), (some(n, k), "some"), (MANY, "many")]
-                        .map(|(tiling, suffix)| {
-                            let recipe = Matmul { n, k, rows, bias, residual, out, tiling };
-                            (u64::from(tiling.bm), suffix, recipe.into())
-                        })
-                        .into()
+                None => {
+                    let matmul =
+                        |tiling: Tiling| Matmul { n, k, operands, rows, bias, residual, out, tiling };
+                    let stream = |(tokens, suffix): (u32, &'static str)| {
+                        let recipe = StreamMatmul { n, k, operands, rows, bias, residual, out, tokens };
+                        (u64::from(tokens), suffix, recipe.into())
+                    };
+                    let wgmma = |(to, suffix): (u64, &'static str)| {
+                        let (tiling, grid) = wgmma_matmul::choose(to.min(max), n, k, operands);
+                        let recipe = WgmmaMatmul { n, k, operands, rows, bias, residual, out, tiling, grid };
+                        (to, suffix, recipe.into())
+                    };
+                    if gpu.matrix.contains(&MatrixUnit::Wgmma) {
+                        STREAM_RANGES.map(stream).into_iter().chain(WGMMA_RANGES.map(wgmma)).collect()
+                    } else {
+                        vec![
+                            (u64::from(FEW.bm), "few", matmul(FEW).into()),
+                            (u64::from(SOME.bm), "some", matmul(some(n, operands.units(k))).into()),
+                            (u64::MAX, "many", matmul(many(operands)).into()),
+                        ]
+                    }
                 }
-                None => return Err(format!("weights of {} are not served", w.elem)),
             };
             Ok(by_rows(module, rows, forms, max))
         }
@@ -267,7 +282,17 @@ pub fn recipes(module: &Module, data: &OpData) -> Result<Vec<Ranged>, String> {
     }
 }
 
-/// The tiling of products with up to 64 tokens, `n` outputs and `k` inputs.
+/// The operands of a product, of which w may be quantised by itself.
+fn operands(x: Elem, w: Elem) -> Result<Operands, String> {
+    match (x, w) {
+        (Elem::Plain(DType::Bf16), Elem::Plain(DType::Bf16)) => Ok(Operands::Bf16),
+        (Elem::Plain(DType::Bf16), Elem::Quant(scheme)) if payload(scheme).is_some() => Ok(Operands::Bf16),
+        (Elem::Quant(Scheme::FP8_TOKEN), Elem::Quant(Scheme::FP8)) => Ok(Operands::E4m3),
+        (x, w) => Err(format!("a product of {x} and weights of {w} is not served")),
+    }
+}
+
+/// The tiling of products with up to 64 tokens, `n` outputs and rows of `k` units of 16 bits.
 fn some(n: u32, k: u32) -> Tiling {
     // With 48 KiB under way each, 108 blocks cover a latency of 1.5 us at 3.4 TB/s, and leave few of 132 multiprocessors
     // out. A share is at least twice as long as the ring, or filling it and adding shares would cost more than they save.
@@ -275,6 +300,20 @@ fn some(n: u32, k: u32) -> Tiling {
     let splits = 108u32.div_ceil(tiles).min(steps / (2 * SOME.stages)).clamp(1, MOST_SPLITS);
     Tiling { splits, ..SOME }
 }
+
+/// The tiling of products with more tokens.
+fn many(operands: Operands) -> Tiling {
+    match operands {
+        Operands::Bf16 => MANY,
+        Operands::E4m3 => MANY_E4M3,
+    }
+}
+
+/// Greatest numbers of rows that products which stream weights are made for, and their suffixes.
+const STREAM_RANGES: [(u32, &str); 4] = [(8, "to8"), (16, "to16"), (32, "to32"), (64, "to64")];
+/// Greatest numbers of rows that products with `wgmma` are made for, each with a tiling of its own, and their suffixes.
+const WGMMA_RANGES: [(u64, &str); 6] =
+    [(128, "to128"), (256, "to256"), (512, "to512"), (1024, "to1024"), (2048, "to2048"), (u64::MAX, "many")];
 
 /// Greatest token count, suffix and form of the products of quantised weights with `n` outputs.
 fn quant_forms(n: u32) -> Vec<(u64, &'static str, Form)> {

@@ -6,7 +6,7 @@
 use crate::recipes::{Ranged, recipes};
 use crate::signature::signature;
 use std::collections::BTreeMap;
-use trtc_ir::{DType, Diag, Elem, KernelChoice, Loc, Module, Op, OpData, Packing, Steps, Sym, Target};
+use trtc_ir::{Diag, Elem, KernelChoice, Loc, Module, Op, OpData, Packing, Scheme, Steps, Sym, Target};
 
 /// What `select` did.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -96,10 +96,10 @@ fn choices(
     max: u64,
 ) -> Result<Result<Vec<KernelChoice>, String>, String> {
     let name = format!("{}.{}", target.name, signature(module, data)?);
-    if target.gpu.is_none() {
+    let Some(gpu) = &target.gpu else {
         return Ok(Ok(vec![KernelChoice { from: 1, to: max, steps: Steps::Any, kernel: name }]));
-    }
-    Ok(recipes(module, data).map(|ranges| {
+    };
+    Ok(recipes(module, data, gpu).map(|ranges| {
         let choice = |(i, r): (usize, &Ranged)| {
             let kernel = if r.suffix.is_empty() { name.clone() } else { format!("{name}.{}", r.suffix) };
             let before = ranges[..i].iter().rfind(|b| b.steps == r.steps);
@@ -110,16 +110,15 @@ fn choices(
     }))
 }
 
-/// Whatever is quantised lies in panels, on a GPU in the order of fragments, on the host the matrices of linear ops
-/// too; all else in rows, and on a GPU e4m3, which its matrix instructions read as it is.
+/// Whatever is quantised lies in panels, on a GPU in the order of fragments but for FP8, which products read as they read
+/// bf16; on the host the matrices of linear ops too; all else in rows.
 fn packings(module: &Module, target: &Target) -> BTreeMap<trtc_ir::WeightId, Packing> {
     let mut packings: BTreeMap<_, _> = module.weights.ids().map(|id| (id, Packing::Rows)).collect();
-    let panels = |elem: Elem| match elem {
-        Elem::Plain(_) => None,
-        Elem::Quant(_) if target.gpu.is_none() => Some(Packing::Panel16),
-        Elem::Quant(scheme) => (scheme.payload != DType::F8E4M3).then_some(Packing::Fragment16),
-    };
-    packings.extend(module.weights.iter().filter_map(|(id, w)| Some((id, panels(w.ty.elem)?))));
+    let rows =
+        |elem: Elem| elem.plain().is_some() || (target.gpu.is_some() && elem == Elem::Quant(Scheme::FP8));
+    let quantised = module.weights.iter().filter(|(_, w)| !rows(w.ty.elem)).map(|(id, _)| id);
+    let panels = if target.gpu.is_some() { Packing::Fragment16 } else { Packing::Panel16 };
+    packings.extend(quantised.map(|id| (id, panels)));
     if target.gpu.is_none() {
         let matrices = module.func.order.iter().filter_map(|&id| match &module.func.ops[id].op {
             Op::Linear(op) => Some(op.weight),

@@ -323,6 +323,17 @@ impl<'b> Val<'b, I32> {
         self.b.op(format_args!("llvm.intr.smin({self}, {other}) : (i32, i32) -> i32"))
     }
 
+    /// The larger one.
+    pub fn max(self, other: impl IntoVal<'b, I32>) -> Val<'b, I32> {
+        let other = other.into_val(self.b);
+        self.b.op(format_args!("llvm.intr.smax({self}, {other}) : (i32, i32) -> i32"))
+    }
+
+    /// The lower half.
+    pub fn to_i16(self) -> Val<'b, I16> {
+        self.convert("llvm.trunc")
+    }
+
     /// Sign-extended.
     pub fn to_i64(self) -> Val<'b, I64> {
         self.convert("llvm.sext")

@@ -122,4 +122,11 @@ impl Builder {
         self.need_wgmma();
         self.ptx_tied(&format!("wgmma.wait_group.sync.aligned {pending};"), d, &[])
     }
+
+    /// Waits until at most `pending` groups are under way, for the sake of operands in shared memory that the others
+    /// have read: accumulators stay in flight, for products that add to them.
+    pub fn wgmma_wait_operands(&self, pending: u32) {
+        self.need_wgmma();
+        self.ptx(&format!("wgmma.wait_group.sync.aligned {pending};"), &[]);
+    }
 }

@@ -1,6 +1,7 @@
-//! The end of a matrix product: bias and residual on accumulators of `mma.m16n8`, rounding, and the store.
+//! The end of a matrix product: scales, bias and residual on accumulators of `mma.m16n8`, rounding, and the store.
 
 use super::fragments::Sums;
+use super::operands::Scales;
 use crate::builder::{Builder, F32, FloatPtr, I1, I32, Val};
 
 /// What is added to the sums and where they go.
@@ -12,6 +13,8 @@ pub(super) struct Epilogue<'b> {
     pub(super) ragged: bool,
     /// Rows of y.
     pub(super) m: Val<'b, I32>,
+    /// What sums of 8-bit operands are multiplied by.
+    pub(super) scales: Option<Scales<'b>>,
     /// `(n)`.
     pub(super) bias: Option<FloatPtr<'b>>,
     /// `(m, n)`.
@@ -38,7 +41,8 @@ impl<'b> Epilogue<'b> {
                     for (ni, tile) in tiles.iter().enumerate() {
                         let on = ni as u32 * 8;
                         let pair = [tile[2 * half as usize], tile[2 * half as usize + 1]];
-                        let write = || self.write(column + on, residual.map(|r| r.at(on)), y.at(on), pair);
+                        let at = [row, column + on];
+                        let write = || self.write(at, residual.map(|r| r.at(on)), y.at(on), pair);
                         match inside[ni] {
                             None => write(),
                             Some(inside) => b.if_(inside, write),
@@ -52,7 +56,7 @@ impl<'b> Epilogue<'b> {
     /// The same for two columns of a row.
     pub(super) fn store_pair(&self, [row, column]: [Val<'b, I32>; 2], sum: [Val<'b, F32>; 2]) {
         let at = row.to_i64() * i64::from(self.n) + column.to_i64();
-        self.write(column, self.residual.map(|r| r.at64(at)), self.y.at64(at), sum);
+        self.write([row, column], self.residual.map(|r| r.at64(at)), self.y.at64(at), sum);
     }
 
     /// The place itself, or the nearest for which there are `columns` elements of y.
@@ -78,6 +82,7 @@ impl<'b> Epilogue<'b> {
         let finish = |(&row, sum): (&Val<'b, I32>, [Val<'b, F32>; N])| {
             let (row, column) = self.nearest([row, column], N as u32);
             let at = row.to_i64() * i64::from(self.n) + column.to_i64();
+            let sum = self.scales.map_or(sum, |scales| scales.apply([row, column], sum));
             let sum = self.bias.map_or(sum, |bias| add(sum, bias.at(column).load()));
             self.residual.map_or(sum, |residual| add(sum, residual.at64(at).load()))
         };
@@ -90,14 +95,17 @@ impl<'b> Epilogue<'b> {
         }
     }
 
-    /// Stores a pair at `y`, after the bias of its columns and `residual` were added.
+    /// Stores a pair at `y`, after it was scaled and the bias of its columns and `residual` were added.
     fn write(
         &self,
-        column: Val<'b, I32>,
+        [row, column]: [Val<'b, I32>; 2],
         residual: Option<FloatPtr<'b>>,
         y: FloatPtr<'b>,
         mut pair: [Val<'b, F32>; 2],
     ) {
+        if let Some(scales) = self.scales {
+            pair = scales.apply([row, column], pair);
+        }
         let mut add = |more: [Val<'b, F32>; 2]| pair = [pair[0] + more[0], pair[1] + more[1]];
         if let Some(bias) = self.bias {
             add(bias.at(column).load());

@@ -1,7 +1,8 @@
 //! A ring of operand tiles in shared memory, and how a warp multiplies what lies in one stage of it: `ldmatrix` into
-//! `mma.sync.m16n8k16`. Shared by kernels that multiply bf16 rows by bf16 rows.
+//! `mma.sync`. Elements are counted in units of 16 bits, for 8-bit ones lie in pairs where bf16 ones lie alone.
 
 use super::matmul::Tiling;
+use super::operands::Operands;
 use crate::builder::{Bf16, Builder, F32, I32, SharedPtr, Val};
 use crate::tile::{CHUNK, Tile};
 
@@ -38,6 +39,7 @@ pub(super) struct Fragments<'b> {
     chunk_x: Vec<Val<'b, I32>>,
     chunk_w: Vec<Val<'b, I32>>,
     ring: Ring<'b>,
+    operands: Operands,
 }
 
 impl<'b> Fragments<'b> {
@@ -45,6 +47,7 @@ impl<'b> Fragments<'b> {
     pub(super) fn new(
         b: &'b Builder,
         ring: Ring<'b>,
+        operands: Operands,
         t: Tiling,
         [wm, wn, wk]: [Val<'b, I32>; 3],
     ) -> Fragments<'b> {
@@ -67,6 +70,7 @@ impl<'b> Fragments<'b> {
             chunk_x: chunks(ring.x, row_x, half_x),
             chunk_w: chunks(ring.w, row_w, half_w),
             ring,
+            operands,
         }
     }
 
@@ -84,7 +88,7 @@ impl<'b> Fragments<'b> {
                 let [w0, w1, w2, w3] = self.b.ldmatrix(w.at_bytes(offset), false);
                 for (mi, &a) in rows.iter().enumerate() {
                     for (ni, columns) in [(2 * pair, [w0, w1]), (2 * pair + 1, [w2, w3])] {
-                        sums[mi][ni] = self.b.mma_bf16(a, columns, sums[mi][ni]);
+                        sums[mi][ni] = self.operands.mma(self.b, a, columns, sums[mi][ni]);
                     }
                 }
             }

@@ -1,7 +1,8 @@
-//! `y = x w^T + bias + residual` in bf16 with f32 accumulators: x `(M, K)`, w `(N, K)` row-major, y `(M, N)`.
+//! `y = x w^T + bias + residual` in bf16 or e4m3 with f32 accumulators: x `(M, K)`, w `(N, K)` row-major, y `(M, N)`.
+//! K and steps along it are counted in units of 16 bits (`operands.rs`).
 //!
 //! A block computes a `(bm, bn)` tile of y in steps of `bk` along K. Tiles of x and w come by `cp.async` into a ring of
-//! stages in swizzled shared memory, from there by `ldmatrix` into `mma.sync.m16n8k16`. Warps split the tile along M
+//! stages in swizzled shared memory, from there by `ldmatrix` into `mma.sync`. Warps split the tile along M
 //! and N and, where there are few tokens, along K: their partial sums are added in shared memory in a fixed order.
 //! M is the number of tokens or rows, known at launch: rows past it are read as zeros and not stored. Where tiles are
 //! too few to keep memory busy, several blocks share out the K of a tile: each leaves its sums in scratch memory, and
@@ -9,13 +10,14 @@
 
 use super::epilogue::Epilogue;
 use super::fragments::{Fragments, Ring, Sums};
+use super::operands::Operands;
 use super::{ArgKind, Count, Extent, Launch, Scratch, last_to_arrive, param_scratch};
 use crate::builder::{Bf16, Builder, F32, GlobalPtr, I1, I32, SharedPtr, Special, Val};
 use crate::tile::{CHUNK, Tile};
 use trtc_ir::DType;
 
-/// Elements of a chunk.
-const CHUNK_ELEMS: u32 = CHUNK / 2;
+/// Units of a chunk.
+const CHUNK_UNITS: u32 = CHUNK / 2;
 /// Column tiles that neighbouring blocks walk through before the next row tile: their weights stay in the L2 cache.
 const GROUP: u32 = 8;
 /// Elements of a share's sums that a thread reads at once.
@@ -30,7 +32,7 @@ pub struct Tiling {
     pub bm: u32,
     /// Columns of y (outputs) of a block.
     pub bn: u32,
-    /// Step along K.
+    /// Step along K, units of 16 bits.
     pub bk: u32,
     /// Warps along M, N and K.
     pub warps: [u32; 3],
@@ -48,6 +50,9 @@ pub const SOME: Tiling = Tiling { bm: 64, bn: 128, bk: 64, warps: [2, 2, 2], sta
 /// More: 64x64 a warp.
 pub const MANY: Tiling = Tiling { bm: 128, bn: 128, bk: 32, warps: [2, 2, 1], stages: 4, splits: 1 };
 
+/// The same for e4m3, which some chips widen in registers: 64x32 a warp.
+pub const MANY_E4M3: Tiling = Tiling { bn: 64, ..MANY };
+
 /// Constants of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Matmul {
@@ -55,6 +60,8 @@ pub struct Matmul {
     pub n: u32,
     /// Inputs.
     pub k: u32,
+    /// Element type of x and w.
+    pub operands: Operands,
     /// Counts M.
     pub rows: Count,
     /// Element type of the bias, if there is one.
@@ -73,7 +80,7 @@ struct Copy<'b> {
     from: GlobalPtr<'b, Bf16>,
     /// The same in shared memory, within the operand's tile.
     to: Val<'b, I32>,
-    /// Column of the chunk in a step, elements.
+    /// Column of the chunk in a step, units.
     column: Val<'b, I32>,
     /// Whether row of round i exists; `None`: always.
     rows: Vec<Option<Val<'b, I1>>>,
@@ -85,8 +92,14 @@ impl Matmul {
     /// Why there is no kernel for these constants.
     pub fn unsupported(&self) -> Option<String> {
         let Matmul { n, k, .. } = *self;
-        let served = n > 0 && k > 0 && n.is_multiple_of(8) && k.is_multiple_of(CHUNK_ELEMS);
-        (!served).then(|| format!("{n} outputs by {k} inputs are not positive multiples of 8"))
+        let chunk = CHUNK / self.operands.bytes();
+        let served = n > 0 && k > 0 && n.is_multiple_of(8) && k.is_multiple_of(chunk);
+        (!served).then(|| format!("{n} outputs by {k} inputs are not positive multiples of 8 and {chunk}"))
+    }
+
+    /// Units of 16 bits in a row of x or w.
+    fn units(&self) -> u32 {
+        self.operands.units(self.k)
     }
 
     fn threads(&self) -> u32 {
@@ -104,7 +117,12 @@ impl Matmul {
 
     /// Geometry. Arguments: `[x, weight, bias?, residual?, y]`.
     pub fn launch(&self) -> Launch {
-        let pointers = 3 + usize::from(self.bias.is_some()) + usize::from(self.residual.is_some());
+        let mut args = vec![self.operands.arg(); 2];
+        args.extend(
+            [ArgKind::Pointer; 3]
+                .iter()
+                .take(1 + usize::from(self.bias.is_some()) + usize::from(self.residual.is_some())),
+        );
         let Tiling { bm, splits, .. } = self.tiling;
         let (of, div) = if splits == 1 { (self.rows, bm) } else { (Count::One, 1) };
         let tiles = Extent { of, div, plus: None, mul: self.tiles_n() };
@@ -112,7 +130,7 @@ impl Matmul {
         Launch {
             grid: [tiles, Extent { mul: splits, ..Extent::ONE }, Extent::ONE],
             block: [self.threads(), 1, 1],
-            args: vec![ArgKind::Pointer; pointers],
+            args,
             maps: Vec::new(),
             scratch: (splits > 1).then(|| Scratch { of: Count::One, bytes, counters: self.tiles_n() }),
         }
@@ -120,15 +138,14 @@ impl Matmul {
 
     /// The kernel.
     pub fn build(&self, b: &Builder) {
-        let x = b.param_ptr::<Bf16>();
-        let w = b.param_const::<Bf16>();
+        let (x, w) = (self.operands.param_x(b), self.operands.param_w(b));
         let bias = self.bias.map(|d| b.param_const_floats(d));
         let residual = self.residual.map(|d| b.param_floats(d));
         let y = b.param_floats(self.out);
         let Tiling { bm, bn, bk, stages, splits, .. } = self.tiling;
         let scratch = (splits > 1).then(|| param_scratch(b));
-        if self.threads() > 128 {
-            // Of those that have eight warps, two blocks should fit.
+        if self.threads() > 128 && self.operands == Operands::Bf16 {
+            // Of those that have eight warps, two blocks should fit. Where e4m3 is widened first that takes too many registers.
             b.min_blocks(2);
         }
         let dims = b.param_dims_early();
@@ -140,8 +157,8 @@ impl Matmul {
         };
         let (tile_m, tile_n) = self.tile_of_block(b, m);
         let (m0, n0) = (tile_m * bm, tile_n * bn);
-        let copy_x = self.copy(b, x, ring.x, m0, Some(m));
-        let copy_w = self.copy(b, w, ring.w, n0, (!self.n.is_multiple_of(bn)).then(|| b.value(self.n)));
+        let copy_x = self.copy(b, x.data, ring.x, m0, Some(m));
+        let copy_w = self.copy(b, w.data, ring.w, n0, (!self.n.is_multiple_of(bn)).then(|| b.value(self.n)));
         let load_x = |step: Val<'_, I32>, stage: Val<'_, I32>| {
             self.load(b, &copy_x, ring.base.at_bytes(stage), step);
         };
@@ -150,7 +167,7 @@ impl Matmul {
         };
 
         // This block's steps of K: `steps` from `begin` on.
-        let all = self.k.div_ceil(bk);
+        let all = self.units().div_ceil(bk);
         let each = all.div_ceil(splits);
         let split = if splits == 1 { b.value(0) } else { b.special(Special::BlockY) };
         let begin = split * each;
@@ -170,7 +187,7 @@ impl Matmul {
         (each..stages - 1).for_each(|_| b.cp_async_commit());
 
         let warp = self.warp(b);
-        let fragments = Fragments::new(b, ring, self.tiling, warp);
+        let fragments = Fragments::new(b, ring, self.operands, self.tiling, warp);
         let zero = b.value(0.0f32);
         let (wm, wn) = self.warp_tile();
         let sums: Sums<'_> = vec![vec![[zero; 4]; (wn / 8) as usize]; (wm / 16) as usize];
@@ -193,12 +210,13 @@ impl Matmul {
 
         let row = m0 + warp[0] * wm;
         let column = n0 + warp[1] * wn;
-        let epilogue = Epilogue { n: self.n, ragged: !self.n.is_multiple_of(bn), m, bias, residual, y };
+        let ragged = !self.n.is_multiple_of(bn);
+        let epilogue = Epilogue { n: self.n, ragged, m, scales: x.scales(w), bias, residual, y };
         // Share s is a product of its own, whose y is rows `s * bm..` of the scratch memory.
         let parts = scratch.map(|(bytes, _)| bytes.cast::<F32>());
         let target = parts.map_or(epilogue, |parts| {
             let part = parts.at64((split * bm).to_i64() * i64::from(self.n));
-            Epilogue { bias: None, residual: None, y: part.into(), ..epilogue }
+            Epilogue { scales: None, bias: None, residual: None, y: part.into(), ..epilogue }
         });
         let store = |sums: Sums<'_>| target.store(b, &sums, [row, column]);
         if self.tiling.warps[2] == 1 {
@@ -283,8 +301,8 @@ impl Matmul {
         // Rounds are whole: a warp's threads cover rows of a power of two.
         let rounds = tile.rows / step;
         debug_assert!(rounds * step == tile.rows && step.is_multiple_of(8));
-        let column = chunk * CHUNK_ELEMS;
-        let from = matrix.at64((first + row).to_i64() * i64::from(self.k)).at(column);
+        let column = chunk * CHUNK_UNITS;
+        let from = matrix.at64((first + row).to_i64() * i64::from(self.units())).at(column);
         let rows = (0..rounds).map(|i| limit.map(|limit| (first + row + i * step).lt(limit))).collect();
         Copy { from, to: tile.offset(row, chunk), column, rows, step }
     }
@@ -294,10 +312,11 @@ impl Matmul {
     fn load<'b>(&self, b: &'b Builder, copy: &Copy<'b>, to: SharedPtr<'b, Bf16>, step: Val<'b, I32>) {
         let k0 = step * self.tiling.bk;
         let (from, to) = (copy.from.at(k0), to.at_bytes(copy.to));
-        let in_k = (!self.k.is_multiple_of(self.tiling.bk)).then(|| (k0 + copy.column).lt(self.k));
+        let in_k =
+            (!self.units().is_multiple_of(self.tiling.bk)).then(|| (k0 + copy.column).lt(self.units()));
         for (i, &in_rows) in copy.rows.iter().enumerate() {
             let rows = i as u32 * copy.step;
-            let from = from.at(rows * self.k);
+            let from = from.at(rows * self.units());
             let to = to.at_bytes(rows * self.tiling.bk * 2);
             let inside = match (in_rows, in_k) {
                 (Some(r), Some(k)) => Some(r & k),

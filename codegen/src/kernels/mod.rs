@@ -22,6 +22,7 @@ pub mod gated_act;
 pub mod gather;
 pub mod kv_append;
 pub mod matmul;
+pub mod operands;
 pub mod quant_matmul;
 pub mod quantize;
 pub mod rms_norm;
@@ -29,7 +30,9 @@ pub mod rope;
 pub mod rope_kv_append;
 pub mod sample;
 pub mod slice;
+pub mod stream_matmul;
 pub mod token_attention;
+pub mod wgmma_matmul;
 
 use crate::builder::{Builder, GlobalPtr, I1, I8, I32, Special, StepDims, Val};
 
@@ -260,15 +263,25 @@ fn param_scratch(b: &Builder) -> (GlobalPtr<'_, I8>, GlobalPtr<'_, I32>) {
 /// True in all threads of the last of `blocks` blocks to arrive at `counter`, which is 0 again after that; it sees
 /// what the others wrote before. Takes shared memory of its own and two barriers.
 fn last_to_arrive<'b>(b: &'b Builder, counter: GlobalPtr<'b, I32>, blocks: Val<'b, I32>) -> Val<'b, I1> {
+    last_of(b, counter, blocks, &|| b.sync())
+}
+
+/// The same where only some threads of a block take part, thread 0 among them, for whom `sync` is a barrier.
+fn last_of<'b>(
+    b: &'b Builder,
+    counter: GlobalPtr<'b, I32>,
+    blocks: Val<'b, I32>,
+    sync: &dyn Fn(),
+) -> Val<'b, I1> {
     let arrived = b.shared::<I32>(1, 4);
     // The barrier puts every thread's writes before the addition of the first one.
-    b.sync();
+    sync();
     b.if_(b.special(Special::ThreadX).eq(0), || {
         let before = b.add_acquire_release(counter, 1);
         arrived.store(before);
         b.if_(before.eq(blocks - 1), || counter.store(b.value(0)));
     });
-    b.sync();
+    sync();
     arrived.load().eq(blocks - 1)
 }
 
@@ -322,6 +335,8 @@ recipes! {
     TokenAttention: token_attention::TokenAttention,
     Matmul: matmul::Matmul,
     QuantMatmul: quant_matmul::QuantMatmul,
+    StreamMatmul: stream_matmul::StreamMatmul,
+    WgmmaMatmul: wgmma_matmul::WgmmaMatmul,
     Sample: sample::Sample,
     Quantize: quantize::Quantize,
 }

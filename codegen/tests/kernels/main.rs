@@ -6,6 +6,7 @@ mod builder;
 mod hopper;
 mod kernels;
 mod selection;
+mod wgmma;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -136,7 +136,7 @@ fn load(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
             let mask = mask.map(|m| m[lane] & 0xffff);
             let (blocks, at, mbarrier) = targets(s, lane, to[lane], mbarrier[lane], mask, false)?;
             let t = run(s, lane, blocks[0].0, at, from[lane], size[lane])?;
-            transfer::load(s, lane, &blocks, mbarrier, t)?;
+            transfer::load(s, lane, &blocks, mbarrier, (t, false))?;
         }
         Ok(())
     }))

@@ -228,7 +228,7 @@ fn load(d: &mut Decoder<'_>) -> Result<Run, Malformed> {
             let mask = mask.map(|m| m[lane] & 0xffff);
             let (blocks, at, mbarrier) = targets(s, lane, to[lane], mbarrier[lane], mask, pair)?;
             let t = pieces(s, lane, blocks[0].0, at, (&map, &rows))?;
-            transfer::load(s, lane, &blocks, mbarrier, t)?;
+            transfer::load(s, lane, &blocks, mbarrier, (t, true))?;
         }
         Ok(())
     }))

@@ -62,6 +62,8 @@ pub type Target = (usize, usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Access {
     Read,
+    /// A read of what may hold anything: the rows of a box that nobody has written are nobody's to use.
+    Box,
     Write,
     Both,
 }
@@ -78,17 +80,18 @@ pub fn named(s: &Step<'_, '_>, mask: u32, lane: usize) -> Outcome<Vec<usize>> {
 
 /// Finds all pieces in global memory and checks that they may be accessed.
 fn check_global(s: &Step<'_, '_>, lane: usize, pieces: &[Piece], access: Access) -> Outcome<()> {
-    let doing = if access == Access::Read { "a bulk copy's read" } else { "a bulk copy's write" };
+    let reads = matches!(access, Access::Read | Access::Box);
+    let doing = if reads { "a bulk copy's read" } else { "a bulk copy's write" };
     let mut found: Option<&Allocation> = None;
     for piece in pieces {
         let (Side::Global(at), len) = (piece.side, piece.bytes as u64) else {
             continue;
         };
         let a = of_lane(s.world.global.expect_next(&mut found, at, len, doing), lane)?;
-        if access != Access::Write {
+        if matches!(access, Access::Read | Access::Both) {
             of_lane(a.check_known(at, len), lane)?;
         }
-        if access != Access::Read {
+        if !reads {
             of_lane(a.check_writable(at, len), lane)?;
         }
     }
@@ -143,15 +146,16 @@ pub fn complete(p: &mut Place<'_>, block: usize, at: u64, stamp: Stamp, bytes: u
     m.complete(bytes)
 }
 
-/// Issues a copy from global memory to the shared memory of blocks, each of which has an mbarrier at `mbarrier`.
+/// Issues a copy from global memory to the shared memory of blocks, each of which has an mbarrier at `mbarrier`. All of
+/// a run has to have been written; a box is as large as its map says, and may reach behind that.
 pub fn load(
     s: &mut Step<'_, '_>,
     lane: usize,
     targets: &[Target],
     mbarrier: u64,
-    t: Transfer,
+    (t, is_box): (Transfer, bool),
 ) -> Outcome<()> {
-    check_global(s, lane, &t.pieces, Access::Read)?;
+    check_global(s, lane, &t.pieces, if is_box { Access::Box } else { Access::Read })?;
     let mut ends = Vec::with_capacity(targets.len());
     for &(block, of) in targets {
         let (agent, of, at) = mbarrier::agent(s, address::of_rank(of, mbarrier), lane)?;

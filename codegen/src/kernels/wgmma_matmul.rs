@@ -1,0 +1,270 @@
+//! `y = x w^T + bias + residual` for many rows with `wgmma`: x `(M, K)`, w `(N, K)` row-major, y `(M, N)`, f32 sums.
+//!
+//! A block of three warpgroups stays on its multiprocessor and takes tile after tile of y. One thread of the first
+//! warpgroup keeps a ring of stages in shared memory full by tensor copies, each a step of 128 bytes along K of the tile's
+//! rows of x and of w, swizzled as `wgmma` reads them; the other two warpgroups multiply (`pipeline`). Because the ring
+//! does not end with a tile, the next tile's operands arrive while this one's sums are stored.
+//!
+//! Blocks of a cluster work on neighbouring tiles: what they have in common, rows of x or of w, each loads in part and
+//! sends to all of them. Or they share out the K of one tile, and each then adds up its part of the columns (`splits`).
+//! M is the number of tokens or rows, known at launch: what lies past it is multiplied and not stored.
+
+mod pipeline;
+mod splits;
+mod tilings;
+
+pub use tilings::choose;
+
+use super::epilogue::Epilogue;
+use super::operands::Operands;
+use super::{ArgKind, Count, Extent, Launch, Map, MapElem, MapRows};
+use crate::builder::{Barrier, Bf16, Builder, I32, SharedPtr, Special, TensorMap, Val};
+use trtc_ir::DType;
+
+/// Bytes of a row in a stage: what a tensor copy swizzles.
+const ROW_BYTES: u32 = 128;
+/// Bytes along K of one instruction.
+const STEP_BYTES: u32 = 32;
+/// Warpgroups that multiply.
+const CONSUMERS: u32 = 2;
+/// Threads of a block.
+const THREADS: u32 = 128 * (1 + CONSUMERS);
+/// Registers of a thread that copies and of one that multiplies: together what `THREADS` start with, 168 each.
+const REGISTERS: [u32; 2] = [40, 232];
+/// Most sums of a thread: with the addresses that they are stored to, they fit its registers.
+const MOST_SUMS: u32 = 128;
+/// Rows of a tile of tiles that is walked through before the next: its rows of x stay in the second-level cache.
+const GROUP_ROWS: u32 = 2048;
+
+/// Shape of a block's work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tiling {
+    /// Rows of y of a block, a multiple of 64 for each warpgroup along M.
+    pub bm: u32,
+    /// Columns of y of a block, a multiple of 8 for each warpgroup along N and for each block that shares them.
+    pub bn: u32,
+    /// How the two warpgroups that multiply share the tile: along M and N.
+    pub warpgroups: [u32; 2],
+    /// Tiles of a cluster, along M and N. Blocks along M share rows of w, blocks along N rows of x.
+    pub cluster: [u32; 2],
+    /// Blocks, of a cluster too, that share out the K of a tile.
+    pub splits: u32,
+    /// Stages of the ring.
+    pub stages: u32,
+}
+
+impl Tiling {
+    /// Blocks of a cluster.
+    pub const fn blocks(self) -> u32 {
+        self.cluster[0] * self.cluster[1] * self.splits
+    }
+
+    /// Bytes of x and of w in a stage.
+    const fn stage(self) -> [u32; 2] {
+        [self.bm * ROW_BYTES, self.bn * ROW_BYTES]
+    }
+
+    /// Bytes of a stage.
+    const fn stage_bytes(self) -> u32 {
+        (self.bm + self.bn) * ROW_BYTES
+    }
+
+    /// Rows and columns of y of a warpgroup.
+    const fn of_warpgroup(self) -> (u32, u32) {
+        (self.bm / self.warpgroups[0], self.bn / self.warpgroups[1])
+    }
+
+    /// Sums of a thread.
+    const fn sums(self) -> u32 {
+        self.bm * self.bn / (128 * CONSUMERS)
+    }
+
+    /// Why no kernel has this tiling.
+    fn unsupported(self) -> Option<String> {
+        let (rows, columns) = self.of_warpgroup();
+        let [of_x, of_w] = self.loads();
+        let served = rows.is_multiple_of(64)
+            && columns.is_multiple_of(8 * self.splits)
+            && columns <= 256
+            && self.sums() <= MOST_SUMS
+            && [of_x, of_w].iter().all(|&loads| loads.is_multiple_of(8) && (8..=256).contains(&loads))
+            && self.stages >= 2;
+        (!served).then(|| format!("no kernel has the tiling {self:?}"))
+    }
+
+    /// Rows of x and of w that one block loads for all that share them.
+    pub const fn loads(self) -> [u32; 2] {
+        [self.bm / self.cluster[1], self.bn / self.cluster[0]]
+    }
+}
+
+/// Constants of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct WgmmaMatmul {
+    /// Outputs.
+    pub n: u32,
+    /// Inputs.
+    pub k: u32,
+    /// Element type of x and w.
+    pub operands: Operands,
+    /// Counts M.
+    pub rows: Count,
+    /// Element type of the bias, if there is one.
+    pub bias: Option<DType>,
+    /// Element type of the residual, if there is one.
+    pub residual: Option<DType>,
+    /// Element type of y.
+    pub out: DType,
+    /// Shape of a block's work.
+    pub tiling: Tiling,
+    /// Blocks of a grid that stays, a multiple of a cluster's. Not of one whose blocks share out K: it has a block for
+    /// each share.
+    pub grid: u32,
+}
+
+/// What every thread of a block knows.
+#[derive(Clone, Copy)]
+struct Block<'b> {
+    b: &'b Builder,
+    /// The stages.
+    ring: SharedPtr<'b, Bf16>,
+    /// A barrier for each stage: its copies have arrived.
+    full: Barrier<'b>,
+    /// A barrier for each stage: all that read it are done with it.
+    empty: Barrier<'b>,
+    /// Of x and w.
+    maps: [Val<'b, TensorMap>; 2],
+    /// Rows of y.
+    m: Val<'b, I32>,
+    /// This block's number along M, N and K in its cluster.
+    place: [Val<'b, I32>; 3],
+}
+
+impl WgmmaMatmul {
+    /// Why there is no kernel for these constants.
+    pub fn unsupported(&self) -> Option<String> {
+        let WgmmaMatmul { n, k, .. } = *self;
+        // What a tensor map wants rows to be a multiple of.
+        let row = 16 / self.operands.bytes();
+        let served = n > 0 && k > 0 && n.is_multiple_of(8) && k.is_multiple_of(row);
+        let why = || format!("{n} outputs by {k} inputs are not positive multiples of 8 and {row}");
+        (!served).then(why).or_else(|| self.tiling.unsupported())
+    }
+
+    /// Elements along K of a step.
+    fn bk(&self) -> u32 {
+        ROW_BYTES / self.operands.bytes()
+    }
+
+    /// Steps along K of each share but the last, and of the last.
+    fn steps(&self) -> (u32, u32) {
+        let all = self.k.div_ceil(self.bk());
+        let each = all.div_ceil(self.tiling.splits);
+        (each, all.saturating_sub(each * (self.tiling.splits - 1)))
+    }
+
+    /// Tiles of clusters along N.
+    fn tiles_n(&self) -> u32 {
+        self.n.div_ceil(self.tiling.bn * self.tiling.cluster[1])
+    }
+
+    /// True if a tile can reach beyond column n.
+    fn ragged(&self) -> bool {
+        !self.n.is_multiple_of(self.tiling.bn * self.tiling.cluster[1])
+    }
+
+    /// Geometry. Arguments: `[x, weight, bias?, residual?, y]`.
+    pub fn launch(&self) -> Launch {
+        let t = self.tiling;
+        let more = 1 + usize::from(self.bias.is_some()) + usize::from(self.residual.is_some());
+        let mut args = vec![self.operands.arg(); 2];
+        args.extend(vec![ArgKind::Pointer; more]);
+        let blocks = if t.splits == 1 {
+            Extent { of: Count::One, div: 1, plus: None, mul: self.grid }
+        } else {
+            Extent { of: self.rows, div: t.bm * t.cluster[0], plus: None, mul: self.tiles_n() * t.blocks() }
+        };
+        let [of_x, of_w] = t.loads();
+        let map = |arg, rows, loads| Map {
+            arg,
+            elem: match self.operands {
+                Operands::Bf16 => MapElem::Bf16,
+                Operands::E4m3 => MapElem::U8,
+            },
+            width: self.k,
+            rows,
+            tile: [loads, self.bk()],
+            swizzle: ROW_BYTES,
+        };
+        Launch {
+            grid: [blocks, Extent::ONE, Extent::ONE],
+            block: [THREADS, 1, 1],
+            args,
+            maps: vec![map(0, MapRows::Most(self.rows), of_x), map(1, MapRows::Fixed(self.n), of_w)],
+            scratch: None,
+        }
+    }
+
+    /// The kernel.
+    pub fn build(&self, b: &Builder) {
+        let t = self.tiling;
+        let (x, w) = (self.operands.param_x(b), self.operands.param_w(b));
+        let bias = self.bias.map(|d| b.param_const_floats(d));
+        let residual = self.residual.map(|d| b.param_floats(d));
+        let y = b.param_floats(self.out);
+        let maps = [b.param_tensor_map(), b.param_tensor_map()];
+        let m = self.rows.of(b.param_dims_early());
+        let epilogue =
+            Epilogue { n: self.n, ragged: self.ragged(), m, scales: x.scales(w), bias, residual, y };
+
+        let (full, empty) = (b.barriers(t.stages), b.barriers(t.stages));
+        let received = self.received(b);
+        let ring = b.shared::<Bf16>(t.stages * t.stage_bytes() / 2, 8 * ROW_BYTES);
+        let [along_m, along_n] = t.cluster;
+        let place = if t.blocks() == 1 {
+            [b.value(0); 3]
+        } else {
+            b.cluster([t.blocks(), 1, 1]);
+            let rank = b.cluster_rank();
+            [rank % along_m, rank / along_m % along_n, rank / (along_m * along_n)]
+        };
+        let block = Block { b, ring, full, empty, maps, m, place };
+
+        let thread = b.special(Special::ThreadX);
+        b.if_(thread.eq(0), || {
+            for stage in 0..t.stages {
+                full.at(stage).init(1);
+                // Each warp that multiplies, in every block that gets some of what this block loads.
+                empty.at(stage).init(4 * CONSUMERS * (along_m + along_n - 1));
+            }
+            b.fence_barriers();
+        });
+        self.sync_all(b);
+        // The same in all lanes, and seen to be.
+        let warp = b.broadcast(thread / 32, 0);
+        let produces = warp.lt(4);
+        b.if_(produces, || {
+            b.fewer_registers(REGISTERS[0]);
+            b.if_(thread.eq(0), || self.produce(block));
+            // What a block has received from others, and their arrivals at its barriers, come before its end.
+            self.sync_cluster(b);
+        });
+        b.if_(!produces, || {
+            b.more_registers(REGISTERS[1]);
+            b.after_grids();
+            self.consume(block, warp - 4, epilogue, received);
+        });
+    }
+
+    /// Waits for all threads of the cluster, if there is more than one block of it.
+    fn sync_cluster(&self, b: &Builder) {
+        if self.tiling.blocks() > 1 {
+            b.sync_cluster();
+        }
+    }
+
+    /// Waits for all threads of the block or the cluster.
+    fn sync_all(&self, b: &Builder) {
+        if self.tiling.blocks() > 1 { b.sync_cluster() } else { b.sync() }
+    }
+}
