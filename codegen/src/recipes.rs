@@ -9,6 +9,7 @@ use crate::kernels::gated_act::GatedAct;
 use crate::kernels::gather::{Elements, Gather, Source};
 use crate::kernels::kv_append::KvAppend;
 use crate::kernels::quant_matmul::Payload;
+use crate::kernels::quantize::Quantize;
 use crate::kernels::rms_norm::{Residual, RmsNorm};
 use crate::kernels::rope::Rope;
 use crate::kernels::rope_kv_append::{HeadNorm, RopeKvAppend};
@@ -21,7 +22,7 @@ use crate::products::{Product, Ranges, payload};
 use crate::signature::{Types, counted, extent, rows_of_last, width};
 use trtc_ir::ops::RmsNormWeight;
 use trtc_ir::target::{Gpu, MatrixUnit};
-use trtc_ir::{DType, Elem, Module, Op, OpData, Steps, Sym, ValueId, WeightId};
+use trtc_ir::{DType, Elem, Module, Op, OpData, Scheme, Steps, Sym, ValueId, WeightId};
 
 /// A kernel that serves up to `to` tokens, from where the one before ends that serves the same steps.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,6 +44,11 @@ fn plain(elem: Elem, what: &str) -> Result<DType, String> {
     }
 }
 
+/// A result that may be quantised, as kernels of rows name its type.
+fn stored(elem: Elem) -> Result<DType, String> {
+    if elem == Elem::Quant(Scheme::FP8_TOKEN) { Ok(DType::F8E4M3) } else { plain(elem, "a result") }
+}
+
 /// The kernels of an op on a GPU target, or why there are none.
 pub fn recipes(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ranged>, String> {
     let t = Types { module };
@@ -60,7 +66,7 @@ pub fn recipes(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ranged>,
                 x: plain(x.elem, "x")?,
                 residual: None,
                 weight: weight_dtype(&op.norm)?,
-                out: plain(t.result(data, 0)?.elem, "a result")?,
+                out: stored(t.result(data, 0)?.elem)?,
                 eps: op.norm.eps,
                 offset: op.norm.offset,
             }))
@@ -79,7 +85,7 @@ pub fn recipes(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ranged>,
                 x: plain(x.elem, "x")?,
                 residual: Some(residual),
                 weight: weight_dtype(&op.norm)?,
-                out: plain(t.result(data, 1)?.elem, "a result")?,
+                out: stored(t.result(data, 1)?.elem)?,
                 eps: op.norm.eps,
                 offset: op.norm.offset,
             }))
@@ -153,7 +159,7 @@ pub fn recipes(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ranged>,
                 act: op.act,
                 rows: counted(y)?,
                 x: plain(t.tensor(op.gate)?.elem, "gate")?,
-                out: plain(y.elem, "a result")?,
+                out: stored(y.elem)?,
             }))
         }
         Op::GatedActPacked(op) => {
@@ -164,7 +170,7 @@ pub fn recipes(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ranged>,
                 act: op.act,
                 rows: counted(y)?,
                 x: plain(t.tensor(op.x)?.elem, "x")?,
-                out: plain(y.elem, "a result")?,
+                out: stored(y.elem)?,
             }))
         }
         Op::Linear(op) => {
@@ -204,7 +210,13 @@ pub fn recipes(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ranged>,
                 out: plain(y.elem, "a result")?,
             }))
         }
-        Op::Quantize(_) => Err(format!("a result of {} is not served", t.result(data, 0)?.elem)),
+        Op::Quantize(op) => {
+            let (x, y) = (t.tensor(op.x)?, t.result(data, 0)?);
+            if y.elem != Elem::Quant(Scheme::FP8_TOKEN) {
+                return Err(format!("a result of {} is not served", y.elem));
+            }
+            always(Recipe::from(Quantize { width: width(x)?, rows: counted(x)?, x: plain(x.elem, "x")? }))
+        }
         Op::Feed(op) => always(Recipe::from(Feed { last: extent(t.tensor(op.last)?, 0)? })),
         Op::Sample(op) => always(Recipe::from(Sample { vocab: width(t.tensor(op.logits)?)? })),
         Op::Attention(op) => {

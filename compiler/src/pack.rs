@@ -8,7 +8,7 @@ use half::bf16;
 use std::io::Write;
 use std::ops::Range;
 use trtc_engine::error::EngineError;
-use trtc_engine::layout::{self, I4Row, I8Row, PANEL, Packed};
+use trtc_engine::layout::{self, F8Row, I4Row, I8Row, PANEL, Packed};
 use trtc_engine::manifest as eng;
 use trtc_ir::quant::quantize_row;
 use trtc_ir::{Diag, Elem, Loc, Scheme, Source, TensorRef, Weight};
@@ -152,15 +152,31 @@ impl<'a> Rows<'a> {
         // In a vector the checkpoint's rows are the elements.
         let (rows, width) =
             if self.weight.ty.dims.len() == 1 { (0..self.width, 1) } else { (rows, self.width) };
-        for (range, tensor) in &self.sources {
-            let (from, to) = (rows.start.max(range.start), rows.end.min(range.end));
-            if from < to {
-                let into =
-                    &mut out[((from - rows.start) * width) as usize..((to - rows.start) * width) as usize];
-                self.checkpoint.read_rows(tensor, from - range.start..to - range.start, into)?;
-            }
+        for (tensor, rows, into) in self.pieces(rows) {
+            let into = &mut out[into.start * width as usize..into.end * width as usize];
+            self.checkpoint.read_rows(tensor, rows, into)?;
         }
         Ok(())
+    }
+
+    /// The source tensors of some rows: which, its rows, and where they are among the rows asked for.
+    fn pieces(&self, rows: Range<u64>) -> impl Iterator<Item = (&TensorRef, Range<u64>, Range<usize>)> {
+        self.sources.iter().filter_map(move |(range, tensor)| {
+            let (from, to) = (rows.start.max(range.start), rows.end.min(range.end));
+            let into = (from - rows.start) as usize..(to.max(from) - rows.start) as usize;
+            (from < to).then(|| (*tensor, from - range.start..to - range.start, into))
+        })
+    }
+
+    /// An error if a value of rows from `first` on is not finite.
+    fn finite(&self, values: &[f32], first: u64) -> Result<(), Diag> {
+        let Some(bad) = values.iter().position(|v| !v.is_finite()) else {
+            return Ok(());
+        };
+        let (row, column) = (first + bad as u64 / self.width, bad as u64 % self.width);
+        let message = format!("@{} has {} at row {row}, column {column}", self.weight.name, values[bad]);
+        Err(Diag::user(&Loc::name(self.weight.name.as_str()), message)
+            .help("the checkpoint is damaged, or its training went wrong: fetch it again"))
     }
 
     fn pack(&self, rows: Range<u64>, packed: &eng::Weight, scheme: Option<Scheme>) -> Result<Packed, Diag> {
@@ -170,19 +186,14 @@ impl<'a> Rows<'a> {
         let mut from = rows.start;
         while from < rows.end {
             let to = (from + PANEL as u64).min(rows.end);
+            if let (Some(scheme), eng::Encoding::F8Channel) = (scheme, packed.encoding) {
+                self.pack_e4m3(from..to, scheme, packed.layout, &mut part)?;
+                from = to;
+                continue;
+            }
             let values = &mut values[..(to - from) as usize * width];
             self.read(from..to, values)?;
-            if let Some(bad) = values.iter().position(|v| !v.is_finite()) {
-                let message = format!(
-                    "@{} has {} at row {}, column {}",
-                    self.weight.name,
-                    values[bad],
-                    from + (bad / width) as u64,
-                    bad % width
-                );
-                return Err(Diag::user(&Loc::name(self.weight.name.as_str()), message)
-                    .help("the checkpoint is damaged, or its training went wrong: fetch it again"));
-            }
+            self.finite(values, from)?;
             let panel: Vec<&[f32]> = values.chunks_exact(width).collect();
             let done = match (scheme, packed.layout, packed.encoding) {
                 (Some(scheme), layout @ (eng::Layout::Panel16 | eng::Layout::Fragment16), encoding) => {
@@ -208,6 +219,50 @@ impl<'a> Rows<'a> {
             from = to;
         }
         Ok(part)
+    }
+
+    /// Packs up to 16 rows in e4m3. Those that the checkpoint has in e4m3 with one scale are kept as they are.
+    fn pack_e4m3(
+        &self,
+        rows: Range<u64>,
+        scheme: Scheme,
+        layout: eng::Layout,
+        part: &mut Packed,
+    ) -> Result<(), Diag> {
+        let bug = |e: String| Diag::bug(&Loc::name(self.weight.name.as_str()), e);
+        let (width, count) = (self.width as usize, (rows.end - rows.start) as usize);
+        let (mut codes, mut scales) = (vec![0u8; count * width], vec![0f32; count]);
+        for (tensor, from, into) in self.pieces(rows.clone()) {
+            let first = rows.start + into.start as u64;
+            let scales = &mut scales[into.clone()];
+            let codes = &mut codes[into.start * width..into.end * width];
+            if self.checkpoint.read_e4m3(tensor, from.clone(), codes, scales)? {
+                // Read once more as numbers: a scale or an element that is none is a fault of the checkpoint.
+                let found = |q: &[u8], s: f32| q.iter().map(|&q| layout::e4m3(q) * s).collect::<Vec<f32>>();
+                for ((row, q), &s) in (first..).zip(codes.chunks_exact(width)).zip(&*scales) {
+                    self.finite(&found(q, s), row)?;
+                }
+                continue;
+            }
+            let mut values = vec![0f32; codes.len()];
+            self.checkpoint.read_rows(tensor, from, &mut values)?;
+            self.finite(&values, first)?;
+            let mut quants = vec![0i8; width];
+            let each = codes.chunks_exact_mut(width).zip(scales);
+            for (row, (codes, scale)) in values.chunks_exact(width).zip(each) {
+                quantize_row(row, scheme, &mut quants, std::slice::from_mut(scale), &mut [])
+                    .map_err(|e| bug(e.to_string()))?;
+                codes.iter_mut().zip(&quants).for_each(|(code, q)| *code = *q as u8);
+            }
+        }
+        let rows: Vec<F8Row<'_>> =
+            codes.chunks_exact(width).zip(&scales).map(|(q, &scale)| F8Row { q, scale }).collect();
+        let done = match layout {
+            eng::Layout::Rows => layout::pack_rows_f8(&rows, part),
+            eng::Layout::Panel16 => layout::pack_panel_f8(&rows, part),
+            eng::Layout::Fragment16 => return Err(bug("e4m3 weights do not lie in fragments".into())),
+        };
+        done.map_err(|e| bug(e.to_string()))
     }
 
     fn pack_quantised(

@@ -10,10 +10,24 @@ use trtc_engine::EngineFile;
 use trtc_engine::manifest::Code;
 
 /// Precisions, and whether ops are fused: the kernels of ops by themselves serve engines that are built without passes.
-const BUILDS: [(&str, bool); 4] = [("bf16", true), ("int8", true), ("int4", true), ("bf16", false)];
+const BUILDS: [(&str, bool); 5] =
+    [("bf16", true), ("fp8", true), ("int8", true), ("int4", true), ("bf16", false)];
 /// Passes that fuse ops.
-const FUSING: [&str; 6] =
-    ["fuse-qkv", "fuse-gate-up", "fuse-gated-act", "fuse-rope-kv", "fuse-epilogue", "fuse-add-norm"];
+const FUSING: [&str; 7] = [
+    "fuse-qkv",
+    "fuse-gate-up",
+    "fuse-gated-act",
+    "fuse-rope-kv",
+    "fuse-epilogue",
+    "fuse-add-norm",
+    "fuse-quantize",
+];
+
+/// Whether a target multiplies e4m3.
+fn has_fp8(target: &str) -> bool {
+    let target = trtc_ir::Target::named(target).expect("a row");
+    target.gpu.as_ref().is_some_and(|gpu| gpu.matrix_types.contains(&trtc_ir::DType::F8E4M3))
+}
 
 /// Folders of the reference checkpoints.
 fn checkpoints() -> Vec<PathBuf> {
@@ -79,7 +93,7 @@ fn kernels(target: &str) {
     let engine = dir.path().join("model.engine");
     let (mut seen, mut failed) = (HashSet::new(), BTreeSet::new());
     for model in checkpoints() {
-        for how in BUILDS {
+        for how in BUILDS.into_iter().filter(|(precision, _)| *precision != "fp8" || has_fp8(target)) {
             build(&model, &engine, target, how);
             let new = unseen(&engine, &mut seen);
             if new.is_empty() || check(&engine, &new).is_ok() {

@@ -1,7 +1,8 @@
 //! Functions of floating-point values, the approximate ones with their error.
 
 use super::asm::Effect;
-use super::{Bf16, Builder, F32, I32, IntoVal, Val};
+use super::{Bf16, Builder, F32, I16, I32, IntoVal, Val};
+use trtc_ir::DType;
 
 impl Builder {
     /// `a * times + plus` of two bf16 in each register, rounded once.
@@ -13,6 +14,19 @@ impl Builder {
     ) -> Val<'b, I32> {
         let times = times.into_val(self);
         self.ptx_value(Effect::Pure, "fma.rn.bf16x2 $0, $1, $2, $3;", &[a.raw(), times.raw(), plus.raw()])
+    }
+
+    /// e4m3 codes of four values, the first in the lowest byte: rounded to nearest, ties to even; what is beyond the
+    /// largest becomes it.
+    pub fn to_e4m3<'b>(&'b self, values: [Val<'b, F32>; 4]) -> Val<'b, I32> {
+        self.need("conversions to e4m3", self.gpu.matrix_types.contains(&DType::F8E4M3));
+        self.need_ptx(78);
+        let two = |low: Val<'b, F32>, high: Val<'b, F32>| -> Val<'b, I16> {
+            let text = "cvt.rn.satfinite.e4m3x2.f32 $0, $1, $2;";
+            self.ptx_value(Effect::Pure, text, &[high.raw(), low.raw()])
+        };
+        let [a, b, c, d] = values;
+        self.vector([two(a, b), two(c, d)]).bitcast()
     }
 
     /// `a & mask | bits` in one instruction, which ptxas does not make of two with constants.
@@ -51,6 +65,17 @@ impl<'b> Val<'b, F32> {
     pub fn max(self, other: impl IntoVal<'b, F32>) -> Val<'b, F32> {
         let other = other.into_val(self.b);
         self.b.op(format_args!("llvm.intr.maxnum({self}, {other}) : (f32, f32) -> f32"))
+    }
+
+    /// The magnitude.
+    pub fn abs(self) -> Val<'b, F32> {
+        self.b.op(format_args!("llvm.intr.fabs({self}) : (f32) -> f32"))
+    }
+
+    /// `self / by`, rounded to nearest: many instructions.
+    pub fn div_nearest(self, by: impl IntoVal<'b, F32>) -> Val<'b, F32> {
+        let by = by.into_val(self.b);
+        self.b.op(format_args!("llvm.fdiv {self}, {by} : f32"))
     }
 
     /// The nearest whole number, ties to even.

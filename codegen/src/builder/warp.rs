@@ -81,21 +81,36 @@ impl Builder {
 
     /// Sum over the block; every thread gets it. The order is fixed. Takes shared memory of its own and one barrier.
     pub fn sum_block<'b>(&'b self, value: Val<'b, F32>) -> Val<'b, F32> {
+        self.reduce_block(value, |a, b| a + b)
+    }
+
+    /// Maximum of numbers that are not negative, over the block; every thread gets it. Takes shared memory of its own and
+    /// one barrier.
+    pub fn max_block<'b>(&'b self, value: Val<'b, F32>) -> Val<'b, F32> {
+        self.reduce_block(value, |a, b| a.max(b))
+    }
+
+    /// `combine` over the block, of which 0 is the neutral element.
+    fn reduce_block<'b>(
+        &'b self,
+        value: Val<'b, F32>,
+        combine: impl Fn(Val<'b, F32>, Val<'b, F32>) -> Val<'b, F32>,
+    ) -> Val<'b, F32> {
         let warps = self.threads().div_ceil(WARP);
-        let sum = self.sum_lanes(value, WARP);
+        let all = self.reduce_lanes(value, WARP, &combine);
         if warps == 1 {
-            return sum;
+            return all;
         }
         let partial = self.shared::<F32>(warps, 16);
         let (thread, lane) = (self.special(Special::ThreadX), self.special(Special::Lane));
-        self.if_(lane.eq(0), || partial.at(thread / WARP).store(sum));
+        self.if_(lane.eq(0), || partial.at(thread / WARP).store(all));
         self.sync();
-        // Every warp adds all partial sums: no second barrier.
+        // Every warp combines all that the warps have: no second barrier.
         let lanes = warps.next_power_of_two();
         let mine = lane & (lanes as i32 - 1);
         let read = partial.at(mine.min(warps - 1)).load();
         let read = mine.lt(warps).select(read, 0.0f32);
-        self.sum_lanes(read, lanes)
+        self.reduce_lanes(read, lanes, &combine)
     }
 
     /// `lane`, `warp` of this thread; `warp` is the same in all lanes.

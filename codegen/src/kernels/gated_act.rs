@@ -2,10 +2,14 @@
 //! one.
 //!
 //! silu: `s(g) = g`. gelu_tanh: `g / 2 (1 + tanh(u)) = g / (1 + exp(-2 u))`, `u = sqrt(2/pi) (g + 0.044715 g^3)`, so
-//! both are one formula and no tanh loses digits near -1. Eight elements a thread.
+//! both are one formula and no tanh loses digits near -1.
+//!
+//! As many blocks as a row needs, eight elements a thread. y in e4m3 has a scale for each row, so there a block takes a
+//! whole row.
 
-use super::{ArgKind, Count, Launch, Wide};
-use crate::builder::{Builder, F32, Val};
+use super::block_row::{BlockRow, Part, RowsOut};
+use super::{ArgKind, Count, Extent, Launch, Wide, grid_of};
+use crate::builder::{Builder, F32, FloatPtr, I32, Special, Val};
 use trtc_ir::DType;
 use trtc_ir::ops::Act;
 
@@ -29,6 +33,9 @@ pub struct GatedAct {
 impl GatedAct {
     /// Why there is no kernel for these constants.
     pub fn unsupported(&self) -> Option<String> {
+        if self.out == DType::F8E4M3 {
+            return BlockRow::even_unsupported(self.width);
+        }
         self.wide().unsupported()
     }
 
@@ -38,29 +45,54 @@ impl GatedAct {
 
     /// Geometry. Arguments: `[x, y]` or `[gate, up, y]`.
     pub fn launch(&self) -> Launch {
-        self.wide().launch(self.rows, vec![ArgKind::Pointer; if self.packed { 2 } else { 3 }])
+        let mut args = vec![ArgKind::Pointer; if self.packed { 1 } else { 2 }];
+        args.push(RowsOut::arg(self.out));
+        if self.out == DType::F8E4M3 {
+            let grid = grid_of(Extent { of: self.rows, div: 1, plus: None, mul: 1 });
+            return Launch::new(grid, BlockRow::even(self.width).threads, args);
+        }
+        self.wide().launch(self.rows, args)
     }
 
     /// The kernel.
     pub fn build(&self, b: &Builder) {
         let gate = b.param_floats(self.x);
         let apart = (!self.packed).then(|| b.param_floats(self.x));
-        let y = b.param_floats(self.out);
+        let y = RowsOut::param(b, self.out);
         b.param_dims();
 
-        let (row, column) = self.wide().place(b);
-        let row = row.to_i64();
-        let pitch = if self.packed { 2 * self.width } else { self.width };
-        let gate = gate.at64(row * i64::from(pitch));
-        let up = apart.map_or_else(|| gate.at(self.width), |up| up.at64(row * i64::from(pitch)));
-        let y = y.at64(row * i64::from(self.width));
-
-        let compute = || {
-            let g = gate.at(column).load::<{ Wide::VEC as usize }>();
-            let u = up.at(column).load::<{ Wide::VEC as usize }>();
-            y.at(column).store::<{ Wide::VEC as usize }>(std::array::from_fn(|i| self.activate(g[i]) * u[i]));
+        let (row, column) = match y {
+            RowsOut::Floats(_) => self.wide().place(b),
+            RowsOut::E4m3(..) => (b.special(Special::BlockX), b.value(0)),
         };
-        self.wide().within(b, column, compute);
+        let pitch = if self.packed { 2 * self.width } else { self.width };
+        let start = row.to_i64() * i64::from(pitch);
+        let gate = gate.at64(start);
+        let up = apart.map_or_else(|| gate.at(self.width), |up| up.at64(start));
+        match y.row(row, self.width) {
+            RowsOut::Floats(y) => {
+                self.wide().within(b, column, || {
+                    let part = self.part(self.load(gate, up, column));
+                    y.at(column).store(part);
+                });
+            }
+            y => {
+                // All loads first, so that all are under way together.
+                let columns = BlockRow::even(self.width).columns(b).into_iter();
+                let loaded: Vec<_> = columns.map(|c| (c, c.read(b, || self.load(gate, up, c.at)))).collect();
+                let parts: Vec<_> = loaded.into_iter().map(|(c, gu)| (c, self.part(gu))).collect();
+                y.store(b, &parts);
+            }
+        }
+    }
+
+    /// Eight elements of gate, and of up.
+    fn load<'b>(&self, gate: FloatPtr<'b>, up: FloatPtr<'b>, column: Val<'b, I32>) -> [Part<'b>; 2] {
+        [gate.at(column).load(), up.at(column).load()]
+    }
+
+    fn part<'b>(&self, [gate, up]: [Part<'b>; 2]) -> Part<'b> {
+        std::array::from_fn(|i| self.activate(gate[i]) * up[i])
     }
 
     /// The activation of one element.

@@ -1,7 +1,7 @@
 //! The kernels: one file a kernel, each a plain struct of constants with `unsupported`, `launch` and `build`.
 //!
 //! How a kernel is called (the contract between its PTX and whoever launches it): its arguments in the order of
-//! [`crate::emit::arguments`], each a pointer, but quantised weights, which are two or three, and the batch, which is four parameters (`query_start`, `context`,
+//! [`crate::emit::arguments`], each a pointer, but quantised values and weights, which are two or three, and the batch, which is four parameters (`query_start`, `context`,
 //! `block_table`, pointers to i32, and `table_width`, i32); then its tensor maps ([`Map`]); then, where it has [`Scratch`], pointers to its bytes and
 //! counters; then `tokens`, `rows`, `seqs`, i32. Pointers are multiples
 //! of 16 bytes. A kernel adds one file here and one line in [`Recipe`]'s table.
@@ -9,6 +9,7 @@
 pub mod add;
 pub mod attention;
 mod bar;
+mod block_row;
 pub mod decode_attention;
 mod draw;
 mod epilogue;
@@ -23,6 +24,7 @@ pub mod kv_append;
 pub mod matmul;
 pub mod operands;
 pub mod quant_matmul;
+pub mod quantize;
 pub mod rms_norm;
 pub mod rope;
 pub mod rope_kv_append;
@@ -85,7 +87,7 @@ pub enum ArgKind {
     Pointer,
     /// `query_start`, `context`, `block_table`, pointers; `table_width`, i32.
     Batch,
-    /// A quantised weight without zero points: two pointers, payload and scales.
+    /// A quantised value, or a weight without zero points: two pointers, payload and scales.
     Scaled,
     /// One with zero points: three pointers, payload, scales, zero points.
     ScaledZero,
@@ -338,4 +340,5 @@ recipes! {
     StreamMatmul: stream_matmul::StreamMatmul,
     WgmmaMatmul: wgmma_matmul::WgmmaMatmul,
     Sample: sample::Sample,
+    Quantize: quantize::Quantize,
 }

@@ -14,6 +14,7 @@ use trtc_codegen::kernels::kv_append::KvAppend;
 use trtc_codegen::kernels::matmul::{FEW, MANY, MANY_E4M3, MOST_SPLITS, Matmul, SOME, Tiling};
 use trtc_codegen::kernels::operands::Operands;
 use trtc_codegen::kernels::quant_matmul::{self, Form, Payload, QuantMatmul};
+use trtc_codegen::kernels::quantize::Quantize;
 use trtc_codegen::kernels::rms_norm::{Residual, RmsNorm};
 use trtc_codegen::kernels::rope::Rope;
 use trtc_codegen::kernels::rope_kv_append::{HeadNorm, RopeKvAppend};
@@ -219,18 +220,43 @@ fn cases() -> Vec<(&'static str, Recipe)> {
     ]
 }
 
+/// Kernels of rows in e4m3.
+fn e4m3_rows() -> Vec<(&'static str, Recipe)> {
+    let out = DType::F8E4M3;
+    let quantize = |width, x| Quantize { width, rows: Count::Tokens, x };
+    let gated = |width, packed, x| GatedAct { width, packed, act: Act::Silu, rows: Count::Tokens, x, out };
+    let residual = Some(Residual { dtype: Bf16, sum: Bf16 });
+    vec![
+        ("quantize_4096", quantize(4096, Bf16).into()),
+        ("quantize_f32_72", quantize(72, F32).into()),
+        ("quantize_28672", Quantize { rows: Count::Rows, ..quantize(28672, Bf16) }.into()),
+        ("rms_norm_e4m3_4096", norm(4096, Bf16, out).into()),
+        ("rms_norm_e4m3_576", RmsNorm { weight: F32, offset: 1.0, ..norm(576, F32, out) }.into()),
+        ("add_rms_norm_e4m3_4096", RmsNorm { residual, ..norm(4096, Bf16, out) }.into()),
+        ("add_rms_norm_e4m3_16384", RmsNorm { residual, ..norm(16384, Bf16, out) }.into()),
+        ("gated_e4m3_14336", gated(14336, true, Bf16).into()),
+        ("gated_e4m3_28672", gated(28672, true, Bf16).into()),
+        ("gated_e4m3_1536", gated(1536, true, Bf16).into()),
+        ("gated_apart_e4m3_f32_11008", gated(11008, false, F32).into()),
+    ]
+}
+
 /// Whether a target has the instructions of a kernel.
 fn exists(recipe: &Recipe, gpu: &Gpu) -> bool {
-    match recipe {
-        Recipe::Matmul(m) if m.operands == Operands::E4m3 => gpu.matrix_types.contains(&DType::F8E4M3),
-        _ => true,
-    }
+    let e4m3 = match recipe {
+        Recipe::Matmul(m) => m.operands == Operands::E4m3,
+        Recipe::RmsNorm(n) => n.out == DType::F8E4M3,
+        Recipe::GatedAct(a) => a.out == DType::F8E4M3,
+        Recipe::Quantize(_) => true,
+        _ => false,
+    };
+    !e4m3 || gpu.matrix_types.contains(&DType::F8E4M3)
 }
 
 /// One line a kernel and target: what assembling them uses. A change here is a change of performance: look at it.
 #[test]
 fn every_kernel_on_every_target() {
-    let cases = cases();
+    let cases: Vec<_> = cases().into_iter().chain(e4m3_rows()).collect();
     let pairs: Vec<_> =
         cases.iter().flat_map(|(name, r)| gpus().map(move |(target, gpu)| (*name, r, target, gpu))).collect();
     let pairs: Vec<_> = pairs.into_iter().filter(|(_, recipe, _, gpu)| exists(recipe, gpu)).collect();
@@ -268,6 +294,20 @@ fn constants_that_no_kernel_serves_are_refused() {
     assert!(why(norm(65536, Bf16, Bf16).into()).contains("above"));
     assert!(why(matmul(100, 64, MANY).into()).contains("100 outputs"));
     assert!(why(norm(0, Bf16, Bf16).into()).contains("width 0"));
+    let quantize = |width| Quantize { width, rows: Count::Tokens, x: Bf16 };
+    assert!(why(quantize(60).into()).contains("width 60"));
+    assert!(why(quantize(32776).into()).contains("above 32768"));
+    assert!(why(RmsNorm { per_row: 4, ..norm(64, Bf16, DType::F8E4M3) }.into()).contains("share a scale"));
+    let gated = GatedAct {
+        width: 32776,
+        packed: true,
+        act: Act::Silu,
+        rows: Count::Tokens,
+        x: Bf16,
+        out: DType::F8E4M3,
+    };
+    assert!(why(gated.into()).contains("above 32768"));
+    assert_eq!(GatedAct { out: Bf16, ..gated }.unsupported(), None);
     assert!(why(matmul(0, 8, MANY).into()).contains("0 outputs"));
     assert!(why(rope(u32::MAX, u32::MAX, 64, 64).into()).contains("heads are above"));
     assert!(why(rope(4, 2, 24, 24).into()).contains("heads of 24"));

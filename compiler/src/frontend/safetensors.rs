@@ -28,7 +28,7 @@ pub fn tensors(bytes: &[u8], loc: &Loc) -> Result<Vec<(String, Tensor)>, Diag> {
             shape: info.shape.iter().map(|&n| n as u64).collect(),
             dtype: format!("{:?}", info.dtype),
         };
-        out.push((name, Tensor { info, encoding, file: 0, bytes: start + from..start + to }));
+        out.push((name, Tensor { info, encoding, file: 0, bytes: start + from..start + to, scales: None }));
     }
     Ok(out)
 }
@@ -39,6 +39,7 @@ fn encoding(dtype: Dtype) -> Option<Encoding> {
         Dtype::F32 => Some(Encoding::F32),
         Dtype::F16 => Some(Encoding::F16),
         Dtype::BF16 => Some(Encoding::Bf16),
+        Dtype::F8_E4M3 => Some(Encoding::F8E4M3),
         _ => None,
     }
 }

@@ -3,8 +3,11 @@
 //! Nothing is copied whole, so packing streams whatever the model's size. Which tensors a model needs is not
 //! known here.
 
+mod scales;
+
 use crate::frontend::gguf::dequant::Encoding;
 use memmap2::Mmap;
+pub use scales::Scales;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
@@ -63,6 +66,8 @@ pub struct Tensor {
     pub file: usize,
     /// Bytes within the file; checked against its length.
     pub bytes: Range<usize>,
+    /// What its elements are multiplied with, if they have scales.
+    pub scales: Option<Scales>,
 }
 
 /// All tensors of a checkpoint, or the reason why there are none.
@@ -127,6 +132,11 @@ impl CheckpointWeights {
         self.tensors.get(name).map(|t| &t.info)
     }
 
+    /// Leaves a tensor out.
+    pub fn forget(&mut self, name: &str) {
+        self.tensors.remove(name);
+    }
+
     /// True if a tensor's element type can be read.
     pub fn readable(&self, name: &str) -> bool {
         self.tensors.get(name).is_some_and(|t| t.encoding.is_some())
@@ -148,9 +158,57 @@ impl CheckpointWeights {
         self.info(name).map(|i| rows_and_width(&i.shape))
     }
 
-    /// Rows `rows` of a tensor as f32, in the order that the reference asks for. `out` is `(rows, width)`, see
-    /// [`CheckpointWeights::extent`].
+    /// Rows `rows` of a tensor as f32, scales included, in the order that the reference asks for. `out` is
+    /// `(rows, width)`, see [`CheckpointWeights::extent`].
     pub fn read_rows(&self, tensor: &TensorRef, rows: Range<u64>, out: &mut [f32]) -> Result<(), Diag> {
+        let (t, reader) = self.reader(tensor, &rows, out.len())?;
+        if tensor.interleaved_heads.is_none() && t.scales.is_none() {
+            reader.read(rows.start as usize, out);
+            return Ok(());
+        }
+        for (row, out) in rows.zip(out.chunks_exact_mut(reader.width.max(1))) {
+            let row = self.stored_row(tensor, t, row)?;
+            reader.read(row as usize, out);
+            if let Some(scales) = &t.scales {
+                let factors = self.scales_of_row(scales, row, reader.width);
+                for (out, factor) in out.chunks_mut(scales.columns()).zip(factors) {
+                    out.iter_mut().for_each(|x| *x *= factor);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows of an e4m3 tensor as they are stored, `(rows, width)` codes and `(rows)` scales. False, and nothing done,
+    /// if the tensor is of another type, or parts of a row have scales of their own.
+    pub fn read_e4m3(
+        &self,
+        tensor: &TensorRef,
+        rows: Range<u64>,
+        codes: &mut [u8],
+        scales: &mut [f32],
+    ) -> Result<bool, Diag> {
+        let (t, reader) = self.reader(tensor, &rows, codes.len())?;
+        let whole = t.scales.as_ref().is_none_or(|s| s.columns() >= reader.width);
+        if reader.encoding != Encoding::F8E4M3 || !whole {
+            return Ok(false);
+        }
+        let each = codes.chunks_exact_mut(reader.width.max(1)).zip(scales);
+        for (row, (codes, scale)) in rows.zip(each) {
+            let row = self.stored_row(tensor, t, row)?;
+            codes.copy_from_slice(&reader.bytes[row as usize * reader.width..][..reader.width]);
+            *scale = t.scales.as_ref().map_or(1.0, |s| self.scales_of_row(s, row, 1)[0]);
+        }
+        Ok(true)
+    }
+
+    /// A tensor and what reads it, for `rows` rows of `elements` elements in all.
+    fn reader(
+        &self,
+        tensor: &TensorRef,
+        rows: &Range<u64>,
+        elements: usize,
+    ) -> Result<(&Tensor, Reader<'_>), Diag> {
         self.require()?;
         let name = &tensor.name;
         let Some(t) = self.tensors.get(name) else {
@@ -162,29 +220,26 @@ impl CheckpointWeights {
         };
         let (count, width) = rows_and_width(&t.info.shape);
         let wanted = rows.end.saturating_sub(rows.start);
-        if rows.end > count || rows.start > rows.end || wanted.checked_mul(width) != Some(out.len() as u64) {
+        if rows.end > count || rows.start > rows.end || wanted.checked_mul(width) != Some(elements as u64) {
             let message = format!(
-                "read of rows {rows:?} into {} elements of tensor {name:?}, which is {count} x {width}",
-                out.len()
+                "read of rows {rows:?} into {elements} elements of tensor {name:?}, which is {count} x {width}"
             );
             return Err(Diag::bug(&loc, message));
         }
-        let reader =
-            Reader { bytes: &self.files[t.file].bytes()[t.bytes.clone()], encoding, width: width as usize };
-        match tensor.interleaved_heads {
-            None => reader.read(rows.start as usize, out),
-            Some(heads) => {
-                for (row, out) in rows.zip(out.chunks_exact_mut(width.max(1) as usize)) {
-                    let stored = tensor.stored_row(row, count).ok_or_else(|| {
-                        let message =
-                            format!("{count} rows of tensor {name:?} do not split into {heads} even heads");
-                        Diag::bug(&loc, message)
-                    })?;
-                    reader.read(stored as usize, out);
-                }
-            }
-        }
-        Ok(())
+        let bytes = &self.files[t.file].bytes()[t.bytes.clone()];
+        Ok((t, Reader { bytes, encoding, width: width as usize }))
+    }
+
+    /// The row of the file that is row `row` of the reference.
+    fn stored_row(&self, tensor: &TensorRef, t: &Tensor, row: u64) -> Result<u64, Diag> {
+        let (Some(heads), (count, _)) = (tensor.interleaved_heads, rows_and_width(&t.info.shape)) else {
+            return Ok(row);
+        };
+        tensor.stored_row(row, count).ok_or_else(|| {
+            let message =
+                format!("{count} rows of tensor {:?} do not split into {heads} even heads", tensor.name);
+            Diag::bug(&self.files[t.file].loc(), message)
+        })
     }
 }
 
@@ -241,7 +296,7 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(bytes).unwrap();
         let info = TensorInfo { shape: shape.to_vec(), dtype: encoding.name().into() };
-        let tensor = Tensor { info, encoding: Some(encoding), file: 0, bytes: 0..bytes.len() };
+        let tensor = Tensor { info, encoding: Some(encoding), file: 0, bytes: 0..bytes.len(), scales: None };
         let mut weights = CheckpointWeights::default();
         weights.add(MappedFile::open(file.path()).unwrap(), [("w".to_string(), tensor)]).unwrap();
         weights
@@ -314,7 +369,7 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(&floats(1)).unwrap();
         let info = TensorInfo { shape: vec![1], dtype: "F32".into() };
-        let again = Tensor { info, encoding: Some(Encoding::F32), file: 0, bytes: 0..4 };
+        let again = Tensor { info, encoding: Some(Encoding::F32), file: 0, bytes: 0..4, scales: None };
         let e = w.add(MappedFile::open(file.path()).unwrap(), [("w".to_string(), again)]).unwrap_err();
         assert!(e.message.contains("\"w\" is also in"), "{e}");
     }

@@ -2,7 +2,7 @@
 
 use super::inputs::{Kind, Laid, lay};
 use super::memory::{Memory, Place};
-use super::{Tolerance, op_of, sampling};
+use super::{Tolerance, op_of, quantised, sampling};
 use crate::render::Failure;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -223,6 +223,15 @@ pub fn check(
     for ((place, kind), want) in ran.places.into_iter().zip(wanted) {
         let (dtype, want) = match (kind, want) {
             (Kind::Float(dtype), Data::Float(want)) => (dtype, want),
+            (Kind::Scaled(scales), Data::Float(want)) => {
+                let (codes, whole) = memory.read_bytes(place)?;
+                let (scales, both) = memory.read(scales, Dtype::F32)?;
+                outcome.overrun |= !(whole && both);
+                let attention = matches!(op_of(&module), Some(Op::Attention(_)));
+                let worst = quantised::worst(&codes, &scales, &want.data, attention);
+                outcome.worst = outcome.worst.max(worst);
+                continue;
+            }
             (_, want) => {
                 let (got, whole) = memory.read_ints(place)?;
                 outcome.overrun |= !whole;

@@ -2,6 +2,7 @@
 
 use super::case::Requests;
 use super::memory::{Memory, Place};
+use super::quantised::quantised;
 use super::{op_of, sampling};
 use crate::render::Failure;
 use std::rc::Rc;
@@ -9,7 +10,7 @@ use trtc_engine::manifest::{Arg, Dtype, Launch};
 use trtc_ir::entity::ValueId;
 use trtc_ir::interp::{Data, KvState, Tensor};
 use trtc_ir::random::Random;
-use trtc_ir::{DType, Dim, Elem, Module, Op, Sym, TensorType, Type};
+use trtc_ir::{DType, Dim, Elem, Module, Op, Scheme, Sym, TensorType, Type};
 use trtc_runtime::device::StepDims;
 
 /// What the elements of a result are.
@@ -17,6 +18,8 @@ use trtc_runtime::device::StepDims;
 pub enum Kind {
     /// Floats of this type.
     Float(Dtype),
+    /// e4m3, with f32 scales here, one for each row.
+    Scaled(Place),
     /// Integers, as wide as f32.
     Ints,
 }
@@ -70,22 +73,38 @@ pub fn lay(
             }
             Type::Tensor(ty) => {
                 let (shape, dtype) = (dims_of(ty, dims), dtype_of(ty)?);
-                let data: Vec<f32> = (0..shape.iter().product()).map(|_| random.signed() * 2.0).collect();
+                let mut data: Vec<f32> = (0..shape.iter().product()).map(|_| random.signed() * 2.0).collect();
                 let place = memory.place(data.len(), dtype)?;
-                memory.write(place, &data, dtype)?;
                 arena.push(place);
+                if dtype == Dtype::F8E4M3 {
+                    let rows = quantised(&data, data.len() / shape[0].max(1))?;
+                    let scales = memory.place(rows.scales.len(), Dtype::F32)?;
+                    memory.write_bytes(place, &rows.codes)?;
+                    memory.write(scales, &rows.scales, Dtype::F32)?;
+                    arena.push(scales);
+                    data = rows.values;
+                } else {
+                    memory.write(place, &data, dtype)?;
+                }
                 Data::Float(Tensor { dims: shape, data })
             }
         });
     }
     let mut results = Vec::new();
     for ty in module.func.results.iter().filter_map(|&v| module.func.values[v].ty.tensor()) {
-        let (kind, dtype) = match is_ints(ty) {
-            true => (Kind::Ints, Dtype::F32),
-            false => (Kind::Float(dtype_of(ty)?), dtype_of(ty)?),
-        };
-        let place = memory.place(dims_of(ty, dims).iter().product(), dtype)?;
+        let dtype = if is_ints(ty) { Dtype::F32 } else { dtype_of(ty)? };
+        let shape = dims_of(ty, dims);
+        let place = memory.place(shape.iter().product(), dtype)?;
         arena.push(place);
+        let kind = match dtype {
+            _ if is_ints(ty) => Kind::Ints,
+            Dtype::F8E4M3 => {
+                let scales = memory.place(shape[0], Dtype::F32)?;
+                arena.push(scales);
+                Kind::Scaled(scales)
+            }
+            _ => Kind::Float(dtype),
+        };
         results.push((place, kind));
     }
     Ok(Laid { inputs, args: in_arena(launch, &arena)?, results })
@@ -101,6 +120,7 @@ fn dtype_of(ty: &TensorType) -> Result<Dtype, Failure> {
     match ty.elem {
         Elem::Plain(DType::F32) => Ok(Dtype::F32),
         Elem::Plain(DType::Bf16) => Ok(Dtype::Bf16),
+        Elem::Quant(Scheme::FP8_TOKEN) => Ok(Dtype::F8E4M3),
         other => Err(Failure::bug(format!("a contract has a tensor of {other}"))),
     }
 }

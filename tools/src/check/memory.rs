@@ -127,10 +127,21 @@ impl<'a> Memory<'a> {
 
     /// Reads elements back; the second value is true if nothing was written behind them.
     pub fn read(&mut self, from: Place, dtype: Dtype) -> Result<(Vec<f32>, bool), Failure> {
+        let (bytes, whole) = self.read_bytes(from)?;
+        Ok((decode(&bytes, dtype), whole))
+    }
+
+    /// Reads bytes back, as [`Memory::read`] does elements.
+    pub fn read_bytes(&mut self, from: Place) -> Result<(Vec<u8>, bool), Failure> {
         let mut bytes = vec![0; (from.len + GUARD) as usize];
         self.device.download(self.bind.arena, from.at, &mut bytes)?;
         let guard = bytes.split_off(from.len as usize);
-        Ok((decode(&bytes, dtype), guard.iter().all(|&b| b == POISON)))
+        Ok((bytes, guard.iter().all(|&b| b == POISON)))
+    }
+
+    /// Stores bytes as they are.
+    pub fn write_bytes(&mut self, to: Place, bytes: &[u8]) -> Result<(), Failure> {
+        Ok(self.device.upload(self.bind.arena, to.at, bytes)?)
     }
 
     /// Stores integers in a region.

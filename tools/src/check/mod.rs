@@ -8,6 +8,7 @@
 pub mod case;
 pub mod inputs;
 pub mod memory;
+pub mod quantised;
 pub mod sampling;
 
 pub use case::{Outcome, check};

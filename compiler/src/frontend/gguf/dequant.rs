@@ -13,6 +13,8 @@
 //! | q8_0 | d, i8\[32\] | `q d` |
 //! | q2_k..q6_k | 256 elements in sub-blocks of 16 or 32 with scales (and minima) of their own | see the functions |
 //! | q8_k | d f32, i8\[256\], sums of 16 | `q d` |
+//!
+//! The plain types are those of safetensors too, which has one more: OCP FP8 E4M3. Its scales are tensors by themselves.
 
 use half::f16;
 
@@ -47,13 +49,15 @@ pub enum Encoding {
     Q6K,
     /// 8 bits, f32 scale.
     Q8K,
+    /// OCP FP8 E4M3, without its scale.
+    F8E4M3,
 }
 
 struct Row {
     encoding: Encoding,
     name: &'static str,
-    /// The type's number in a GGUF file.
-    ggml: u32,
+    /// The type's number in a GGUF file, if it is one of its types.
+    ggml: Option<u32>,
     /// Elements of a block.
     elems: usize,
     /// Bytes of a block.
@@ -70,10 +74,10 @@ const fn row(
     bytes: usize,
     block: fn(&[u8], &mut [f32]),
 ) -> Row {
-    Row { encoding, name, ggml, elems, bytes, block }
+    Row { encoding, name, ggml: Some(ggml), elems, bytes, block }
 }
 
-const TABLE: [Row; 14] = [
+const TABLE: [Row; 15] = [
     row(Encoding::F32, "F32", 0, 1, 4, f32_one),
     row(Encoding::F16, "F16", 1, 1, 2, f16_one),
     row(Encoding::Bf16, "BF16", 30, 1, 2, bf16_one),
@@ -88,6 +92,7 @@ const TABLE: [Row; 14] = [
     row(Encoding::Q5K, "Q5_K", 13, 256, 176, q5_k),
     row(Encoding::Q6K, "Q6_K", 14, 256, 210, q6_k),
     row(Encoding::Q8K, "Q8_K", 15, 256, 292, q8_k),
+    Row { encoding: Encoding::F8E4M3, name: "F8_E4M3", ggml: None, elems: 1, bytes: 1, block: e4m3_one },
 ];
 
 impl Encoding {
@@ -97,7 +102,7 @@ impl Encoding {
 
     /// The encoding with this number in a GGUF file.
     pub fn of_ggml(number: u32) -> Option<Encoding> {
-        TABLE.iter().find(|r| r.ggml == number).map(|r| r.encoding)
+        TABLE.iter().find(|r| r.ggml == Some(number)).map(|r| r.encoding)
     }
 
     /// The encoding of this name: `BF16`, `Q4_K`.
@@ -145,6 +150,7 @@ impl Encoding {
             Encoding::Bf16 => {
                 plain::<2>(bytes, out, |b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16))
             }
+            Encoding::F8E4M3 => e4m3_one(bytes, out),
             _ => {
                 for (b, o) in bytes.chunks_exact(row.bytes).zip(out.chunks_exact_mut(row.elems)) {
                     (row.block)(b, o);
@@ -171,6 +177,10 @@ fn f16_one(b: &[u8], out: &mut [f32]) {
 
 fn bf16_one(b: &[u8], out: &mut [f32]) {
     plain::<2>(b, out, |b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16));
+}
+
+fn e4m3_one(b: &[u8], out: &mut [f32]) {
+    plain::<1>(b, out, |[b]| trtc_engine::layout::e4m3(b));
 }
 
 /// The f16 at byte `at`.

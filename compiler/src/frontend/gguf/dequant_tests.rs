@@ -20,6 +20,7 @@ fn element(e: Encoding, b: &[u8], i: usize) -> f32 {
             f32::from(nibble(8 + i % 16, i >= 16) + 16 * bit(4, i)) * half_at(b, 0) + half_at(b, 2)
         }
         Encoding::Q8_0 => f32::from(b[2 + i] as i8) * half_at(b, 0),
+        Encoding::F8E4M3 => trtc_ir::numerics::decode(b[0], trtc_ir::DType::F8E4M3).unwrap(),
         Encoding::Q8K => f32::from_le_bytes(b[..4].try_into().unwrap()) * f32::from(b[4 + i] as i8),
         Encoding::Q2K => {
             // 128 elements share 32 bytes, 32 elements a bit pair.
@@ -67,7 +68,7 @@ fn halves(e: Encoding) -> &'static [usize] {
         Encoding::Q2K => &[80, 82],
         Encoding::Q3K => &[108],
         Encoding::Q6K => &[208],
-        Encoding::F32 | Encoding::F16 | Encoding::Bf16 | Encoding::Q8K => &[],
+        Encoding::F32 | Encoding::F16 | Encoding::Bf16 | Encoding::Q8K | Encoding::F8E4M3 => &[],
     }
 }
 
@@ -95,7 +96,7 @@ proptest! {
 fn table_is_in_enum_order_and_numbers_are_those_of_the_format() {
     for (i, r) in TABLE.iter().enumerate() {
         assert_eq!(r.encoding as usize, i);
-        assert_eq!(Encoding::of_ggml(r.ggml), Some(r.encoding));
+        assert_eq!(r.ggml.and_then(Encoding::of_ggml), r.ggml.map(|_| r.encoding));
         assert_eq!(Encoding::named(r.name), Some(r.encoding));
     }
     assert_eq!(Encoding::of_ggml(4), None);

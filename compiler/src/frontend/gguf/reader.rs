@@ -128,7 +128,7 @@ fn place(
         let from = (start + e.offset) as usize;
         let bytes = from..from + e.size.unwrap_or(0) as usize;
         let info = TensorInfo { shape: e.shape, dtype: e.dtype };
-        out.push((e.name, Tensor { info, encoding: e.encoding, file: 0, bytes }));
+        out.push((e.name, Tensor { info, encoding: e.encoding, file: 0, bytes, scales: None }));
     }
     Ok(out)
 }

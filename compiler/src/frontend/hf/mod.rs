@@ -1,11 +1,13 @@
 //! Hugging Face folders: `config.json`, safetensors in one file or in shards, and what belongs to text (`text.rs`).
 
+mod quantised;
 mod text;
 
 use crate::frontend::config::{ModelConfig, Naming};
 use crate::frontend::facts::Facts;
 use crate::frontend::weights::{CheckpointWeights, MappedFile};
 use crate::frontend::{Checkpoint, arch, name_of, names, safetensors};
+use quantised::Quantised;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -23,9 +25,12 @@ pub fn open_folder(folder: &Path) -> Result<Checkpoint, Diag> {
             "give a folder with config.json, tokenizer.json and .safetensors files, as models are published",
         ));
     }
-    let facts = read_config(&folder.join(CONFIG))?;
+    let (facts, quantised) = read_config(&folder.join(CONFIG))?;
     let mut config = (arch::of_config(&facts)?.config)(&facts)?;
-    let weights = open_weights(folder, &loc)?;
+    let mut weights = open_weights(folder, &loc)?;
+    if let Some(quantised) = quantised {
+        quantised.attach(&mut weights)?;
+    }
     config.naming = naming(&weights);
     with_text(config, weights, folder, name_of(folder, ""), loc)
 }
@@ -33,7 +38,7 @@ pub fn open_folder(folder: &Path) -> Result<Checkpoint, Diag> {
 /// Opens a configuration alone: without weights, but with the tokenizer beside it, if there is one.
 pub fn open_config(path: &Path) -> Result<Checkpoint, Diag> {
     let loc = Loc::name(path.display().to_string());
-    let facts = read_config(path)?;
+    let (facts, _) = read_config(path)?;
     let config = (arch::of_config(&facts)?.config)(&facts)?;
     let why = Diag::user(&loc, "is a configuration without weights")
         .help("give the folder with the weights, or build with dummy weights: --weights dummy:SEED");
@@ -85,8 +90,9 @@ fn read_object(path: &Path) -> Result<Map<String, Value>, Diag> {
     }
 }
 
-/// The facts of a configuration; those of a multimodal wrapper's language model come before its own.
-fn read_config(path: &Path) -> Result<Facts, Diag> {
+/// The facts of a configuration, with how the weights are quantised if they are; those of a multimodal wrapper's
+/// language model come before its own.
+fn read_config(path: &Path) -> Result<(Facts, Option<Quantised>), Diag> {
     let mut facts = Facts::new(Loc::name(path.display().to_string()), read_object(path)?);
     let quantised = facts.object("quantization_config")?;
     if let Some(inner) = facts.object("text_config")? {
@@ -97,16 +103,8 @@ fn read_config(path: &Path) -> Result<Facts, Diag> {
             }
         }
     }
-    if let Some(q) = quantised {
-        let method = q.str("quant_method")?.unwrap_or("unknown");
-        return Err(facts
-            .unsupported(
-                "quantization_config",
-                format!("says the weights are quantised with {method}, which is not supported"),
-            )
-            .help("use the checkpoint that was not quantised; --precision quantises while building"));
-    }
-    Ok(facts)
+    let quantised = quantised.map(|q| Quantised::read(&q)).transpose()?;
+    Ok((facts, quantised))
 }
 
 /// Maps the weights of a folder.

@@ -5,6 +5,7 @@ mod fuzzed;
 mod gguf_models;
 mod golden;
 mod hugging_face;
+mod quantised;
 mod real;
 mod reference;
 

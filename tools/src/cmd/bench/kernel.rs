@@ -238,7 +238,9 @@ fn with_copies(m: &Manifest, copies: usize) -> Manifest {
 fn arena(module: &Module, dims: StepDims) -> u64 {
     let func = &module.func;
     let tensors = func.params.iter().chain(&func.results).filter_map(|&v| func.values[v].ty.tensor());
-    tensors.map(|t| Memory::room(4 * dims_of(t, dims).iter().product::<usize>() as u64)).sum()
+    // Scales have a region of their own; elements take less than this.
+    let room = |t| 4 * dims_of(t, dims).iter().product::<usize>() as u64;
+    tensors.map(|t| Memory::room(room(t)) + Memory::room(4 * dims_of(t, dims)[0] as u64)).sum()
 }
 
 fn print(

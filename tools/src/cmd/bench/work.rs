@@ -5,7 +5,6 @@ use crate::check::op_of;
 use crate::facts::weight_bytes;
 use trtc_engine::manifest::Weight;
 use trtc_ir::ops::{GatedLinear, Linear};
-use trtc_ir::types::Elem;
 use trtc_ir::{Module, Op, TensorType, ValueId};
 use trtc_runtime::device::StepDims;
 
@@ -38,11 +37,8 @@ pub fn work(module: &Module, dims: StepDims, requests: &[(usize, usize)], weight
     let tensor = |v: ValueId| func.values[v].ty.tensor();
     let count = |ty: &TensorType| dims_of(ty, dims).iter().product::<usize>() as u64;
     let bytes = |ty: &TensorType| {
-        let bits = match ty.elem {
-            Elem::Plain(d) => d.bits(),
-            Elem::Quant(s) => s.payload.bits(),
-        };
-        count(ty) * u64::from(bits) / 8
+        let scales = if ty.elem.plain().is_none() { 4 * dims_of(ty, dims)[0] as u64 } else { 0 };
+        count(ty) * u64::from(ty.elem.bits()) / 8 + scales
     };
     let results: u64 = func.results.iter().filter_map(|&v| tensor(v)).map(bytes).sum();
     let params: u64 = func.params.iter().filter_map(|&v| tensor(v)).map(bytes).sum();
