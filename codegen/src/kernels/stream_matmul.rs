@@ -354,8 +354,8 @@ impl StreamMatmul {
         let x = at.at_bytes(self.chunks() * self.tile() * CHUNK);
         // The hardware adds e4m3 products in some 14 bits: units are added here, in f32.
         let alone = self.operands == Operands::E4m3;
-        let mut d = if alone { vec![b.value(0.0f32); sums.len()] } else { sums.clone() };
-        b.wgmma_fence();
+        let d = if alone { vec![b.value(0.0f32); sums.len()] } else { sums.clone() };
+        let mut d = b.wgmma_fence_on(&d);
         for c in 0..self.chunks() {
             let rows = at.at_bytes(c * self.tile() * CHUNK).at_bytes(group * (ROWS * CHUNK));
             let a = b.wgmma_descriptor(rows, Smem::Rows128);
