@@ -44,6 +44,11 @@ fn plain(elem: Elem, what: &str) -> Result<DType, String> {
     }
 }
 
+/// The element type of a cache.
+fn cached(dtype: DType) -> Result<DType, String> {
+    if dtype == DType::F8E4M3 { Ok(dtype) } else { plain(Elem::Plain(dtype), "a cache") }
+}
+
 /// A result that may be quantised, as kernels of rows name its type.
 fn stored(elem: Elem) -> Result<DType, String> {
     if elem == Elem::Quant(Scheme::FP8_TOKEN) { Ok(DType::F8E4M3) } else { plain(elem, "a result") }
@@ -105,7 +110,7 @@ pub fn recipes(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ranged>,
                 q_norm: op.q_norm.as_ref().map(head_norm).transpose()?,
                 k_norm: op.k_norm.as_ref().map(head_norm).transpose()?,
                 x: plain(t.tensor(op.qkv)?.elem, "qkv")?,
-                kv: plain(Elem::Plain(kv.dtype), "a cache")?,
+                kv: cached(kv.dtype)?,
                 out: plain(t.result(data, 0)?.elem, "q")?,
             }))
         }
@@ -148,7 +153,7 @@ pub fn recipes(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ranged>,
                 head_dim: kv.head_dim,
                 page_tokens: kv.page.ok_or("the cache has no page size yet: run kv-layout first")?,
                 x: plain(t.tensor(op.k)?.elem, "k")?,
-                kv: plain(Elem::Plain(kv.dtype), "a cache")?,
+                kv: cached(kv.dtype)?,
             }))
         }
         Op::GatedAct(op) => {
@@ -230,7 +235,7 @@ pub fn recipes(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ranged>,
                 scale: op.scale,
                 softcap: op.softcap,
                 q: plain(q.elem, "q")?,
-                kv: plain(Elem::Plain(kv.dtype), "a cache")?,
+                kv: cached(kv.dtype)?,
                 out: plain(t.result(data, 0)?.elem, "a result")?,
             };
             let (decode, flash) = (DecodeAttention(attention), FlashAttention(attention));

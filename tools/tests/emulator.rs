@@ -9,9 +9,27 @@ use std::time::Instant;
 use trtc_engine::EngineFile;
 use trtc_engine::manifest::Code;
 
-/// Precisions, and whether ops are fused: the kernels of ops by themselves serve engines that are built without passes.
-const BUILDS: [(&str, bool); 5] =
-    [("bf16", true), ("fp8", true), ("int8", true), ("int4", true), ("bf16", false)];
+/// How an engine is built.
+#[derive(Clone, Copy)]
+struct How {
+    precision: &'static str,
+    /// Of the cache.
+    kv: &'static str,
+    /// Whether ops are fused: the kernels of ops by themselves serve engines that are built without passes.
+    fused: bool,
+}
+
+/// As most engines are.
+const PLAIN: How = How { precision: "bf16", kv: "bf16", fused: true };
+const BUILDS: [How; 7] = [
+    PLAIN,
+    How { precision: "fp8", ..PLAIN },
+    How { precision: "fp8", kv: "fp8", ..PLAIN },
+    How { precision: "int8", ..PLAIN },
+    How { precision: "int4", ..PLAIN },
+    How { fused: false, ..PLAIN },
+    How { kv: "fp8", fused: false, ..PLAIN },
+];
 /// Passes that fuse ops.
 const FUSING: [&str; 7] = [
     "fuse-qkv",
@@ -23,10 +41,11 @@ const FUSING: [&str; 7] = [
     "fuse-quantize",
 ];
 
-/// Whether a target multiplies e4m3.
-fn has_fp8(target: &str) -> bool {
+/// Whether a target has the instructions: those of e4m3 are of sm_89 and newer ones.
+fn serves(target: &str, how: &How) -> bool {
     let target = trtc_ir::Target::named(target).expect("a row");
-    target.gpu.as_ref().is_some_and(|gpu| gpu.matrix_types.contains(&trtc_ir::DType::F8E4M3))
+    let e4m3 = target.gpu.as_ref().is_some_and(|gpu| gpu.matrix_types.contains(&trtc_ir::DType::F8E4M3));
+    e4m3 || (how.precision != "fp8" && how.kv != "fp8")
 }
 
 /// Folders of the reference checkpoints.
@@ -57,10 +76,11 @@ fn trtc(args: &[&str]) -> Result<(), String> {
     }
 }
 
-fn build(model: &Path, engine: &Path, target: &str, (precision, fused): (&str, bool)) {
-    let options = ["--target", target, "--precision", precision, "--max-seq-len", "512"];
+fn build(model: &Path, engine: &Path, target: &str, how: How) {
+    let options = ["--target", target, "--precision", how.precision, "--kv-precision", how.kv];
+    let options = [&options[..], &["--max-seq-len", "512"]].concat();
     let mut args = [&["build", path(model), "-o", path(engine)][..], &options].concat();
-    if !fused {
+    if !how.fused {
         FUSING.iter().for_each(|pass| args.extend(["--skip-pass", pass]));
     }
     trtc(&args).unwrap_or_else(|text| panic!("{text}"));
@@ -93,7 +113,7 @@ fn kernels(target: &str) {
     let engine = dir.path().join("model.engine");
     let (mut seen, mut failed) = (HashSet::new(), BTreeSet::new());
     for model in checkpoints() {
-        for how in BUILDS.into_iter().filter(|(precision, _)| *precision != "fp8" || has_fp8(target)) {
+        for how in BUILDS.into_iter().filter(|how| serves(target, how)) {
             build(&model, &engine, target, how);
             let new = unseen(&engine, &mut seen);
             if new.is_empty() || check(&engine, &new).is_ok() {
@@ -116,7 +136,7 @@ fn golden(target: &str) {
     let engine = dir.path().join("model.engine");
     let mut failed = Vec::new();
     for model in checkpoints() {
-        build(&model, &engine, target, ("bf16", true));
+        build(&model, &engine, target, PLAIN);
         let reference = model.join("golden.json");
         let emulator = ["--device", "emulator", "--threads", "1"];
         let args = [&["eval", path(&engine), "--golden", path(&reference)][..], &emulator].concat();

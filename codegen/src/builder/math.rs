@@ -1,7 +1,7 @@
 //! Functions of floating-point values, the approximate ones with their error.
 
 use super::asm::Effect;
-use super::{Bf16, Builder, F32, I16, I32, IntoVal, Val};
+use super::{Bf16, Builder, F32, I16, I32, IntoVal, Val, Vector};
 use trtc_ir::DType;
 
 impl Builder {
@@ -27,6 +27,44 @@ impl Builder {
         };
         let [a, b, c, d] = values;
         self.vector([two(a, b), two(c, d)]).bitcast()
+    }
+
+    /// Codes of eight values, `values / scale`.
+    ///
+    /// The quotient by the inverse is corrected to the rounded one, as a division would give it: values that have few bits
+    /// themselves often lie in the middle between two codes.
+    pub fn e4m3_codes<'b>(
+        &'b self,
+        values: [Val<'b, F32>; 8],
+        [scale, inverse]: [Val<'b, F32>; 2],
+    ) -> Val<'b, Vector<I32, 2>> {
+        let [a0, a1, a2, a3, a4, a5, a6, a7] = values.map(|v| {
+            let near = v * inverse;
+            (-near).fma(scale, v).fma(inverse, near)
+        });
+        self.vector([self.to_e4m3([a0, a1, a2, a3]), self.to_e4m3([a4, a5, a6, a7])])
+    }
+
+    /// Two bf16 whose upper bytes the word has in the upper bytes of its halves as e4m3 codes: their values times 2^-120,
+    /// exact. Their exponents go where those of bf16 are, without the difference of the biases.
+    pub fn e4m3_as_bf16<'b>(&'b self, word: Val<'b, I32>) -> Val<'b, I32> {
+        let magnitude = (word & 0x7f00_7f00) >> 4;
+        self.and_or(word, i32::from_ne_bytes(0x8000_8000u32.to_ne_bytes()), magnitude)
+    }
+
+    /// Halves of two words, byte by byte: `selector` has for each byte of the result, the lowest first, four bits: 0 to 3 for
+    /// the bytes of `low`, 4 to 7 for those of `high`.
+    pub fn permute_bytes<'b>(&'b self, low: Val<'b, I32>, high: Val<'b, I32>, selector: u32) -> Val<'b, I32> {
+        let selector = selector.into_val(self);
+        self.ptx_value(Effect::Pure, "prmt.b32 $0, $1, $2, $3;", &[low.raw(), high.raw(), selector.raw()])
+    }
+
+    /// The scale of values up to `amax` in e4m3, and its inverse, for [`Builder::e4m3_codes`]. The scale is `amax / 448`, as
+    /// its definition has it, and 1 where that is 0 or less than f32 can divide by.
+    pub fn e4m3_scale<'b>(&'b self, amax: Val<'b, F32>) -> [Val<'b, F32>; 2] {
+        let scale = amax.div_nearest(DType::F8E4M3.max());
+        let scale = scale.lt(f32::MIN_POSITIVE).select(1.0f32, scale);
+        [scale, self.value(1.0f32).div_nearest(scale)]
     }
 
     /// `a & mask | bits` in one instruction, which ptxas does not make of two with constants.

@@ -239,8 +239,17 @@ impl Builder {
         from: GlobalPtr<'b, E>,
         condition: Val<'b, I1>,
     ) {
+        self.cp_async_part(to, from, condition.select(16, 0));
+    }
+
+    /// Copies the first `bytes` of 16 bytes, at most 16, and writes zeros behind them.
+    pub fn cp_async_part<'b, E: Ty>(
+        &'b self,
+        to: SharedPtr<'b, E>,
+        from: GlobalPtr<'b, E>,
+        bytes: Val<'b, I32>,
+    ) {
         self.need("cp.async", self.gpu.cp_async);
-        let bytes: Val<'b, I32> = condition.select(16, 0);
         self.stmt(format_args!(
             "nvvm.cp.async.shared.global {to}, {from}, 16, cache = cg, {bytes} : !llvm.ptr<3>, !llvm.ptr<1>, i32"
         ));

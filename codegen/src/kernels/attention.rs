@@ -1,11 +1,12 @@
 //! What the attention kernels compute, and what they have in common: constants, parameters, the scores' scale.
 //!
 //! `y = sum_p softmax_p(score(q . k_p)) v_p` over the positions that the token sees, `score(s) = scale s`, or
-//! `cap tanh(scale s / cap)`. The cache is as in [`super::rope_kv_append`]. Scores are in units of ln 2: powers of two
+//! `cap tanh(scale s / cap)`. The cache is as in [`super::kv_append`]. Scores are in units of ln 2: powers of two
 //! replace exponentials.
 
 use super::ArgKind;
-use crate::builder::{Bf16, Builder, F32, GlobalPtr, I32, Val};
+use super::kv_append::Pages;
+use crate::builder::{Builder, F32, GlobalPtr, I8, I32, Val};
 use std::f32::consts::LOG2_E;
 use trtc_ir::DType;
 
@@ -50,8 +51,8 @@ pub(super) struct Paged<'b> {
     /// `(S, table_width)`.
     block_table: GlobalPtr<'b, I32>,
     table_width: Val<'b, I32>,
-    /// `(pages, 2, kv_heads, page_tokens, head_dim)`.
-    pub(super) cache: GlobalPtr<'b, Bf16>,
+    /// The pages.
+    pub(super) cache: GlobalPtr<'b, I8>,
 }
 
 impl<'b> Paged<'b> {
@@ -79,13 +80,16 @@ impl Attention {
         if kv_heads == 0 || heads == 0 || !heads.is_multiple_of(kv_heads) {
             return Some(format!("{heads} query heads do not share {kv_heads} key/value heads evenly"));
         }
-        if self.page_tokens == 0 || self.window == Some(0) {
-            return Some("pages or the window have no tokens".to_owned());
+        if self.window == Some(0) {
+            return Some("the window has no tokens".to_owned());
         }
-        if self.kv != DType::Bf16 {
-            return Some(format!("a cache of {}: only bf16 is served", self.kv));
-        }
-        None
+        self.pages().unsupported()
+    }
+
+    /// The cache.
+    pub(super) fn pages(&self) -> Pages {
+        let Attention { kv_heads, head_dim, page_tokens, kv, .. } = *self;
+        Pages { kv_heads, head_dim, page_tokens, kv }
     }
 
     /// Why kernels that multiply tiles on tensor cores do not serve these constants.

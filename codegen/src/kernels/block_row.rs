@@ -156,15 +156,10 @@ impl<'b> RowsOut<'b> {
             RowsOut::E4m3(y, scale) => {
                 let all = parts.iter().flat_map(|(_, part)| part);
                 let amax = b.max_block(all.fold(b.value(0.0f32), |max, v| max.max(v.abs())));
-                let step = amax.div_nearest(DType::F8E4M3.max());
-                // As the definition has it: a row of zeros, or of less than f32 can divide by.
-                let step = step.lt(f32::MIN_POSITIVE).select(1.0f32, step);
-                b.if_(b.special(Special::ThreadX).eq(0), || scale.store(step));
-                // One rounding more than a division, which moves one in a million of the codes by one.
-                let inverse = b.value(1.0f32).div_nearest(step);
+                let by = b.e4m3_scale(amax);
+                b.if_(b.special(Special::ThreadX).eq(0), || scale.store(by[0]));
                 for &(column, part) in parts {
-                    let [a0, a1, a2, a3, a4, a5, a6, a7] = part.map(|v| v * inverse);
-                    let codes = b.vector([b.to_e4m3([a0, a1, a2, a3]), b.to_e4m3([a4, a5, a6, a7])]);
+                    let codes = b.e4m3_codes(part, by);
                     column.write(b, || y.at(column.at / 4).store_vector(codes));
                 }
             }

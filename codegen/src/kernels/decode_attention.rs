@@ -61,11 +61,12 @@ impl DecodeAttention {
 
     /// Two stages of tiles for each warp take 64 KiB.
     fn tiling(&self) -> Tiling {
-        match self.0.head_dim {
-            0..=64 => Tiling { warps: 4, keys: 32 },
-            65..=128 => Tiling { warps: 4, keys: 16 },
-            _ => Tiling { warps: 2, keys: 16 },
-        }
+        let (warps, keys) = match self.0.head_dim {
+            0..=64 => (4, 32),
+            65..=128 => (4, 16),
+            _ => (2, 16),
+        };
+        Tiling { warps, keys: if self.0.pages().scaled() { 2 * keys } else { keys } }
     }
 
     /// Blocks among which the query heads of a key/value head are shared out.
@@ -114,7 +115,7 @@ impl DecodeAttention {
         b.min_blocks(2);
         let Attention { heads, head_dim, .. } = self.0;
         let Tiling { warps, keys: step } = self.tiling();
-        let tiles = Tiles::new(b, head_dim, ROWS, step, warps);
+        let tiles = Tiles::new(b, &self.0, ROWS, step, warps);
 
         // The token of request s is token s of the step.
         let (seq, unit) = (b.special(Special::BlockX), b.special(Special::BlockY));
@@ -199,6 +200,10 @@ impl DecodeAttention {
         // The queries, which all threads have copied, are in the first group.
         b.cp_async_wait(0);
         b.sync();
+        if self.0.pages().scaled() {
+            tiles.arrange_queries();
+            b.sync();
+        }
         let init = (b.value(0), self.0.nothing_seen(b, 1));
         let (_, state) = b.for_(own, end, warps, init, |tile, (stage, state)| {
             // This tile is there; the other stage, which the next one is copied to, is left by all lanes.
@@ -225,10 +230,9 @@ impl DecodeAttention {
                 let at = warp * rows + row;
                 // All lanes of a row have the same.
                 memory.at(at * 2).store_vector(b.vector([most, sum]));
-                let to = memory.at(self.values_at()).at(at * self.0.head_dim + (lane & 3) * 2);
-                for (n, v) in (0u32..).zip(&values[0]) {
-                    to.at(8 * n).store_vector(b.vector([v[2 * h], v[2 * h + 1]]));
-                }
+                let (column, pairs) = self.0.pairs(&values[0], h);
+                let to = memory.at(self.values_at()).at(at * self.0.head_dim + column);
+                pairs.into_iter().for_each(|(on, v)| to.at(on).store_vector(b.vector(v)));
             };
             if rows.is_multiple_of(8) {
                 put();

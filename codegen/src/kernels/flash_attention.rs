@@ -91,8 +91,12 @@ impl FlashAttention {
         let q = b.param_ptr::<Bf16>();
         let paged = Paged::params(b);
         let params = Params { q, paged, y: b.param_floats(self.0.out), dims: b.param_dims() };
+        if self.0.pages().scaled() {
+            // Shared memory lets more blocks in than registers should be saved for.
+            b.min_blocks(2);
+        }
         let (group, rows) = (self.0.group(), self.rows());
-        let tiles = Tiles::new(b, self.0.head_dim, rows, self.tiling().keys, 1);
+        let tiles = Tiles::new(b, &self.0, rows, self.tiling().keys, 1);
         let block = b.special(Special::BlockX);
         let dims = params.dims;
         b.if_(block.lt(dims.tokens * group / rows + dims.seqs), || {
@@ -141,6 +145,12 @@ impl FlashAttention {
         tiles.load_queries(rows.all - rows.first, |row| params.q.at64(row_of(rows.first + row)));
         tiles.load_keys(&self.0, &keys, b.value(0), from);
         b.cp_async_commit();
+        if self.0.pages().scaled() {
+            b.cp_async_wait(0);
+            b.sync();
+            // The first round has a barrier.
+            tiles.arrange_queries();
+        }
 
         let (lane, warp) = b.lane_and_warp();
         let first_row = warp * (16 * row_tiles);
@@ -181,18 +191,13 @@ impl FlashAttention {
         row: impl Fn(Val<'b, I32>) -> (Val<'b, I64>, Val<'b, I1>),
         own: &[[Val<'b, I32>; 2]],
     ) {
-        let (lane, _) = b.lane_and_warp();
-        let column = (lane & 3) * 2;
         for ((softmax, values), own) in softmax.iter().zip(&values).zip(own) {
             for h in 0..2 {
                 let whole = b.value(1.0f32).div_approx(b.sum_lanes(softmax[h][1], 4));
                 let (at, exists) = row(own[h]);
+                let (column, pairs) = self.0.pairs(values, h);
                 let y = y.at64(at).at(column);
-                b.if_(exists, || {
-                    for (n, v) in (0u32..).zip(values) {
-                        y.at(8 * n).store([v[2 * h] * whole, v[2 * h + 1] * whole]);
-                    }
-                });
+                b.if_(exists, || pairs.iter().for_each(|&(on, v)| y.at(on).store(v.map(|v| v * whole))));
             }
         }
     }

@@ -1,56 +1,83 @@
 //! Tiles of queries, keys and values in shared memory for [`super::flash_attention`] and [`super::decode_attention`]: how
-//! rows of pages get there, and the two matrix products of a warp that read them. Knows nothing of masks and softmax.
+//! rows of pages get there, and the two matrix products of a warp that read them; those of keys and values in e4m3 are in
+//! `flash_codes.rs`. Knows nothing of masks and softmax.
 
 use super::attention::Attention;
 use super::fragments::Sums;
-use crate::builder::{Bf16, Builder, F32, GlobalPtr, I32, SharedPtr, Special, Val};
+use crate::builder::{Bf16, Builder, F32, GlobalPtr, I8, I32, SharedPtr, Special, Val};
 use crate::tile::{CHUNK, Tile};
 
-/// Elements of a chunk.
-const CHUNK_ELEMS: u32 = CHUNK / 2;
-
-/// Where the tiles lie: two stages of keys and values for each team, then queries. A team is a part of the block's
-/// threads, whole warps, that goes over keys of its own.
+/// Where the tiles lie: two stages of keys and values for each team, then queries, then the scales of the stages. A team
+/// is a part of the block's threads, whole warps, that goes over keys of its own.
 #[derive(Clone, Copy)]
 pub(super) struct Tiles<'b> {
     base: SharedPtr<'b, Bf16>,
     /// The stages of this thread's team.
-    stages: SharedPtr<'b, Bf16>,
-    queries_at: SharedPtr<'b, Bf16>,
+    pub(super) stages: SharedPtr<'b, Bf16>,
+    pub(super) queries_at: SharedPtr<'b, Bf16>,
+    /// The scales of this thread's team, of e4m3: of each stage those of keys, then those of values.
+    pub(super) scales: Option<SharedPtr<'b, F32>>,
     /// Threads of a team.
-    team: u32,
-    queries: Tile,
-    keys: Tile,
-    head_dim: u32,
+    pub(super) team: u32,
+    pub(super) queries: Tile,
+    pub(super) keys: Tile,
+    pub(super) head_dim: u32,
+    /// Bytes of a key.
+    key_bytes: u32,
 }
 
-/// Keys of a request that a block goes over.
+/// Keys of a request and head that a block goes over.
 #[derive(Clone, Copy)]
 pub(super) struct Keys<'b> {
     /// Pages of the request.
     pub(super) table: GlobalPtr<'b, I32>,
     /// The cache of all requests.
-    pub(super) cache: GlobalPtr<'b, Bf16>,
+    pub(super) cache: GlobalPtr<'b, I8>,
     /// Key/value head.
     pub(super) head: Val<'b, I32>,
     /// Positions from here on are zeros.
     pub(super) to: Val<'b, I32>,
 }
 
+impl<'b> Keys<'b> {
+    /// The page of a position: the head's first key in it, in units of 16 bits, and the scale of that if there is one.
+    pub(super) fn page(
+        &self,
+        a: &Attention,
+        position: Val<'b, I32>,
+    ) -> (GlobalPtr<'b, Bf16>, GlobalPtr<'b, F32>) {
+        let pages = a.pages();
+        let page = self.table.at(position / a.page_tokens).load().to_i64();
+        // Pages without scales are as long as their heads, of which one offset tells the number: it takes few registers.
+        let plane = i64::from(a.page_tokens * pages.row_bytes() / 2);
+        let head = (page * i64::from(2 * a.kv_heads) + self.head.to_i64()) * plane;
+        let before =
+            if pages.scaled() { page * ((pages.bytes() - pages.scales_at()) / 2) + head } else { head };
+        let scale = page * pages.bytes() + self.head.to_i64() * i64::from(4 * a.page_tokens);
+        (self.cache.cast::<Bf16>().at64(before), self.cache.at64(scale + pages.scales_at()).cast())
+    }
+}
+
 impl<'b> Tiles<'b> {
     /// Takes shared memory for a tile of `rows` rows of queries, and tiles of `keys` keys for `teams` teams.
-    pub(super) fn new(b: &'b Builder, head_dim: u32, rows: u32, keys: u32, teams: u32) -> Tiles<'b> {
+    pub(super) fn new(b: &'b Builder, a: &Attention, rows: u32, keys: u32, teams: u32) -> Tiles<'b> {
         // Rows are padded to a power of two, which the exchange of chunks needs; nothing reads the padding.
-        let row_bytes = (head_dim * 2).next_power_of_two();
-        let (queries, keys) = (Tile { rows, row_bytes }, Tile { rows: keys, row_bytes });
+        let tile = |rows, bytes: u32| Tile { rows, row_bytes: bytes.next_power_of_two().max(2 * CHUNK) };
+        let key_bytes = a.pages().row_bytes();
+        let (queries, keys) = (tile(rows, 2 * a.head_dim), tile(keys, key_bytes));
         let base = b.shared((queries.bytes() + teams * 4 * keys.bytes()) / 2, 1024);
         let team = b.threads() / teams;
-        let stages = match teams {
-            1 => base,
-            _ => base.at_bytes(b.special(Special::ThreadX) / team * (4 * keys.bytes())),
+        let of_team = |all: SharedPtr<'b, Bf16>, bytes: u32| match teams {
+            1 => all,
+            _ => all.at_bytes(b.special(Special::ThreadX) / team * bytes),
         };
+        let stages = of_team(base, 4 * keys.bytes());
         let queries_at = base.at_bytes(teams * 4 * keys.bytes());
-        Tiles { base, stages, queries_at, team, queries, keys, head_dim }
+        // Two stages, keys and values, 4 bytes each.
+        let scale_bytes = 2 * 2 * 4 * keys.rows;
+        let scaled = a.pages().scaled();
+        let scales = scaled.then(|| of_team(b.shared(teams * scale_bytes / 2, CHUNK), scale_bytes).cast());
+        Tiles { base, stages, queries_at, scales, team, queries, keys, head_dim: a.head_dim, key_bytes }
     }
 
     /// Bytes of a stage, a power of two: stages are told apart by this bit of an offset.
@@ -64,26 +91,26 @@ impl<'b> Tiles<'b> {
         self.base.cast()
     }
 
-    fn b(&self) -> &'b Builder {
+    pub(super) fn b(&self) -> &'b Builder {
         self.stages.builder()
     }
 
-    /// This thread's row and column, elements, of a round of copies to `tile` by `threads` threads, and the rows of a
-    /// round. Lanes that lie behind the row's end have a column behind it, and threads that are more than the tile has
-    /// chunks another's place: [`Tiles::within`] keeps both from copying.
-    fn place(&self, tile: Tile, threads: u32) -> (Val<'b, I32>, Val<'b, I32>, u32) {
-        let lanes = (self.head_dim / CHUNK_ELEMS).next_power_of_two();
+    /// This thread's row and chunk of a round of copies of rows of `bytes` bytes to `tile` by `threads` threads, and the
+    /// rows of a round. Lanes that lie behind the row's end have a chunk behind it, and threads that are more than the
+    /// tile has chunks another's place: [`Tiles::within`] keeps both from copying.
+    fn place(&self, tile: Tile, bytes: u32, threads: u32) -> (Val<'b, I32>, Val<'b, I32>, u32) {
+        let lanes = (bytes / CHUNK).next_power_of_two();
         let threads = threads.min(lanes * tile.rows);
         let thread = self.b().special(Special::ThreadX) % threads;
-        (thread / lanes, thread % lanes * CHUNK_ELEMS, threads / lanes)
+        (thread / lanes, thread % lanes, threads / lanes)
     }
 
     /// Byte offsets in `tile` of the chunk that this thread copies in each round.
-    fn targets(&self, tile: Tile, threads: u32) -> Vec<Val<'b, I32>> {
-        let (row, column, step) = self.place(tile, threads);
+    fn targets(&self, tile: Tile, bytes: u32, threads: u32) -> Vec<Val<'b, I32>> {
+        let (row, chunk, step) = self.place(tile, bytes, threads);
         // Rows that differ by a multiple of 8 have the same key: one offset for each class of rounds.
         let classes = (8 / step).max(1);
-        let first: Vec<_> = (0..classes).map(|i| tile.offset(row + i * step, column / CHUNK_ELEMS)).collect();
+        let first: Vec<_> = (0..classes).map(|i| tile.offset(row + i * step, chunk)).collect();
         let rounds = tile.rows / step;
         (0..rounds)
             .map(|i| first[(i % classes) as usize] + i / classes * classes * step * tile.row_bytes)
@@ -91,15 +118,15 @@ impl<'b> Tiles<'b> {
     }
 
     /// `copy()` in those of `threads` threads that have a chunk of `tile`.
-    fn within(&self, tile: Tile, threads: u32, column: Val<'b, I32>, copy: impl FnOnce()) {
+    fn within(&self, tile: Tile, bytes: u32, threads: u32, chunk: Val<'b, I32>, copy: impl FnOnce()) {
         let b = self.b();
-        let lanes = self.head_dim / CHUNK_ELEMS;
+        let lanes = bytes / CHUNK;
         let chunks = lanes.next_power_of_two() * tile.rows;
         let whole = lanes.is_power_of_two();
         if whole && threads <= chunks {
             return copy();
         }
-        let inside = || if whole { copy() } else { b.if_(column.lt(self.head_dim), copy) };
+        let inside = || if whole { copy() } else { b.if_(chunk.lt(lanes), copy) };
         if threads > chunks {
             b.if_((b.special(Special::ThreadX) % threads).lt(chunks), inside);
         } else {
@@ -111,13 +138,13 @@ impl<'b> Tiles<'b> {
 
     /// Starts to copy a tile of queries: `row(i)` is where row `i` of the tile lies, and `i < rows` exist.
     pub(super) fn load_queries(&self, rows: Val<'b, I32>, at: impl Fn(Val<'b, I32>) -> GlobalPtr<'b, Bf16>) {
-        let threads = self.b().threads();
-        let (row, column, step) = self.place(self.queries, threads);
-        let targets = self.targets(self.queries, threads);
-        self.within(self.queries, threads, column, || {
+        let (threads, bytes) = (self.b().threads(), 2 * self.head_dim);
+        let (row, chunk, step) = self.place(self.queries, bytes, threads);
+        let targets = self.targets(self.queries, bytes, threads);
+        self.within(self.queries, bytes, threads, chunk, || {
             for (i, &to) in (0u32..).zip(&targets) {
-                let row = row + i * step;
-                self.b().cp_async_or_zero(self.queries_at.at_bytes(to), at(row).at(column), row.lt(rows));
+                let (row, to) = (row + i * step, self.queries_at.at_bytes(to));
+                self.b().cp_async_or_zero(to, at(row).at(chunk * (CHUNK / 2)), row.lt(rows));
             }
         });
     }
@@ -125,33 +152,39 @@ impl<'b> Tiles<'b> {
     /// Starts to copy the keys and values at positions `first..` into the stage at `stage`; `first` is a multiple of
     /// the tile's rows. Rows of positions that are not there become zeros; their addresses are formed and not read.
     pub(super) fn load_keys(&self, a: &Attention, keys: &Keys<'b>, stage: Val<'b, I32>, first: Val<'b, I32>) {
-        let (row, column, step) = self.place(self.keys, self.team);
-        let targets = self.targets(self.keys, self.team);
+        let bytes = self.key_bytes;
+        let (row, chunk, step) = self.place(self.keys, bytes, self.team);
+        let targets = self.targets(self.keys, bytes, self.team);
         let rounds = rounds_of_a_page(a.page_tokens, self.keys.rows, step);
-        let plane = i64::from(a.page_tokens * a.head_dim);
         let to = self.stages.at_bytes(stage);
-        self.within(self.keys, self.team, column, || {
+        self.within(self.keys, bytes, self.team, chunk, || {
             for (j, targets) in (0u32..).zip(targets.chunks(rounds as usize)) {
                 let position = first + row + j * rounds * step;
                 let there = position.min(keys.to - 1);
-                let page = keys.table.at(there / a.page_tokens).load().to_i64();
-                // ((page * 2 + which) * kv_heads + head) * page_tokens + slot, in rows of head_dim.
-                let head = page * i64::from(2 * a.kv_heads) + keys.head.to_i64();
                 let slot = there % a.page_tokens;
-                let key = keys.cache.at64(head * plane).at(slot * a.head_dim + column);
-                let value = key.at64(self.b().value(i64::from(a.kv_heads) * plane));
+                let key = keys.page(a, there).0.at(slot * (bytes / 2) + chunk * (CHUNK / 2));
+                // Values are behind the keys of all heads.
+                let value =
+                    key.at64(self.b().value(i64::from(a.kv_heads) * i64::from(a.page_tokens * bytes / 2)));
                 for (i, &target) in (0u32..).zip(targets) {
                     let inside = (position + i * step).lt(keys.to);
-                    let (to, on) = (to.at_bytes(target), i * step * a.head_dim);
+                    let (to, on) = (to.at_bytes(target), i * step * (bytes / 2));
                     self.b().cp_async_or_zero(to, key.at(on), inside);
                     self.b().cp_async_or_zero(to.at_bytes(self.keys.bytes()), value.at(on), inside);
                 }
             }
         });
+        if let Some(scales) = self.scales {
+            self.load_scales(a, keys, scales.at_bytes(self.scales_of(stage)), first);
+        }
     }
 
     /// Products of this warp's rows of queries, from `first_row` of the tile on, with the keys in `stage`: `[m16 tile][n8 tile]`.
     pub(super) fn products(&self, first_row: Val<'b, I32>, row_tiles: u32, stage: Val<'b, I32>) -> Sums<'b> {
+        if let Some(scales) = self.scales {
+            let scales = scales.at_bytes(self.scales_of(stage));
+            return self.products_of_codes(first_row, row_tiles, stage, scales);
+        }
         let b = self.b();
         let (lane, _) = b.lane_and_warp();
         // Queries: matrices (rows 0-7, k 0-7), (rows 8-15, k 0-7), (rows 0-7, k 8-15), (rows 8-15, k 8-15).
@@ -184,6 +217,9 @@ impl<'b> Tiles<'b> {
     /// `values + weights v` with the values in `stage`; `weights` as [`Tiles::products`] gives them, `values`
     /// `[m16 tile][n8 tile of the head]`.
     pub(super) fn weigh(&self, weights: &Sums<'b>, mut values: Sums<'b>, stage: Val<'b, I32>) -> Sums<'b> {
+        if let Some(scales) = self.scales {
+            return self.weigh_codes(weights, values, stage, scales.at_bytes(self.scales_of(stage)));
+        }
         let b = self.b();
         let (lane, _) = b.lane_and_warp();
         // Transposed matrices (keys 0-7, d 0-7), (keys 8-15, d 0-7), (keys 0-7, d 8-15), (keys 8-15, d 8-15).

@@ -1,16 +1,19 @@
 //! Stores keys and values into the paged cache, and where everything in the cache lies.
 //!
-//! The cache is `(pages, 2, kv_heads, page_tokens, head_dim)` bf16, keys first. Token t of request s at position p lies
-//! in page `block_table[s, p / page_tokens]`, slot `p % page_tokens`. One block a token.
+//! A page is `(2, kv_heads, page_tokens, head_dim)` bf16 or e4m3, keys first; of e4m3 each key and each value of a head has
+//! an f32 scale, `(2, kv_heads, page_tokens)` behind them. Token t of request s at position p lies in page
+//! `block_table[s, p / page_tokens]`, slot `p % page_tokens`. One block a token.
 
 use super::{ArgKind, Count, Extent, Launch, grid_of, request_of};
-use crate::builder::{Bf16, Builder, GlobalPtr, I1, I32, Special, StepDims, Val};
+use crate::builder::{Bf16, Builder, F32, GlobalPtr, I1, I8, I32, Special, StepDims, Val};
 use trtc_ir::DType;
 
 /// Elements of a vector access.
 const VEC: u32 = 8;
 /// Most threads of a block.
 const THREADS: u32 = 512;
+/// Lanes of a warp.
+const WARP: u32 = 32;
 
 /// The parameters that are the batch.
 #[derive(Clone, Copy)]
@@ -27,6 +30,47 @@ pub(super) struct Pages {
     pub(super) kv_heads: u32,
     pub(super) head_dim: u32,
     pub(super) page_tokens: u32,
+    /// Element type.
+    pub(super) kv: DType,
+}
+
+impl Pages {
+    /// Why there is no kernel for such a cache.
+    pub(super) fn unsupported(self) -> Option<String> {
+        match self.kv {
+            _ if self.page_tokens == 0 => Some("pages have no tokens".to_owned()),
+            DType::Bf16 => None,
+            // Scales begin at multiples of 16 bytes and are copied four at once.
+            DType::F8E4M3 => (!self.page_tokens.is_multiple_of(4))
+                .then(|| format!("pages of {} tokens are not multiples of 4, for e4m3", self.page_tokens)),
+            kv => Some(format!("a cache of {kv}: only bf16 and e4m3 are served")),
+        }
+    }
+
+    /// Whether keys and values have scales.
+    pub(super) fn scaled(self) -> bool {
+        self.kv == DType::F8E4M3
+    }
+
+    /// Bytes of a key of a head, or of a value.
+    pub(super) fn row_bytes(self) -> u32 {
+        if self.scaled() { self.head_dim } else { 2 * self.head_dim }
+    }
+
+    /// Keys and values of heads in a page.
+    pub(super) fn rows(self) -> u32 {
+        2 * self.kv_heads * self.page_tokens
+    }
+
+    /// Bytes of a page.
+    pub(super) fn bytes(self) -> i64 {
+        i64::from(self.rows()) * i64::from(self.row_bytes() + if self.scaled() { 4 } else { 0 })
+    }
+
+    /// Where the scales begin in a page, bytes.
+    pub(super) fn scales_at(self) -> i64 {
+        i64::from(self.rows()) * i64::from(self.row_bytes())
+    }
 }
 
 /// The place of a token in the cache.
@@ -67,18 +111,20 @@ impl<'b> Batch<'b> {
 }
 
 impl<'b> Slot<'b> {
-    /// The key or value of head `kv_head`.
+    /// The key or value of head `kv_head`, and its scale if there is one.
     pub(super) fn of(
         self,
-        cache: GlobalPtr<'b, Bf16>,
+        cache: GlobalPtr<'b, I8>,
         is_value: Val<'b, I1>,
         kv_head: Val<'b, I32>,
-    ) -> GlobalPtr<'b, Bf16> {
-        let Pages { kv_heads, head_dim, page_tokens } = self.pages;
-        // ((page * 2 + is_value) * kv_heads + kv_head) * page_tokens + slot, in rows of head_dim.
-        let plane = self.page.to_i64() * 2i64 + is_value.select(1i64, 0i64);
-        let row = (plane * i64::from(kv_heads) + kv_head.to_i64()) * i64::from(page_tokens);
-        cache.at64((row + self.slot.to_i64()) * i64::from(head_dim))
+    ) -> (GlobalPtr<'b, I8>, GlobalPtr<'b, F32>) {
+        let pages = self.pages;
+        let page = cache.at64(self.page.to_i64() * pages.bytes());
+        // (is_value * kv_heads + kv_head) * page_tokens + slot.
+        let head = is_value.select(kv_head + pages.kv_heads, kv_head);
+        let row = (head * pages.page_tokens + self.slot).to_i64();
+        let scales = page.at64(page.builder().value(pages.scales_at())).cast::<F32>();
+        (page.at64(row * i64::from(pages.row_bytes())), scales.at64(row))
     }
 }
 
@@ -100,52 +146,79 @@ pub struct KvAppend {
 impl KvAppend {
     /// Why there is no kernel for these constants.
     pub fn unsupported(&self) -> Option<String> {
-        let KvAppend { kv_heads, head_dim, page_tokens, kv, .. } = *self;
+        let KvAppend { kv_heads, head_dim, .. } = *self;
         if kv_heads == 0 || head_dim == 0 || !head_dim.is_multiple_of(VEC) {
             return Some(format!(
                 "{kv_heads} heads of {head_dim} elements are not positive multiples of {VEC}"
             ));
         }
-        if page_tokens == 0 {
-            return Some("pages have no tokens".to_owned());
+        if self.pages().scaled() && head_dim > VEC * WARP {
+            return Some(format!("heads of {head_dim} elements are above {}, for e4m3", VEC * WARP));
         }
-        (kv != DType::Bf16).then(|| format!("cache {kv}: only bf16 is served"))
+        self.pages().unsupported()
     }
 
-    /// Vectors of a row of k.
-    fn vectors(&self) -> u32 {
-        self.kv_heads * (self.head_dim / VEC)
+    fn pages(&self) -> Pages {
+        let KvAppend { kv_heads, head_dim, page_tokens, kv, .. } = *self;
+        Pages { kv_heads, head_dim, page_tokens, kv }
+    }
+
+    /// Threads that share a key or value: in e4m3 lanes that find its scale together.
+    fn lanes(&self) -> u32 {
+        let vectors = self.head_dim / VEC;
+        if self.pages().scaled() { vectors.next_power_of_two() } else { vectors }
     }
 
     /// Geometry. Arguments: `[k, v, batch, kv]`; the batch is four parameters.
     pub fn launch(&self) -> Launch {
         use ArgKind::{Batch, Pointer};
         let grid = grid_of(Extent { of: Count::Tokens, div: 1, plus: None, mul: 1 });
-        let threads = (2 * self.vectors()).next_multiple_of(32).min(THREADS);
+        let threads = (2 * self.kv_heads * self.lanes()).next_multiple_of(WARP).min(THREADS);
         Launch::new(grid, threads, vec![Pointer, Pointer, Batch, Pointer])
     }
 
     /// The kernel.
-    pub fn build(&self, b: &Builder) {
+    pub fn build<'b>(&self, b: &'b Builder) {
         let k = b.param_floats(self.x);
         let v = b.param_floats(self.x);
         let batch = Batch::param(b);
-        let cache = b.param_ptr::<Bf16>();
+        let cache = b.param_ptr::<I8>();
         let dims = b.param_dims();
 
         let token = b.special(Special::BlockX);
         let seq = batch.request(b, token, dims);
-        let KvAppend { kv_heads, head_dim, page_tokens, .. } = *self;
-        let slot = batch.slot(Pages { kv_heads, head_dim, page_tokens }, seq, batch.position(token, seq));
+        let KvAppend { kv_heads, head_dim, .. } = *self;
+        let slot = batch.slot(self.pages(), seq, batch.position(token, seq));
         let row = token.to_i64() * i64::from(kv_heads * head_dim);
         let (k, v) = (k.at64(row), v.at64(row));
-        let all = self.vectors();
-        b.for_(b.special(Special::ThreadX), 2 * all, b.threads(), (), |vector, ()| {
-            let is_value = b.value(all).le(vector);
-            let at = is_value.select(vector - all, vector);
-            let (head, on) = (at / (head_dim / VEC), at % (head_dim / VEC) * VEC);
-            let x = v.select(is_value, k).at(at * VEC).load::<{ VEC as usize }>();
-            slot.of(cache, is_value, head).at(on).store_vector(b.vector(x).to_bf16());
+        let (lanes, parts) = (self.lanes(), head_dim / VEC);
+        let thread = b.special(Special::ThreadX);
+        // The head, of keys and then of values, of this thread's group of lanes; and its vector there.
+        let of = |at: Val<'b, I32>, all: Val<'b, I32>| {
+            let is_value = b.value(kv_heads).le(all);
+            let head = is_value.select(all - kv_heads, all);
+            let on = (at % lanes).min(parts - 1) * VEC;
+            let x = v.select(is_value, k).at(head * head_dim + on).load::<{ VEC as usize }>();
+            let (to, scale) = slot.of(cache, is_value, head);
+            (x, on, to, scale)
+        };
+        if !self.pages().scaled() {
+            b.for_(thread, 2 * kv_heads * lanes, b.threads(), (), |at, ()| {
+                let (x, on, to, _) = of(at, at / lanes);
+                to.cast::<Bf16>().at(on).store_vector(b.vector(x).to_bf16());
+            });
+            return;
+        }
+        // All threads go round equally often, for lanes shuffle; what is behind the end repeats the last.
+        b.for_(0, 2 * kv_heads * lanes, b.threads(), (), |first, ()| {
+            let at = first + thread;
+            let (x, on, to, scale) = of(at, (at / lanes).min(2 * kv_heads - 1));
+            let amax = x.iter().fold(b.value(0.0f32), |max, x| max.max(x.abs()));
+            let by = b.e4m3_scale(b.max_lanes(amax, lanes));
+            b.if_(at.lt(2 * kv_heads * lanes) & (at % lanes).lt(parts), || {
+                to.at_bytes(on).cast().store_vector(b.e4m3_codes(x, by));
+                b.if_(on.eq(0), || scale.store(by[0]));
+            });
         });
     }
 }

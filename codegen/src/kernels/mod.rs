@@ -15,6 +15,7 @@ mod draw;
 mod epilogue;
 pub mod feed;
 pub mod flash_attention;
+mod flash_codes;
 mod flash_softmax;
 mod flash_tiles;
 mod fragments;

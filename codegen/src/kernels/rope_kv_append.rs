@@ -6,7 +6,7 @@
 use super::kv_append::{Batch, Pages};
 use super::rope::{Half, Heads};
 use super::{ArgKind, Count, Extent, Launch, grid_of};
-use crate::builder::{Bf16, Builder, F32, FloatPtr, GlobalPtr, I1, I32, Special, Val};
+use crate::builder::{Bf16, Builder, F32, FloatPtr, GlobalPtr, I1, I8, I32, Special, Val};
 use trtc_ir::DType;
 
 /// Constants of the kernel.
@@ -48,13 +48,15 @@ pub struct HeadNorm {
 impl RopeKvAppend {
     /// Why there is no kernel for these constants.
     pub fn unsupported(&self) -> Option<String> {
-        if self.page_tokens == 0 {
-            return Some("pages have no tokens".to_owned());
+        if self.out != DType::Bf16 {
+            return Some(format!("q of {}: only bf16 is served", self.out));
         }
-        if (self.kv, self.out) != (DType::Bf16, DType::Bf16) {
-            return Some(format!("cache {}, q {}: only bf16 is served", self.kv, self.out));
-        }
-        self.all_heads().unsupported()
+        self.pages().unsupported().or_else(|| self.all_heads().unsupported())
+    }
+
+    fn pages(&self) -> Pages {
+        let RopeKvAppend { kv_heads, head_dim, page_tokens, kv, .. } = *self;
+        Pages { kv_heads, head_dim, page_tokens, kv }
     }
 
     /// Heads of a row of qkv.
@@ -80,15 +82,15 @@ impl RopeKvAppend {
         let q_norm = self.q_norm.map(|n| (n, b.param_const_floats(n.weight)));
         let k_norm = self.k_norm.map(|n| (n, b.param_const_floats(n.weight)));
         let batch = Batch::param(b);
-        let cache = b.param_ptr::<Bf16>();
+        let cache = b.param_ptr::<I8>();
         let q = b.param_ptr::<Bf16>();
         let dims = b.param_dims();
 
         let token = b.special(Special::BlockX);
         let position = positions.at(token).load();
         let seq = batch.request(b, token, dims);
-        let RopeKvAppend { kv_heads, head_dim, page_tokens, .. } = *self;
-        let slot = batch.slot(Pages { kv_heads, head_dim, page_tokens }, seq, position);
+        let RopeKvAppend { kv_heads, head_dim, .. } = *self;
+        let slot = batch.slot(self.pages(), seq, position);
 
         let heads = self.all_heads();
         let unit = heads.unit(b);
@@ -111,11 +113,24 @@ impl RopeKvAppend {
             let out_hi: Half<'_> = std::array::from_fn(|i| is_value.select(hi[i], rhi[i]));
 
             let kv_head = is_value.select(head - (self.heads + kv_heads), head - self.heads);
-            let in_cache = slot.of(cache, is_value, kv_head);
-            let to: GlobalPtr<'_, Bf16> = is_query.select(q.at(head * head_dim), in_cache);
-            b.if_(unit.active & group.exists, || {
+            let (in_cache, scale) = slot.of(cache, is_value, kv_head);
+            let stores = unit.active & group.exists;
+            let query = q.at(head * head_dim);
+            let store = |to: GlobalPtr<'_, Bf16>| {
                 to.at(low).store_vector(b.vector(out_lo).to_bf16());
                 to.at(high).store_vector(b.vector(out_hi).to_bf16());
+            };
+            if !self.pages().scaled() {
+                b.if_(stores, || store(is_query.select(query, in_cache.cast())));
+                continue;
+            }
+            let amax = out_lo.iter().chain(&out_hi).fold(b.value(0.0f32), |max, v| max.max(v.abs()));
+            let by = b.e4m3_scale(b.max_lanes(amax, heads.lanes()));
+            b.if_(stores & is_query, || store(query));
+            b.if_(stores & !is_query, || {
+                in_cache.at_bytes(low).cast().store_vector(b.e4m3_codes(out_lo, by));
+                in_cache.at_bytes(high).cast().store_vector(b.e4m3_codes(out_hi, by));
+                b.if_(low.eq(0), || scale.store(by[0]));
             });
         }
     }

@@ -8,6 +8,7 @@
 use super::attention::{Attention, NONE, Paged};
 use super::{Count, Extent, Launch, request_of};
 use crate::builder::{Bf16, Builder, F32, GlobalPtr, I1, I32, SharedPtr, Special, Val};
+use trtc_ir::DType;
 
 /// Elements of a vector access.
 const VEC: u32 = 8;
@@ -42,6 +43,9 @@ impl TokenAttention {
                 "heads of {head_dim} elements are not multiples of {VEC} up to {}",
                 VEC * 32
             ));
+        }
+        if self.0.kv != DType::Bf16 {
+            return Some(format!("a cache of {}: only bf16 is served", self.0.kv));
         }
         self.0.unsupported()
     }
@@ -118,7 +122,7 @@ impl TokenAttention {
             })
             .collect();
 
-        let states = self.over_keys(b, &queries, &request, (paged.cache, kv_head, column), group);
+        let states = self.over_keys(b, &queries, &request, (paged.cache.cast(), kv_head, column), group);
         let merged = self.exchange(b, &states, group, part.min(parts - 1) * VEC, inside);
         b.sync();
         let out = y.at64(

@@ -133,7 +133,7 @@ impl<'b> Stage<'b> {
 impl WgmmaAttention {
     /// Why there is no kernel for these constants.
     pub fn unsupported(&self) -> Option<String> {
-        let Attention { head_dim, page_tokens, softcap, out, .. } = self.0;
+        let Attention { head_dim, page_tokens, softcap, kv, out, .. } = self.0;
         if page_tokens != PAGE {
             return Some(format!("pages of {page_tokens} tokens: only {PAGE} are served"));
         }
@@ -142,6 +142,9 @@ impl WgmmaAttention {
         }
         if softcap.is_some() && head_dim > 192 {
             return Some(format!("bounded scores of heads of {head_dim} elements take too many registers"));
+        }
+        if kv != DType::Bf16 {
+            return Some(format!("a cache of {kv}: only bf16 is served"));
         }
         if out != DType::Bf16 {
             return Some(format!("results of {out}: only bf16 is served"));

@@ -241,6 +241,43 @@ fn e4m3_rows() -> Vec<(&'static str, Recipe)> {
     ]
 }
 
+/// Kernels of a cache in e4m3.
+fn e4m3_caches() -> Vec<(&'static str, Recipe)> {
+    let kv = DType::F8E4M3;
+    let attention = |heads, kv_heads, head_dim| Attention { kv, ..attention(heads, kv_heads, head_dim) };
+    let decode = |a| DecodeAttention(a).into();
+    let flash = |a| FlashAttention(a).into();
+    let windowed = Attention { window: Some(512), page_tokens: 24, ..attention(4, 1, 256) };
+    let capped = Attention { softcap: Some(50.0), ..attention(16, 1, 80) };
+    let head = |offset| Some(HeadNorm { weight: Bf16, eps: 1e-6, offset });
+    let append = |kv_heads, head_dim, x| KvAppend { kv_heads, head_dim, page_tokens: 64, x, kv };
+    vec![
+        ("decode_attention_e4m3_32_8_128", decode(attention(32, 8, 128))),
+        ("decode_attention_e4m3_14_2_64", decode(attention(14, 2, 64))),
+        ("decode_attention_e4m3_window_4_1_256", decode(windowed)),
+        ("decode_attention_e4m3_cap_16_1_80", decode(capped)),
+        (
+            "decode_attention_e4m3_71_1_64",
+            decode(Attention { page_tokens: 16, out: F32, ..attention(71, 1, 64) }),
+        ),
+        ("decode_attention_e4m3_128_1_16", decode(attention(128, 1, 16))),
+        ("flash_attention_e4m3_32_8_128", flash(attention(32, 8, 128))),
+        ("flash_attention_e4m3_14_2_64", flash(Attention { page_tokens: 16, ..attention(14, 2, 64) })),
+        ("flash_attention_e4m3_window_4_1_256", flash(windowed)),
+        ("flash_attention_e4m3_cap_16_1_80", flash(capped)),
+        ("flash_attention_e4m3_32_32_96", flash(Attention { out: F32, ..attention(32, 32, 96) })),
+        ("flash_attention_e4m3_128_1_16", flash(attention(128, 1, 16))),
+        ("kv_append_e4m3_8_128", append(8, 128, Bf16).into()),
+        ("kv_append_e4m3_f32_3_72", append(3, 72, F32).into()),
+        ("rope_e4m3_32_8_128", RopeKvAppend { kv, ..rope(32, 8, 128, 128) }.into()),
+        (
+            "rope_e4m3_norms_16_8_128",
+            RopeKvAppend { kv, q_norm: head(0.0), k_norm: head(0.0), ..rope(16, 8, 128, 128) }.into(),
+        ),
+        ("rope_e4m3_partial_32_32_80", RopeKvAppend { kv, ..rope(32, 32, 80, 32) }.into()),
+    ]
+}
+
 /// Whether a target has the instructions of a kernel.
 fn exists(recipe: &Recipe, gpu: &Gpu) -> bool {
     let e4m3 = match recipe {
@@ -248,6 +285,11 @@ fn exists(recipe: &Recipe, gpu: &Gpu) -> bool {
         Recipe::RmsNorm(n) => n.out == DType::F8E4M3,
         Recipe::GatedAct(a) => a.out == DType::F8E4M3,
         Recipe::Quantize(_) => true,
+        Recipe::KvAppend(a) => a.kv == DType::F8E4M3,
+        Recipe::RopeKvAppend(a) => a.kv == DType::F8E4M3,
+        Recipe::DecodeAttention(DecodeAttention(a)) | Recipe::FlashAttention(FlashAttention(a)) => {
+            a.kv == DType::F8E4M3
+        }
         _ => false,
     };
     !e4m3 || gpu.matrix_types.contains(&DType::F8E4M3)
@@ -256,7 +298,7 @@ fn exists(recipe: &Recipe, gpu: &Gpu) -> bool {
 /// One line a kernel and target: what assembling them uses. A change here is a change of performance: look at it.
 #[test]
 fn every_kernel_on_every_target() {
-    let cases: Vec<_> = cases().into_iter().chain(e4m3_rows()).collect();
+    let cases: Vec<_> = cases().into_iter().chain(e4m3_rows()).chain(e4m3_caches()).collect();
     let pairs: Vec<_> =
         cases.iter().flat_map(|(name, r)| gpus().map(move |(target, gpu)| (*name, r, target, gpu))).collect();
     let pairs: Vec<_> = pairs.into_iter().filter(|(_, recipe, _, gpu)| exists(recipe, gpu)).collect();
