@@ -222,8 +222,7 @@ impl DecodeAttention {
     fn exchange<'b>(&self, b: &'b Builder, memory: SharedPtr<'b, F32>, (softmax, values): State<'b>) {
         let (lane, warp) = b.lane_and_warp();
         let rows = self.rows();
-        for h in 0..rows.div_ceil(8) as usize {
-            let [most, sum] = softmax[0][h];
+        for (h, &[most, sum]) in softmax[0].iter().enumerate().take(rows.div_ceil(8) as usize) {
             let sum = b.sum_lanes(sum, 4);
             let row = (lane >> 2) + h as u32 * 8;
             let put = || {
