@@ -54,8 +54,9 @@ pub fn run(program: &Path, args: &[String], until: Instant) -> Result<Done, Stri
     if status.success() {
         return Ok(Done { stdout, seconds, resident });
     }
-    let said = stderr.lines().find(|l| l.contains("error")).or(stderr.lines().next_back());
-    Err(said.map_or_else(|| format!("ended with {status}"), |l| l.trim().to_owned()))
+    // What is wrong stands first, where and what to do follow.
+    let said = stderr.lines().map(str::trim).find(|l| !l.is_empty() && !l.starts_with("warning"));
+    Err(said.map_or_else(|| format!("ended with {status}"), str::to_owned))
 }
 
 /// Reads all of a pipe beside the command, which would wait for a full one.
@@ -113,10 +114,8 @@ mod tests {
 
     #[test]
     fn a_failure_is_the_line_that_says_so() {
-        assert_eq!(
-            sh("echo 'error: no'; echo 'error: yes\n  help: x' >&2; exit 1", 60.0).unwrap_err(),
-            "error: yes"
-        );
+        let script = "echo 'error: no'; printf 'warning: w\nunsupported: yes\n  help: x\n' >&2; exit 1";
+        assert_eq!(sh(script, 60.0).unwrap_err(), "unsupported: yes");
         assert!(sh("exit 3", 60.0).unwrap_err().contains('3'));
         assert!(
             run(Path::new("/no/such"), &[], Instant::now() + LOOK * 1000).unwrap_err().contains("/no/such")

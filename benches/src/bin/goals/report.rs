@@ -32,11 +32,14 @@ impl Row {
         Some(if self.less { peer / ours } else { ours / peer })
     }
 
-    /// Whether each goal of the row is reached; `None` if it has none or was not measured.
+    /// Whether each goal of the row is reached; `None` if it has none or a part of it is not known.
     pub fn met(&self) -> Option<bool> {
         let (ours, of_limit) = self.outcome.as_ref().ok()?;
         let reached = self.goal.map(|goal| if self.less { *ours <= goal } else { *ours >= goal });
-        let part = self.goal_of_limit.zip(*of_limit).map(|(goal, part)| part >= goal);
+        let part = match self.goal_of_limit {
+            Some(goal) => Some((*of_limit)? >= goal),
+            None => None,
+        };
         match (reached, part) {
             (Some(a), Some(b)) => Some(a && b),
             (a, b) => a.or(b),
@@ -184,6 +187,8 @@ mod tests {
         assert_eq!(Row { goal_of_limit: Some(0.95), ..row() }.met(), Some(false));
         assert_eq!(Row { goal: None, goal_of_limit: Some(0.85), ..row() }.met(), Some(true));
         assert_eq!(Row { goal: None, ..row() }.met(), None);
+        let no_limit = Row { outcome: Ok((0.75, None)), goal_of_limit: Some(0.85), ..row() };
+        assert_eq!(no_limit.met(), None, "half of the goal is not known");
         assert_eq!(Row { outcome: Err("no".into()), ..row() }.met(), None);
         let more = Row { less: false, unit: "tok/s".into(), ..row() };
         assert_eq!((more.met(), more.best_peer(), more.ahead()), (Some(false), Some(2.0), Some(0.375)));

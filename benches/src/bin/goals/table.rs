@@ -263,7 +263,8 @@ mod tests {
         }
         for (part, count) in [
             ("decode, batch", 13),
-            ("first token, ", 9),
+            ("bf16 first token, ", 6),
+            ("fp8 first token, ", 3),
             ("throughput", 5),
             ("GEMM bf16", 32),
             ("GEMM fp8", 32),
