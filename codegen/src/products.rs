@@ -53,7 +53,7 @@ impl Product {
             });
             return Ok(forms.collect());
         }
-        let stream = |(tokens, suffix): (u32, &'static str)| {
+        let stream = |(tokens, suffix, _): (u32, &'static str, u64)| {
             let recipe = StreamMatmul { n, k, operands, rows, bias, residual, out, gate, tokens };
             (u64::from(tokens), suffix, recipe.into())
         };
@@ -63,7 +63,12 @@ impl Product {
             (to, suffix, recipe.into())
         };
         if wgmma {
-            return Ok(STREAM_RANGES.map(stream).into_iter().chain(WGMMA_RANGES.map(many_rows)).collect());
+            let bytes = u64::from(n) * u64::from(k) * u64::from(operands.bytes());
+            let streams = STREAM_RANGES.into_iter().filter(|&(_, _, least)| bytes >= least);
+            let streams: Ranges = streams.map(stream).collect();
+            let most = streams.iter().map(|s| s.0).max().unwrap_or(0);
+            let others = WGMMA_RANGES.into_iter().filter(|&(to, _)| to > most).map(many_rows);
+            return Ok(streams.into_iter().chain(others).collect());
         }
         let matmul = |tiling: Tiling| Matmul { n, k, operands, rows, bias, residual, out, tiling };
         Ok(vec![
@@ -101,8 +106,11 @@ fn many(operands: Operands) -> Tiling {
     }
 }
 
-/// Greatest numbers of rows that products which stream weights are made for, and their suffixes.
-const STREAM_RANGES: [(u32, &str); 2] = [(8, "to8"), (16, "to16")];
+/// Greatest numbers of rows that products which stream weights are made for, their suffixes, and the least bytes of weights
+/// for which that is faster: the sums of tiles that blocks share out are exchanged through memory, more of them the more
+/// rows there are.
+const STREAM_RANGES: [(u32, &str, u64); 4] =
+    [(8, "to8", 0), (16, "to16", 0), (32, "to32", 50 << 20), (64, "to64", 100 << 20)];
 /// Greatest numbers of rows that products with `wgmma` are made for, each with a tiling of its own, and their suffixes.
 const WGMMA_RANGES: [(u64, &str); 7] = [
     (64, "to64"),
