@@ -95,6 +95,9 @@ pub fn arguments(op: &Op, results: &[ValueId]) -> Vec<Arg> {
         Op::Attention(op) => (vec![Value(op.q), Value(op.batch), Value(op.kv)], 1),
         Op::GatedAct(op) => (vec![Value(op.gate), Value(op.up)], 1),
         Op::GatedActPacked(op) => (vec![Value(op.x)], 1),
+        Op::GatedLinear(op) => {
+            (vec![Value(op.x), Weight(op.weight)].into_iter().chain(op.bias.map(Weight)).collect(), 1)
+        }
         Op::Feed(op) => (vec![Value(op.tokens), Value(op.last)], 1),
         Op::Sample(op) => (vec![Value(op.logits), Value(op.draws)], 2),
         Op::GatherRows(op) => (vec![Value(op.x), Value(op.rows)], 1),

@@ -8,6 +8,7 @@ pub mod builder;
 pub mod emit;
 pub mod kernels;
 pub mod mlir;
+mod products;
 pub mod ptxas;
 pub mod recipes;
 pub mod select;

@@ -226,6 +226,16 @@ pub fn signature(module: &Module, data: &OpData) -> Result<String, String> {
             let name = name.with(act(op.act)).with(format_args!("w{}", width(y)?)).rows(y)?;
             name.elem("x", x.elem).elem("out", y.elem)
         }
+        Op::GatedLinear(op) => {
+            let (x, w, y) = (t.tensor(op.x)?, t.weight(op.weight), t.result(data, 0)?);
+            let name = name.with(act(op.act)).with(format_args!("n{}", extent(w, 0)?));
+            let mut name = name.with(format_args!("k{}", extent(w, 1)?)).rows(x)?;
+            name = name.elem("x", x.elem).elem("w", w.elem);
+            if let Some(bias) = op.bias {
+                name = name.elem("bias", t.weight(bias).elem);
+            }
+            name.elem("out", y.elem)
+        }
         Op::Feed(op) => name.with(format_args!("of{}", extent(t.tensor(op.last)?, 0)?)),
         Op::Sample(op) => name.with(format_args!("v{}", width(t.tensor(op.logits)?)?)),
         Op::Quantize(op) => {

@@ -11,6 +11,7 @@ pub const PASSES: &[&Pass] = &[
     &fuse::qkv::PASS,
     &fuse::gate_up::PASS,
     &fuse::gated_act::PASS,
+    &fuse::gated_linear::PASS,
     &fuse::rope_kv::PASS,
     &fuse::epilogue::PASS,
     &fuse::add_norm::PASS,

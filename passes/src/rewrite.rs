@@ -5,7 +5,7 @@
 
 use crate::Changed;
 use std::collections::HashSet;
-use trtc_ir::{Arena, Def, Id, Loc, Module, Op, OpData, OpId, Type, ValueId, WeightId};
+use trtc_ir::{Arena, Def, Id, Loc, Module, Op, OpData, OpId, Type, ValueId, Weight, WeightId};
 
 /// A module being edited.
 pub struct Rewriter<'m> {
@@ -89,6 +89,11 @@ impl<'m> Rewriter<'m> {
     pub fn def(&self, value: ValueId) -> Option<(OpId, &Op)> {
         let id = self.module.func.def_op(value)?;
         Some((id, self.op(id)))
+    }
+
+    /// A weight.
+    pub fn weight(&self, weight: WeightId) -> &Weight {
+        &self.module.weights[weight]
     }
 
     /// The ops that read a value, once for each operand, in no order.

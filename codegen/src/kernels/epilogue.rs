@@ -69,6 +69,19 @@ impl<'b> Epilogue<'b> {
         (row.min(self.m - 1), column)
     }
 
+    /// Sums of adjacent columns of a row, which exist, with their scales and bias.
+    pub(super) fn scaled<const N: usize>(
+        &self,
+        [row, column]: [Val<'b, I32>; 2],
+        sum: [Val<'b, F32>; N],
+    ) -> [Val<'b, F32>; N] {
+        let sum = self.scales.map_or(sum, |scales| scales.apply([row, column], sum));
+        self.bias.map_or(sum, |bias| {
+            let bias: [Val<'b, F32>; N] = bias.at(column).load();
+            std::array::from_fn(|i| sum[i] + bias[i])
+        })
+    }
+
     /// The same for `N` columns of several rows. Everything is read before anything is stored, so that the loads are
     /// under way together.
     pub(super) fn store_rows<const N: usize>(
@@ -82,8 +95,7 @@ impl<'b> Epilogue<'b> {
         let finish = |(&row, sum): (&Val<'b, I32>, [Val<'b, F32>; N])| {
             let (row, column) = self.nearest([row, column], N as u32);
             let at = row.to_i64() * i64::from(self.n) + column.to_i64();
-            let sum = self.scales.map_or(sum, |scales| scales.apply([row, column], sum));
-            let sum = self.bias.map_or(sum, |bias| add(sum, bias.at(column).load()));
+            let sum = self.scaled([row, column], sum);
             self.residual.map_or(sum, |residual| add(sum, residual.at64(at).load()))
         };
         let all: Vec<[Val<'b, F32>; N]> = rows.iter().zip(sums).map(finish).collect();

@@ -95,18 +95,23 @@ impl GatedAct {
         std::array::from_fn(|i| self.activate(gate[i]) * up[i])
     }
 
-    /// `g / (1 + exp(-s))`. For s so far below 0 that exp overflows, the quotient is -0, as it is in the limit.
+    /// The activation of one element.
     fn activate<'b>(&self, g: Val<'b, F32>) -> Val<'b, F32> {
-        let s = match self.act {
-            Act::Silu => g,
-            Act::GeluTanh => {
-                const TWO_SQRT_2_OVER_PI: f32 = 2.0 * 0.797_884_6;
-                // 2 sqrt(2/pi) (g + 0.044715 g^3)
-                let inner = (g * g).fma(TWO_SQRT_2_OVER_PI * 0.044_715, TWO_SQRT_2_OVER_PI);
-                g * inner
-            }
-        };
-        let e = (s * -std::f32::consts::LOG2_E).exp2();
-        g.div_approx(e + 1.0f32)
+        activate(self.act, g)
     }
+}
+
+/// `g / (1 + exp(-s))`. For s so far below 0 that exp overflows, the quotient is -0, as it is in the limit.
+pub(super) fn activate(act: Act, g: Val<'_, F32>) -> Val<'_, F32> {
+    let s = match act {
+        Act::Silu => g,
+        Act::GeluTanh => {
+            const TWO_SQRT_2_OVER_PI: f32 = 2.0 * 0.797_884_6;
+            // 2 sqrt(2/pi) (g + 0.044715 g^3)
+            let inner = (g * g).fma(TWO_SQRT_2_OVER_PI * 0.044_715, TWO_SQRT_2_OVER_PI);
+            g * inner
+        }
+    };
+    let e = (s * -std::f32::consts::LOG2_E).exp2();
+    g.div_approx(e + 1.0f32)
 }

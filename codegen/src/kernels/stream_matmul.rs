@@ -1,4 +1,5 @@
 //! `y = x w^T + bias + residual` for few tokens on Hopper: weights pass through shared memory once, at memory's speed.
+//! Or `y = act(x wg^T + bg) * (x wu^T + bu)`, with wg above wu in w: a warpgroup's tile is then half of either.
 //!
 //! x `(M, K)` with M at most [`StreamMatmul::tokens`], w `(N, K)`, row-major, bf16 or e4m3 with scales. Weights are the first
 //! operand of `wgmma`, `(64, k) x (k, tokens)`, so that few tokens make narrow products. One thread brings weights and x by
@@ -9,12 +10,14 @@
 //! multiprocessor's shared memory: the next product fills its ring while this one ends.
 
 use super::epilogue::Epilogue;
+use super::gated_act::activate;
 use super::operands::Operands;
 use super::{ArgKind, Count, Extent, Launch, Map, MapRows, Scratch, grid_of, last_of, param_scratch};
 use crate::builder::{
     Barrier, Bf16, Builder, Evict, F32, GlobalPtr, I32, SharedPtr, Smem, Special, TensorMap, Val, WgmmaA,
 };
 use trtc_ir::DType;
+use trtc_ir::ops::Act;
 
 /// Blocks of a launch: multiprocessors of an H100 and an H200.
 pub const BLOCKS: u32 = 132;
@@ -34,7 +37,7 @@ const PITCH: u32 = ROWS + 4;
 /// Constants of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StreamMatmul {
-    /// Outputs.
+    /// Rows of w: outputs, or twice as many if they are gated.
     pub n: u32,
     /// Inputs.
     pub k: u32,
@@ -48,6 +51,8 @@ pub struct StreamMatmul {
     pub residual: Option<DType>,
     /// Element type of y.
     pub out: DType,
+    /// `y = act(gate) * up`, w being gate's rows above up's.
+    pub gate: Option<Act>,
     /// Most tokens: 8, 16, 32 or 64.
     pub tokens: u32,
 }
@@ -66,9 +71,14 @@ impl StreamMatmul {
     /// Why there is no kernel for these constants.
     pub fn unsupported(&self) -> Option<String> {
         let row = u64::from(self.k) * u64::from(self.operands.bytes());
-        let served = self.n > 0 && self.n.is_multiple_of(8) && row > 0 && row.is_multiple_of(16);
-        let what =
-            || format!("{} outputs by rows of {row} bytes are not positive multiples of 8 and 16", self.n);
+        let served =
+            self.n > 0 && self.n.is_multiple_of(8 * self.halves()) && row > 0 && row.is_multiple_of(16);
+        let what = || {
+            format!(
+                "{} outputs by rows of {row} bytes are not positive multiples of 8 and 16",
+                self.outputs()
+            )
+        };
         (!served).then(what)
     }
 
@@ -82,7 +92,17 @@ impl StreamMatmul {
         self.groups() * GROUP
     }
 
-    /// Outputs of a tile.
+    /// Parts of w that one output needs.
+    fn halves(&self) -> u32 {
+        if self.gate.is_some() { 2 } else { 1 }
+    }
+
+    /// Columns of y.
+    fn outputs(&self) -> u32 {
+        self.n / self.halves()
+    }
+
+    /// Rows of w in a tile.
     fn tile(&self) -> u32 {
         self.groups() * ROWS
     }
@@ -98,7 +118,7 @@ impl StreamMatmul {
     }
 
     fn tiles(&self) -> u32 {
-        self.n.div_ceil(self.tile())
+        self.outputs().div_ceil(self.tile() / self.halves())
     }
 
     /// Units of all tiles.
@@ -136,8 +156,10 @@ impl StreamMatmul {
             tile: [tile_rows, CHUNK / self.operands.bytes()],
             swizzle: CHUNK,
         };
+        // Of w all rows of a tile, or half of a warpgroup's.
+        let w_rows = if self.gate.is_some() { ROWS / 2 } else { self.tile() };
         let maps =
-            vec![map(0, MapRows::Most(self.rows), self.tokens), map(1, MapRows::Fixed(self.n), self.tile())];
+            vec![map(0, MapRows::Most(self.rows), self.tokens), map(1, MapRows::Fixed(self.n), w_rows)];
         // A block begins and ends at most one tile that is not its own alone.
         let bytes = 4 * 2 * u64::from(self.blocks()) * u64::from(self.sums());
         let scratch = Some(Scratch { of: Count::One, bytes, counters: self.tiles() });
@@ -154,9 +176,9 @@ impl StreamMatmul {
         let maps = [b.param_tensor_map(), b.param_tensor_map()];
         let (parts, counters) = param_scratch(b);
         let dims = b.param_dims_early();
-        let ragged = !self.n.is_multiple_of(self.tile());
+        let ragged = !self.outputs().is_multiple_of(self.tile() / self.halves());
         let m = self.rows.of(dims);
-        let epilogue = Epilogue { n: self.n, ragged, m, scales: x.scales(w), bias, residual, y };
+        let epilogue = Epilogue { n: self.outputs(), ragged, m, scales: x.scales(w), bias, residual, y };
 
         let stages = self.stages();
         let (full, empty) = (b.barriers(stages), b.barriers(stages));
@@ -200,14 +222,26 @@ impl StreamMatmul {
         // Tile of w and column of unit i.
         let place = |i: Val<'b, I32>| {
             let unit = first + i;
-            (unit / self.units() * self.tile(), unit % self.units() * (self.chunks() * columns))
+            let outputs = self.tile() / self.halves();
+            (unit / self.units() * outputs, unit % self.units() * (self.chunks() * columns))
         };
         let begin = |s: Val<'b, I32>| stage.full.at(s).arrive_expect(self.stage_bytes());
         let load_w = |i: Val<'b, I32>, s: Val<'b, I32>| {
             let (row, column) = place(i);
             for c in 0..self.chunks() {
                 let to = self.slot(stage.ring, s).at_bytes(c * self.tile() * CHUNK);
-                b.tensor_load(to, stage.maps[1], &[column + c * columns, row], stage.full.at(s), Some(once));
+                let load = |rows: u32, row: Val<'b, I32>| {
+                    let (to, at) = (to.at_bytes(rows * CHUNK), [column + c * columns, row]);
+                    b.tensor_load(to, stage.maps[1], &at, stage.full.at(s), Some(once));
+                };
+                match self.gate {
+                    None => load(0, row),
+                    // Of each warpgroup's rows the first half is gate, the second up.
+                    Some(_) => (0..self.groups()).for_each(|g| {
+                        load(g * ROWS, row + g * (ROWS / 2));
+                        load(g * ROWS + ROWS / 2, row + (self.outputs() + g * (ROWS / 2)));
+                    }),
+                }
             }
         };
         let load_x = |i: Val<'b, I32>, s: Val<'b, I32>| {
@@ -367,9 +401,11 @@ impl StreamMatmul {
         let sync = || b.sync_some(group + 2, GROUP);
         // Of 8 tokens a thread has rows g and g + 8 of its warp's 16, tokens 2q and 2q + 1 (`builder/wgmma.rs`).
         let put = turn.at(q * (2 * PITCH) + warp * 16 + g);
-        let (token, column) = (within / (ROWS / VEC), within % (ROWS / VEC) * VEC);
+        // Columns of y of a warpgroup.
+        let own = ROWS / self.halves();
+        let (token, column) = (within / (own / VEC), within % (own / VEC) * VEC);
         let get = turn.at(token * PITCH + column);
-        let outputs = tile * self.tile() + group * ROWS + column;
+        let outputs = (tile * self.groups() + group) * own + column;
         for from in (0..self.tokens).step_by(self.together() as usize) {
             b.if_(b.value(from).lt(epilogue.m), || {
                 sync();
@@ -381,12 +417,24 @@ impl StreamMatmul {
                 }
                 sync();
                 b.if_(token.lt(self.together()), || {
-                    let sums: [Val<'b, F32>; VEC as usize] = {
-                        let (low, high) =
-                            (get.load_vector::<4>().elements(), get.at(4).load_vector::<4>().elements());
-                        std::array::from_fn(|i| if i < 4 { low[i] } else { high[i - 4] })
+                    let read = |get: SharedPtr<'b, F32>| -> [Val<'b, F32>; VEC as usize] {
+                        let half = |i: u32| get.at(i * 4).load_vector::<4>().elements();
+                        let halves = [half(0), half(1)];
+                        std::array::from_fn(|i| halves[i / 4][i % 4])
                     };
-                    epilogue.store_rows(b, &[token + from], outputs, vec![sums]);
+                    let row = token + from;
+                    match self.gate {
+                        None => epilogue.store_rows(b, &[row], outputs, vec![read(get)]),
+                        Some(act) => {
+                            let (row_at, column) = epilogue.nearest([row, outputs], VEC);
+                            let gate = epilogue.scaled([row_at, column], read(get));
+                            let up = epilogue.scaled([row_at, column + self.outputs()], read(get.at(own)));
+                            let y: [_; VEC as usize] =
+                                std::array::from_fn(|i| activate(act, gate[i]) * up[i]);
+                            let plain = Epilogue { scales: None, bias: None, ..epilogue };
+                            plain.store_rows(b, &[row], outputs, vec![y]);
+                        }
+                    }
                 });
             });
         }

@@ -4,6 +4,7 @@ use super::{assemble, parallel, ptxas};
 use std::fmt::Write as _;
 use trtc_codegen::emit::compile;
 use trtc_codegen::kernels::operands::Operands;
+use trtc_codegen::kernels::stream_matmul::StreamMatmul;
 use trtc_codegen::kernels::wgmma_matmul::{Tiling, WgmmaMatmul};
 use trtc_codegen::kernels::{Count, Recipe};
 use trtc_codegen::mlir::OptLevel;
@@ -24,12 +25,30 @@ fn matmul(n: u32, k: u32, tiling: Tiling) -> WgmmaMatmul {
     }
 }
 
+fn stream(n: u32, k: u32, operands: Operands, tokens: u32) -> StreamMatmul {
+    let rows = Count::Tokens;
+    StreamMatmul { n, k, operands, rows, bias: None, residual: None, out: Bf16, gate: None, tokens }
+}
+
 fn tiling(bm: u32, bn: u32, warpgroups: [u32; 2], cluster: [u32; 2], splits: u32, stages: u32) -> Tiling {
     Tiling { bm, bn, warpgroups, cluster, splits, stages }
 }
 
 fn cases() -> Vec<(&'static str, Recipe)> {
     vec![
+        ("stream_to8", stream(6144, 4096, Operands::Bf16, 8).into()),
+        (
+            "stream_to16",
+            StreamMatmul { residual: Some(Bf16), ..stream(4096, 14336, Operands::Bf16, 16) }.into(),
+        ),
+        ("stream_to64", StreamMatmul { bias: Some(F32), ..stream(4088, 4096, Operands::Bf16, 64) }.into()),
+        ("stream_logits", StreamMatmul { out: F32, ..stream(128_256, 2048, Operands::Bf16, 8) }.into()),
+        ("stream_small", stream(64, 96, Operands::Bf16, 8).into()),
+        ("stream_e4m3_to8", stream(28672, 4096, Operands::E4m3, 8).into()),
+        (
+            "stream_e4m3_to64",
+            StreamMatmul { residual: Some(Bf16), ..stream(4096, 14336, Operands::E4m3, 64) }.into(),
+        ),
         ("wgmma_128x256", matmul(6144, 4096, tiling(128, 256, [2, 1], [1, 1], 1, 4)).into()),
         (
             "wgmma_128x256_cluster2x1",

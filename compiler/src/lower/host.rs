@@ -105,6 +105,10 @@ impl Cx<'_> {
             }
             Op::GatedAct(op) => self.gated_act(op.act, false, op.gate, out)?,
             Op::GatedActPacked(op) => self.gated_act(op.act, true, op.x, out)?,
+            Op::GatedLinear(_) => {
+                let what = "the host device has no llm.gated_linear";
+                return Err(Diag::unsupported(&data.loc, what).help("leave out the pass fuse-gated-linear"));
+            }
             Op::Feed(op) => HostKernel::Feed { last: self.last_dim(op.last)? },
             Op::Sample(op) => HostKernel::Sample { vocab: self.width(op.logits)? },
             Op::Quantize(op) => {

@@ -205,3 +205,28 @@ pub(super) fn token_rows(t: &TensorType, what: &str) -> Result<(), String> {
 pub(super) fn finite(x: f32, attr: &str) -> Result<(), String> {
     if x.is_finite() { Ok(()) } else { Err(format!("attribute '{attr}' must be finite, found {x}")) }
 }
+
+/// The operand of a product with a weight, and the product's outputs: x is as wide as the matrix has inputs, and a bias
+/// has an element for each output.
+pub(super) fn product<'a>(
+    cx: &TypeCx<'a>,
+    x: ValueId,
+    weight: WeightId,
+    bias: Option<WeightId>,
+) -> Result<(&'a TensorType, u64), String> {
+    let x = stored_operand(cx, x, "x")?;
+    let (out, input) = matrix(cx, weight)?;
+    let w = cx.weight(weight);
+    let of = format!("weight @{} ({})", w.name, w.ty);
+    width_is(x, "x", input, &of)?;
+    if let Some(bias) = bias {
+        let n = vector(cx, bias)?;
+        if n != out {
+            return Err(format!(
+                "bias @{} has {n} elements but {of} has {out} outputs",
+                cx.weight(bias).name
+            ));
+        }
+    }
+    Ok((x, out))
+}

@@ -60,23 +60,12 @@ impl OpDef for Linear {
 
     fn check(&self, cx: &TypeCx<'_>, results: &[Type]) -> Result<(), String> {
         let [y] = check::results(results)?;
-        let x = check::stored_operand(cx, self.x, "x")?;
-        let (out, input) = check::matrix(cx, self.weight)?;
+        let (x, out) = check::product(cx, self.x, self.weight, self.bias)?;
         let w = cx.weight(self.weight);
         let weight = format!("weight @{} ({})", w.name, w.ty);
-        check::width_is(x, "x", input, &weight)?;
         let y = check::float_result(y, "the result")?;
         check::same_rows(y, "the result", x, "x")?;
         check::width_is(y, "the result", out, &weight)?;
-        if let Some(bias) = self.bias {
-            let n = check::vector(cx, bias)?;
-            if n != out {
-                return Err(format!(
-                    "bias @{} has {n} elements but {weight} has {out} outputs",
-                    cx.weight(bias).name
-                ));
-            }
-        }
         if let Some(residual) = self.residual {
             let residual = check::float_operand(cx, residual, "the residual")?;
             check::same_rows(residual, "the residual", x, "x")?;

@@ -9,6 +9,7 @@ mod embedding;
 mod feed;
 mod gated_act;
 mod gated_act_packed;
+mod gated_linear;
 mod gather_rows;
 mod kv_append;
 mod linear;
@@ -28,6 +29,7 @@ pub use embedding::Embedding;
 pub use feed::Feed;
 pub use gated_act::{Act, GatedAct};
 pub use gated_act_packed::GatedActPacked;
+pub use gated_linear::GatedLinear;
 pub use gather_rows::GatherRows;
 pub use kv_append::KvAppend;
 pub use linear::Linear;
@@ -204,6 +206,7 @@ ops! {
     Feed,
     Sample,
     Quantize,
+    GatedLinear,
 }
 
 impl Op {

@@ -7,6 +7,7 @@ pub mod add_norm;
 pub mod epilogue;
 pub mod gate_up;
 pub mod gated_act;
+pub mod gated_linear;
 mod merge;
 pub mod qkv;
 pub mod quantize;

@@ -88,6 +88,7 @@ fn kinds(module: &Module) -> Vec<Kind> {
                 let logits = result.is_some_and(|t| t.dims.first() == Some(&Dim::Sym(Sym::L)));
                 raise(l.weight, if logits { Kind::Table } else { Kind::Matrix });
             }
+            Op::GatedLinear(l) => raise(l.weight, Kind::Matrix),
             _ => {}
         }
     }

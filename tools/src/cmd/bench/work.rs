@@ -4,6 +4,7 @@ use crate::check::inputs::dims_of;
 use crate::check::op_of;
 use crate::facts::weight_bytes;
 use trtc_engine::manifest::Weight;
+use trtc_ir::ops::{GatedLinear, Linear};
 use trtc_ir::{Module, Op, TensorType, ValueId};
 use trtc_runtime::device::StepDims;
 
@@ -60,9 +61,9 @@ pub fn work(module: &Module, dims: StepDims, requests: &[(usize, usize)], weight
         Some(Op::KvAppend(_) | Op::RopeKvAppend(_)) => {
             work.cache_written = token * u64::from(dims.tokens);
         }
-        Some(Op::Linear(op)) => {
-            let outputs = module.weights[op.weight].ty.shape().and_then(|s| s.first().copied());
-            work.operations = 2 * tensor(op.x).map_or(0, count) * outputs.unwrap_or(0);
+        Some(Op::Linear(Linear { x, weight, .. }) | Op::GatedLinear(GatedLinear { x, weight, .. })) => {
+            let outputs = module.weights[*weight].ty.shape().and_then(|s| s.first().copied());
+            work.operations = 2 * tensor(*x).map_or(0, count) * outputs.unwrap_or(0);
         }
         Some(Op::Attention(op)) => {
             work.cache_read = token * requests.iter().map(|r| seen(*r, window)).sum::<u64>();
