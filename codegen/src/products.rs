@@ -58,8 +58,8 @@ impl Product {
             (u64::from(tokens), suffix, recipe.into())
         };
         let many_rows = |(to, suffix): (u64, &'static str)| {
-            let (tiling, grid) = wgmma_matmul::choose(to.min(max), n, k, operands);
-            let recipe = WgmmaMatmul { n, k, operands, rows, bias, residual, out, tiling, grid };
+            let (tiling, grid) = wgmma_matmul::choose(to.min(max), n, k, operands, gate.is_some());
+            let recipe = WgmmaMatmul { n, k, operands, rows, bias, residual, out, gate, tiling, grid };
             (to, suffix, recipe.into())
         };
         if wgmma {
@@ -102,10 +102,17 @@ fn many(operands: Operands) -> Tiling {
 }
 
 /// Greatest numbers of rows that products which stream weights are made for, and their suffixes.
-const STREAM_RANGES: [(u32, &str); 4] = [(8, "to8"), (16, "to16"), (32, "to32"), (64, "to64")];
+const STREAM_RANGES: [(u32, &str); 2] = [(8, "to8"), (16, "to16")];
 /// Greatest numbers of rows that products with `wgmma` are made for, each with a tiling of its own, and their suffixes.
-const WGMMA_RANGES: [(u64, &str); 6] =
-    [(128, "to128"), (256, "to256"), (512, "to512"), (1024, "to1024"), (2048, "to2048"), (u64::MAX, "many")];
+const WGMMA_RANGES: [(u64, &str); 7] = [
+    (64, "to64"),
+    (128, "to128"),
+    (256, "to256"),
+    (512, "to512"),
+    (1024, "to1024"),
+    (2048, "to2048"),
+    (u64::MAX, "many"),
+];
 
 /// Greatest token count, suffix and form of the products of quantised weights with `n` outputs.
 fn quant_forms(n: u32) -> Vec<(u64, &'static str, Form)> {

@@ -16,11 +16,12 @@ use crate::kernels::rope_kv_append::{HeadNorm, RopeKvAppend};
 use crate::kernels::sample::Sample;
 use crate::kernels::slice::Slice;
 use crate::kernels::token_attention::TokenAttention;
+use crate::kernels::wgmma_attention::WgmmaAttention;
 use crate::kernels::{Count, Recipe};
 use crate::products::{Product, Ranges, payload};
 use crate::signature::{Types, counted, extent, rows_of_last, width};
 use trtc_ir::ops::RmsNormWeight;
-use trtc_ir::target::Gpu;
+use trtc_ir::target::{Gpu, MatrixUnit};
 use trtc_ir::{DType, Elem, Module, Op, OpData, Scheme, Steps, Sym, ValueId, WeightId};
 
 /// A kernel that serves up to `to` tokens, from where the one before ends that serves the same steps.
@@ -233,11 +234,14 @@ pub fn recipes(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ranged>,
                 out: plain(t.result(data, 0)?.elem, "a result")?,
             };
             let (decode, flash) = (DecodeAttention(attention), FlashAttention(attention));
+            let wide = WgmmaAttention(attention);
+            let wgmma = gpu.matrix.contains(&MatrixUnit::Wgmma) && wide.unsupported().is_none();
+            let prefill = if wgmma { wide.into() } else { flash.into() };
             match decode.unsupported().or(flash.unsupported()) {
                 Some(_) => always(TokenAttention(attention).into()),
                 None => Ok(vec![
                     Ranged { to: max, steps: Steps::Decode, suffix: "decode", recipe: decode.into() },
-                    Ranged { to: max, steps: Steps::Prefill, suffix: "prefill", recipe: flash.into() },
+                    Ranged { to: max, steps: Steps::Prefill, suffix: "prefill", recipe: prefill },
                 ]),
             }
         }

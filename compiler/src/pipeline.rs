@@ -14,6 +14,7 @@ pub const PIPELINE: &[(Phase, &[&str])] = &[
             "fuse-qkv",
             "fuse-gate-up",
             "fuse-gated-act",
+            "fuse-gated-linear",
             "fuse-rope-kv",
             "fuse-epilogue",
             "fuse-add-norm",

@@ -23,6 +23,14 @@ impl Builder {
         self.stmt(format_args!("nvvm.cluster.wait {{aligned}}"));
     }
 
+    /// Waits for all threads of the cluster, without making what they wrote visible; barriers that were made before
+    /// [`Builder::fence_barriers`] are.
+    pub fn meet_cluster(&self) {
+        self.need("clusters", self.gpu.clusters);
+        self.stmt(format_args!("nvvm.cluster.arrive.relaxed {{aligned}}"));
+        self.stmt(format_args!("nvvm.cluster.wait {{aligned}}"));
+    }
+
     /// The same place in the shared memory of block `rank` of the cluster.
     pub fn in_block<'b, E: Ty>(
         &'b self,

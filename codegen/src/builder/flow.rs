@@ -125,6 +125,29 @@ impl Builder {
         result
     }
 
+    /// `while more(&carried) { carried = body(carried) }`.
+    pub fn while_<'b, C: Carried<'b>>(
+        &'b self,
+        init: C,
+        more: impl FnOnce(&C) -> Val<'b, I1>,
+        body: impl FnOnce(C) -> C,
+    ) -> C {
+        let (head, inside, after) = (self.label(), self.label(), self.label());
+        let mut values = Vec::new();
+        init.flatten(&mut values);
+        self.stmt(format_args!("llvm.br ^b{head}{}", arguments(&values)));
+        let ids = self.begin(head, &values);
+        let carried = || init.rebuild(self, &mut ids.iter().copied());
+        let more = more(&carried());
+        self.stmt(format_args!("llvm.cond_br {more}, ^b{inside}, ^b{after}"));
+        self.begin(inside, &[]);
+        let mut next = Vec::new();
+        body(carried()).flatten(&mut next);
+        self.stmt(format_args!("llvm.br ^b{head}{}", arguments(&next)));
+        self.begin(after, &[]);
+        carried()
+    }
+
     /// `if condition { then() }`.
     pub fn if_(&self, condition: Val<'_, I1>, then: impl FnOnce()) {
         let (inside, after) = (self.label(), self.label());

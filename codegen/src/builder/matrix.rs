@@ -100,6 +100,11 @@ impl Builder {
         std::array::from_fn(|i| parts[i])
     }
 
+    /// Two bf16 in one register, the one in the lower half first.
+    pub fn unpack_bf16<'b>(&'b self, word: Val<'b, I32>) -> [Val<'b, F32>; 2] {
+        word.bitcast::<super::Vector<Bf16, 2>>().to_f32().elements()
+    }
+
     /// Two values rounded to bf16 in one register, `low` in the lower half.
     pub fn pack_bf16<'b>(&'b self, low: Val<'b, F32>, high: Val<'b, F32>) -> Val<'b, I32> {
         let pair: Val<'b, super::Vector<Bf16, 2>> = self.vector([low, high]).to_bf16();

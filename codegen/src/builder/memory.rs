@@ -156,6 +156,16 @@ impl<'b> FloatPtr<'b> {
         }
     }
 
+    /// 16 bytes as they lie.
+    pub fn load_words(self) -> [Val<'b, I32>; 4] {
+        self.ptr.cast::<I32>().load_vector::<4>().elements()
+    }
+
+    /// Stores 16 bytes as they are to lie.
+    pub fn store_words(self, words: [Val<'b, I32>; 4]) {
+        self.ptr.cast::<I32>().store_vector(self.ptr.b.vector(words));
+    }
+
     /// What a value becomes when it is stored and loaded again.
     pub fn rounded(self, value: Val<'b, F32>) -> Val<'b, F32> {
         match self.dtype {
@@ -260,6 +270,17 @@ impl Builder {
     pub fn release_add<'b>(&'b self, counter: GlobalPtr<'b, I32>, value: impl IntoVal<'b, I32>) {
         let value = value.into_val(self);
         self.ptx("red.release.gpu.global.add.u32 [$0], $1;", &[counter.raw(), value.raw()]);
+    }
+
+    /// Adds to a counter and gives what it was; orders nothing else.
+    pub fn add_relaxed<'b>(
+        &'b self,
+        counter: GlobalPtr<'b, I32>,
+        value: impl IntoVal<'b, I32>,
+    ) -> Val<'b, I32> {
+        let value = value.into_val(self);
+        let text = "atom.relaxed.gpu.global.add.u32 $0, [$1], $2;";
+        self.ptx_value(Effect::Keeps, text, &[counter.raw(), value.raw()])
     }
 
     /// Adds to a counter and gives what it was. What this thread did before is seen by whoever adds later, and what

@@ -57,15 +57,37 @@ impl Builder {
 
     /// Descriptor of an operand tile. Add `bytes / 16` to step along k within a row, or over whole groups of rows.
     pub fn wgmma_descriptor<'b, E: Ty>(&'b self, tile: SharedPtr<'b, E>, layout: Smem) -> Val<'b, I64> {
+        self.descriptor(tile, layout.descriptor_bits())
+    }
+
+    /// Descriptor of a transposed second operand of 16-bit elements: `(k, 64)` tiles of 128-byte rows, swizzled as
+    /// [`Smem::Rows128`], one for each 64 columns, `leading` bytes apart. Add `2048 / 16` to step over 16 rows of k.
+    pub fn wgmma_descriptor_transposed<'b, E: Ty>(
+        &'b self,
+        tile: SharedPtr<'b, E>,
+        leading: u32,
+    ) -> Val<'b, I64> {
+        let unused = 1 << 16;
+        let leading = u64::from(leading / 16) << 16;
+        self.descriptor(tile, Smem::Rows128.descriptor_bits() - unused + leading)
+    }
+
+    fn descriptor<'b, E: Ty>(&'b self, tile: SharedPtr<'b, E>, bits: u64) -> Val<'b, I64> {
         let address = (tile.address() >> 4) & 0x3FFF;
         let address: Val<'b, I64> = self.op(format_args!("llvm.zext {address} : i32 to i64"));
-        address | (layout.descriptor_bits() as i64)
+        address | (bits as i64)
     }
 
     /// Orders register and shared-memory writes before the products that follow.
     pub fn wgmma_fence(&self) {
         self.need_wgmma();
         self.stmt(format_args!("nvvm.wgmma.fence.aligned"));
+    }
+
+    /// The same, with registers whose values are there before it, constants too.
+    pub fn wgmma_fence_on<'b>(&'b self, registers: &[Val<'b, F32>]) -> Vec<Val<'b, F32>> {
+        self.need_wgmma();
+        self.ptx_tied("wgmma.fence.sync.aligned;", registers, &[])
     }
 
     /// `d = a b + (accumulate ? d : 0)`, a `(64, k)`, b `(k, n)`, `n = 2 d.len()`; asynchronous.
@@ -76,6 +98,28 @@ impl Builder {
         a: WgmmaA<'b>,
         b: Val<'b, I64>,
         accumulate: impl IntoVal<'b, I1>,
+    ) -> Vec<Val<'b, F32>> {
+        self.products(ty, d, a, (b, false), accumulate.into_val(self))
+    }
+
+    /// The same product of bf16 with b by [`Builder::wgmma_descriptor_transposed`].
+    pub fn wgmma_transposed<'b>(
+        &'b self,
+        d: &[Val<'b, F32>],
+        a: WgmmaA<'b>,
+        b: Val<'b, I64>,
+        accumulate: impl IntoVal<'b, I1>,
+    ) -> Vec<Val<'b, F32>> {
+        self.products(WgmmaType::Bf16, d, a, (b, true), accumulate.into_val(self))
+    }
+
+    fn products<'b>(
+        &'b self,
+        ty: WgmmaType,
+        d: &[Val<'b, F32>],
+        a: WgmmaA<'b>,
+        (b, transposed): (Val<'b, I64>, bool),
+        accumulate: Val<'b, I1>,
     ) -> Vec<Val<'b, F32>> {
         self.need_wgmma();
         let n = 2 * d.len();
@@ -99,9 +143,13 @@ impl Builder {
             }
         };
         let b_text = operand(&mut inputs, b.raw());
-        let scale = operand(&mut inputs, accumulate.into_val(self).to_i32().raw());
+        let scale = operand(&mut inputs, accumulate.to_i32().raw());
         // 16-bit types say whether an operand is transposed; 8-bit types cannot be.
-        let trans = if ty == WgmmaType::Bf16 { format!("{a_trans}, 0") } else { String::new() };
+        let trans = if ty == WgmmaType::Bf16 {
+            format!("{a_trans}, {}", u8::from(transposed))
+        } else {
+            String::new()
+        };
         let sums: Vec<String> = (0..d.len()).map(|i| format!("${i}")).collect();
         let text = format!(
             "{{ .reg .pred p; setp.ne.b32 p, {scale}, 0; \

@@ -1,8 +1,13 @@
 //! The end of a matrix product: scales, bias and residual on accumulators of `mma.m16n8`, rounding, and the store.
 
 use super::fragments::Sums;
+use super::gated_act::activate;
 use super::operands::Scales;
 use crate::builder::{Builder, F32, FloatPtr, I1, I32, Val};
+use trtc_ir::ops::Act;
+
+/// Sums of adjacent columns, and those of up if y is gated.
+pub(super) type Halves<'b, const N: usize> = ([Val<'b, F32>; N], Option<[Val<'b, F32>; N]>);
 
 /// What is added to the sums and where they go.
 #[derive(Clone, Copy)]
@@ -13,6 +18,8 @@ pub(super) struct Epilogue<'b> {
     pub(super) ragged: bool,
     /// Rows of y.
     pub(super) m: Val<'b, I32>,
+    /// `y = act(gate) * up`: sums come in pairs of halves, those of up belong to column + n of scales and bias.
+    pub(super) gate: Option<Act>,
     /// What sums of 8-bit operands are multiplied by.
     pub(super) scales: Option<Scales<'b>>,
     /// `(n)`.
@@ -24,25 +31,28 @@ pub(super) struct Epilogue<'b> {
 }
 
 impl<'b> Epilogue<'b> {
-    /// `y[row, column] = sum + bias + residual` for a warp's tile that begins at `[row, column]`, rounded once.
+    /// `y[row, column] = sum + bias + residual` for a warp's tile that begins at `[row, column]`, rounded once. If y is gated
+    /// the second half of the tile's columns is up.
     pub(super) fn store(&self, b: &'b Builder, sums: &Sums<'b>, [row, column]: [Val<'b, I32>; 2]) {
         let (lane, _) = b.lane_and_warp();
         // Of an accumulator tile a lane has columns 2q, 2q + 1 of rows g and g + 8.
         let (g, q) = (lane >> 2, lane & 3);
         let column = column + q * 2;
-        let inside: Vec<Option<Val<'b, I1>>> =
-            (0..sums[0].len() as u32).map(|ni| self.ragged.then(|| (column + ni * 8).lt(self.n))).collect();
+        let inside: Vec<Option<Val<'b, I1>>> = (0..(sums[0].len() / self.halves()) as u32)
+            .map(|ni| self.ragged.then(|| (column + ni * 8).lt(self.n)))
+            .collect();
         for (mi, tiles) in sums.iter().enumerate() {
             for half in 0..2 {
                 let row = row + g + (mi as u32 * 16 + half * 8);
                 b.if_(row.lt(self.m), || {
                     let at = row.to_i64() * i64::from(self.n) + column.to_i64();
                     let (y, residual) = (self.y.at64(at), self.residual.map(|r| r.at64(at)));
-                    for (ni, tile) in tiles.iter().enumerate() {
+                    let pair = |ni: usize| [0, 1].map(|i| tiles[ni][2 * half as usize + i]);
+                    let outputs = tiles.len() / self.halves();
+                    for ni in 0..outputs {
                         let on = ni as u32 * 8;
-                        let pair = [tile[2 * half as usize], tile[2 * half as usize + 1]];
-                        let at = [row, column + on];
-                        let write = || self.write(at, residual.map(|r| r.at(on)), y.at(on), pair);
+                        let (at, up) = ([row, column + on], self.gate.map(|_| pair(ni + outputs)));
+                        let write = || self.write(at, residual.map(|r| r.at(on)), y.at(on), pair(ni), up);
                         match inside[ni] {
                             None => write(),
                             Some(inside) => b.if_(inside, write),
@@ -53,10 +63,15 @@ impl<'b> Epilogue<'b> {
         }
     }
 
+    /// Parts of w that an output needs.
+    fn halves(&self) -> usize {
+        if self.gate.is_some() { 2 } else { 1 }
+    }
+
     /// The same for two columns of a row.
     pub(super) fn store_pair(&self, [row, column]: [Val<'b, I32>; 2], sum: [Val<'b, F32>; 2]) {
         let at = row.to_i64() * i64::from(self.n) + column.to_i64();
-        self.write([row, column], self.residual.map(|r| r.at64(at)), self.y.at64(at), sum);
+        self.write([row, column], self.residual.map(|r| r.at64(at)), self.y.at64(at), sum, None);
     }
 
     /// The place itself, or the nearest for which there are `columns` elements of y.
@@ -69,8 +84,25 @@ impl<'b> Epilogue<'b> {
         (row.min(self.m - 1), column)
     }
 
-    /// Sums of adjacent columns of a row, which exist, with their scales and bias.
-    pub(super) fn scaled<const N: usize>(
+    /// Adjacent columns of a row, which exist, from their sums, but for the residual.
+    fn value<const N: usize>(
+        &self,
+        [row, column]: [Val<'b, I32>; 2],
+        sum: [Val<'b, F32>; N],
+        up: Option<[Val<'b, F32>; N]>,
+    ) -> [Val<'b, F32>; N] {
+        let value = self.scaled([row, column], sum);
+        match (self.gate, up) {
+            (Some(act), Some(up)) => {
+                let up = self.scaled([row, column + self.n], up);
+                std::array::from_fn(|i| activate(act, value[i]) * up[i])
+            }
+            _ => value,
+        }
+    }
+
+    /// Sums with their scales and bias.
+    fn scaled<const N: usize>(
         &self,
         [row, column]: [Val<'b, I32>; 2],
         sum: [Val<'b, F32>; N],
@@ -82,20 +114,20 @@ impl<'b> Epilogue<'b> {
         })
     }
 
-    /// The same for `N` columns of several rows. Everything is read before anything is stored, so that the loads are
+    /// The same for `N` columns of several rows, each with the sums of up if y is gated. Everything is read before anything is stored, so that the loads are
     /// under way together.
     pub(super) fn store_rows<const N: usize>(
         &self,
         b: &'b Builder,
         rows: &[Val<'b, I32>],
         column: Val<'b, I32>,
-        sums: Vec<[Val<'b, F32>; N]>,
+        sums: Vec<Halves<'b, N>>,
     ) {
         let add = |a: [Val<'b, F32>; N], more: [Val<'b, F32>; N]| std::array::from_fn(|i| a[i] + more[i]);
-        let finish = |(&row, sum): (&Val<'b, I32>, [Val<'b, F32>; N])| {
+        let finish = |(&row, (sum, up)): (&Val<'b, I32>, Halves<'b, N>)| {
             let (row, column) = self.nearest([row, column], N as u32);
             let at = row.to_i64() * i64::from(self.n) + column.to_i64();
-            let sum = self.scaled([row, column], sum);
+            let sum = self.value([row, column], sum, up);
             self.residual.map_or(sum, |residual| add(sum, residual.at64(at).load()))
         };
         let all: Vec<[Val<'b, F32>; N]> = rows.iter().zip(sums).map(finish).collect();
@@ -107,24 +139,19 @@ impl<'b> Epilogue<'b> {
         }
     }
 
-    /// Stores a pair at `y`, after it was scaled and the bias of its columns and `residual` were added.
+    /// Stores a pair at `y`.
     fn write(
         &self,
         [row, column]: [Val<'b, I32>; 2],
         residual: Option<FloatPtr<'b>>,
         y: FloatPtr<'b>,
-        mut pair: [Val<'b, F32>; 2],
+        sums: [Val<'b, F32>; 2],
+        up: Option<[Val<'b, F32>; 2]>,
     ) {
-        if let Some(scales) = self.scales {
-            pair = scales.apply([row, column], pair);
-        }
-        let mut add = |more: [Val<'b, F32>; 2]| pair = [pair[0] + more[0], pair[1] + more[1]];
-        if let Some(bias) = self.bias {
-            add(bias.at(column).load());
-        }
-        if let Some(residual) = residual {
-            add(residual.load());
-        }
-        y.store(pair);
+        let pair = self.value([row, column], sums, up);
+        y.store(match residual.map(FloatPtr::load::<2>) {
+            None => pair,
+            Some(more) => [pair[0] + more[0], pair[1] + more[1]],
+        });
     }
 }

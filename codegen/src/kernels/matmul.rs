@@ -211,7 +211,7 @@ impl Matmul {
         let row = m0 + warp[0] * wm;
         let column = n0 + warp[1] * wn;
         let ragged = !self.n.is_multiple_of(bn);
-        let epilogue = Epilogue { n: self.n, ragged, m, scales: x.scales(w), bias, residual, y };
+        let epilogue = Epilogue { n: self.n, ragged, m, gate: None, scales: x.scales(w), bias, residual, y };
         // Share s is a product of its own, whose y is rows `s * bm..` of the scratch memory.
         let parts = scratch.map(|(bytes, _)| bytes.cast::<F32>());
         let target = parts.map_or(epilogue, |parts| {
@@ -258,7 +258,7 @@ impl Matmul {
                     };
                     (1..splits).fold(part(0, row), add)
                 };
-                epilogue.store_rows(b, rows, column, rows.iter().map(sum).collect());
+                epilogue.store_rows(b, rows, column, rows.iter().map(|row| (sum(row), None)).collect());
             });
         }
     }

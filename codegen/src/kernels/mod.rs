@@ -32,6 +32,7 @@ pub mod sample;
 pub mod slice;
 pub mod stream_matmul;
 pub mod token_attention;
+pub mod wgmma_attention;
 pub mod wgmma_matmul;
 
 use crate::builder::{Builder, GlobalPtr, I1, I8, I32, Special, StepDims, Val};
@@ -333,6 +334,7 @@ recipes! {
     FlashAttention: flash_attention::FlashAttention,
     GatedAct: gated_act::GatedAct,
     TokenAttention: token_attention::TokenAttention,
+    WgmmaAttention: wgmma_attention::WgmmaAttention,
     Matmul: matmul::Matmul,
     QuantMatmul: quant_matmul::QuantMatmul,
     StreamMatmul: stream_matmul::StreamMatmul,

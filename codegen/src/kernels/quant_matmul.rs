@@ -162,7 +162,7 @@ impl QuantMatmul {
         let m = self.rows.of(b.param_dims());
         let (tokens, panels) = self.block();
         let ragged = !self.n.is_multiple_of(panels * PANEL);
-        let epilogue = Epilogue { n: self.n, ragged, m, scales: None, bias, residual, y };
+        let epilogue = Epilogue { n: self.n, ragged, m, gate: None, scales: None, bias, residual, y };
 
         // Blocks that read the same weights are neighbours, so that the second finds them in the L2 cache.
         let block = b.special(Special::BlockX);

@@ -10,7 +10,6 @@
 //! multiprocessor's shared memory: the next product fills its ring while this one ends.
 
 use super::epilogue::Epilogue;
-use super::gated_act::activate;
 use super::operands::Operands;
 use super::{ArgKind, Count, Extent, Launch, Map, MapRows, Scratch, grid_of, last_of, param_scratch};
 use crate::builder::{
@@ -178,7 +177,9 @@ impl StreamMatmul {
         let dims = b.param_dims_early();
         let ragged = !self.outputs().is_multiple_of(self.tile() / self.halves());
         let m = self.rows.of(dims);
-        let epilogue = Epilogue { n: self.outputs(), ragged, m, scales: x.scales(w), bias, residual, y };
+        let gate = self.gate;
+        let epilogue =
+            Epilogue { n: self.outputs(), ragged, m, gate, scales: x.scales(w), bias, residual, y };
 
         let stages = self.stages();
         let (full, empty) = (b.barriers(stages), b.barriers(stages));
@@ -353,8 +354,8 @@ impl StreamMatmul {
         let x = at.at_bytes(self.chunks() * self.tile() * CHUNK);
         // The hardware adds e4m3 products in some 14 bits: units are added here, in f32.
         let alone = self.operands == Operands::E4m3;
-        let mut d = if alone { vec![b.value(0.0f32); sums.len()] } else { sums.clone() };
-        b.wgmma_fence();
+        let d = if alone { vec![b.value(0.0f32); sums.len()] } else { sums.clone() };
+        let mut d = b.wgmma_fence_on(&d);
         for c in 0..self.chunks() {
             let rows = at.at_bytes(c * self.tile() * CHUNK).at_bytes(group * (ROWS * CHUNK));
             let a = b.wgmma_descriptor(rows, Smem::Rows128);
@@ -422,19 +423,8 @@ impl StreamMatmul {
                         let halves = [half(0), half(1)];
                         std::array::from_fn(|i| halves[i / 4][i % 4])
                     };
-                    let row = token + from;
-                    match self.gate {
-                        None => epilogue.store_rows(b, &[row], outputs, vec![read(get)]),
-                        Some(act) => {
-                            let (row_at, column) = epilogue.nearest([row, outputs], VEC);
-                            let gate = epilogue.scaled([row_at, column], read(get));
-                            let up = epilogue.scaled([row_at, column + self.outputs()], read(get.at(own)));
-                            let y: [_; VEC as usize] =
-                                std::array::from_fn(|i| activate(act, gate[i]) * up[i]);
-                            let plain = Epilogue { scales: None, bias: None, ..epilogue };
-                            plain.store_rows(b, &[row], outputs, vec![y]);
-                        }
-                    }
+                    let sums = (read(get), self.gate.map(|_| read(get.at(own))));
+                    epilogue.store_rows(b, &[token + from], outputs, vec![sums]);
                 });
             });
         }

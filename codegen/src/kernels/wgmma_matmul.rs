@@ -7,19 +7,22 @@
 //!
 //! Blocks of a cluster work on neighbouring tiles: what they have in common, rows of x or of w, each loads in part and
 //! sends to all of them. Or they share out the K of one tile, and each then adds up its part of the columns (`splits`).
+//! Gated products (`gate`) have rows of gate and of up in one tile, in the same thread's sums.
 //! M is the number of tokens or rows, known at launch: what lies past it is multiplied and not stored.
 
 mod pipeline;
 mod splits;
+mod store;
 mod tilings;
 
 pub use tilings::choose;
 
 use super::epilogue::Epilogue;
 use super::operands::Operands;
-use super::{ArgKind, Count, Extent, Launch, Map, MapElem, MapRows};
+use super::{ArgKind, Count, Extent, Launch, Map, MapRows};
 use crate::builder::{Barrier, Bf16, Builder, I32, SharedPtr, Special, TensorMap, Val};
 use trtc_ir::DType;
+use trtc_ir::ops::Act;
 
 /// Bytes of a row in a stage: what a tensor copy swizzles.
 const ROW_BYTES: u32 = 128;
@@ -101,7 +104,7 @@ impl Tiling {
 /// Constants of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct WgmmaMatmul {
-    /// Outputs.
+    /// Rows of w: outputs, or twice as many if they are gated.
     pub n: u32,
     /// Inputs.
     pub k: u32,
@@ -115,6 +118,8 @@ pub struct WgmmaMatmul {
     pub residual: Option<DType>,
     /// Element type of y.
     pub out: DType,
+    /// `y = act(gate) * up`, w being gate's rows above up's.
+    pub gate: Option<Act>,
     /// Shape of a block's work.
     pub tiling: Tiling,
     /// Blocks of a grid that stays, a multiple of a cluster's. Not of one whose blocks share out K: it has a block for
@@ -146,9 +151,47 @@ impl WgmmaMatmul {
         let WgmmaMatmul { n, k, .. } = *self;
         // What a tensor map wants rows to be a multiple of.
         let row = 16 / self.operands.bytes();
-        let served = n > 0 && k > 0 && n.is_multiple_of(8) && k.is_multiple_of(row);
+        let served = n > 0 && k > 0 && n.is_multiple_of(8 * self.halves()) && k.is_multiple_of(row);
         let why = || format!("{n} outputs by {k} inputs are not positive multiples of 8 and {row}");
-        (!served).then(why).or_else(|| self.tiling.unsupported())
+        let gated = || {
+            let whole = self.tiling.of_warpgroup().1.is_multiple_of(16) && self.tiling.splits == 1;
+            (self.gate.is_some() && !whole)
+                .then(|| format!("no gated kernel has the tiling {:?}", self.tiling))
+        };
+        let shares = || {
+            let none = self.k.div_ceil(self.bk()) <= self.steps().0 * (self.tiling.splits - 1);
+            none.then(|| format!("{k} inputs are too few for {} shares", self.tiling.splits))
+        };
+        (!served).then(why).or_else(|| self.tiling.unsupported()).or_else(shares).or_else(gated)
+    }
+
+    /// Parts of w that one output needs.
+    fn halves(&self) -> u32 {
+        if self.gate.is_some() { 2 } else { 1 }
+    }
+
+    /// Columns of y.
+    fn outputs(&self) -> u32 {
+        self.n / self.halves()
+    }
+
+    /// Columns of y of a tile.
+    fn tile_outputs(&self) -> u32 {
+        self.tiling.bn / self.halves()
+    }
+
+    /// Rows of w that one copy takes: they lie together in w and in the tile, which, if y is gated, has of each warpgroup's
+    /// columns first gate's and then up's.
+    fn copied(&self) -> u32 {
+        let loads = self.tiling.loads()[1];
+        if self.gate.is_none() {
+            return loads;
+        }
+        let mut both = (loads, self.tiling.of_warpgroup().1 / 2);
+        while both.1 != 0 {
+            both = (both.1, both.0 % both.1);
+        }
+        both.0
     }
 
     /// Elements along K of a step.
@@ -160,17 +203,17 @@ impl WgmmaMatmul {
     fn steps(&self) -> (u32, u32) {
         let all = self.k.div_ceil(self.bk());
         let each = all.div_ceil(self.tiling.splits);
-        (each, all.saturating_sub(each * (self.tiling.splits - 1)))
+        (each, all - each * (self.tiling.splits - 1))
     }
 
     /// Tiles of clusters along N.
     fn tiles_n(&self) -> u32 {
-        self.n.div_ceil(self.tiling.bn * self.tiling.cluster[1])
+        self.outputs().div_ceil(self.tile_outputs() * self.tiling.cluster[1])
     }
 
     /// True if a tile can reach beyond column n.
     fn ragged(&self) -> bool {
-        !self.n.is_multiple_of(self.tiling.bn * self.tiling.cluster[1])
+        !self.outputs().is_multiple_of(self.tile_outputs() * self.tiling.cluster[1])
     }
 
     /// Geometry. Arguments: `[x, weight, bias?, residual?, y]`.
@@ -184,13 +227,10 @@ impl WgmmaMatmul {
         } else {
             Extent { of: self.rows, div: t.bm * t.cluster[0], plus: None, mul: self.tiles_n() * t.blocks() }
         };
-        let [of_x, of_w] = t.loads();
+        let (of_x, of_w) = (t.loads()[0], self.copied());
         let map = |arg, rows, loads| Map {
             arg,
-            elem: match self.operands {
-                Operands::Bf16 => MapElem::Bf16,
-                Operands::E4m3 => MapElem::U8,
-            },
+            elem: self.operands.map_elem(),
             width: self.k,
             rows,
             tile: [loads, self.bk()],
@@ -214,8 +254,16 @@ impl WgmmaMatmul {
         let y = b.param_floats(self.out);
         let maps = [b.param_tensor_map(), b.param_tensor_map()];
         let m = self.rows.of(b.param_dims_early());
-        let epilogue =
-            Epilogue { n: self.n, ragged: self.ragged(), m, scales: x.scales(w), bias, residual, y };
+        let epilogue = Epilogue {
+            n: self.outputs(),
+            ragged: self.ragged(),
+            m,
+            gate: self.gate,
+            scales: x.scales(w),
+            bias,
+            residual,
+            y,
+        };
 
         let (full, empty) = (b.barriers(t.stages), b.barriers(t.stages));
         let received = self.received(b);
@@ -239,15 +287,18 @@ impl WgmmaMatmul {
             }
             b.fence_barriers();
         });
-        self.sync_all(b);
+        if t.blocks() > 1 {
+            b.meet_cluster()
+        } else {
+            b.sync()
+        }
         // The same in all lanes, and seen to be.
         let warp = b.broadcast(thread / 32, 0);
         let produces = warp.lt(4);
         b.if_(produces, || {
             b.fewer_registers(REGISTERS[0]);
             b.if_(thread.eq(0), || self.produce(block));
-            // What a block has received from others, and their arrivals at its barriers, come before its end.
-            self.sync_cluster(b);
+            self.leave(b);
         });
         b.if_(!produces, || {
             b.more_registers(REGISTERS[1]);
@@ -256,15 +307,12 @@ impl WgmmaMatmul {
         });
     }
 
-    /// Waits for all threads of the cluster, if there is more than one block of it.
-    fn sync_cluster(&self, b: &Builder) {
-        if self.tiling.blocks() > 1 {
+    /// Lets no block of a cluster end before others have arrived at its barriers and sent it what they had for it.
+    fn leave(&self, b: &Builder) {
+        if self.tiling.splits > 1 {
             b.sync_cluster();
+        } else if self.tiling.blocks() > 1 {
+            b.meet_cluster();
         }
-    }
-
-    /// Waits for all threads of the block or the cluster.
-    fn sync_all(&self, b: &Builder) {
-        if self.tiling.blocks() > 1 { b.sync_cluster() } else { b.sync() }
     }
 }

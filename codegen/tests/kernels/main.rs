@@ -4,6 +4,7 @@
 
 mod builder;
 mod hopper;
+mod hopper_attention;
 mod kernels;
 mod selection;
 mod wgmma;

@@ -10,6 +10,7 @@ use trtc_codegen::kernels::{Count, Recipe};
 use trtc_codegen::mlir::OptLevel;
 use trtc_ir::DType::{Bf16, F32};
 use trtc_ir::Target;
+use trtc_ir::ops::Act;
 
 fn matmul(n: u32, k: u32, tiling: Tiling) -> WgmmaMatmul {
     WgmmaMatmul {
@@ -20,6 +21,7 @@ fn matmul(n: u32, k: u32, tiling: Tiling) -> WgmmaMatmul {
         bias: None,
         residual: None,
         out: Bf16,
+        gate: None,
         tiling,
         grid: 132,
     }
@@ -78,6 +80,22 @@ fn cases() -> Vec<(&'static str, Recipe)> {
                 ..matmul(6144, 4096, tiling(128, 256, [2, 1], [1, 1], 1, 4))
             }
             .into(),
+        ),
+        (
+            "wgmma_gated_128x256_cluster2x1",
+            WgmmaMatmul {
+                gate: Some(Act::Silu),
+                ..matmul(28672, 4096, tiling(128, 256, [2, 1], [2, 1], 1, 4))
+            }
+            .into(),
+        ),
+        (
+            "stream_gated_to8",
+            StreamMatmul { gate: Some(Act::Silu), ..stream(28672, 4096, Operands::Bf16, 8) }.into(),
+        ),
+        (
+            "stream_gated_e4m3_to64",
+            StreamMatmul { gate: Some(Act::GeluTanh), ..stream(28672, 4096, Operands::E4m3, 64) }.into(),
         ),
         ("wgmma_128x128_split4", matmul(4096, 14336, tiling(128, 128, [2, 1], [1, 1], 4, 5)).into()),
     ]

@@ -216,7 +216,8 @@ pub fn check(
         }
     }
     let ran = run(memory, (launch, kernel), &module, &requests, &cache, random)?;
-    let tolerance = Tolerance::of(&module);
+    let tolerance =
+        op_of(&module).map_or(Tolerance { ulps: 0.0, of_greatest: 0.0 }, |op| Tolerance::of(&module, op));
     let mut outcome = Outcome { worst: 0.0, overrun: false };
     let wanted = ran.want.iter().filter(|d| matches!(d, Data::Float(_) | Data::Int(_)));
     let mut tokens = Vec::new();

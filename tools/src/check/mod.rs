@@ -17,9 +17,9 @@ use crate::render::Failure;
 use memory::Memory;
 use trtc_engine::EngineFile;
 use trtc_engine::manifest::{Arg, Dtype};
+use trtc_ir::ops::{GatedLinear, Linear};
+use trtc_ir::{Elem, Module, Op, Scheme, WeightId};
 use trtc_runtime::device::Device;
-
-use trtc_ir::{Module, Op, ValueId};
 
 /// How far a result may be off: units in the last place of the result's type, and a part of the greatest result.
 pub struct Tolerance {
@@ -28,18 +28,18 @@ pub struct Tolerance {
 }
 
 impl Tolerance {
-    /// For the op of a contract. Sums are added up in another order than the reference's; attention besides reads keys
-    /// that were rounded after a rotation in approximate arithmetic. Some tensor cores keep 13 bits of fraction of a sum
-    /// of e4m3 products.
-    fn of(contract: &Module) -> Tolerance {
-        let quantised =
-            |v: ValueId| contract.func.values[v].ty.tensor().is_some_and(|t| t.elem.plain().is_none());
-        match op_of(contract) {
-            None => Tolerance { ulps: 0.0, of_greatest: 0.0 },
-            Some(Op::Attention(_)) => Tolerance { ulps: 2.0, of_greatest: 4e-3 },
-            Some(op) if op.operands().into_iter().any(quantised) => {
+    /// For an op. Sums are added up in another order than the reference's; attention besides reads keys that were
+    /// rounded after a rotation in approximate arithmetic. Matrix units add products of e4m3 with some 13 bits below the
+    /// greatest addend, and cut off what is less.
+    fn of(module: &Module, op: &Op) -> Tolerance {
+        let e4m3 = |w: WeightId| module.weights[w].ty.elem == Elem::Quant(Scheme::FP8);
+        match op {
+            Op::Linear(Linear { weight, .. }) | Op::GatedLinear(GatedLinear { weight, .. })
+                if e4m3(*weight) =>
+            {
                 Tolerance { ulps: 1.01, of_greatest: 1e-3 }
             }
+            Op::Attention(_) => Tolerance { ulps: 2.0, of_greatest: 4e-3 },
             _ => Tolerance { ulps: 1.01, of_greatest: 5e-6 },
         }
     }

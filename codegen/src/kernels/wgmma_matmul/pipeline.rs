@@ -57,14 +57,14 @@ impl WgmmaMatmul {
     /// First row and column of this block's tile of the cluster's tile `tile`.
     fn place<'b>(&self, block: Block<'b>, tile: Val<'b, I32>) -> [Val<'b, I32>; 2] {
         let t = self.tiling;
-        let [rows, columns] = [t.bm * t.cluster[0], t.bn * t.cluster[1]];
+        let [rows, columns] = [t.bm * t.cluster[0], self.tile_outputs() * t.cluster[1]];
         let group = (GROUP_ROWS / rows).max(1);
         let per_group = self.tiles_n() * group;
         let above = tile / per_group * group;
         let width = (block.m.div_ceil(rows) - above).min(group);
         let within = tile % per_group;
         let (row, column) = (above + within % width, within / width);
-        [row * rows + block.place[0] * t.bm, column * columns + block.place[1] * t.bn]
+        [row * rows + block.place[0] * t.bm, column * columns + block.place[1] * self.tile_outputs()]
     }
 
     /// First step along K of this block's share, and their number.
@@ -96,11 +96,19 @@ impl WgmmaMatmul {
         let load = |i: usize, [m0, n0]: [Val<'b, I32>; 2], step: Val<'b, I32>, stage: Val<'b, I32>| {
             let full = block.full.at(stage);
             let to = block.ring.at_bytes(stage * t.stage_bytes() + slices[i] * ROW_BYTES);
-            let (to, row) = if i == 0 { (to, m0) } else { (to.at_bytes(t.stage()[0]), n0) };
-            let from = [(begin + step) * self.bk(), row + slices[i]];
-            match masks[i] {
-                None => b.tensor_load(to, block.maps[i], &from, full, None),
-                Some(blocks) => b.tensor_load_multicast(to, block.maps[i], &from, full, blocks, None),
+            let copy = |to: SharedPtr<'b, _>, row: Val<'b, I32>| {
+                let from = [(begin + step) * self.bk(), row];
+                match masks[i] {
+                    None => b.tensor_load(to, block.maps[i], &from, full, None),
+                    Some(blocks) => b.tensor_load_multicast(to, block.maps[i], &from, full, blocks, None),
+                }
+            };
+            if i == 0 {
+                copy(to, m0 + slices[0]);
+            } else {
+                for at in (0..t.loads()[1]).step_by(self.copied() as usize) {
+                    copy(to.at_bytes(t.stage()[0] + at * ROW_BYTES), self.row_of_w(n0, slices[1] + at));
+                }
             }
         };
         // Weights depend on no other kernel: they come before this one waits for those that make x.
@@ -128,6 +136,17 @@ impl WgmmaMatmul {
         self.each_tile(block, (self.first_turn(block), ahead), tile);
     }
 
+    /// The row of w that row `at` of the tile at column `n0` is.
+    fn row_of_w<'b>(&self, n0: Val<'b, I32>, at: Val<'b, I32>) -> Val<'b, I32> {
+        if self.gate.is_none() {
+            return n0 + at;
+        }
+        let (_, columns) = self.tiling.of_warpgroup();
+        let (warpgroup, within) = (at / columns, at % columns);
+        let (half, column) = (within / (columns / 2), within % (columns / 2));
+        n0 + warpgroup * (columns / 2) + column + half * self.outputs()
+    }
+
     /// Multiplies and stores every tile. By the threads of the warpgroups that multiply, of which this is warp `warp`.
     pub(super) fn consume<'b>(
         &self,
@@ -152,11 +171,11 @@ impl WgmmaMatmul {
 
         let tile = |[m0, n0]: [Val<'b, I32>; 2], turn: Turn<'b>| {
             let init = (turn, turn.0, zero.clone());
-            let (turn, last, sums) = b.for_(0, steps, 1, init, |step, (turn, before, mut sums)| {
+            let (turn, last, sums) = b.for_(0, steps, 1, init, |step, (turn, before, sums)| {
                 let (stage, parity) = turn;
                 block.full.at(stage).wait(parity);
                 let offset = (stage * (t.stage_bytes() / 16)).to_i64();
-                b.wgmma_fence();
+                let mut sums: Vec<_> = sums.iter().map(|sums| b.wgmma_fence_on(sums)).collect();
                 for k in 0..ROW_BYTES / STEP_BYTES {
                     for (i, sums) in sums.iter_mut().enumerate() {
                         let x =
@@ -174,7 +193,7 @@ impl WgmmaMatmul {
             });
             let sums: Vec<_> = sums.iter().map(|sums| b.wgmma_wait(0, sums)).collect();
             self.release(block, last, b.value(true));
-            let at = [m0 + along_m * rows, n0 + along_n * columns];
+            let at = [m0 + along_m * rows, n0 + along_n * (columns / self.halves())];
             match received {
                 None => self.store(block, warp, epilogue, at, &sums),
                 Some(received) => self.add_shares(block, warp, epilogue, at, &sums, received),
@@ -183,7 +202,7 @@ impl WgmmaMatmul {
         };
         self.each_tile(block, self.first_turn(block), tile);
         if received.is_none() {
-            self.sync_cluster(b);
+            self.leave(b);
         }
     }
 
@@ -208,21 +227,5 @@ impl WgmmaMatmul {
         };
         let rank = share * (along_m * along_n) + to_n * along_m + to_m;
         b.if_(condition & lane.lt(along_m + along_n - 1), || empty.arrive_at_block(rank));
-    }
-
-    /// Stores a warpgroup's tile at `[row, column]`, of which this warp has 16 rows of every 64.
-    pub(super) fn store<'b>(
-        &self,
-        block: Block<'b>,
-        warp: Val<'b, I32>,
-        epilogue: Epilogue<'b>,
-        [row, column]: [Val<'b, I32>; 2],
-        sums: &[Vec<Val<'b, F32>>],
-    ) {
-        let row = row + warp % 4 * 16;
-        for (i, sums) in sums.iter().enumerate() {
-            let tiles = sums.chunks(4).map(|c| [c[0], c[1], c[2], c[3]]).collect();
-            epilogue.store(block.b, &vec![tiles], [row + i as u32 * 64, column]);
-        }
     }
 }

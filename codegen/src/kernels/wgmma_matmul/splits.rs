@@ -49,7 +49,7 @@ impl WgmmaMatmul {
                 }
             });
         }
-        b.sync_cluster();
+        self.leave(b);
         let own = |tile: usize, j: usize| {
             (1..t.splits)
                 .fold(sums[tile][j], |value, s| share.eq(s).select(sums[tile][s as usize * part + j], value))

@@ -2,8 +2,8 @@
 //! kernels work on slices of exactly the right length.
 
 use super::batch::Batch;
-use super::cache::Geometry;
-use super::elem::{Elem, Floats, FloatsMut};
+use super::cache::{Geometry, Pages, PagesMut};
+use super::elem::{Elem, Floats, FloatsMut, Rows, RowsMut};
 use super::linear::{LANES, Source};
 use super::memory::Views;
 use crate::device::{Bindings, Buffer, Region, StepDims, WeightRegions};
@@ -122,6 +122,30 @@ impl<'a> Args<'a> {
         })
     }
 
+    /// Rows of activations to read: codes and scales are two arguments.
+    pub fn rows_of(&self, what: &str, dtype: Dtype, rows: usize, width: usize) -> Result<Rows<'a>, Error> {
+        if dtype != Dtype::F8E4M3 {
+            return self.floats(what, dtype, rows * width).map(Rows::Floats);
+        }
+        let codes = self.views.read(what, self.arena(what)?, rows * width)?;
+        Ok(Rows::E4m3(codes, self.views.read("scales", self.arena("scales")?, rows)?))
+    }
+
+    /// Rows of activations to write, likewise.
+    pub fn rows_mut(
+        &self,
+        what: &str,
+        dtype: Dtype,
+        rows: usize,
+        width: usize,
+    ) -> Result<RowsMut<'a>, Error> {
+        if dtype != Dtype::F8E4M3 {
+            return self.floats_mut(what, dtype, rows * width).map(RowsMut::Floats);
+        }
+        let codes = self.views.write(what, self.arena(what)?, rows * width)?;
+        Ok(RowsMut::E4m3(codes, self.views.write("scales", self.arena("scales")?, rows)?))
+    }
+
     fn ints(&self, what: &str, want: Arg, buffer: Buffer, count: usize) -> Result<&'a [i32], Error> {
         match self.take() {
             Some(arg) if arg == want => self.whole(what, buffer, count),
@@ -207,6 +231,7 @@ impl<'a> Args<'a> {
             page_tokens: kv.page_tokens as usize,
             window: layer.window.map(|w| w as usize),
             pages: pages as usize,
+            scaled: kv.dtype == Dtype::F8E4M3,
         };
         let (seqs, width) = (self.dims.seqs as usize, self.bind.table_width as usize);
         let batch = Batch::new(
@@ -221,13 +246,22 @@ impl<'a> Args<'a> {
     }
 
     /// All pages of a cache, to read.
-    pub fn pages(&self, g: &Geometry, region: Region) -> Result<Floats<'a>, Error> {
-        self.region_floats("cache", region, self.loaded.kv.dtype, g.pages * g.page_elems())
+    pub fn pages(&self, g: &Geometry, region: Region) -> Result<Pages<'a>, Error> {
+        let (dtype, count) = (self.loaded.kv.dtype, g.pages * g.page_elems());
+        if dtype == Dtype::F8E4M3 {
+            return self.views.read("cache", region, count).map(Pages::E4m3);
+        }
+        self.region_floats("cache", region, dtype, count).map(Pages::Floats)
     }
 
     /// All pages of a cache, to write.
-    pub fn pages_mut(&self, g: &Geometry, region: Region) -> Result<FloatsMut<'a>, Error> {
-        self.region_floats_mut("cache", region, self.loaded.kv.dtype, g.pages * g.page_elems())
+    pub fn pages_mut(&self, g: &Geometry, region: Region) -> Result<PagesMut<'a>, Error> {
+        let count = g.pages * g.page_elems();
+        Ok(match self.loaded.kv.dtype {
+            Dtype::F32 => PagesMut::F32(self.views.write("cache", region, count)?),
+            Dtype::Bf16 => PagesMut::Bf16(self.views.write("cache", region, count)?),
+            Dtype::F8E4M3 => PagesMut::E4m3(self.views.write("cache", region, count)?),
+        })
     }
 
     fn weight(&self, what: &str, shape: &[usize]) -> Result<(&'a Weight, WeightRegions), Error> {
@@ -282,6 +316,10 @@ impl<'a> Args<'a> {
                 q: self.views.read(what, payload, padded)?,
                 scale: self.views.read("scales", scale_region(regions.scale)?, panels * LANES)?,
             },
+            (Encoding::F8Channel, Layout::Panel16) => Source::F8 {
+                q: self.views.read(what, payload, padded)?,
+                scale: self.views.read("scales", scale_region(regions.scale)?, panels * LANES)?,
+            },
             (Encoding::I4Group { group }, Layout::Panel16) if group > 0 && group % 8 == 0 => {
                 let scales = panels * k.div_ceil(group as usize) * LANES;
                 Source::I4 {
@@ -305,8 +343,7 @@ fn form(weight: &Weight, encoding: Encoding, layout: Layout) -> Error {
 }
 
 fn no_e4m3(what: &str) -> Error {
-    Error::unsupported(format!("no host kernel takes {what} in e4m3"))
-        .help("build the engine for a GPU, or with another precision")
+    Error::bug(format!("this kernel does not take {what} in e4m3"))
 }
 
 fn below<'a>(what: &str, list: &'a [i32], end: usize) -> Result<&'a [i32], Error> {

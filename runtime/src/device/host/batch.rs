@@ -85,7 +85,8 @@ mod tests {
 
     #[test]
     fn wrong_tables_are_refused() {
-        let cache = Geometry { heads: 1, head_dim: 4, page_tokens: 4, window: Some(6), pages: 3 };
+        let cache =
+            Geometry { heads: 1, head_dim: 4, page_tokens: 4, window: Some(6), pages: 3, scaled: false };
         let check = |q: &[i32], c: &[i32], t: &[i32]| Batch::new(3, q, c, t, 2, &cache).map(|b| b.len());
         assert_eq!(check(&[0, 2, 3], &[2, 8], &[0, -1, 1, 2]), Ok(2));
         assert!(check(&[0, 2, 4], &[2, 8], &[0, -1, 1, 2]).is_err());

@@ -65,6 +65,24 @@ pub enum FloatsMut<'a> {
     Bf16(&'a mut [bf16]),
 }
 
+/// Rows that a kernel reads, of any type.
+#[derive(Clone, Copy, Debug)]
+pub enum Rows<'a> {
+    /// Floats.
+    Floats(Floats<'a>),
+    /// Codes of e4m3, and a scale for each row.
+    E4m3(&'a [u8], &'a [f32]),
+}
+
+/// Rows that a kernel writes, of any type.
+#[derive(Debug)]
+pub enum RowsMut<'a> {
+    /// Floats.
+    Floats(FloatsMut<'a>),
+    /// Codes of e4m3, and a scale for each row.
+    E4m3(&'a mut [u8], &'a mut [f32]),
+}
+
 /// Evaluates an expression with each named `Floats` or `FloatsMut` bound to its slice.
 macro_rules! typed {
     ($x:pat = $value:expr => $body:expr) => {

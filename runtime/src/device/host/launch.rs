@@ -2,6 +2,7 @@
 
 use super::args::{Args, Loaded};
 use super::attention::{Attention, attention};
+use super::cache::typed_pages;
 use super::elem::{Floats, FloatsMut, typed, typed_mut};
 use super::isa::Isa;
 use super::linear::{Linear, linear};
@@ -51,16 +52,22 @@ pub fn execute(
         }
         HostKernel::RmsNorm { width, per_token, eps, offset, rows: of, x, out } => {
             let width = width as usize;
-            let count = args.rows(of) * per_token as usize * width;
-            let x = args.floats("x", x, count)?;
+            let rows = args.rows(of) * per_token as usize;
+            let x = args.floats("x", x, rows * width)?;
             let weight = args.vector("weight", width)?;
-            let out = args.floats_mut("out", out, count)?;
+            let out = args.rows_mut("out", out, rows, width)?;
             args.end()?;
             let norm = Norm { weight: &weight, eps, offset };
-            typed!(x = x => typed_mut!(out = out => rows::rms_norm(pool, isa, x, norm, out)))
+            let mut cx = Cx { pool, isa, scratch: &mut machine.scratch };
+            typed!(x = x => rows::rms_norm(&mut cx, x, norm, out))
         }
-        HostKernel::Quantize { .. } => {
-            Err(Error::unsupported("the host device does not quantise activations"))
+        HostKernel::Quantize { width, rows: of, x } => {
+            let (rows, width) = (args.rows(of), width as usize);
+            let x = args.floats("x", x, rows * width)?;
+            let out = args.rows_mut("out", Dtype::F8E4M3, rows, width)?;
+            args.end()?;
+            let mut cx = Cx { pool, isa, scratch: &mut machine.scratch };
+            typed!(x = x => rows::quantize(&mut cx, width, x, out))
         }
         HostKernel::AddRmsNorm { width, eps, offset, x, residual, h, out } => {
             let width = width as usize;
@@ -69,15 +76,16 @@ pub fn execute(
             let residual = args.floats("residual", residual, count)?;
             let weight = args.vector("weight", width)?;
             let h = args.floats_mut("h", h, count)?;
-            let out = args.floats_mut("n", out, count)?;
+            let out = args.rows_mut("n", out, tokens, width)?;
             args.end()?;
             let norm = Norm { weight: &weight, eps, offset };
-            typed!(x = x => typed!(r = residual => typed_mut!(h = h => typed_mut!(out = out =>
-                rows::add_rms_norm(pool, isa, x, r, norm, h, out)))))
+            let mut cx = Cx { pool, isa, scratch: &mut machine.scratch };
+            typed!(x = x => typed!(r = residual => typed_mut!(h = h =>
+                rows::add_rms_norm(&mut cx, (x, r), norm, h, out))))
         }
         HostKernel::Linear { n, k, rows: of, bias, residual, x, out } => {
             let (n, k, rows) = (n as usize, k as usize, args.rows(of));
-            let x = args.floats("x", x, rows * k)?;
+            let x = args.rows_of("x", x, rows, k)?;
             let weight = args.matrix("weight", n, k)?;
             let bias = if bias { Some(args.vector("bias", n)?) } else { None };
             let residual = residual.map(|d| args.floats("residual", d, rows * n)).transpose()?;
@@ -144,15 +152,17 @@ pub fn execute(
             let gate =
                 args.floats(if packed { "x" } else { "gate" }, x, if packed { 2 * count } else { count })?;
             let up = if packed { None } else { Some(args.floats("up", x, count)?) };
-            let out = args.floats_mut("out", out, count)?;
+            let out = args.rows_mut("out", out, tokens, width)?;
             args.end()?;
+            let mut cx = Cx { pool, isa, scratch: &mut machine.scratch };
             match (gate, up) {
-                (g, None) => typed!(g = g => typed_mut!(out = out =>
-                    rows::gated_act(pool, isa, act, width, g, None, out))),
-                (Floats::F32(g), Some(Floats::F32(u))) => typed_mut!(out = out =>
-                    rows::gated_act(pool, isa, act, width, g, Some(u), out)),
-                (Floats::Bf16(g), Some(Floats::Bf16(u))) => typed_mut!(out = out =>
-                    rows::gated_act(pool, isa, act, width, g, Some(u), out)),
+                (g, None) => typed!(g = g => rows::gated_act(&mut cx, act, width, (g, None), out)),
+                (Floats::F32(g), Some(Floats::F32(u))) => {
+                    rows::gated_act(&mut cx, act, width, (g, Some(u)), out)
+                }
+                (Floats::Bf16(g), Some(Floats::Bf16(u))) => {
+                    rows::gated_act(&mut cx, act, width, (g, Some(u)), out)
+                }
                 _ => Err(Error::bug("gate and up have different types")),
             }
         }
@@ -176,9 +186,9 @@ pub fn execute(
             args.end()?;
             let mut cx = Cx { pool, isa, scratch: &mut machine.scratch };
             match (k, v) {
-                (Floats::F32(k), Floats::F32(v)) => typed_mut!(p = pages =>
+                (Floats::F32(k), Floats::F32(v)) => typed_pages!(p = pages =>
                     rope::kv_append(&mut cx, (k, v), batch, cache, p)),
-                (Floats::Bf16(k), Floats::Bf16(v)) => typed_mut!(p = pages =>
+                (Floats::Bf16(k), Floats::Bf16(v)) => typed_pages!(p = pages =>
                     rope::kv_append(&mut cx, (k, v), batch, cache, p)),
                 _ => Err(Error::bug("k and v have different types")),
             }
@@ -199,7 +209,7 @@ pub fn execute(
             let q_norm = norm(q_weight.as_deref(), q_norm);
             let k_norm = norm(k_weight.as_deref(), k_norm);
             let mut cx = Cx { pool, isa, scratch: &mut machine.scratch };
-            typed!(qkv = qkv => typed_mut!(pages = pages => typed_mut!(q = q => {
+            typed!(qkv = qkv => typed_pages!(pages = pages => typed_mut!(q = q => {
                 let job = RopeKvAppend { qkv, positions, angles, heads, q_norm, k_norm, batch, cache, pages, q };
                 rope::rope_kv_append(&mut cx, job)
             })))

@@ -3,6 +3,7 @@
 //! A kernel claims every range that it reads or writes through [`Views`], which checks bounds, alignment and
 //! overlap; after that it works with ordinary slices.
 
+use super::cache::E4m3;
 use super::simd::prefetch_to_write;
 use crate::device::{Buffer, Region, SharedBytes};
 use crate::error::Error;
@@ -199,6 +200,8 @@ unsafe impl Pod for u32 {}
 unsafe impl Pod for f32 {}
 // SAFETY: a transparent u16.
 unsafe impl Pod for bf16 {}
+// SAFETY: a transparent u8.
+unsafe impl Pod for E4m3 {}
 
 /// Typed slices of the buffers for one launch. Ranges that overlap are given out only if all of them are read.
 pub struct Views<'a> {

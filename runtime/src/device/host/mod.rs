@@ -10,6 +10,7 @@ mod attention;
 mod bandwidth;
 mod batch;
 mod cache;
+mod e4m3;
 mod elem;
 mod isa;
 mod launch;

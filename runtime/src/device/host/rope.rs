@@ -3,7 +3,7 @@
 //! Sines and cosines are computed once for a position and table of frequencies, for all layers and steps.
 
 use super::batch::Batch;
-use super::cache::{Geometry, put_key};
+use super::cache::{Geometry, Slot, Stored};
 use super::elem::Elem;
 use super::isa::{Isa, per_isa};
 use super::memory::Shards;
@@ -146,7 +146,7 @@ struct Append<'a, K> {
     pages: Shards<'a, K>,
 }
 
-impl<K: Elem> Append<'_, K> {
+impl<K: Stored> Append<'_, K> {
     /// Calls `f(token, page, slot)` for every token.
     fn each(&self, mut f: impl FnMut(usize, usize, usize)) {
         let page_tokens = self.cache.page_tokens;
@@ -160,29 +160,28 @@ impl<K: Elem> Append<'_, K> {
 
     /// Stores the keys of a head; `make(token, out)` computes one.
     fn keys(&self, head: usize, local: &mut Local, make: impl Fn(usize, &mut [f32])) {
-        let key = local.x.f32(self.cache.head_dim);
+        let Local { x, block, .. } = local;
+        let key = x.f32(self.cache.head_dim);
         self.each(|token, page, slot| {
-            let at = self.cache.panel(page, head, slot);
             make(token, key);
             // SAFETY: heads have places of their own, and one thread does a head.
-            let panel = unsafe { self.pages.part(at..at + self.cache.panel_elems()) };
-            put_key(key, slot, panel);
+            unsafe { K::put_key(self.isa, &self.cache, &self.pages, Slot { page, head, slot }, key, block) };
         });
     }
 
     /// Stores the values of a head; `value(token)` is one.
     fn values<'x, X: Elem>(&self, head: usize, value: impl Fn(usize) -> &'x [X]) {
         self.each(|token, page, slot| {
-            let at = self.cache.value(page, head, slot);
             // SAFETY: as in `keys`.
-            let out = unsafe { self.pages.part(at..at + self.cache.head_dim) };
-            rotate(self.isa, value(token), None, &[], &[], out);
+            unsafe {
+                K::put_value(self.isa, &self.cache, &self.pages, Slot { page, head, slot }, value(token));
+            }
         });
     }
 }
 
 /// Stores `(tokens, kv_heads, head_dim)` keys and values at their positions.
-pub fn kv_append<X: Elem, K: Elem>(
+pub fn kv_append<X: Elem, K: Stored>(
     cx: &mut Cx<'_>,
     (k, v): (&[X], &[X]),
     batch: Batch<'_>,
@@ -242,7 +241,7 @@ pub struct RopeKvAppend<'a, X, K, O> {
 }
 
 /// Splits q, k and v, norms and rotates q and k, stores k and v. Threads share heads.
-pub fn rope_kv_append<X: Elem, K: Elem, O: Elem>(
+pub fn rope_kv_append<X: Elem, K: Stored, O: Elem>(
     cx: &mut Cx<'_>,
     job: RopeKvAppend<'_, X, K, O>,
 ) -> Result<(), Error> {

@@ -2,11 +2,14 @@
 //!
 //! A row's result depends on that row alone. Few rows are done on the caller's thread.
 
-use super::elem::{Elem, fma, gelu_tanh, silu, sum_by};
+use super::cache::copy_row;
+use super::e4m3;
+use super::elem::{Elem, FloatsMut, RowsMut, fma, gelu_tanh, silu, sum_by};
 use super::isa::{Isa, per_isa};
 use super::linear::{Source, unpack::gather_row};
 use super::memory::Shards;
 use super::pool::Pool;
+use super::scratch::Cx;
 use crate::error::Error;
 use trtc_engine::manifest::Act;
 
@@ -33,6 +36,43 @@ fn fill_rows<O: Elem>(
         let row = unsafe { out.part(i * width..(i + 1) * width) };
         f(i, row)
     })
+}
+
+/// What makes the rows of a result.
+trait Maker: Sync {
+    /// Writes row `i`.
+    fn make<O: Elem>(&self, isa: Isa, i: usize, out: &mut [O]);
+}
+
+/// Makes all rows of a result of any type. Rows of e4m3 are quantised as they come, from f32.
+fn make_rows(cx: &mut Cx<'_>, width: usize, out: RowsMut<'_>, maker: &impl Maker) -> Result<(), Error> {
+    let Cx { pool, isa, scratch } = cx;
+    let isa = *isa;
+    match out {
+        RowsMut::Floats(FloatsMut::F32(out)) => fill_rows(pool, width, out, |i, out| maker.make(isa, i, out)),
+        RowsMut::Floats(FloatsMut::Bf16(out)) => {
+            fill_rows(pool, width, out, |i, out| maker.make(isa, i, out))
+        }
+        RowsMut::E4m3(codes, scales) => {
+            let rows = scales.len();
+            let (codes, scales) = (Shards::new(codes), Shards::new(scales));
+            let locals = Shards::new(&mut scratch.local);
+            pool.split(rows, (GRAIN / width.max(1)).max(1), &|thread, range| {
+                // SAFETY: each thread has an index of its own.
+                let [local] = (unsafe { locals.part(thread..thread + 1) }) else {
+                    return;
+                };
+                let row = local.x.f32(width);
+                for i in range {
+                    maker.make(isa, i, row);
+                    // SAFETY: each row is given to one call, and rows do not overlap.
+                    let (codes, scale) =
+                        unsafe { (codes.part(i * width..(i + 1) * width), scales.part(i..i + 1)) };
+                    scale[0] = e4m3::quantize(isa, row, codes);
+                }
+            })
+        }
+    }
 }
 
 /// `out[t] = scale * table[tokens[t]]`; the tokens have been checked.
@@ -87,16 +127,33 @@ fn norm_body<const FMA: bool, X: Elem, O: Elem>(x: &[X], norm: &Norm<'_>, out: &
     }
 }
 
+struct RmsNorm<'a, X> {
+    x: &'a [X],
+    norm: Norm<'a>,
+}
+
+impl<X: Elem> Maker for RmsNorm<'_, X> {
+    fn make<O: Elem>(&self, isa: Isa, i: usize, out: &mut [O]) {
+        norm_row(isa, &self.x[i * out.len()..(i + 1) * out.len()], &self.norm, out);
+    }
+}
+
 /// Root-mean-square norm of rows as long as the weight.
-pub fn rms_norm<X: Elem, O: Elem>(
-    pool: &mut Pool,
-    isa: Isa,
-    x: &[X],
-    norm: Norm<'_>,
-    out: &mut [O],
-) -> Result<(), Error> {
-    let width = norm.weight.len();
-    fill_rows(pool, width, out, |i, out| norm_row(isa, &x[i * width..(i + 1) * width], &norm, out))
+pub fn rms_norm<X: Elem>(cx: &mut Cx<'_>, x: &[X], norm: Norm<'_>, out: RowsMut<'_>) -> Result<(), Error> {
+    make_rows(cx, norm.weight.len(), out, &RmsNorm { x, norm })
+}
+
+struct Quantize<'a, X>(&'a [X]);
+
+impl<X: Elem> Maker for Quantize<'_, X> {
+    fn make<O: Elem>(&self, isa: Isa, i: usize, out: &mut [O]) {
+        copy_row(isa, &self.0[i * out.len()..(i + 1) * out.len()], out);
+    }
+}
+
+/// Rows of `width` in another type.
+pub fn quantize<X: Elem>(cx: &mut Cx<'_>, width: usize, x: &[X], out: RowsMut<'_>) -> Result<(), Error> {
+    make_rows(cx, width, out, &Quantize(x))
 }
 
 per_isa! {
@@ -126,26 +183,32 @@ pub fn add<L: Elem, R: Elem, O: Elem>(
     })
 }
 
+struct AddRmsNorm<'a, X, R, H> {
+    x: &'a [X],
+    residual: &'a [R],
+    norm: Norm<'a>,
+    h: Shards<'a, H>,
+}
+
+impl<X: Elem, R: Elem, H: Elem> Maker for AddRmsNorm<'_, X, R, H> {
+    fn make<O: Elem>(&self, isa: Isa, i: usize, out: &mut [O]) {
+        let row = i * out.len()..(i + 1) * out.len();
+        // SAFETY: rows do not overlap, and each is made once.
+        let h = unsafe { self.h.part(row.clone()) };
+        add_row(isa, &self.x[row.clone()], &self.residual[row], h);
+        norm_row(isa, h, &self.norm, out);
+    }
+}
+
 /// `h = x + residual`, rounded; `out = rms_norm(h)`.
-#[allow(clippy::too_many_arguments, reason = "the kernel's operands one by one")]
-pub fn add_rms_norm<X: Elem, R: Elem, H: Elem, O: Elem>(
-    pool: &mut Pool,
-    isa: Isa,
-    x: &[X],
-    residual: &[R],
+pub fn add_rms_norm<X: Elem, R: Elem, H: Elem>(
+    cx: &mut Cx<'_>,
+    (x, residual): (&[X], &[R]),
     norm: Norm<'_>,
     h: &mut [H],
-    out: &mut [O],
+    out: RowsMut<'_>,
 ) -> Result<(), Error> {
-    let width = norm.weight.len();
-    let h = Shards::new(h);
-    fill_rows(pool, width, out, |i, out| {
-        let row = i * width..(i + 1) * width;
-        // SAFETY: rows do not overlap.
-        let h = unsafe { h.part(row.clone()) };
-        add_row(isa, &x[row.clone()], &residual[row], h);
-        norm_row(isa, h, &norm, out);
-    })
+    make_rows(cx, norm.weight.len(), out, &AddRmsNorm { x, residual, norm, h: Shards::new(h) })
 }
 
 per_isa! {
@@ -162,26 +225,33 @@ fn gated_body<const FMA: bool, X: Elem, O: Elem>(act: Act, gate: &[X], up: &[X],
     }
 }
 
+struct GatedAct<'a, X> {
+    act: Act,
+    gate: &'a [X],
+    up: Option<&'a [X]>,
+}
+
+impl<X: Elem> Maker for GatedAct<'_, X> {
+    fn make<O: Elem>(&self, isa: Isa, i: usize, out: &mut [O]) {
+        let width = out.len();
+        let row = i * width..(i + 1) * width;
+        let (gate, up) = match self.up {
+            Some(up) => (&self.gate[row.clone()], &up[row]),
+            None => self.gate[2 * i * width..2 * (i + 1) * width].split_at(width),
+        };
+        gated_row(isa, self.act, gate, up, out);
+    }
+}
+
 /// Gated activation of two tensors, or of the halves of one if `up` is absent.
-pub fn gated_act<X: Elem, O: Elem>(
-    pool: &mut Pool,
-    isa: Isa,
+pub fn gated_act<X: Elem>(
+    cx: &mut Cx<'_>,
     act: Act,
     width: usize,
-    gate: &[X],
-    up: Option<&[X]>,
-    out: &mut [O],
+    (gate, up): (&[X], Option<&[X]>),
+    out: RowsMut<'_>,
 ) -> Result<(), Error> {
-    fill_rows(pool, width, out, |i, out| match up {
-        Some(up) => {
-            let row = i * width..(i + 1) * width;
-            gated_row(isa, act, &gate[row.clone()], &up[row], out);
-        }
-        None => {
-            let (gate, up) = gate[2 * i * width..2 * (i + 1) * width].split_at(width);
-            gated_row(isa, act, gate, up, out);
-        }
-    })
+    make_rows(cx, width, out, &GatedAct { act, gate, up })
 }
 
 /// `out[i] = x[rows(i)][start..start + width]`, rows of `of` elements; the rows have been checked.

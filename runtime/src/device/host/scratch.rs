@@ -40,6 +40,11 @@ impl Aligned {
         self.slice(len)
     }
 
+    /// As bytes.
+    pub fn bytes(&mut self, len: usize) -> &mut [u8] {
+        self.slice(len)
+    }
+
     /// As u32.
     pub fn u32(&mut self, len: usize) -> &mut [u32] {
         self.slice(len)
@@ -90,6 +95,8 @@ pub struct Cx<'a> {
 pub struct Scratch {
     /// Activations in the kernels' order.
     pub x: Aligned,
+    /// Activations of e4m3 as bf16.
+    pub wide: Aligned,
     /// Sums of activations over quantisation groups; partial results of attention.
     pub sums: Aligned,
     /// Attention's lists of work.
@@ -103,6 +110,7 @@ impl Scratch {
     pub fn new(threads: usize) -> Scratch {
         Scratch {
             x: Aligned::default(),
+            wide: Aligned::default(),
             sums: Aligned::default(),
             lists: Lists::default(),
             local: (0..threads).map(|_| Local::default()).collect(),

@@ -19,6 +19,7 @@ pub fn measure(memory: &mut Memory<'_>, case: &Case<'_>, repeat: u32) -> Result<
     let mut random = Random::named(SEED, &case.kernel.1.name);
     memory.reset();
     case.requests.upload(memory)?;
+    memory.bind.pages = u32::try_from(case.requests.pages()).unwrap_or(u32::MAX);
     // What the requests have in the cache is no matter of time.
     let cache = Rc::new(KvState::default());
     let laid = lay(memory, case.launch, &case.module, (&case.requests, case.dims), &cache, &mut random)?;

@@ -12,7 +12,7 @@ mod values;
 pub use segment::Run;
 
 use super::batch::Batch;
-use super::cache::Geometry;
+use super::cache::{Geometry, Pages};
 use super::elem::{Elem, Floats, FloatsMut};
 use super::isa::Isa;
 #[cfg(target_arch = "x86_64")]
@@ -46,7 +46,7 @@ pub struct Attention<'a> {
     /// The cache's shape.
     pub cache: Geometry,
     /// The cache.
-    pub pages: Floats<'a>,
+    pub pages: Pages<'a>,
     /// Query heads, a multiple of the cache's.
     pub heads: usize,
     /// Factor on the scores.
@@ -74,7 +74,7 @@ struct Job<'a> {
     q: Floats<'a>,
     batch: Batch<'a>,
     cache: Geometry,
-    pages: Floats<'a>,
+    pages: Pages<'a>,
     heads: usize,
     /// Query heads that share a key/value head.
     group: usize,
@@ -148,7 +148,7 @@ pub fn attention(cx: &mut Cx<'_>, a: Attention<'_>) -> Result<(), Error> {
     let dot = match (a.q, a.pages) {
         // Processors with AMX do two fused multiply-adds in less time than one `vdpbf16ps`.
         #[cfg(target_arch = "x86_64")]
-        (Floats::Bf16(_), Floats::Bf16(_)) if isa == Isa::Avx512Bf16 => Dot::Bf16,
+        (Floats::Bf16(_), Pages::Floats(Floats::Bf16(_))) if isa == Isa::Avx512Bf16 => Dot::Bf16,
         _ => Dot::F32,
     };
     let job = Job {

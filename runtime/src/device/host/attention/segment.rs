@@ -1,13 +1,14 @@
-//! One segment of positions for one unit of queries: scores, softmax, weighted values.
+//! One segment of positions for one unit of queries: scores, softmax, weighted values. Keys and values in e4m3 become
+//! f32 here, those of a unit's segment at a time.
 
 use super::{Dot, Job, SEGMENT, Unit, softmax, values};
+use crate::device::host::cache::{self, Pages, Slot};
 use crate::device::host::elem::{Elem, Floats, typed};
 use crate::device::host::linear::{
     LANES,
     fma::{self, Panels},
 };
 use crate::device::host::scratch::{Aligned, Local};
-use crate::device::host::simd::prefetch;
 use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
@@ -91,7 +92,9 @@ impl Job<'_> {
         let rows = self.rows(unit);
         self.scores(unit, segment, local);
         let tiles = self.tiles(rows);
-        let scores = local.sums.f32(rows * SEGMENT);
+        let Local { sums, block, runs, .. } = local;
+        let scores = sums.f32(rows * SEGMENT);
+        let (values, first) = self.values(unit, segment, block);
         let (state, sums) = part.split_at_mut(2 * rows);
         let (greatest, total) = state.split_at_mut(rows);
         for (from, count) in (0..tiles.count()).map(|i| tiles.get(i)) {
@@ -108,10 +111,35 @@ impl Job<'_> {
                     softmax::softmax(self.isa, scores, &place, self.scale, self.softcap);
             }
             let width = self.panels() * LANES;
-            self.runs(unit, segment, seen, count, &mut local.runs);
+            self.runs(unit, segment, seen, first, count, runs);
             let sums = &mut sums[from * width..(from + count) * width];
-            values::weigh(self.isa, self.pages, self.cache.head_dim, &local.runs, scores, count, sums);
+            values::weigh(self.isa, values, self.cache.head_dim, runs, scores, count, sums);
         }
+    }
+
+    /// The values that any row of a unit sees of a segment: the cache as it is, or rows one after the other from a position
+    /// of the segment on, which is given too.
+    fn values<'b>(
+        &'b self,
+        unit: &Unit,
+        segment: usize,
+        block: &'b mut Aligned,
+    ) -> (Floats<'b>, Option<usize>) {
+        let pages = match self.pages {
+            Pages::Floats(pages) => return (pages, None),
+            Pages::E4m3(pages) => pages,
+        };
+        let (seen, dim) = (self.seen(unit, segment, 0..self.rows(unit)), self.cache.head_dim);
+        let out = block.f32(seen.len() * dim);
+        let mut at = seen.start;
+        while at < seen.end {
+            let (page, slot) = self.slot(unit, segment * SEGMENT + at);
+            let count = (self.cache.page_tokens - slot).min(seen.end - at);
+            let out = &mut out[(at - seen.start) * dim..][..count * dim];
+            cache::read_values(self.isa, &self.cache, pages, Slot { page, head: unit.head, slot }, out);
+            at += count;
+        }
+        (Floats::F32(out), Some(seen.start))
     }
 
     /// Scores before scaling, `[tile][panel][row][16]`, 16 panels a segment, where any row of the tile sees any
@@ -120,7 +148,7 @@ impl Job<'_> {
         let rows = self.rows(unit);
         let tiles = self.tiles(rows);
         let panels = panels_of(&self.seen(unit, segment, 0..rows));
-        let Local { sums, x, .. } = local;
+        let Local { sums, x, block, .. } = local;
         let scores = sums.f32(rows * SEGMENT);
         let of_page = self.cache.page_tokens / LANES;
         let mut first = panels.start;
@@ -132,45 +160,51 @@ impl Job<'_> {
             let keys = self.cache.panel(page, unit.head, slot);
             let values = self.cache.value(page, unit.head, slot);
             let some = (last - first) * self.cache.panel_elems();
-            typed!(pages = self.pages => {
-                prefetch(&pages[values..values + some]);
-                if last < panels.end {
-                    let (page, slot) = self.slot(unit, segment * SEGMENT + last * LANES);
-                    let next = self.cache.panel(page, unit.head, slot);
-                    prefetch(&pages[next..next + some.min((panels.end - last) * self.cache.panel_elems())]);
+            self.pages.prefetch(values..values + some);
+            if last < panels.end {
+                let (page, slot) = self.slot(unit, segment * SEGMENT + last * LANES);
+                let next = self.cache.panel(page, unit.head, slot);
+                self.pages.prefetch(next..next + some.min((panels.end - last) * self.cache.panel_elems()));
+            }
+            let keys = match self.pages {
+                Pages::Floats(Floats::F32(pages)) => Floats::F32(&pages[keys..keys + some]),
+                Pages::Floats(Floats::Bf16(pages)) => Floats::Bf16(&pages[keys..keys + some]),
+                Pages::E4m3(pages) => {
+                    let out = block.f32(some);
+                    cache::read_keys(self.isa, &self.cache, pages, Slot { page, head: unit.head, slot }, out);
+                    Floats::F32(out)
                 }
-            });
+            };
             for (from, count) in (0..tiles.count()).map(|i| tiles.get(i)) {
                 let own = panels_of(&self.seen(unit, segment, from..from + count));
                 let (a, b) = (own.start.max(first), own.end.min(last));
                 if a < b {
-                    let keys = keys + (a - first) * self.cache.panel_elems();
+                    let keys = (keys, a - first..b - first);
                     let at = from * SEGMENT + a * count * LANES;
-                    self.dots(keys, b - a, x, (from, count), &mut scores[at..at + (b - a) * count * LANES]);
+                    self.dots(keys, x, (from, count), &mut scores[at..at + (b - a) * count * LANES]);
                 }
             }
             first = last;
         }
     }
 
-    /// Products of a tile of queries, `count` rows from `from` on, and panels of keys, from element `keys` on.
+    /// Products of a tile of queries, `count` rows from `from` on, and some panels of keys.
     fn dots(
         &self,
-        keys: usize,
-        panels: usize,
+        (keys, panels): (Floats<'_>, Range<usize>),
         x: &mut Aligned,
         (from, count): (usize, usize),
         scores: &mut [f32],
     ) {
         let (dim, stride) = (self.cache.head_dim, self.cache.panel_elems());
-        let end = keys + panels * stride;
-        match (self.dot, self.pages) {
+        let (range, panels) = (panels.start * stride..panels.end * stride, panels.len());
+        match (self.dot, keys) {
             #[cfg(target_arch = "x86_64")]
-            (Dot::Bf16, Floats::Bf16(pages)) => {
+            (Dot::Bf16, Floats::Bf16(keys)) => {
                 let words = dim / 2;
                 let tile = dp::Tile {
                     kind: dp::Kind::Bf16,
-                    weights: bytes(&pages[keys..end]),
+                    weights: bytes(&keys[range]),
                     stride: stride * size_of::<bf16>(),
                     x: &x.u32((from + count) * words)[from * words..],
                     pairs: words,
@@ -180,10 +214,10 @@ impl Job<'_> {
                 // SAFETY: this way is taken only with AVX-512 BF16.
                 unsafe { dp::tile(&tile, panels, count, scores) };
             }
-            (_, pages) => {
-                let weights = match pages {
-                    Floats::F32(pages) => Panels::F32(&pages[keys..end]),
-                    Floats::Bf16(pages) => Panels::Bf16(&pages[keys..end]),
+            (_, keys) => {
+                let weights = match keys {
+                    Floats::F32(keys) => Panels::F32(&keys[range]),
+                    Floats::Bf16(keys) => Panels::Bf16(&keys[range]),
                 };
                 let x = &x.f32((from + count) * dim)[from * dim..];
                 let tile = fma::Tile { weights, stride, x, inputs: dim, fresh: true };
@@ -192,14 +226,28 @@ impl Job<'_> {
         }
     }
 
-    /// The values that a tile of `rows` rows sees: one run for each panel of scores.
-    fn runs(&self, unit: &Unit, segment: usize, seen: Range<usize>, rows: usize, runs: &mut Vec<Run>) {
+    /// The values that a tile of `rows` rows sees: one run for each panel of scores. They are in the cache, or one after
+    /// the other from position `first` of the segment on.
+    fn runs(
+        &self,
+        unit: &Unit,
+        segment: usize,
+        seen: Range<usize>,
+        first: Option<usize>,
+        rows: usize,
+        runs: &mut Vec<Run>,
+    ) {
         runs.clear();
         for panel in panels_of(&seen) {
             let at = seen.start.max(panel * LANES);
             let count = seen.end.min((panel + 1) * LANES) - at;
-            let (page, slot) = self.slot(unit, segment * SEGMENT + at);
-            let value = self.cache.value(page, unit.head, slot);
+            let value = match first {
+                Some(first) => (at - first) * self.cache.head_dim,
+                None => {
+                    let (page, slot) = self.slot(unit, segment * SEGMENT + at);
+                    self.cache.value(page, unit.head, slot)
+                }
+            };
             runs.push(Run { value, weight: panel * rows * LANES + at % LANES, count });
         }
     }

@@ -1,4 +1,4 @@
-//! The product of i8 or i4 panels with bf16 activations on a processor with AMX.
+//! The product of e4m3, i8 or i4 panels with bf16 activations on a processor with AMX.
 //!
 //! Few rows of x are multiplied in vector registers, weights straight from their stored form; more of them in tile
 //! registers, weights widened block by block. Both give the same bits.
@@ -177,11 +177,7 @@ impl Job<'_> {
             let next = panel.as_ptr().wrapping_add(AHEAD + jump);
             // SAFETY: this path is taken only with AMX, which includes AVX-512.
             unsafe {
-                if kind == Kind::I8 {
-                    widen::i8_panel(panel, pairs, wide, next);
-                } else {
-                    widen::i4_panel(panel, pairs, wide, next);
-                }
+                widen::panel(kind, panel, pairs, wide, next);
             }
         }
         (bytes(wide), pairs * 2 * LANES * size_of::<bf16>())

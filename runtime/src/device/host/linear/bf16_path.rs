@@ -1,4 +1,4 @@
-//! The product of bf16 activations with bf16, i8 or i4 panels by bf16 dot products.
+//! The product of bf16 activations with bf16, e4m3, i8 or i4 panels by bf16 dot products.
 
 use super::dp::{self, Groups, Kind};
 use super::pack::{self, Tiles};
@@ -33,11 +33,17 @@ impl<'a> Weights<'a> {
         match source {
             Source::Bf16(w) => Some(Weights { kind: Kind::Bf16, payload: bytes(w), groups: None }),
             Source::I8 { q, .. } => Some(Weights { kind: Kind::I8, payload: q, groups: None }),
+            Source::F8 { q, .. } => Some(Weights { kind: Kind::F8, payload: q, groups: None }),
             Source::I4 { q, scale, zero, group } => {
                 Some(Weights { kind: Kind::I4, payload: q, groups: Some((group, scale, zero)) })
             }
             Source::RowsF32(_) | Source::RowsBf16(_) | Source::F32(_) => None,
         }
+    }
+
+    /// By which sums of products are too small, because the weights are so as they are widened.
+    pub fn factor(&self) -> f32 {
+        if self.kind == Kind::F8 { widening::F8_FACTOR } else { 1.0 }
     }
 }
 
@@ -113,7 +119,9 @@ pub fn run(
             let stored = &w.payload[range.start * stride + from * w.kind.pair_bytes()..];
             let (kind, weights, stride) = match w.kind {
                 Kind::Bf16 | Kind::I4Wide => (w.kind, stored, stride),
-                Kind::I8 => (Kind::Bf16, widen(&mut local.block, w.kind, stored, stride, count, n), n * 64),
+                Kind::I8 | Kind::F8 => {
+                    (Kind::Bf16, widen(&mut local.block, w.kind, stored, stride, count, n), n * 64)
+                }
                 Kind::I4 => (Kind::I4Wide, widen(&mut local.block, w.kind, stored, stride, count, n), n * 64),
             };
             for (token, tokens) in (0..tiles.count()).map(|i| tiles.get(i)) {
@@ -149,11 +157,7 @@ fn widen<'a>(
         let next = panel.as_ptr().wrapping_add(n * kind.pair_bytes());
         // SAFETY: this path is taken only with AVX-512 BF16.
         unsafe {
-            if kind == Kind::I8 {
-                widening::i8_panel(panel, n, wide, next);
-            } else {
-                widening::i4_panel(panel, n, wide, next);
-            }
+            widening::panel(kind, panel, n, wide, next);
         }
     }
     bytes(wide)

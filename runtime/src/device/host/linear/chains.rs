@@ -7,6 +7,7 @@
 
 use super::LANES;
 use super::dp::Kind;
+use super::widen::f8_upper;
 use crate::device::host::elem::{Elem, sum_by};
 use crate::device::host::isa::per_isa;
 use half::bf16;
@@ -21,8 +22,9 @@ const PAIRS: usize = super::amx::INPUTS / 2;
 /// Bytes of a panel by which its weights are fetched before they are used.
 const AHEAD: usize = 4096;
 
-/// Activations that are less in size count as 0, here as in tile registers. Weights are integers, so a sum of products
-/// is a multiple of a product's last place, 2^-97 at least, and denormal only if it is 0.
+/// Activations that are less in size count as 0, here as in tile registers. Weights are multiples of 2^-17, as
+/// e4m3 is widened, so a sum of products is a multiple of a product's last place, 2^-114 at least, and denormal only if it
+/// is 0.
 const LEAST: f32 = f32::from_bits((127 - 90) << 23);
 
 per_isa! {
@@ -90,7 +92,7 @@ pub struct Groups<'a> {
 /// One product.
 #[derive(Clone, Copy)]
 pub struct Tile<'a> {
-    /// From the first panel on, i8 or i4.
+    /// From the first panel on: e4m3, i8 or i4.
     pub weights: &'a [u8],
     /// How they are stored.
     pub kind: Kind,
@@ -110,7 +112,7 @@ pub struct Tile<'a> {
 /// The processor has AVX-512 F, BW, VL and DQ.
 pub unsafe fn tile(t: &Tile<'_>, panels: usize, tokens: usize, sums: &mut [f32]) {
     assert!((1..=MAX_TOKENS).contains(&tokens) && t.groups.is_some() == (t.kind == Kind::I4));
-    assert!(matches!(t.kind, Kind::I4 | Kind::I8));
+    assert!(matches!(t.kind, Kind::I4 | Kind::I8 | Kind::F8));
     if panels == 0 {
         return;
     }
@@ -144,7 +146,11 @@ pub unsafe fn tile(t: &Tile<'_>, panels: usize, tokens: usize, sums: &mut [f32])
     let mut left = panels;
     while left > 0 {
         let p = if left >= 4 && tokens == 1 { 4 } else { left.min(2) };
-        let kernel = if t.kind == Kind::I4 { shape::<true>(p, tokens) } else { shape::<false>(p, tokens) };
+        let kernel = match t.kind {
+            Kind::I4 => shape::<I4>(p, tokens),
+            Kind::F8 => shape::<F8>(p, tokens),
+            _ => shape::<I8>(p, tokens),
+        };
         // SAFETY: the slices hold what `p` panels and `tokens` tokens touch, which was checked above.
         unsafe { kernel(&raw) };
         // Past the end only when nothing is left, and then not read.
@@ -177,22 +183,26 @@ struct Raw {
 
 type Kernel = unsafe fn(&Raw);
 
+const I8: u8 = 0;
+const F8: u8 = 1;
+const I4: u8 = 2;
+
 /// The kernel for a tile's shape.
-fn shape<const I4: bool>(panels: usize, tokens: usize) -> Kernel {
+fn shape<const KIND: u8>(panels: usize, tokens: usize) -> Kernel {
     match (panels, tokens) {
-        (1, 1) => product::<I4, 1, 1>,
-        (1, 2) => product::<I4, 1, 2>,
-        (1, _) => product::<I4, 1, 3>,
-        (2, 1) => product::<I4, 2, 1>,
-        (2, 2) => product::<I4, 2, 2>,
-        (2, _) => product::<I4, 2, 3>,
-        (_, _) => product::<I4, 4, 1>,
+        (1, 1) => product::<KIND, 1, 1>,
+        (1, 2) => product::<KIND, 1, 2>,
+        (1, _) => product::<KIND, 1, 3>,
+        (2, 1) => product::<KIND, 2, 1>,
+        (2, 2) => product::<KIND, 2, 2>,
+        (2, _) => product::<KIND, 2, 3>,
+        (_, _) => product::<KIND, 4, 1>,
     }
 }
 
 /// `P` panels and `T` tokens.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn product<const I4: bool, const P: usize, const T: usize>(a: &Raw) {
+unsafe fn product<const KIND: u8, const P: usize, const T: usize>(a: &Raw) {
     let none = [[_mm512_setzero_ps(); T]; P];
     let (mut sums, mut pair, mut group) = (none, 0, 0);
     while pair < a.pairs {
@@ -202,7 +212,7 @@ unsafe fn product<const I4: bool, const P: usize, const T: usize>(a: &Raw) {
             let n = PAIRS.min(end - pair);
             let mut chains = [none; 2];
             // SAFETY: the weights hold `pairs` pairs for each panel, x for each token.
-            unsafe { add_pairs::<I4, P, T>(a, pair, n, &mut chains) };
+            unsafe { add_pairs::<KIND, P, T>(a, pair, n, &mut chains) };
             for p in 0..P {
                 for t in 0..T {
                     acc[p][t] = _mm512_add_ps(acc[p][t], _mm512_add_ps(chains[0][p][t], chains[1][p][t]));
@@ -211,7 +221,7 @@ unsafe fn product<const I4: bool, const P: usize, const T: usize>(a: &Raw) {
             pair += n;
         }
         for p in 0..P {
-            if !I4 {
+            if KIND != I4 {
                 sums[p] = acc[p];
                 continue;
             }
@@ -247,7 +257,7 @@ unsafe fn product<const I4: bool, const P: usize, const T: usize>(a: &Raw) {
 /// # Safety
 /// Weights and x hold these pairs, the processor has the instructions.
 #[inline(always)]
-unsafe fn add_pairs<const I4: bool, const P: usize, const T: usize>(
+unsafe fn add_pairs<const KIND: u8, const P: usize, const T: usize>(
     a: &Raw,
     from: usize,
     n: usize,
@@ -255,7 +265,7 @@ unsafe fn add_pairs<const I4: bool, const P: usize, const T: usize>(
 ) {
     // SAFETY: the caller's word for pointers and instructions; prefetches may go anywhere.
     unsafe {
-        let (pair_bytes, per_line) = if I4 { (16, 4) } else { (32, 2) };
+        let (pair_bytes, per_line) = if KIND == I4 { (16, 4) } else { (32, 2) };
         let nibbles = _mm512_add_ps(
             _mm512_cvtepi32_ps(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)),
             _mm512_set1_ps(-8.0),
@@ -271,7 +281,7 @@ unsafe fn add_pairs<const I4: bool, const P: usize, const T: usize>(
                 _mm_prefetch::<_MM_HINT_T1>(a.weights.wrapping_add(next + p * a.stride).cast());
             }
             let line = a.weights.add(at);
-            if I4 {
+            if KIND == I4 {
                 let mut words = [[_mm512_setzero_si512(); P]; 2];
                 for p in 0..P {
                     words[0][p] = _mm512_loadu_si512(line.add(p * a.stride).cast());
@@ -294,21 +304,21 @@ unsafe fn add_pairs<const I4: bool, const P: usize, const T: usize>(
                 }
             } else {
                 for i in 0..per_line {
-                    add_i8(a, line.add(i * pair_bytes), x, chains);
+                    add_bytes::<KIND, P, T>(a, line.add(i * pair_bytes), x, chains);
                     x = x.add(2);
                 }
             }
             at += 64;
         }
-        if !I4 && !n.is_multiple_of(per_line) {
-            add_i8(a, a.weights.add(at), x, chains);
+        if KIND != I4 && !n.is_multiple_of(per_line) {
+            add_bytes::<KIND, P, T>(a, a.weights.add(at), x, chains);
         }
     }
 }
 
-/// Adds one pair of i8.
+/// Adds one pair of e4m3 or i8.
 #[inline(always)]
-unsafe fn add_i8<const P: usize, const T: usize>(
+unsafe fn add_bytes<const KIND: u8, const P: usize, const T: usize>(
     a: &Raw,
     at: *const u8,
     x: *const f32,
@@ -318,7 +328,13 @@ unsafe fn add_i8<const P: usize, const T: usize>(
     unsafe {
         let (mut even, mut odd) = ([_mm512_setzero_ps(); P], [_mm512_setzero_ps(); P]);
         for p in 0..P {
-            let both = _mm512_cvtepi16_epi32(_mm256_loadu_si256(at.add(p * a.stride).cast()));
+            let words = _mm256_loadu_si256(at.add(p * a.stride).cast());
+            if KIND == F8 {
+                even[p] = _mm512_cvtph_ps(f8_upper(_mm256_slli_epi16::<8>(words)));
+                odd[p] = _mm512_cvtph_ps(f8_upper(words));
+                continue;
+            }
+            let both = _mm512_cvtepi16_epi32(words);
             even[p] = _mm512_cvtepi32_ps(_mm512_slli_epi32::<24>(both));
             odd[p] = _mm512_cvtepi32_ps(_mm512_and_si512(both, _mm512_set1_epi32(!0xff)));
         }
@@ -341,6 +357,64 @@ unsafe fn add<const P: usize, const T: usize>(
             let x = _mm512_set1_ps(*x.add(t * a.x_stride));
             for p in 0..P {
                 chain[p][t] = _mm512_fmadd_ps(w[p], x, chain[p][t]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::host::isa::Isa;
+    use crate::device::host::linear::widen::F8_FACTOR;
+
+    /// Bytes of any number in e4m3, and in i8 too.
+    fn byte(i: usize) -> u8 {
+        let byte = (i.wrapping_mul(2_654_435_761) >> 13) as u8;
+        if byte & 0x7f == 0x7f { 3 } else { byte }
+    }
+
+    #[test]
+    fn bytes_are_added_in_the_order_of_tile_registers() {
+        if !Isa::Avx512.available() {
+            return;
+        }
+        for (kind, tokens, panels, pairs) in [
+            (Kind::F8, 1, 5, 40),
+            (Kind::F8, 2, 1, 7),
+            (Kind::F8, 3, 3, 33),
+            (Kind::I8, 1, 4, 40),
+            (Kind::I8, 3, 2, 17),
+        ] {
+            let stride = pairs * kind.pair_bytes();
+            let weights: Vec<u8> = (0..panels * stride).map(byte).collect();
+            let x: Vec<bf16> =
+                (0..tokens * 2 * pairs).map(|i| bf16::from_f32((byte(i + 7) as i8).into())).collect();
+            let mut wide = vec![0.0; x.len()];
+            for (x, wide) in x.chunks_exact(2 * pairs).zip(wide.chunks_exact_mut(2 * pairs)) {
+                flush_wide(Isa::Avx512, x, kind, wide);
+            }
+            let mut sums = vec![f32::NAN; panels * tokens * LANES];
+            let tile = Tile { weights: &weights, kind, stride, x: &wide, pairs, groups: None };
+            // SAFETY: the instructions are there.
+            unsafe { super::tile(&tile, panels, tokens, &mut sums) };
+            for (i, &sum) in sums.iter().enumerate() {
+                let (panel, token, row) = (i / (tokens * LANES), i / LANES % tokens, i % LANES);
+                let mut want = 0f32;
+                for from in (0..pairs).step_by(PAIRS) {
+                    let mut chains = [0f32; 2];
+                    for input in 2 * from..2 * (from + PAIRS).min(pairs) {
+                        let q = weights[panel * stride + (input / 2 * LANES + row) * 2 + input % 2];
+                        let w = match kind {
+                            Kind::F8 => trtc_engine::layout::e4m3(q) / F8_FACTOR,
+                            _ => f32::from(q as i8),
+                        };
+                        let x = x[token * 2 * pairs + input].to_f32();
+                        chains[input % 2] = x.mul_add(w, chains[input % 2]);
+                    }
+                    want += chains[0] + chains[1];
+                }
+                assert_eq!(sum.to_bits(), want.to_bits(), "{kind:?} {tokens} {panels} {pairs}: {i}");
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! A lane is an output row, so nothing is ever summed across lanes. One `vdpbf16ps` adds two inputs to sixteen rows;
 //! each (row, token) has a single accumulator that takes the inputs in ascending order, whatever the tile's shape,
-//! which is what makes a result independent of the batch. i8 and i4 are widened in registers
+//! which is what makes a result independent of the batch. e4m3, i8 and i4 are widened in registers
 //! ([`super::widen`]).
 
 use super::LANES;
@@ -20,6 +20,8 @@ pub enum Kind {
     Bf16,
     /// `[pair][row][2]` i8.
     I8,
+    /// `[pair][row][2]` e4m3; the sums are too small by [`super::widen::F8_FACTOR`].
+    F8,
     /// 16-bit words of four nibbles, in groups.
     I4,
     /// The same values widened to `[pair][row][2]` bf16, in groups.
@@ -31,7 +33,7 @@ impl Kind {
     pub const fn pair_bytes(self) -> usize {
         match self {
             Kind::Bf16 | Kind::I4Wide => 64,
-            Kind::I8 => 32,
+            Kind::I8 | Kind::F8 => 32,
             Kind::I4 => 16,
         }
     }
@@ -152,11 +154,13 @@ const BF16: u8 = 0;
 const I8: u8 = 1;
 const I4: u8 = 2;
 const I4_WIDE: u8 = 3;
+const F8: u8 = 4;
 
 fn kernel(kind: Kind, panels: usize, tokens: usize) -> Kernel {
     match kind {
         Kind::Bf16 => shape::<BF16>(panels, tokens),
         Kind::I8 => shape::<I8>(panels, tokens),
+        Kind::F8 => shape::<F8>(panels, tokens),
         Kind::I4 => shape::<I4>(panels, tokens),
         Kind::I4Wide => shape::<I4_WIDE>(panels, tokens),
     }
@@ -201,7 +205,7 @@ fn shape<const KIND: u8>(panels: usize, tokens: usize) -> Kernel {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
 unsafe fn product<const KIND: u8, const P: usize, const T: usize>(a: &Raw) {
     let mut acc = [[_mm512_setzero_ps(); T]; P];
-    if KIND == BF16 || KIND == I8 {
+    if KIND == BF16 || KIND == I8 || KIND == F8 {
         if !a.fresh {
             for p in 0..P {
                 for t in 0..T {
@@ -266,7 +270,7 @@ unsafe fn add_pairs<const KIND: u8, const P: usize, const T: usize>(
     unsafe {
         let (pair_bytes, per_line) = match KIND {
             I4 => (16, 4),
-            I8 => (32, 2),
+            I8 | F8 => (32, 2),
             _ => (64, 1),
         };
         let tables = Tables::new();
@@ -301,8 +305,11 @@ unsafe fn add_pairs<const KIND: u8, const P: usize, const T: usize>(
                 for i in 0..per_line {
                     for p in 0..P {
                         let at = line.add(i * pair_bytes + p * a.stride);
-                        pairs[p] =
-                            if KIND == I8 { tables.i8(at) } else { as_bf16(_mm512_loadu_si512(at.cast())) };
+                        pairs[p] = match KIND {
+                            I8 => tables.i8(at),
+                            F8 => tables.f8(at),
+                            _ => as_bf16(_mm512_loadu_si512(at.cast())),
+                        };
                     }
                     add_pair(&pairs, x, acc);
                     x = x.add(T);
@@ -310,10 +317,11 @@ unsafe fn add_pairs<const KIND: u8, const P: usize, const T: usize>(
             }
             at += 64;
         }
-        if KIND == I8 && !n.is_multiple_of(per_line) {
+        if (KIND == I8 || KIND == F8) && !n.is_multiple_of(per_line) {
             let mut pairs = [as_bf16(_mm512_setzero_si512()); P];
             for p in 0..P {
-                pairs[p] = tables.i8(a.weights.add(at + p * a.stride));
+                let at = a.weights.add(at + p * a.stride);
+                pairs[p] = if KIND == I8 { tables.i8(at) } else { tables.f8(at) };
             }
             add_pair(&pairs, x, acc);
         }

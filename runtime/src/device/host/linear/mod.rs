@@ -1,7 +1,8 @@
 //! `x w^T + bias + residual`: chooses between bf16 dot products and f32 products, packs x, shares panels out.
 //!
-//! bf16 activations times bf16, i8 or i4 weights use the processor's bf16 dot products where it has them; i8 and i4
-//! use those of tile registers where there are such. All else is done in f32 on weights that are f32 or are widened
+//! bf16 activations times bf16, e4m3, i8 or i4 weights use the processor's bf16 dot products where it has them; all but
+//! bf16 use those of tile registers where there are such. Activations in e4m3 become bf16 first, which holds them exactly; their
+//! scales are applied to the sums. All else is done in f32 on weights that are f32 or are widened
 //! block by block. A few tokens read each weight once, straight from its stored form; many tokens widen a block of
 //! panels once and run over all tokens.
 
@@ -22,7 +23,8 @@ pub mod unpack;
 #[cfg(target_arch = "x86_64")]
 mod widen;
 
-use super::elem::{Floats, FloatsMut};
+use super::e4m3;
+use super::elem::{Floats, FloatsMut, Rows};
 use super::isa::Isa;
 use super::memory::Shards;
 use super::pool::Pool;
@@ -65,6 +67,13 @@ pub enum Source<'a> {
         scale: &'a [f32],
     },
     /// Panels.
+    F8 {
+        /// Codes of e4m3.
+        q: &'a [u8],
+        /// `[panel][row]`.
+        scale: &'a [f32],
+    },
+    /// Panels.
     I4 {
         /// 64 bytes for each panel and 8 inputs.
         q: &'a [u8],
@@ -86,7 +95,7 @@ pub struct Linear<'a> {
     /// Inputs.
     pub k: usize,
     /// `(rows, k)`.
-    pub x: Floats<'a>,
+    pub x: Rows<'a>,
     /// `(n, k)`.
     pub weight: Source<'a>,
     /// `(n)`.
@@ -124,8 +133,36 @@ pub fn linear(cx: &mut Cx<'_>, job: Linear<'_>) -> Result<(), Error> {
     if job.rows == 0 || job.n == 0 {
         return Ok(());
     }
-    let scale = if let Source::I8 { scale, .. } = job.weight { Some(scale) } else { None };
-    let epilogue = Epilogue { n: job.n, scale, bias: job.bias, residual: job.residual };
+    // Taken out, so that the kernels may use the rest.
+    let mut wide = std::mem::take(&mut cx.scratch.wide);
+    let (x, tokens) = match job.x {
+        Rows::Floats(x) => (x, None),
+        Rows::E4m3(codes, scales) => (Floats::Bf16(widen(cx.pool, codes, job.k, &mut wide)?), Some(scales)),
+    };
+    let done = product(cx, x, tokens, job);
+    cx.scratch.wide = wide;
+    done
+}
+
+/// Rows of codes as bf16.
+fn widen<'a>(pool: &mut Pool, codes: &[u8], k: usize, wide: &'a mut Aligned) -> Result<&'a [bf16], Error> {
+    let out = wide.bf16(codes.len());
+    let shards = Shards::new(&mut *out);
+    pool.split(codes.len() / k.max(1), (8192 / k.max(1)).max(1), &|_, rows| {
+        let range = rows.start * k..rows.end * k;
+        // SAFETY: rows do not overlap.
+        e4m3::widen(&codes[range.clone()], unsafe { shards.part(range) });
+    })?;
+    Ok(out)
+}
+
+/// Computes a linear of `x`, whose rows have the scales `tokens`.
+fn product(cx: &mut Cx<'_>, x: Floats<'_>, tokens: Option<&[f32]>, job: Linear<'_>) -> Result<(), Error> {
+    let scale = match job.weight {
+        Source::I8 { scale, .. } | Source::F8 { scale, .. } => Some(scale),
+        _ => None,
+    };
+    let epilogue = Epilogue { n: job.n, scale, tokens, factor: 1.0, bias: job.bias, residual: job.residual };
     let out = match job.out {
         FloatsMut::F32(out) => Out::F32(Shards::new(out)),
         FloatsMut::Bf16(out) => Out::Bf16(Shards::new(out)),
@@ -133,13 +170,14 @@ pub fn linear(cx: &mut Cx<'_>, job: Linear<'_>) -> Result<(), Error> {
     let shape = Shape { rows: job.rows, n: job.n, k: job.k };
     #[cfg(target_arch = "x86_64")]
     if cx.isa >= Isa::Avx512Bf16
-        && let Floats::Bf16(x) = job.x
+        && let Floats::Bf16(x) = x
         && let Some(weights) = bf16_path::Weights::of(job.weight)
     {
+        let epilogue = Epilogue { factor: weights.factor(), ..epilogue };
         let run = if amx_path::takes(cx.isa, &weights) { amx_path::run } else { bf16_path::run };
         return run(cx, shape, x, &weights, &epilogue, &out);
     }
-    in_f32(cx, shape, job.x, &job.weight, &epilogue, &out)
+    in_f32(cx, shape, x, &job.weight, &epilogue, &out)
 }
 
 /// Sizes of a linear.

@@ -11,8 +11,12 @@ use crate::device::host::simd::prefetch;
 pub struct Epilogue<'a> {
     /// Outputs.
     pub n: usize,
-    /// `[panel][row]`, for i8 weights.
+    /// `[panel][row]`, for i8 and e4m3 weights.
     pub scale: Option<&'a [f32]>,
+    /// `(tokens)`, for e4m3 activations.
+    pub tokens: Option<&'a [f32]>,
+    /// By which the sums are too small: a power of two.
+    pub factor: f32,
     /// `(n)`.
     pub bias: Option<&'a [f32]>,
     /// `(tokens, n)`.
@@ -45,8 +49,17 @@ pub fn expect<O: Elem>(place: Place, e: &Epilogue<'_>, out: &Shards<'_, O>) {
     }
 }
 
+impl Epilogue<'_> {
+    /// What a token's sums are multiplied with besides the rows' scales, if not with 1.
+    #[inline(always)]
+    fn token(&self, token: usize) -> Option<f32> {
+        let scale = self.tokens.map_or(1.0, |scales| scales[token]) * self.factor;
+        (self.tokens.is_some() || scale != 1.0).then_some(scale)
+    }
+}
+
 per_isa! {
-    /// `out = round(sums * scale + bias + residual)`, sums being `[panel][token][row]`.
+    /// `out = round(sums * scale * token + bias + residual)`, sums being `[panel][token][row]`.
     pub fn store<O: Elem>(sums: &[f32], place: Place, e: &Epilogue<'_>, out: &Shards<'_, O>) = body
 }
 
@@ -66,6 +79,9 @@ fn body<const FMA: bool, O: Elem>(sums: &[f32], place: Place, e: &Epilogue<'_>, 
             let mut y = *sums;
             if let Some(scale) = scale {
                 y = std::array::from_fn(|i| y[i] * scale[i]);
+            }
+            if let Some(scale) = e.token(token) {
+                y = y.map(|y| y * scale);
             }
             if let Some(bias) = bias {
                 y = std::array::from_fn(|i| y[i] + bias[i]);
@@ -101,6 +117,9 @@ fn part<O: Elem>(sums: &[f32], first: usize, row: usize, e: &Epilogue<'_>, out: 
             let mut y = sum;
             if let Some(scale) = e.scale {
                 y *= scale[row + i];
+            }
+            if let Some(scale) = e.token(token) {
+                y *= scale;
             }
             if let Some(bias) = e.bias {
                 y += bias[row + i];

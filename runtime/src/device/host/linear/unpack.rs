@@ -1,12 +1,13 @@
 //! Weights of any encoding and layout as f32: one row for embeddings, one block of a panel for the f32 kernels.
 
 use super::{LANES, Source};
+use crate::device::host::e4m3;
 use crate::device::host::elem::Elem;
 use crate::device::host::isa::per_isa;
 use half::bf16;
 
 per_isa! {
-    /// Writes inputs `from..from + inputs` of a panel as f32 `[input][row]`; `from` is a multiple of 8. Scales of i8
+    /// Writes inputs `from..from + inputs` of a panel as f32 `[input][row]`; `from` is a multiple of 8. Scales of i8 and e4m3
     /// are left out (they are applied to the sums), i4 values are complete. Rows beyond `n` are 0.
     pub fn unpack<>(source: &Source<'_>, n: usize, k: usize, panel: usize, from: usize, inputs: usize, out: &mut [f32])
         = unpack_body
@@ -39,15 +40,9 @@ fn unpack_body<const FMA: bool>(
             }
         }
         Source::I8 { q, .. } => {
-            let w = &q[(panel * pairs * 2 + from) * LANES..];
-            for (out, w) in out.chunks_mut(2 * LANES).zip(w.chunks_exact(2 * LANES)) {
-                for (e, out) in out.chunks_exact_mut(LANES).enumerate() {
-                    for r in 0..LANES {
-                        out[r] = f32::from(w[2 * r + e] as i8);
-                    }
-                }
-            }
+            pair_bytes(&q[(panel * pairs * 2 + from) * LANES..], out, |q| f32::from(q as i8));
         }
+        Source::F8 { q, .. } => pair_bytes(&q[(panel * pairs * 2 + from) * LANES..], out, e4m3::value),
         Source::I4 { q, scale, zero, group } => {
             let (chunks, groups) = (k.div_ceil(8), k.div_ceil(group));
             for (i, out) in out.chunks_exact_mut(LANES).enumerate() {
@@ -64,6 +59,18 @@ fn unpack_body<const FMA: bool>(
                     let z = zero.map_or(0.0, |z| f32::from(z[r]));
                     out[r] = (q - z) * scale[r].get();
                 }
+            }
+        }
+    }
+}
+
+/// Pairs of bytes.
+#[inline(always)]
+fn pair_bytes(w: &[u8], out: &mut [f32], value: impl Fn(u8) -> f32) {
+    for (out, w) in out.chunks_mut(2 * LANES).zip(w.chunks_exact(2 * LANES)) {
+        for (e, out) in out.chunks_exact_mut(LANES).enumerate() {
+            for r in 0..LANES {
+                out[r] = value(w[2 * r + e]);
             }
         }
     }
@@ -116,6 +123,11 @@ fn gather_body<const FMA: bool, O: Elem>(
         Source::I8 { q, scale: channel } => {
             let (w, c) = (&q[panel * 2 * pairs * LANES..], channel[row]);
             let value = |q: u8| O::put(scale * (f32::from(q as i8) * c));
+            pair_row(out, |at| value(w[at + 2 * r]), |at| value(w[at + 2 * r + 1]));
+        }
+        Source::F8 { q, scale: channel } => {
+            let (w, c) = (&q[panel * 2 * pairs * LANES..], channel[row]);
+            let value = |q: u8| O::put(scale * (e4m3::value(q) * c));
             pair_row(out, |at| value(w[at + 2 * r]), |at| value(w[at + 2 * r + 1]));
         }
         Source::I4 { q, scale: scales, zero, group } => {

@@ -5,6 +5,7 @@
 
 mod attention;
 mod device;
+mod e4m3;
 mod linear;
 mod rope;
 mod rows;
@@ -64,8 +65,41 @@ fn rounded(x: &[f32], dtype: Dtype) -> Vec<f32> {
 
 fn encode(x: &[f32], dtype: Dtype) -> Vec<u8> {
     let mut out = Vec::new();
-    layout::pack_rows(x, dtype, &mut out).unwrap();
+    match dtype {
+        Dtype::F8E4M3 => out.resize(x.len(), 0xff),
+        _ => layout::pack_rows(x, dtype, &mut out).unwrap(),
+    }
     out
+}
+
+/// Rows in e4m3 by the definition: codes, and a scale for each row.
+fn quantised(x: &[f32], width: usize) -> (Vec<u8>, Vec<f32>) {
+    let numbers: Vec<f32> = (0..0x7f).map(layout::e4m3).collect();
+    let nearest = |x: f32| {
+        let above = numbers.partition_point(|&n| n < x.abs()).min(0x7e);
+        let below = above.saturating_sub(1);
+        let (down, up) = (x.abs() - numbers[below], numbers[above] - x.abs());
+        let code = if up < down || up == down && above % 2 == 0 { above } else { below };
+        code as u8 | if x.is_sign_negative() { 0x80 } else { 0 }
+    };
+    let mut scales = vec![];
+    let codes = x.chunks_exact(width).flat_map(|row| {
+        let scale = row.iter().fold(0f32, |m, v| m.max(v.abs())) / 448.0;
+        let scale = if scale < f32::MIN_POSITIVE { 1.0 } else { scale };
+        scales.push(scale);
+        row.iter().map(move |v| nearest(v / scale)).collect::<Vec<u8>>()
+    });
+    (codes.collect(), scales)
+}
+
+/// What is left of rows that are stored in a type.
+fn kept(x: &[f32], width: usize, dtype: Dtype) -> Vec<f32> {
+    if dtype != Dtype::F8E4M3 {
+        return rounded(x, dtype);
+    }
+    let (codes, scales) = quantised(x, width);
+    let rows = codes.chunks_exact(width).zip(scales);
+    rows.flat_map(|(row, s)| row.iter().map(move |&c| layout::e4m3(c) * s)).collect()
 }
 
 /// Distance that rounding to `dtype` may add to `x`, and some for the order of f32 sums of size `sum`.
@@ -135,6 +169,15 @@ impl Rig {
     /// Activations.
     fn input(&mut self, x: &[f32], dtype: Dtype) -> Arg {
         self.place(&encode(x, dtype))
+    }
+
+    /// Rows of activations: one argument, or two.
+    fn rows(&mut self, x: &[f32], width: usize, dtype: Dtype) -> Vec<Arg> {
+        if dtype != Dtype::F8E4M3 {
+            return vec![self.input(x, dtype)];
+        }
+        let (codes, scales) = quantised(x, width);
+        vec![self.place(&codes), self.input(&scales, Dtype::F32)]
     }
 
     /// Room for a result, full of NaN.
@@ -329,12 +372,13 @@ impl Matrix {
 }
 
 /// All forms of a matrix that kernels read.
-const FORMS: [(Encoding, Layout); 8] = [
+const FORMS: [(Encoding, Layout); 9] = [
     (Encoding::F32, Layout::Rows),
     (Encoding::Bf16, Layout::Rows),
     (Encoding::F32, Layout::Panel16),
     (Encoding::Bf16, Layout::Panel16),
     (Encoding::I8Channel, Layout::Panel16),
+    (Encoding::F8Channel, Layout::Panel16),
     (Encoding::I4Group { group: 32 }, Layout::Panel16),
     (Encoding::I4Group { group: 64 }, Layout::Panel16),
     (Encoding::I4Group { group: 128 }, Layout::Panel16),

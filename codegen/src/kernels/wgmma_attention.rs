@@ -1,0 +1,261 @@
+//! Attention of runs of tokens on the tensor cores of sm_90: what prompts need. Any step is served.
+//!
+//! A block takes one tile of queries after the other. One warp fills shared memory with tensor copies
+//! (`wgmma_attention/producer.rs`): the queries, and a ring of tiles of keys and values. Each of the other warpgroups has
+//! 64 rows of queries (`wgmma_attention/consumer.rs`): scores and weighted values are `wgmma` products, the softmax is
+//! kept up in registers. A warpgroup multiplies the next tile of keys while it makes weights of this one's scores, and the
+//! warpgroups take turns in starting products, so that one's softmax runs beside another's products.
+//!
+//! A row is a token and one of [`WgmmaAttention::heads_of_tile`] query heads that share a key/value head, so that short runs
+//! fill tiles too. Tiles of keys begin at multiples of their length and are taken from the last one down, so a row's result
+//! depends on its position alone: tiles that it does not see change nothing. What is computed is in
+//! [`super::attention`], the order of tiles of queries in `wgmma_attention/work.rs`.
+
+mod consumer;
+mod producer;
+mod work;
+
+use super::attention::{Attention, Paged};
+use super::{Count, Extent, Launch, Map, MapElem, MapRows, Scratch, grid_of, param_scratch};
+use crate::builder::{Barrier, Bf16, Builder, GlobalPtr, I32, SharedPtr, Special, StepDims, TensorMap, Val};
+use trtc_ir::DType;
+
+/// Tokens of a page, rows of a tensor copy of keys or values.
+const PAGE: u32 = 64;
+/// Rows of queries of a warpgroup.
+const ROWS: u32 = 64;
+/// Columns of a tensor copy: 128 bytes.
+const COLUMNS: u32 = 64;
+/// Bytes of such columns in a row.
+const ROW_BYTES: u32 = 2 * COLUMNS;
+/// Threads of a warpgroup.
+const GROUP: u32 = 128;
+/// Blocks, which take work until there is none: one for each multiprocessor of an H100.
+const BLOCKS: u32 = 132;
+
+/// The kernel for these constants.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct WgmmaAttention(pub Attention);
+
+/// Shape of a block's work.
+#[derive(Clone, Copy)]
+struct Tiling {
+    /// Warpgroups with queries.
+    groups: u32,
+    /// Keys of a tile.
+    keys: u32,
+    /// Tiles of keys, and of values, in shared memory.
+    stages: u32,
+    /// Tiles of queries in shared memory.
+    queries: u32,
+    /// Registers of a thread of the warpgroup that copies, and of the others.
+    registers: [u32; 2],
+}
+
+/// The parameters.
+#[derive(Clone, Copy)]
+struct Params<'b> {
+    paged: Paged<'b>,
+    /// `(tokens, heads, head_dim)`.
+    y: GlobalPtr<'b, Bf16>,
+    /// `(tokens, heads * head_dim)`.
+    queries: Val<'b, TensorMap>,
+    /// `(pages * 2 * kv_heads * page_tokens, head_dim)`.
+    cache: Val<'b, TensorMap>,
+    /// What was taken, and who is done.
+    counters: GlobalPtr<'b, I32>,
+    dims: StepDims<'b>,
+}
+
+/// A ring of tiles in shared memory, each `(rows, head_dim)` in parts of [`COLUMNS`] columns, swizzled, and what is waited
+/// for at each.
+#[derive(Clone, Copy)]
+struct Ring<'b> {
+    tiles: SharedPtr<'b, Bf16>,
+    /// Bytes of a tile.
+    bytes: u32,
+    stages: u32,
+    full: Barrier<'b>,
+    empty: Barrier<'b>,
+}
+
+/// A place in a ring and the parity of its phase.
+#[derive(Clone, Copy)]
+struct Stage<'b> {
+    tile: SharedPtr<'b, Bf16>,
+    full: Barrier<'b>,
+    empty: Barrier<'b>,
+    parity: Val<'b, I32>,
+}
+
+/// Shared memory.
+#[derive(Clone, Copy)]
+struct Smem<'b> {
+    queries: Ring<'b>,
+    keys: Ring<'b>,
+    values: Ring<'b>,
+    /// The item of each tile of queries, [`work::WORDS`] each.
+    items: SharedPtr<'b, I32>,
+}
+
+impl<'b> Ring<'b> {
+    /// The stage of the `count`-th tile.
+    fn stage(&self, count: Val<'b, I32>) -> Stage<'b> {
+        let stage = count & (self.stages as i32 - 1);
+        let parity = (count >> self.stages.trailing_zeros()) & 1;
+        Stage {
+            tile: self.tiles.at_bytes(stage * self.bytes),
+            full: self.full.at(stage),
+            empty: self.empty.at(stage),
+            parity,
+        }
+    }
+}
+
+impl<'b> Stage<'b> {
+    fn wait_full(&self) {
+        self.full.wait(self.parity);
+    }
+
+    /// Waits until the tile before in this stage is left; the first of all is not waited for.
+    fn wait_empty(&self) {
+        self.empty.wait(self.parity ^ 1);
+    }
+
+    /// This warp has read the tile.
+    fn release(&self) {
+        let b = self.tile.builder();
+        let (lane, _) = b.lane_and_warp();
+        b.if_(lane.eq(0), || self.empty.arrive());
+    }
+}
+
+impl WgmmaAttention {
+    /// Why there is no kernel for these constants.
+    pub fn unsupported(&self) -> Option<String> {
+        let Attention { head_dim, page_tokens, softcap, out, .. } = self.0;
+        if page_tokens != PAGE {
+            return Some(format!("pages of {page_tokens} tokens: only {PAGE} are served"));
+        }
+        if !head_dim.is_multiple_of(COLUMNS) || head_dim > 256 {
+            return Some(format!("heads of {head_dim} elements are not multiples of {COLUMNS} up to 256"));
+        }
+        if softcap.is_some() && head_dim > 192 {
+            return Some(format!("bounded scores of heads of {head_dim} elements take too many registers"));
+        }
+        if out != DType::Bf16 {
+            return Some(format!("results of {out}: only bf16 is served"));
+        }
+        self.0.unsupported_by_tiles()
+    }
+
+    /// Scores, weights and weighted values of 64 rows have to fit into a thread's registers, tiles into 227 KiB.
+    fn tiling(&self) -> Tiling {
+        let two = Tiling { groups: 2, keys: 128, stages: 2, queries: 2, registers: [40, 232] };
+        match (self.0.head_dim, self.0.softcap) {
+            (0..=64, None) => Tiling { groups: 3, stages: 4, registers: [32, 160], ..two },
+            (0..=64, Some(_)) => Tiling { stages: 4, ..two },
+            (65..=128, _) => two,
+            (129..=192, _) => Tiling { keys: 64, ..two },
+            _ => Tiling { keys: 64, queries: 1, ..two },
+        }
+    }
+
+    /// Query heads of a tile, which share a key/value head: as many as make whole swizzled groups of 8 tokens each.
+    fn heads_of_tile(&self) -> u32 {
+        1 << self.0.group().max(1).trailing_zeros().min(3)
+    }
+
+    /// Tokens of a warpgroup.
+    fn tokens_of_group(&self) -> u32 {
+        ROWS / self.heads_of_tile()
+    }
+
+    /// Tokens of a tile.
+    fn tokens(&self) -> u32 {
+        self.tiling().groups * self.tokens_of_group()
+    }
+
+    /// Groups of heads, each with tiles of its own.
+    fn units(&self) -> u32 {
+        self.0.heads / self.heads_of_tile()
+    }
+
+    /// Parts of a row.
+    fn parts(&self) -> u32 {
+        self.0.head_dim / COLUMNS
+    }
+
+    /// Geometry. Arguments: [`Attention::args`].
+    pub fn launch(&self) -> Launch {
+        let Attention { heads, kv_heads, head_dim, .. } = self.0;
+        let map = |arg, width, rows, tile_rows| Map {
+            arg,
+            elem: MapElem::Bf16,
+            width,
+            rows,
+            tile: [tile_rows, COLUMNS],
+            swizzle: ROW_BYTES,
+        };
+        let maps = vec![
+            map(0, heads * head_dim, MapRows::Most(Count::Tokens), self.tokens_of_group()),
+            map(2, head_dim, MapRows::Paged(2 * kv_heads * PAGE), PAGE),
+        ];
+        let grid = grid_of(Extent { mul: BLOCKS, ..Extent::ONE });
+        let block = [GROUP * (1 + self.tiling().groups), 1, 1];
+        let scratch = Some(Scratch { of: Count::One, bytes: 16, counters: 2 });
+        Launch { grid, block, args: Attention::args(), maps, scratch }
+    }
+
+    /// The kernel.
+    pub fn build(&self, b: &Builder) {
+        let _q = b.param_ptr::<Bf16>();
+        let paged = Paged::params(b);
+        let y = b.param_ptr();
+        let (queries, cache) = (b.param_tensor_map(), b.param_tensor_map());
+        let (_, counters) = param_scratch(b);
+        let dims = b.param_dims();
+        let params = Params { paged, y, queries, cache, counters, dims };
+        let smem = self.smem(b);
+        let Tiling { registers, .. } = self.tiling();
+
+        let group = b.special(Special::ThreadX) / GROUP;
+        b.sync();
+        b.if_else(
+            group.eq(0),
+            || {
+                b.fewer_registers(registers[0]);
+                let (_, warp) = b.lane_and_warp();
+                b.if_(warp.eq(0), || self.produce(b, &params, &smem));
+            },
+            || {
+                b.more_registers(registers[1]);
+                self.consume(b, &params, &smem, group - 1);
+            },
+        );
+    }
+
+    /// Takes shared memory, and makes its barriers ready but for a barrier of the block.
+    fn smem<'b>(&self, b: &'b Builder) -> Smem<'b> {
+        let Tiling { groups, keys, stages, queries, .. } = self.tiling();
+        let ring = |rows: u32, stages: u32| {
+            let bytes = rows * self.0.head_dim * 2;
+            let tiles = b.shared(stages * bytes / 2, 1024);
+            Ring { tiles, bytes, stages, full: b.barriers(stages), empty: b.barriers(stages) }
+        };
+        // Tiles first: they are aligned the most.
+        let (q, k, v) = (ring(groups * ROWS, queries), ring(keys, stages), ring(keys, stages));
+        let items = b.shared(queries * work::WORDS, 16);
+        b.if_(b.special(Special::ThreadX).eq(0), || {
+            for ring in [q, k, v] {
+                for s in 0..ring.stages {
+                    ring.full.at(s).init(1);
+                    // One for each warp.
+                    ring.empty.at(s).init(groups * 4);
+                }
+            }
+            b.fence_barriers();
+        });
+        Smem { queries: q, keys: k, values: v, items }
+    }
+}

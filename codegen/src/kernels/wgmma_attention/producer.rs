@@ -1,0 +1,140 @@
+//! The warp that fills shared memory for [`super::WgmmaAttention`].
+
+use super::work::{Item, WORDS};
+use super::{COLUMNS, PAGE, Params, ROW_BYTES, Smem, Stage, Tiling, WgmmaAttention};
+use crate::builder::{Builder, GlobalPtr, I32, Special, Val};
+
+/// Where the pages of a tile of keys are.
+type Pages<'b> = Vec<Val<'b, I32>>;
+
+impl WgmmaAttention {
+    /// The tiles of keys that an item's queries see: the first, and the one behind the last.
+    pub(super) fn tiles_of<'b>(&self, b: &'b Builder, item: &Item<'b>) -> [Val<'b, I32>; 2] {
+        let keys = self.tiling().keys;
+        let first = match self.0.window {
+            None => b.value(0),
+            Some(w) => (item.position + 1).lt(w).select(0, item.position + 1 - w) / keys,
+        };
+        [first, item.last() / keys + 1]
+    }
+
+    /// Takes items until there are no more. One warp.
+    pub(super) fn produce(&self, b: &Builder, params: &Params<'_>, smem: &Smem<'_>) {
+        let (lane, _) = b.lane_and_warp();
+        let one = lane.eq(0);
+        b.if_(one, || {
+            b.prefetch_tensor_map(params.queries);
+            b.prefetch_tensor_map(params.cache);
+        });
+        let all = self.items(params);
+        // The item, how many tiles of queries were filled, and how many of keys.
+        let init = [b.special(Special::BlockX), b.value(0), b.value(0)];
+        let [_, filled, _] = b.while_(
+            init,
+            |[index, ..]| index.lt(all),
+            |[index, filled, keys]| {
+                // The next number is under way while this item is worked on.
+                let next = b.if_else(one, || self.take(b, params), || b.value(0));
+                let (item, seq) = self.item(b, params, index);
+                let some = b.value(0).lt(item.count);
+                let [first, end] = self.tiles_of(b, &item);
+                b.if_(some, || {
+                    self.fill_queries(b, params, smem, &item, filled);
+                    let table = params.paged.table(seq);
+                    b.if_(one, || self.fill_keys(b, params, smem, &item, (table, first, end), keys));
+                });
+                b.sync_warp();
+                let (filled, keys) = (some.select(filled + 1, filled), some.select(keys + end - first, keys));
+                [b.broadcast(next, 0), filled, keys]
+            },
+        );
+        b.if_(one, || {
+            self.done(b, params);
+            let stage = smem.queries.stage(filled);
+            stage.wait_empty();
+            Item::end(b).store(self.place_of_item(smem, filled));
+            stage.full.arrive();
+        });
+    }
+
+    /// Where the item of the `count`-th tile of queries is.
+    pub(super) fn place_of_item<'b>(
+        &self,
+        smem: &Smem<'b>,
+        count: Val<'b, I32>,
+    ) -> crate::builder::SharedPtr<'b, I32> {
+        smem.items.at((count & (self.tiling().queries as i32 - 1)) * WORDS)
+    }
+
+    /// Starts to copy the `count`-th tile of queries, `[warpgroup][part][head][token]`. Rows behind the request's are
+    /// copied too. All lanes take part.
+    fn fill_queries<'b>(
+        &self,
+        b: &'b Builder,
+        params: &Params<'b>,
+        smem: &Smem<'b>,
+        item: &Item<'b>,
+        count: Val<'b, I32>,
+    ) {
+        let (heads, tokens) = (self.heads_of_tile(), self.tokens_of_group());
+        let (lane, _) = b.lane_and_warp();
+        let stage = smem.queries.stage(count);
+        stage.wait_empty();
+        b.if_(lane.eq(0), || {
+            item.store(self.place_of_item(smem, count));
+            stage.full.arrive_expect(smem.queries.bytes);
+        });
+        b.sync_warp();
+        // Each lane copies boxes of its own, which follow each other in shared memory by their numbers.
+        let boxes = self.tiling().groups * self.parts() * heads;
+        b.for_(lane, boxes, 32, (), |i, ()| {
+            let (group, part, head) = (i / (self.parts() * heads), i / heads % self.parts(), i % heads);
+            let column = (item.unit * heads + head) * self.0.head_dim + part * COLUMNS;
+            let at = [column, item.token + group * tokens];
+            let to = stage.tile.at_bytes(i * (tokens * ROW_BYTES));
+            b.tensor_load(to, params.queries, &at, stage.full, None);
+        });
+    }
+
+    /// Starts to copy the tiles of keys and values from `end - 1` down to `first`, the `count`-th ones of all and
+    /// those that follow.
+    fn fill_keys<'b>(
+        &self,
+        b: &'b Builder,
+        params: &Params<'b>,
+        smem: &Smem<'b>,
+        item: &Item<'b>,
+        (table, first, end): (GlobalPtr<'b, I32>, Val<'b, I32>, Val<'b, I32>),
+        count: Val<'b, I32>,
+    ) {
+        let Tiling { keys, .. } = self.tiling();
+        let pages_of_tile = keys / PAGE;
+        let head = item.unit / (self.0.group() / self.heads_of_tile());
+        let last_page = (item.context - 1) / PAGE;
+        // Keys behind the last page are hidden; those of the last page stand for them.
+        let pages = |tile: Val<'b, I32>| -> Pages<'b> {
+            (0..pages_of_tile).map(|p| table.at((tile * pages_of_tile + p).min(last_page)).load()).collect()
+        };
+        let fill = |stage: Stage<'b>, bytes: u32, pages: &Pages<'b>, which: u32| {
+            stage.wait_empty();
+            stage.full.arrive_expect(bytes);
+            for (p, &page) in (0u32..).zip(pages) {
+                // ((page * 2 + which) * kv_heads + head) * page_tokens.
+                let row = ((page * 2 + which) * self.0.kv_heads + head) * PAGE;
+                b.for_(0, self.parts(), 1, (), |part, ()| {
+                    let to = stage.tile.at_bytes((part * keys + p * PAGE) * ROW_BYTES);
+                    b.tensor_load(to, params.cache, &[part * COLUMNS, row], stage.full, None);
+                });
+            }
+        };
+        // The pages of a tile are looked up while the one before is copied.
+        let ahead = |tile: Val<'b, I32>| pages(tile.lt(first).select(first, tile));
+        b.for_(0, end - first, 1, pages(end - 1), |i, own| {
+            let next = ahead(end - 2 - i);
+            for (which, ring) in [(0, smem.keys), (1, smem.values)] {
+                fill(ring.stage(count + i), ring.bytes, &own, which);
+            }
+            next
+        });
+    }
+}

@@ -1,0 +1,84 @@
+//! Attention that multiplies by warpgroups, for sm_90: compiled, assembled, refused.
+
+use super::{assemble, parallel, ptxas};
+use std::fmt::Write as _;
+use trtc_codegen::emit::compile;
+use trtc_codegen::kernels::Recipe;
+use trtc_codegen::kernels::attention::Attention;
+use trtc_codegen::kernels::wgmma_attention::WgmmaAttention;
+use trtc_codegen::mlir::OptLevel;
+use trtc_ir::DType::{Bf16, F32};
+use trtc_ir::Target;
+
+fn attention(heads: u32, kv_heads: u32, head_dim: u32) -> Attention {
+    Attention {
+        heads,
+        kv_heads,
+        head_dim,
+        page_tokens: 64,
+        window: None,
+        scale: 0.125,
+        softcap: None,
+        q: Bf16,
+        kv: Bf16,
+        out: Bf16,
+    }
+}
+
+/// One line a kernel: what assembling it uses. Consumers may have more registers than are shown: they take them.
+#[test]
+fn every_attention_of_warpgroups() {
+    let windowed = Attention { window: Some(512), ..attention(4, 1, 256) };
+    let capped = Attention { softcap: Some(50.0), ..attention(16, 2, 128) };
+    let cases = [
+        ("wgmma_attention_32_8_128", attention(32, 8, 128)),
+        ("wgmma_attention_32_8_64", attention(32, 8, 64)),
+        ("wgmma_attention_14_2_64", attention(14, 2, 64)),
+        ("wgmma_attention_8_8_192", attention(8, 8, 192)),
+        ("wgmma_attention_16_8_256", attention(16, 8, 256)),
+        ("wgmma_attention_window_4_1_256", windowed),
+        ("wgmma_attention_cap_16_2_128", capped),
+        ("wgmma_attention_cap_8_4_192", Attention { softcap: Some(50.0), ..attention(8, 4, 192) }),
+        ("wgmma_attention_window_4_4_64", Attention { window: Some(24), ..attention(4, 4, 64) }),
+        ("wgmma_attention_window_32_8_128", Attention { window: Some(4096), ..attention(32, 8, 128) }),
+        (
+            "wgmma_attention_window_cap_8_1_64",
+            Attention { window: Some(100), softcap: Some(30.0), ..attention(8, 1, 64) },
+        ),
+    ];
+    let gpu = Target::named("sm_90").unwrap().gpu.as_ref().unwrap();
+    let lines = parallel(&cases, |mlir, (name, a)| {
+        let recipe = Recipe::from(WgmmaAttention(*a));
+        assert_eq!(recipe.unsupported(), None, "{name}");
+        let k = compile(mlir, name, &recipe, gpu, OptLevel::Full).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(k.arch, gpu.arch, "{name}");
+        assert!(k.shared <= gpu.shared);
+        let used = assemble(name, &k.ptx, k.arch)?;
+        assert_eq!(used.stack, 0, "{name} has a stack");
+        Some(format!(
+            "{name:34} {:3} registers {:6} dynamic bytes, {:3} threads",
+            used.registers, k.shared, k.block[0]
+        ))
+    });
+    if ptxas().is_none() {
+        return;
+    }
+    let table = lines.into_iter().flatten().fold(String::new(), |mut t, line| {
+        let _ = writeln!(t, "{line}");
+        t
+    });
+    insta::assert_snapshot!("hopper_attention", table);
+}
+
+#[test]
+fn constants_that_warpgroups_do_not_serve_are_refused() {
+    let why = |a| Recipe::from(WgmmaAttention(a)).unsupported().unwrap();
+    assert!(why(attention(4, 2, 80)).contains("heads of 80"));
+    assert!(why(attention(4, 2, 320)).contains("heads of 320"));
+    assert!(why(attention(4, 3, 64)).contains("share 3"));
+    assert!(why(Attention { page_tokens: 16, ..attention(4, 2, 64) }).contains("pages of 16"));
+    assert!(why(Attention { softcap: Some(50.0), ..attention(4, 2, 256) }).contains("bounded scores"));
+    assert!(why(Attention { out: F32, ..attention(4, 2, 64) }).contains("results of f32"));
+    assert!(why(Attention { q: F32, ..attention(4, 2, 64) }).contains("queries of f32"));
+    assert!(why(Attention { kv: F32, ..attention(4, 2, 64) }).contains("cache of f32"));
+}
