@@ -29,7 +29,7 @@ const ARCHS: [&str; 6] = ["llama", "llama-tied", "mistral", "qwen2", "qwen3", "g
 fn engines_of_every_architecture_and_precision_open_and_are_reproducible() {
     let dir = tempfile::tempdir().unwrap();
     for arch in ARCHS {
-        for precision in ["fp32", "bf16", "int8", "int4"] {
+        for precision in ["fp32", "bf16", "fp8", "int8", "int4"] {
             let (a, b) = (dir.path().join("a.engine"), dir.path().join("b.engine"));
             let report = build(&tiny(arch), &a, &options(precision), &mut |_| ())
                 .unwrap_or_else(|d| panic!("{arch} {precision}: {d}"));
