@@ -1,7 +1,7 @@
 //! Which kernels serve a product with a weight, by the number of rows: tiles, shares of K, and what a target's matrix
 //! instructions are best at.
 
-use crate::kernels::matmul::{FEW, MANY, MANY_E4M3, MOST_SPLITS, Matmul, SOME, Tiling};
+use crate::kernels::matmul::{FEW, MANY, MANY_E4M3, MOST_SPLITS, Matmul, SOME, SOME_E4M3, Tiling};
 use crate::kernels::operands::Operands;
 use crate::kernels::quant_matmul::{self, Form, Payload, QuantMatmul};
 use crate::kernels::stream_matmul::StreamMatmul;
@@ -73,7 +73,7 @@ impl Product {
         let matmul = |tiling: Tiling| Matmul { n, k, operands, rows, bias, residual, out, tiling };
         Ok(vec![
             (u64::from(FEW.bm), "few", matmul(FEW).into()),
-            (u64::from(SOME.bm), "some", matmul(some(n, operands.units(k))).into()),
+            (u64::from(SOME.bm), "some", matmul(some(n, k, operands)).into()),
             (u64::MAX, "many", matmul(many(operands)).into()),
         ])
     }
@@ -89,13 +89,17 @@ fn operands(x: Elem, w: Elem) -> Result<Operands, String> {
     }
 }
 
-/// The tiling of products with up to 64 tokens, `n` outputs and rows of `k` units of 16 bits.
-fn some(n: u32, k: u32) -> Tiling {
+/// The tiling of products with up to 64 tokens, `n` outputs and `k` inputs.
+fn some(n: u32, k: u32, operands: Operands) -> Tiling {
+    let tiling = match operands {
+        Operands::Bf16 => SOME,
+        Operands::E4m3 => SOME_E4M3,
+    };
     // With 48 KiB under way each, 108 blocks cover a latency of 1.5 us at 3.4 TB/s, and leave few of 132 multiprocessors
     // out. A share is at least twice as long as the ring, or filling it and adding shares would cost more than they save.
-    let (tiles, steps) = (n.div_ceil(SOME.bn).max(1), k.div_ceil(SOME.bk));
-    let splits = 108u32.div_ceil(tiles).min(steps / (2 * SOME.stages)).clamp(1, MOST_SPLITS);
-    Tiling { splits, ..SOME }
+    let (tiles, steps) = (n.div_ceil(tiling.bn).max(1), operands.units(k).div_ceil(tiling.bk));
+    let splits = 108u32.div_ceil(tiles).min(steps / (2 * tiling.stages)).clamp(1, MOST_SPLITS);
+    Tiling { splits, ..tiling }
 }
 
 /// The tiling of products with more tokens.
@@ -151,7 +155,7 @@ mod tests {
 
     #[test]
     fn blocks_share_out_k_where_tiles_are_few_and_k_is_long() {
-        let splits = |n, k| some(n, k).splits;
+        let splits = |n, k| some(n, k, Operands::Bf16).splits;
         assert_eq!([splits(4096, 4096), splits(4096, 14336), splits(6144, 4096)], [4, 4, 3]);
         assert_eq!([splits(14336, 4096), splits(28672, 4096), splits(128_256, 4096)], [1, 1, 1]);
         assert_eq!([splits(2048, 2048), splits(896, 896), splits(64, 64)], [4, 1, 1]);
