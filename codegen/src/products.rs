@@ -1,7 +1,7 @@
 //! Which kernels serve a product with a weight, by the number of rows: tiles, shares of K, and what a target's matrix
 //! instructions are best at.
 
-use crate::kernels::matmul::{FEW, MANY, MANY_E4M3, MOST_SPLITS, Matmul, SOME, Tiling};
+use crate::kernels::matmul::{FEW, MANY, MANY_E4M3, MOST_SPLITS, Matmul, SOME, SOME_E4M3, Tiling};
 use crate::kernels::operands::Operands;
 use crate::kernels::quant_matmul::{self, Form, Payload, QuantMatmul};
 use crate::kernels::stream_matmul::StreamMatmul;
@@ -53,7 +53,7 @@ impl Product {
             });
             return Ok(forms.collect());
         }
-        let stream = |(tokens, suffix): (u32, &'static str)| {
+        let stream = |(tokens, suffix, _): (u32, &'static str, u64)| {
             let recipe = StreamMatmul { n, k, operands, rows, bias, residual, out, gate, tokens };
             (u64::from(tokens), suffix, recipe.into())
         };
@@ -63,12 +63,17 @@ impl Product {
             (to, suffix, recipe.into())
         };
         if wgmma {
-            return Ok(STREAM_RANGES.map(stream).into_iter().chain(WGMMA_RANGES.map(many_rows)).collect());
+            let bytes = u64::from(n) * u64::from(k) * u64::from(operands.bytes());
+            let streams = STREAM_RANGES.into_iter().filter(|&(_, _, least)| bytes >= least);
+            let streams: Ranges = streams.map(stream).collect();
+            let most = streams.iter().map(|s| s.0).max().unwrap_or(0);
+            let others = WGMMA_RANGES.into_iter().filter(|&(to, _)| to > most).map(many_rows);
+            return Ok(streams.into_iter().chain(others).collect());
         }
         let matmul = |tiling: Tiling| Matmul { n, k, operands, rows, bias, residual, out, tiling };
         Ok(vec![
             (u64::from(FEW.bm), "few", matmul(FEW).into()),
-            (u64::from(SOME.bm), "some", matmul(some(n, operands.units(k))).into()),
+            (u64::from(SOME.bm), "some", matmul(some(n, k, operands)).into()),
             (u64::MAX, "many", matmul(many(operands)).into()),
         ])
     }
@@ -84,13 +89,17 @@ fn operands(x: Elem, w: Elem) -> Result<Operands, String> {
     }
 }
 
-/// The tiling of products with up to 64 tokens, `n` outputs and rows of `k` units of 16 bits.
-fn some(n: u32, k: u32) -> Tiling {
+/// The tiling of products with up to 64 tokens, `n` outputs and `k` inputs.
+fn some(n: u32, k: u32, operands: Operands) -> Tiling {
+    let tiling = match operands {
+        Operands::Bf16 => SOME,
+        Operands::E4m3 => SOME_E4M3,
+    };
     // With 48 KiB under way each, 108 blocks cover a latency of 1.5 us at 3.4 TB/s, and leave few of 132 multiprocessors
     // out. A share is at least twice as long as the ring, or filling it and adding shares would cost more than they save.
-    let (tiles, steps) = (n.div_ceil(SOME.bn).max(1), k.div_ceil(SOME.bk));
-    let splits = 108u32.div_ceil(tiles).min(steps / (2 * SOME.stages)).clamp(1, MOST_SPLITS);
-    Tiling { splits, ..SOME }
+    let (tiles, steps) = (n.div_ceil(tiling.bn).max(1), operands.units(k).div_ceil(tiling.bk));
+    let splits = 108u32.div_ceil(tiles).min(steps / (2 * tiling.stages)).clamp(1, MOST_SPLITS);
+    Tiling { splits, ..tiling }
 }
 
 /// The tiling of products with more tokens.
@@ -101,8 +110,11 @@ fn many(operands: Operands) -> Tiling {
     }
 }
 
-/// Greatest numbers of rows that products which stream weights are made for, and their suffixes.
-const STREAM_RANGES: [(u32, &str); 2] = [(8, "to8"), (16, "to16")];
+/// Greatest numbers of rows that products which stream weights are made for, their suffixes, and the least bytes of weights
+/// for which that is faster: the sums of tiles that blocks share out are exchanged through memory, more of them the more
+/// rows there are.
+const STREAM_RANGES: [(u32, &str, u64); 4] =
+    [(8, "to8", 0), (16, "to16", 0), (32, "to32", 50 << 20), (64, "to64", 100 << 20)];
 /// Greatest numbers of rows that products with `wgmma` are made for, each with a tiling of its own, and their suffixes.
 const WGMMA_RANGES: [(u64, &str); 7] = [
     (64, "to64"),
@@ -143,7 +155,7 @@ mod tests {
 
     #[test]
     fn blocks_share_out_k_where_tiles_are_few_and_k_is_long() {
-        let splits = |n, k| some(n, k).splits;
+        let splits = |n, k| some(n, k, Operands::Bf16).splits;
         assert_eq!([splits(4096, 4096), splits(4096, 14336), splits(6144, 4096)], [4, 4, 3]);
         assert_eq!([splits(14336, 4096), splits(28672, 4096), splits(128_256, 4096)], [1, 1, 1]);
         assert_eq!([splits(2048, 2048), splits(896, 896), splits(64, 64)], [4, 1, 1]);

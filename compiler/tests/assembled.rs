@@ -10,10 +10,10 @@ use trtc_codegen::emit::{self, EmitOptions, Kernel};
 use trtc_codegen::ptxas::Ptxas;
 use trtc_codegen::select::select;
 use trtc_compiler::{BuildOptions, Phase, module_after};
-use trtc_ir::Target;
 use trtc_ir::target::TARGETS;
+use trtc_ir::{DType, Target};
 
-const PRECISIONS: [&str; 3] = ["bf16", "int8", "int4"];
+const PRECISIONS: [&str; 4] = ["bf16", "fp8", "int8", "int4"];
 
 /// The small reference checkpoints: one of each architecture, and one with a tied output projection.
 const TINY: [&str; 6] = ["llama", "llama-tied", "mistral", "qwen2", "qwen3", "gemma3"];
@@ -144,7 +144,8 @@ fn every_architecture_for_every_target_in_every_precision() {
     let Some(ptxas) = ptxas() else { return };
     let mut compiled = Compiled::default();
     for target in TARGETS.iter().filter(|t| t.gpu.is_some()) {
-        for precision in PRECISIONS {
+        let fp8 = target.gpu.as_ref().is_some_and(|gpu| gpu.matrix_types.contains(&DType::F8E4M3));
+        for precision in PRECISIONS.into_iter().filter(|p| fp8 || *p != "fp8") {
             TINY.iter().for_each(|model| compiled.add(&tiny(model), target, precision));
         }
     }

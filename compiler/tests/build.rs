@@ -6,7 +6,7 @@ use trtc_codegen::ptxas::Ptxas;
 use trtc_codegen::select::select;
 use trtc_compiler::{BuildOptions, Phase, build, module_after, pipeline};
 use trtc_engine::EngineFile;
-use trtc_engine::manifest::Code;
+use trtc_engine::manifest::{Arg, Code};
 use trtc_ir::{Fault, Target};
 use trtc_passes::{PassCx, run_passes};
 
@@ -29,7 +29,7 @@ const ARCHS: [&str; 6] = ["llama", "llama-tied", "mistral", "qwen2", "qwen3", "g
 fn engines_of_every_architecture_and_precision_open_and_are_reproducible() {
     let dir = tempfile::tempdir().unwrap();
     for arch in ARCHS {
-        for precision in ["fp32", "bf16", "int8", "int4"] {
+        for precision in ["fp32", "bf16", "fp8", "int8", "int4"] {
             let (a, b) = (dir.path().join("a.engine"), dir.path().join("b.engine"));
             let report = build(&tiny(arch), &a, &options(precision), &mut |_| ())
                 .unwrap_or_else(|d| panic!("{arch} {precision}: {d}"));
@@ -65,7 +65,9 @@ fn dummy_weights_are_not_written_but_computed_tables_are() {
 fn engines_for_gpus_carry_their_kernels() {
     let dir = tempfile::tempdir().unwrap();
     for (i, model) in ARCHS.iter().enumerate() {
-        for (target, precision) in [("sm_80", "bf16"), ("sm_90", "int8"), ("sm_120", "int4")] {
+        for (target, precision) in
+            [("sm_80", "bf16"), ("sm_89", "fp8"), ("sm_90", "int8"), ("sm_120", "int4")]
+        {
             let out = dir.path().join(format!("{i}-{target}.engine"));
             let gpu = BuildOptions { target: target.to_owned(), ..options(precision) };
             build(&tiny(model), &out, &gpu, &mut |_| ()).unwrap_or_else(|e| panic!("{model} {target}: {e}"));
@@ -132,6 +134,44 @@ fn binaries_need_an_assembler_and_a_gpu_target() {
     assert!(error.message.starts_with("cannot run /nowhere/ptxas") && error.help.is_some(), "{error}");
     let error = build(&tiny("llama"), &out, &BuildOptions { cubin, ..options("bf16") }, &mut |_| ());
     assert!(error.unwrap_err().message.contains("--cubin is for a GPU target"));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_quantised_value_is_two_arguments_and_its_scales_follow_its_elements() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("a.engine");
+    let gpu = BuildOptions { target: "sm_89".to_owned(), ..options("fp8") };
+    build(&tiny("llama"), &out, &gpu, &mut |_| ()).unwrap_or_else(|d| panic!("{d}"));
+    let engine = EngineFile::open(&out).unwrap();
+    let m = engine.manifest();
+    let quantize = |l: &&trtc_engine::manifest::Launch| {
+        m.kernels[l.choices[0].kernel as usize].name.contains(".quantize.w256.")
+    };
+    let launch = m.launches.iter().find(quantize).expect("what attention makes is quantised");
+    // x, then the result.
+    let [Arg::Arena(_), Arg::Arena(elements), Arg::Arena(scales)] = launch.args[..] else {
+        panic!("{:?}", launch.args)
+    };
+    let rows = u64::from(m.dims.max_step_tokens);
+    assert_eq!(scales - elements, rows * 256);
+    assert!(scales + 4 * rows <= m.arena);
+    // The linear after it reads both, and then its weight.
+    let linear = m.launches.iter().find(|l| l.args.starts_with(&launch.args[1..])).expect("a reader");
+    assert!(matches!(linear.args[2], Arg::Weight(_)));
+}
+
+#[test]
+fn gpus_without_e4m3_refuse_it_and_say_what_serves() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("a.engine");
+    for target in ["sm_80", "sm_86"] {
+        let gpu = BuildOptions { target: target.to_owned(), ..options("fp8") };
+        let error = build(&tiny("llama"), &out, &gpu, &mut |_| ()).unwrap_err();
+        assert_eq!(error.fault, Fault::Unsupported);
+        let text = error.to_string();
+        assert!(text.contains("no matrix instructions for fp8") && text.contains("choose int8"), "{text}");
+    }
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 

@@ -13,11 +13,14 @@ const ARCHS: [&str; 6] = ["llama", "llama-tied", "mistral", "qwen2", "qwen3", "g
 /// Lengths of prompt and answer of the requests: more tokens than a page, than a chunk, than a sliding window.
 const SIZES: [(usize, u32); 6] = [(20, 75), (27, 80), (1, 40), (75, 30), (33, 1), (90, 38)];
 
+/// Builds an engine; a precision may be followed by that of the cache: `fp8 kv fp8`.
 fn built(dir: &Path, arch: &str, precision: &str, max_step_tokens: u32) -> PathBuf {
     let path = dir.join(format!("{max_step_tokens}.engine"));
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/tiny").join(arch);
+    let (weights, cache) = precision.split_once(" kv ").map_or((precision, None), |(w, kv)| (w, Some(kv)));
     let options = BuildOptions {
-        precision: precision.to_owned(),
+        precision: weights.to_owned(),
+        kv_precision: cache.map(str::to_owned),
         max_seq_len: Some(128),
         max_batch: Some(5),
         max_step_tokens: Some(max_step_tokens),
@@ -108,6 +111,18 @@ fn fp32_tokens_are_the_same_in_every_company() {
 #[test]
 fn bf16_tokens_are_the_same_in_every_company() {
     ARCHS.iter().for_each(|arch| same_in_every_company(arch, "bf16"));
+}
+
+#[test]
+fn fp8_tokens_are_the_same_in_every_company() {
+    ARCHS.iter().for_each(|arch| same_in_every_company(arch, "fp8"));
+}
+
+#[test]
+fn tokens_from_an_e4m3_cache_are_the_same_in_every_company() {
+    for (arch, precision) in [("llama", "fp8 kv fp8"), ("gemma3", "fp8 kv fp8"), ("qwen3", "int8 kv fp8")] {
+        same_in_every_company(arch, precision);
+    }
 }
 
 #[test]

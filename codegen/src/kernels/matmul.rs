@@ -50,8 +50,10 @@ pub const SOME: Tiling = Tiling { bm: 64, bn: 128, bk: 64, warps: [2, 2, 2], sta
 /// More: 64x64 a warp.
 pub const MANY: Tiling = Tiling { bm: 128, bn: 128, bk: 32, warps: [2, 2, 1], stages: 4, splits: 1 };
 
-/// The same for e4m3, which some chips widen in registers: 64x32 a warp.
+/// The same for e4m3, which some chips widen in registers: half as wide.
 pub const MANY_E4M3: Tiling = Tiling { bn: 64, ..MANY };
+/// Up to 64 tokens of e4m3.
+pub const SOME_E4M3: Tiling = Tiling { bn: 64, ..SOME };
 
 /// Constants of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]

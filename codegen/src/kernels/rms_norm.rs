@@ -78,7 +78,20 @@ impl RmsNorm {
         let weight = b.param_const_floats(self.weight);
         let sum = residual.map(|(r, sum)| (r, b.param_floats(sum)));
         let y = RowsOut::param(b, self.out);
-        b.param_dims();
+        b.param_dims_early();
+        // No launch writes the weight: it comes while the launch before this one ends.
+        let weights: Vec<Part<'_>> = self
+            .row()
+            .columns(b)
+            .into_iter()
+            .map(|column| {
+                column.read(b, || {
+                    let w: Part<'_> = weight.at(column.at).load();
+                    if self.offset == 0.0 { w } else { w.map(|w| w + self.offset) }
+                })
+            })
+            .collect();
+        b.after_grids();
 
         let block = b.special(Special::BlockX);
         let row = block.to_i64() * b.value(i64::from(self.width));
@@ -104,14 +117,8 @@ impl RmsNorm {
         let total = b.sum_block(squares);
         let scale = (total * (1.0 / self.width as f32) + self.eps).rsqrt();
 
-        for (column, v) in &mut parts {
-            *v = column.read(b, || {
-                let w: Part<'_> = weight.at(column.at).load();
-                std::array::from_fn(|j| {
-                    let w = if self.offset == 0.0 { w[j] } else { w[j] + self.offset };
-                    v[j] * scale * w
-                })
-            });
+        for ((_, v), w) in parts.iter_mut().zip(&weights) {
+            *v = std::array::from_fn(|j| v[j] * scale * w[j]);
         }
         y.store(b, &parts);
     }

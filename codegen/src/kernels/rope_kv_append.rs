@@ -84,8 +84,9 @@ impl RopeKvAppend {
         let batch = Batch::param(b);
         let cache = b.param_ptr::<I8>();
         let q = b.param_ptr::<Bf16>();
-        let dims = b.param_dims();
+        let dims = b.param_dims_early();
 
+        // Positions and tables are there before a step's first launch, and no launch writes them.
         let token = b.special(Special::BlockX);
         let position = positions.at(token).load();
         let seq = batch.request(b, token, dims);
@@ -96,6 +97,7 @@ impl RopeKvAppend {
         let unit = heads.unit(b);
         let rotation = unit.rotation(freqs, position);
         let [low, high] = unit.at;
+        b.after_grids();
 
         let qkv = qkv.at64(token.to_i64() * i64::from(heads.count * head_dim));
         let q = q.at64(token.to_i64() * i64::from(self.heads * head_dim));

@@ -9,6 +9,8 @@
 //! block that is. Weights are asked for before the launch waits for those before it, and a block takes less than half of a
 //! multiprocessor's shared memory: the next product fills its ring while this one ends.
 
+mod store;
+
 use super::epilogue::Epilogue;
 use super::operands::Operands;
 use super::{ArgKind, Count, Extent, Launch, Map, MapRows, Scratch, grid_of, last_of, param_scratch};
@@ -379,54 +381,5 @@ impl StreamMatmul {
         b.wgmma_commit();
         let d = b.wgmma_wait(0, &d);
         if alone { sums.iter().zip(&d).map(|(&s, &d)| s + d).collect() } else { d }
-    }
-
-    /// Tokens whose sums are turned together.
-    fn together(&self) -> u32 {
-        self.tokens.min(GROUP * VEC / ROWS)
-    }
-
-    /// Stores the tile of y from sums in the order of `wgmma`.
-    fn store<'b>(
-        &self,
-        b: &'b Builder,
-        sums: &[Val<'b, F32>],
-        tile: Val<'b, I32>,
-        turn: SharedPtr<'b, F32>,
-        epilogue: Epilogue<'b>,
-    ) {
-        let thread = b.special(Special::ThreadX);
-        let (group, within) = (thread / GROUP, thread % GROUP);
-        let (warp, g, q) = (within / 32, within % 32 / 4, within % 4);
-        let turn = turn.at(group * (self.together() * PITCH));
-        let sync = || b.sync_some(group + 2, GROUP);
-        // Of 8 tokens a thread has rows g and g + 8 of its warp's 16, tokens 2q and 2q + 1 (`builder/wgmma.rs`).
-        let put = turn.at(q * (2 * PITCH) + warp * 16 + g);
-        // Columns of y of a warpgroup.
-        let own = ROWS / self.halves();
-        let (token, column) = (within / (own / VEC), within % (own / VEC) * VEC);
-        let get = turn.at(token * PITCH + column);
-        let outputs = (tile * self.groups() + group) * own + column;
-        for from in (0..self.tokens).step_by(self.together() as usize) {
-            b.if_(b.value(from).lt(epilogue.m), || {
-                sync();
-                for t in (0..self.together()).step_by(8) {
-                    for j in 0..4 {
-                        let sum = sums[((from + t) / 2 + j) as usize];
-                        put.at((t + j % 2) * PITCH + j / 2 * 8).store(sum);
-                    }
-                }
-                sync();
-                b.if_(token.lt(self.together()), || {
-                    let read = |get: SharedPtr<'b, F32>| -> [Val<'b, F32>; VEC as usize] {
-                        let half = |i: u32| get.at(i * 4).load_vector::<4>().elements();
-                        let halves = [half(0), half(1)];
-                        std::array::from_fn(|i| halves[i / 4][i % 4])
-                    };
-                    let sums = (read(get), self.gate.map(|_| read(get.at(own))));
-                    epilogue.store_rows(b, &[token + from], outputs, vec![sums]);
-                });
-            });
-        }
     }
 }

@@ -15,6 +15,9 @@ const TILES: usize = 4;
 /// Groups of tiles whose residual is under way at once: 32 registers.
 const AHEAD: usize = 4;
 
+/// A lane's sums of a tile.
+type Four<'b> = [Val<'b, F32>; 4];
+
 /// Eight columns of bf16 in four registers.
 type Chunk<'b> = [Val<'b, I32>; TILES];
 
@@ -59,7 +62,8 @@ impl WgmmaMatmul {
             let to = Lane { b, epilogue, q: lane & 3, rows: [place(0), place(1)], column };
             let ahead = AHEAD / self.halves() as usize;
             for first in (0..groups).step_by(ahead) {
-                to.store(tiles.split_at(outputs), first..groups.min(first + ahead));
+                let (own, ups) = tiles.split_at(outputs);
+                to.store([own, ups], first..groups.min(first + ahead));
             }
             // What is left of a tile whose columns are no multiple of 32, or of f32.
             let done = groups * TILES;
@@ -74,7 +78,7 @@ impl WgmmaMatmul {
 
 impl<'b> Lane<'b> {
     /// Stores some groups of tiles, and of those of up if y is gated.
-    fn store(&self, (tiles, ups): (&[[Val<'b, F32>; 4]], &[[Val<'b, F32>; 4]]), groups: Range<usize>) {
+    fn store(&self, [tiles, ups]: [&[Four<'b>]; 2], groups: Range<usize>) {
         // Everything is read before anything is stored: the reads are under way together.
         let scales = self.epilogue.scales.map(|s| {
             let scale = |(row, exists): (Val<'b, I32>, Val<'b, I1>)| s.rows.at(exists.select(row, 0)).load();
@@ -90,7 +94,7 @@ impl<'b> Lane<'b> {
                     let add = |a: [Val<'b, F32>; 2], more: Option<[Val<'b, F32>; 2]>| {
                         more.map_or(a, |more| [a[0] + more[0], a[1] + more[1]])
                     };
-                    let value = |tile: [Val<'b, F32>; 4], (scale, bias): Columns<'b>| {
+                    let value = |tile: Four<'b>, (scale, bias): Columns<'b>| {
                         let pair = [tile[2 * row], tile[2 * row + 1]];
                         let pair = match (scale, scales.map(|s| s[row])) {
                             (Some(columns), Some(row)) => [0, 1].map(|i| pair[i] * (row * columns[i])),

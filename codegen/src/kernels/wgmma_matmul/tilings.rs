@@ -22,6 +22,10 @@ const SHARED_RATE: f64 = 128.0;
 const L2_RATE_ONE: f64 = 64.0;
 const L2_RATE_ALL: f64 = 5800.0;
 const MEMORY_RATE: f64 = 1800.0;
+/// Of that, what clusters reach: their blocks wait for one another's copies.
+const MEMORY_CLUSTERED: f64 = 0.87;
+/// Blocks that together ask for as much as memory gives.
+const MEMORY_BLOCKS: f64 = 120.0;
 /// Until the first products of a block: launch, barriers, the latency of memory.
 const START: f64 = 2500.0;
 /// Storing a tile: cycles a sum of a thread.
@@ -106,8 +110,10 @@ fn cycles(t: &Tiling, m: u64, n: u32, k: u32, bytes: u32) -> f64 {
     // The ring fills while a tile is stored.
     let tile = steps * step + store * 0.5 + exchange;
     let weights = f64::from(n) * f64::from(k) * f64::from(bytes);
+    let together = if t.blocks() == 1 { 1.0 } else { MEMORY_CLUSTERED };
+    let rate = MEMORY_RATE * together * (active / MEMORY_BLOCKS).min(1.0);
     let moved = weights + m as f64 * (f64::from(k) * f64::from(bytes) + f64::from(n) * 2.0);
-    START + (rounds * tile).max(moved / MEMORY_RATE) + store * 0.5 + exchange
+    START + (rounds * tile).max(moved / rate) + store * 0.5 + exchange
 }
 
 #[cfg(test)]

@@ -49,9 +49,9 @@ const CONTEXT: u32 = 1024;
 pub struct Args {
     #[command(flatten)]
     on: DeviceArgs,
-    /// Only kernels whose names contain this
-    #[arg(long, value_name = "NAME")]
-    kernel: Option<String>,
+    /// Only kernels whose names contain this, or one of several
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    kernel: Vec<String>,
     /// Numbers of tokens; a kernel is measured at those that it serves. Left out: 1, 8, 64, 512 and 2048, or the most that it serves
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     tokens: Vec<u32>,
@@ -102,9 +102,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     let cases = cases(args, m, context)?;
     if cases.is_empty() {
-        let name = args.kernel.as_deref().unwrap_or_default();
+        let names = args.kernel.join(" or ");
         return Err(Failure::user(format!(
-            "the engine has no kernel whose name contains {name:?} and that serves one of the numbers of tokens"
+            "the engine has no kernel whose name contains {names:?} and that serves one of the numbers of tokens"
         ))
         .help("trtc inspect ENGINE lists the kernels, trtc inspect ENGINE --kernel NAME says what one serves"));
     }
@@ -139,7 +139,7 @@ fn cases<'a>(args: &Args, m: &'a Manifest, context: u32) -> Result<Vec<Case<'a>>
     for launch in &m.launches {
         for choice in &launch.choices {
             let kernel = &m.kernels[choice.kernel as usize];
-            let wanted = args.kernel.as_ref().is_none_or(|n| kernel.name.contains(n.as_str()));
+            let wanted = args.kernel.is_empty() || args.kernel.iter().any(|n| kernel.name.contains(n));
             if !wanted || !seen.insert(choice.kernel) {
                 continue;
             }
