@@ -20,6 +20,9 @@ pub const ARENA_ALIGN: u64 = 16;
 /// Most bytes of an activation arena: beyond this a manifest is taken for damaged.
 const MAX_ARENA: u64 = 1 << 42;
 
+/// Most bytes of all weights, likewise.
+const MAX_WEIGHTS: u64 = 1 << 46;
+
 fn bad(at: impl Into<String>, found: impl Into<String>) -> EngineError {
     EngineError::Manifest { at: at.into(), found: found.into() }
 }
@@ -67,8 +70,12 @@ impl Manifest {
         self.check_limits()?;
         self.check_target()?;
         self.check_names()?;
+        let mut bytes = 0u64;
         for weight in &self.weights {
-            check_weight(weight)?;
+            bytes = bytes.saturating_add(check_weight(weight)?);
+        }
+        if bytes > MAX_WEIGHTS {
+            return Err(bad("weights", format!("{bytes} bytes of them")));
         }
         for kernel in &self.kernels {
             if let Code::Ptx(ptx) = &kernel.code {
@@ -342,11 +349,14 @@ impl Manifest {
     }
 }
 
-fn check_weight(weight: &Weight) -> Result<(), EngineError> {
+/// Bytes of a weight.
+fn check_weight(weight: &Weight) -> Result<u64, EngineError> {
+    let at = || format!("weight {:?}", weight.name);
     if weight.shape.len() > 4 {
-        return Err(bad(format!("weight {:?}", weight.name), format!("{} dimensions", weight.shape.len())));
+        return Err(bad(at(), format!("{} dimensions", weight.shape.len())));
     }
-    Ok(())
+    let bytes = sizes(&weight.shape, weight.encoding, weight.layout).map_err(|e| bad(at(), e.to_string()))?;
+    Ok(Part::ALL.into_iter().fold(0, |sum: u64, part| sum.saturating_add(bytes.of(part))))
 }
 
 fn check_ptx(at: &str, ptx: &PtxKernel) -> Result<(), EngineError> {

@@ -40,6 +40,7 @@ fn contradictions_are_found() {
         ("max_batch is 0", |m| m.dims.max_batch = 0),
         ("max_step_tokens", |m| m.dims.max_step_tokens = u32::MAX),
         ("vocab", |m| m.model.vocab = 0),
+        ("bytes of them", |m| m.weights[1].shape = vec![1 << 60]),
         ("page_tokens", |m| m.kv.page_tokens = 0),
         ("head_dim", |m| m.kv.layers[0].head_dim = 0),
         ("window", |m| m.kv.layers[0].window = Some(0)),
