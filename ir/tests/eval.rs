@@ -146,6 +146,30 @@ fn gated_activations() {
 }
 
 #[test]
+fn a_gated_linear_is_a_linear_then_the_activation_of_its_halves() {
+    let weights: [(_, _, &[f32]); 2] = [
+        ("w", "tensor<4x2xf32>", &[1., -1., 0.5, 2., 3., 0., -1., 4.]),
+        ("b", "tensor<4xf32>", &[0.25, -1., 2., 0.5]),
+    ];
+    let x = [floats(&[2, 2], &[1., 2., -3., 0.5])];
+    for act in ["silu", "gelu_tanh"] {
+        for (with_act, alone) in [("", ""), (", bias = @b", " {bias = @b}")] {
+            let fused = format!(
+                "%y = llm.gated_linear %x, @w {{act = {act}{with_act}}} : tensor<Tx2xf32>
+                llm.return %y"
+            );
+            let apart = format!(
+                "%z = llm.linear %x, @w{alone} : tensor<Tx4xf32>
+                %y = llm.gated_act_packed %z {{act = {act}}} : tensor<Tx2xf32>
+                llm.return %y"
+            );
+            let run = |body: &str| eval(&weights, "%x: tensor<Tx2xf32>", body, &x).unwrap();
+            assert_eq!(run(&fused), run(&apart), "{act}{alone}");
+        }
+    }
+}
+
+#[test]
 fn add_rms_norm_is_add_then_rms_norm() {
     let weights: [(_, _, &[f32]); 1] = [("w", "tensor<2xf32>", &[1., 3.])];
     let params = "%x: tensor<Tx2xbf16>, %r: tensor<Tx2xbf16>";

@@ -245,6 +245,15 @@ fn each_op_refuses_what_does_not_fit() {
         ("%y = llm.slice %x {start = 0} : tensor<Tx2xbf16>", "the same element type"),
         ("%y = llm.gather_rows %x, %rows : tensor<Lx5xf32>", "L rows of it cannot be"),
         ("%y = llm.gated_act_packed %x {act = silu} : tensor<Tx4xf32>", "but half of x needs 2 columns"),
+        (
+            "%y = llm.gated_linear %x, @w {act = silu} : tensor<Tx4xf32>",
+            "half of the matrix's outputs needs 2 columns",
+        ),
+        ("%y = llm.gated_linear %wide, @w {act = silu} : tensor<Tx2xf32>", "but weight @w"),
+        (
+            "%y = llm.gated_linear %x, @w {act = silu, bias = @n2} : tensor<Tx2xf32>",
+            "bias @n2 has 2 elements",
+        ),
         ("%y = llm.quantize %x : tensor<Tx4xbf16>", "the result must be quantised"),
         ("%y = llm.quantize %x : tensor<Tx8x!quant<f8E4M3FN:f32, token>>", "needs 4 columns"),
         ("%y = llm.quantize %x : tensor<Lx4x!quant<f8E4M3FN:f32, token>>", "the same number of rows"),

@@ -8,7 +8,7 @@ use trtc_ir::interp::{self, Data, Tensor};
 use trtc_ir::ops::Linear;
 use trtc_ir::random::RandomWeights;
 use trtc_ir::target::TARGETS;
-use trtc_ir::{DType, Loc, Module, Op, Source, TensorType};
+use trtc_ir::{DType, Loc, Module, Op, Source, Target, TensorType};
 use trtc_passes::{Options, Pass, PassCx, Precision, quantize, registry, run_passes};
 
 const FUSE: [&str; 9] = [
@@ -301,6 +301,49 @@ fn a_linear_that_others_read_keeps_its_sum() {
         module.func.results.push(made);
     }
     assert_eq!(run(&mut module, &["fuse-epilogue"]), [false]);
+}
+
+/// A model in f32 with bf16 weights, up to where gate and up are one linear, and its context on a target.
+fn gated(precision: &str, target: &'static Target) -> (Module, PassCx<'static>) {
+    let cx = PassCx { precision: Precision::named(precision), ..PassCx::new(target) };
+    let mut module = model("llama", LLAMA, DType::F32);
+    run_passes(&mut module, &[&quantize::PASS], &cx, Options::default()).expect("quantised");
+    (ran(module, &["fuse-gate-up", "fuse-gated-act"]), cx)
+}
+
+#[test]
+fn a_linear_ends_in_its_activation_where_the_target_can() {
+    let fuse = registry::find("fuse-gated-linear").expect("registered");
+    let count = |module: &Module| ops(module).iter().filter(|o| **o == "gated_linear").count();
+    let run = |module: &mut Module, cx: &PassCx<'_>| {
+        run_passes(module, &[fuse], cx, Options { spec: true, ..Options::default() }).expect("fused");
+    };
+    let sm_90 = Target::named("sm_90").expect("a target");
+    for precision in ["bf16", "fp8"] {
+        let (before, cx) = gated(precision, sm_90);
+        let weights = RandomWeights::new(1).learn(&before);
+        let mut after = before.clone();
+        run(&mut after, &cx);
+        assert_eq!(count(&after), 2, "{precision}");
+        assert!(!ops(&after).contains(&"gated_act_packed"));
+        assert_close(precision, &logits(&before, &weights), &logits(&after, &weights), 1e-5);
+    }
+    // Weights without such kernels, and targets without them.
+    for (precision, target) in [("int8", "sm_90"), ("bf16", "sm_80"), ("bf16", "sm_120"), ("bf16", "host")] {
+        let (mut module, cx) = gated(precision, Target::named(target).expect("a target"));
+        run(&mut module, &cx);
+        assert_eq!(count(&module), 0, "{precision} {target}");
+    }
+    // A linear that something else reads.
+    let (mut module, cx) = gated("bf16", sm_90);
+    let acts = module.func.order.iter().filter_map(|&o| match &module.func.ops[o].op {
+        Op::GatedActPacked(act) => Some(act.x),
+        _ => None,
+    });
+    let read: Vec<_> = acts.collect();
+    module.func.results.extend(read);
+    run(&mut module, &cx);
+    assert_eq!(count(&module), 0);
 }
 
 #[test]

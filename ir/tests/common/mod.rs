@@ -116,7 +116,7 @@ impl Gen {
     /// Any op over these values and weights.
     pub fn op(&mut self, v: &[ValueId], w: &[WeightId]) -> Op {
         let act = self.pick(&[Act::Silu, Act::GeluTanh]);
-        match self.below(14) {
+        match self.below(15) {
             0 => Embedding { tokens: self.pick(v), table: self.pick(w), scale: self.f32() }.into(),
             1 => RmsNorm { x: self.pick(v), norm: self.norm(w) }.into(),
             2 => Linear {
@@ -153,6 +153,8 @@ impl Gen {
             }
             .into(),
             12 => Quantize { x: self.pick(v) }.into(),
+            13 => GatedLinear { x: self.pick(v), weight: self.pick(w), bias: self.maybe(|g| g.pick(w)), act }
+                .into(),
             _ => GatedActPacked { x: self.pick(v), act }.into(),
         }
     }
