@@ -203,7 +203,7 @@ impl WgmmaMatmul {
     fn steps(&self) -> (u32, u32) {
         let all = self.k.div_ceil(self.bk());
         let each = all.div_ceil(self.tiling.splits);
-        (each, all - each * (self.tiling.splits - 1))
+        (each, all.saturating_sub(each * (self.tiling.splits - 1)))
     }
 
     /// Tiles of clusters along N.

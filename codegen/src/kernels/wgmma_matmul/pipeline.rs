@@ -1,9 +1,8 @@
 //! The ring between the thread that copies and the warpgroups that multiply, and the walk over tiles that both follow.
 
 use super::super::epilogue::Epilogue;
-use super::super::operands::Operands;
 use super::{Block, GROUP_ROWS, ROW_BYTES, STEP_BYTES, WgmmaMatmul};
-use crate::builder::{Carried, F32, I16, I32, SharedPtr, Smem, Special, Val, WgmmaA, WgmmaType};
+use crate::builder::{Carried, F32, I16, I32, SharedPtr, Smem, Special, Val, WgmmaA};
 
 /// A place in the ring: stage, and parity of its phase.
 type Turn<'b> = (Val<'b, I32>, Val<'b, I32>);
@@ -163,10 +162,7 @@ impl WgmmaMatmul {
         let x = descriptor(block.ring.at_bytes(along_m * (rows * ROW_BYTES)));
         let w = descriptor(block.ring.at_bytes(along_n * (columns * ROW_BYTES) + t.stage()[0]));
         let (_, steps) = self.share(block);
-        let ty = match self.operands {
-            Operands::Bf16 => WgmmaType::Bf16,
-            Operands::E4m3 => WgmmaType::E4m3,
-        };
+        let ty = self.operands.wgmma();
         let zero = vec![vec![b.value(0.0f32); columns as usize / 2]; rows as usize / 64];
 
         let tile = |[m0, n0]: [Val<'b, I32>; 2], turn: Turn<'b>| {

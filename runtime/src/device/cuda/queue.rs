@@ -22,7 +22,7 @@ pub struct Shape {
 /// A parameter as the driver takes it.
 enum Encoded {
     Word(u64),
-    Map(Box<sys::CUtensorMap>),
+    Map(sys::CUtensorMap),
 }
 
 impl Encoded {
@@ -36,13 +36,13 @@ impl Encoded {
     fn pointer(&self) -> *mut c_void {
         match self {
             Encoded::Word(word) => std::ptr::from_ref(word).cast_mut().cast(),
-            Encoded::Map(map) => std::ptr::from_ref(&**map).cast_mut().cast(),
+            Encoded::Map(map) => std::ptr::from_ref(map).cast_mut().cast(),
         }
     }
 }
 
 /// A tensor map in the hardware's form.
-fn encode(param: &MapParam) -> Result<Box<sys::CUtensorMap>, Failure> {
+fn encode(param: &MapParam) -> Result<sys::CUtensorMap, Failure> {
     use sys::CUtensorMapDataType as Type;
     let map = &param.map;
     let elem = match map.elem {
@@ -56,14 +56,14 @@ fn encode(param: &MapParam) -> Result<Box<sys::CUtensorMap>, Failure> {
         128 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
         _ => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
     };
-    let mut out = Box::new(sys::CUtensorMap { opaque: [0; 16] });
+    let mut out = sys::CUtensorMap { opaque: [0; 16] };
     // Innermost first.
     let (dims, strides) = ([u64::from(map.width), param.rows], [map.row_bytes()]);
     let (tile, steps) = ([map.tile[1], map.tile[0]], [1u32; 2]);
     // SAFETY: all arrays have as many entries as two dimensions need; the address is not read.
     unsafe {
         sys::cuTensorMapEncodeTiled(
-            &mut *out,
+            &mut out,
             elem,
             2,
             param.address as *mut c_void,
