@@ -152,6 +152,7 @@ fn number_before(line: &str, unit: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Mutex;
 
     const LOG: &str = "\
 ptxas info    : 0 bytes gmem
@@ -175,22 +176,32 @@ ptxas info    : Used 40 registers, used 1 barriers, 8 bytes cumulative stack siz
         assert_eq!(shown(&c), r"'/a b/ptxas' -v 'it'\''s'");
     }
 
+    /// Held by tests that start programs: one that starts while another's script is open for writing keeps it open, and a
+    /// file that is open for writing cannot be executed.
+    static STARTS: Mutex<()> = Mutex::new(());
+
+    #[cfg(unix)]
+    fn executable(path: &Path, text: &str) {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::write(path, text).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
     /// A script that stands in for ptxas: says `log`, writes an output, exits with `code`.
     #[cfg(unix)]
     fn stand_in(folder: &Path, log: &str, code: u32) -> Ptxas {
-        use std::os::unix::fs::PermissionsExt as _;
         let path = folder.join("ptxas");
         let script = format!(
             "#!/bin/sh\nwhile [ \"$1\" != -o ]; do shift; done\nprintf cubin > \"$2\"\ncat >&2 <<'E'\n{log}E\nexit {code}\n"
         );
-        std::fs::write(&path, script).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        executable(&path, &script);
         Ptxas::at(path)
     }
 
     #[cfg(unix)]
     #[test]
     fn spills_advice_and_failures_are_errors_that_keep_the_input() {
+        let _alone = STARTS.lock();
         let folder = tempfile::tempdir().unwrap();
         let input = folder.path().join("k.sm_80.ptx");
         let advice = "ptxas info    : (C7510) Potential Performance Loss\n";
@@ -216,15 +227,14 @@ ptxas info    : Used 40 registers, used 1 barriers, 8 bytes cumulative stack siz
     #[cfg(unix)]
     #[test]
     fn it_says_its_version_or_is_refused() {
-        use std::os::unix::fs::PermissionsExt as _;
+        let _alone = STARTS.lock();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ptxas");
         for (says, wanted) in [
             ("Cuda compilation tools, release 13.0, V13.0.88\nBuild cuda_13.0.r13.0", Ok("ptxas V13.0.88")),
             ("Very old", Err("does not say its version")),
         ] {
-            std::fs::write(&path, format!("#!/bin/sh\ncat <<'E'\n{says}\nE\n")).unwrap();
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+            executable(&path, &format!("#!/bin/sh\ncat <<'E'\n{says}\nE\n"));
             match (Ptxas::at(&path).version(), wanted) {
                 (Ok(found), Ok(wanted)) => assert_eq!(found, wanted),
                 (Err(e), Err(wanted)) => assert!(e.message.contains(wanted) && e.help.is_some(), "{e}"),
@@ -235,6 +245,7 @@ ptxas info    : Used 40 registers, used 1 barriers, 8 bytes cumulative stack siz
 
     #[test]
     fn a_missing_assembler_is_an_error() {
+        let _alone = STARTS.lock();
         let folder = tempfile::tempdir().unwrap();
         let e = Ptxas::at("/nowhere/ptxas").assemble("k", "", "sm_80", folder.path()).unwrap_err();
         assert!(e.message.starts_with("cannot run /nowhere/ptxas"), "{e}");
