@@ -1,86 +1,56 @@
 //! Which kernels serve a product with a weight, by the number of rows: tiles, shares of K, and what a target's matrix
 //! instructions are best at.
 
+use crate::kernels::Recipe;
 use crate::kernels::matmul::{FEW, MANY, MANY_E4M3, MOST_SPLITS, Matmul, SOME, SOME_E4M3, Tiling};
-use crate::kernels::operands::Operands;
+use crate::kernels::operands::{Operands, Product};
 use crate::kernels::quant_matmul::{self, Form, Payload, QuantMatmul};
 use crate::kernels::stream_matmul::StreamMatmul;
 use crate::kernels::wgmma_matmul::{self, WgmmaMatmul};
-use crate::kernels::{Count, Recipe};
-use trtc_ir::ops::Act;
 use trtc_ir::target::{Gpu, MatrixUnit};
 use trtc_ir::{DType, Elem, Grain, Scheme};
-
-/// A product: `y = x w^T + bias + residual`, or the gated activation of its halves.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Product {
-    /// Rows of w.
-    pub(crate) n: u32,
-    /// Inputs.
-    pub(crate) k: u32,
-    /// Elements of x.
-    pub(crate) x: Elem,
-    /// Elements of w.
-    pub(crate) w: Elem,
-    /// Counts the rows of x.
-    pub(crate) rows: Count,
-    /// Elements of the bias.
-    pub(crate) bias: Option<DType>,
-    /// Elements of the residual.
-    pub(crate) residual: Option<DType>,
-    /// Elements of y.
-    pub(crate) out: DType,
-    /// The activation of the first half.
-    pub(crate) gate: Option<Act>,
-}
 
 /// A kernel, the greatest number of rows that it serves, and what distinguishes it by name.
 pub(crate) type Ranges = Vec<(u64, &'static str, Recipe)>;
 
-impl Product {
-    /// The kernels for steps of up to `max` tokens, fewest rows first; or why there are none.
-    pub(crate) fn forms(self, gpu: &Gpu, max: u64) -> Result<Ranges, String> {
-        let Product { n, k, rows, bias, residual, out, gate, .. } = self;
-        let operands = operands(self.x, self.w)?;
-        let wgmma = gpu.matrix.contains(&MatrixUnit::Wgmma);
-        let quantised = if let Elem::Quant(scheme) = self.w { payload(scheme) } else { None };
-        if gate.is_some() && (quantised.is_some() || !wgmma) {
-            return Err("no product of this target and these weights ends in an activation".to_owned());
-        }
-        if let Some(payload) = quantised {
-            let forms = quant_forms(n).into_iter().map(|(to, suffix, form)| {
-                (to, suffix, QuantMatmul { n, k, payload, rows, bias, residual, out, form }.into())
-            });
-            return Ok(forms.collect());
-        }
-        let stream = |(tokens, suffix, _): (u32, &'static str, u64)| {
-            let recipe = StreamMatmul { n, k, operands, rows, bias, residual, out, gate, tokens };
-            (u64::from(tokens), suffix, recipe.into())
-        };
-        let many_rows = |(to, suffix): (u64, &'static str)| {
-            let (tiling, grid) = wgmma_matmul::choose(to.min(max), n, k, operands, gate.is_some());
-            let recipe = WgmmaMatmul { n, k, operands, rows, bias, residual, out, gate, tiling, grid };
-            (to, suffix, recipe.into())
-        };
-        if wgmma {
-            let bytes = u64::from(n) * u64::from(k) * u64::from(operands.bytes());
-            let streams = STREAM_RANGES.into_iter().filter(|&(_, _, least)| bytes >= least);
-            let streams: Ranges = streams.map(stream).collect();
-            let most = streams.iter().map(|s| s.0).max().unwrap_or(0);
-            let others = WGMMA_RANGES.into_iter().filter(|&(to, _)| to > most).map(many_rows);
-            return Ok(streams.into_iter().chain(others).collect());
-        }
-        let matmul = |tiling: Tiling| Matmul { n, k, operands, rows, bias, residual, out, tiling };
-        Ok(vec![
-            (u64::from(FEW.bm), "few", matmul(FEW).into()),
-            (u64::from(SOME.bm), "some", matmul(some(n, k, operands)).into()),
-            (u64::MAX, "many", matmul(many(operands)).into()),
-        ])
+/// The kernels of a product with weights of `w`, for steps of up to `max` tokens, fewest rows first; or why there are none.
+pub(crate) fn forms(of: Product, w: Elem, gpu: &Gpu, max: u64) -> Result<Ranges, String> {
+    let Product { n, k, operands, rows, bias, residual, out, gate } = of;
+    let wgmma = gpu.matrix.contains(&MatrixUnit::Wgmma);
+    let quantised = if let Elem::Quant(scheme) = w { payload(scheme) } else { None };
+    if gate.is_some() && (quantised.is_some() || !wgmma) {
+        return Err("no product of this target and these weights ends in an activation".to_owned());
     }
+    if let Some(payload) = quantised {
+        let forms = quant_forms(n).into_iter().map(|(to, suffix, form)| {
+            (to, suffix, QuantMatmul { n, k, payload, rows, bias, residual, out, form }.into())
+        });
+        return Ok(forms.collect());
+    }
+    if wgmma {
+        let bytes = u64::from(n) * u64::from(k) * u64::from(operands.bytes());
+        let streams = STREAM_RANGES.into_iter().filter(|&(_, _, least)| bytes >= least);
+        let mut forms: Ranges = streams
+            .map(|(tokens, suffix, _)| (u64::from(tokens), suffix, StreamMatmul { of, tokens }.into()))
+            .collect();
+        let most = forms.iter().map(|form| form.0).max().unwrap_or(0);
+        let others = WGMMA_RANGES.into_iter().filter(|&(to, _)| to > most);
+        forms.extend(others.map(|(to, suffix)| {
+            let (tiling, grid) = wgmma_matmul::choose(to.min(max), &of);
+            (to, suffix, WgmmaMatmul { of, tiling, grid }.into())
+        }));
+        return Ok(forms);
+    }
+    let matmul = |tiling: Tiling| Matmul { of, tiling }.into();
+    Ok(vec![
+        (u64::from(FEW.bm), "few", matmul(FEW)),
+        (u64::from(SOME.bm), "some", matmul(some(n, k, operands))),
+        (u64::MAX, "many", matmul(many(operands))),
+    ])
 }
 
 /// The operands of a product, of which w may be quantised by itself.
-fn operands(x: Elem, w: Elem) -> Result<Operands, String> {
+pub(crate) fn operands(x: Elem, w: Elem) -> Result<Operands, String> {
     match (x, w) {
         (Elem::Plain(DType::Bf16), Elem::Plain(DType::Bf16)) => Ok(Operands::Bf16),
         (Elem::Plain(DType::Bf16), Elem::Quant(scheme)) if payload(scheme).is_some() => Ok(Operands::Bf16),

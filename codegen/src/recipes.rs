@@ -8,6 +8,7 @@ use crate::kernels::flash_attention::FlashAttention;
 use crate::kernels::gated_act::GatedAct;
 use crate::kernels::gather::{Elements, Gather, Source};
 use crate::kernels::kv_append::KvAppend;
+use crate::kernels::operands::Product;
 use crate::kernels::quant_matmul::Payload;
 use crate::kernels::quantize::Quantize;
 use crate::kernels::rms_norm::{Residual, RmsNorm};
@@ -18,7 +19,7 @@ use crate::kernels::slice::Slice;
 use crate::kernels::token_attention::TokenAttention;
 use crate::kernels::wgmma_attention::WgmmaAttention;
 use crate::kernels::{Count, Recipe};
-use crate::products::{Product, Ranges, payload};
+use crate::products::{Ranges, forms, operands, payload};
 use crate::signature::{Types, counted, extent, rows_of_last, width};
 use trtc_ir::ops::RmsNormWeight;
 use trtc_ir::target::{Gpu, MatrixUnit};
@@ -182,12 +183,13 @@ pub fn recipes(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ranged>,
             let residual = op.residual.map(|r| t.tensor(r)).transpose()?;
             let residual = residual.map(|r| plain(r.elem, "a residual")).transpose()?;
             let product = product(t, data, op.x, op.weight, op.bias)?;
-            let forms = Product { residual, ..product }.forms(gpu, max)?;
+            let forms = forms(Product { residual, ..product }, t.weight(op.weight).elem, gpu, max)?;
             Ok(by_rows(module, product.rows, forms, max))
         }
         Op::GatedLinear(op) => {
             let product = product(t, data, op.x, op.weight, op.bias)?;
-            let forms = Product { gate: Some(op.act), ..product }.forms(gpu, max)?;
+            let gate = Some(op.act);
+            let forms = forms(Product { gate, ..product }, t.weight(op.weight).elem, gpu, max)?;
             Ok(by_rows(module, product.rows, forms, max))
         }
         Op::Embedding(op) => {
@@ -270,8 +272,7 @@ fn product(
     Ok(Product {
         n: extent(w, 0)?,
         k: extent(w, 1)?,
-        x: x.elem,
-        w: w.elem,
+        operands: operands(x.elem, w.elem)?,
         rows: counted(x)?,
         bias: bias.map(|b| plain(t.weight(b).elem, "a bias")).transpose()?,
         residual: None,

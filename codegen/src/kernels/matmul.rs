@@ -10,11 +10,10 @@
 
 use super::epilogue::Epilogue;
 use super::fragments::{Fragments, Ring, Sums};
-use super::operands::Operands;
-use super::{ArgKind, Count, Extent, Launch, Scratch, last_to_arrive, param_scratch};
+use super::operands::{Operands, Product};
+use super::{Count, Extent, Launch, Scratch, last_to_arrive, param_scratch};
 use crate::builder::{Bf16, Builder, F32, GlobalPtr, I1, I32, SharedPtr, Special, Val};
 use crate::tile::{CHUNK, Tile};
-use trtc_ir::DType;
 
 /// Units of a chunk.
 const CHUNK_UNITS: u32 = CHUNK / 2;
@@ -58,20 +57,8 @@ pub const SOME_E4M3: Tiling = Tiling { bn: 64, ..SOME };
 /// Constants of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Matmul {
-    /// Outputs.
-    pub n: u32,
-    /// Inputs.
-    pub k: u32,
-    /// Element type of x and w.
-    pub operands: Operands,
-    /// Counts M.
-    pub rows: Count,
-    /// Element type of the bias, if there is one.
-    pub bias: Option<DType>,
-    /// Element type of the residual, if there is one.
-    pub residual: Option<DType>,
-    /// Element type of y.
-    pub out: DType,
+    /// What is computed.
+    pub of: Product,
     /// Shape of a block's work.
     pub tiling: Tiling,
 }
@@ -93,15 +80,13 @@ struct Copy<'b> {
 impl Matmul {
     /// Why there is no kernel for these constants.
     pub fn unsupported(&self) -> Option<String> {
-        let Matmul { n, k, .. } = *self;
-        let chunk = CHUNK / self.operands.bytes();
-        let served = n > 0 && k > 0 && n.is_multiple_of(8) && k.is_multiple_of(chunk);
-        (!served).then(|| format!("{n} outputs by {k} inputs are not positive multiples of 8 and {chunk}"))
+        let gated = self.of.gate.is_some().then(|| "no gated product is made by warps".to_owned());
+        self.of.unsupported().or(gated)
     }
 
     /// Units of 16 bits in a row of x or w.
     fn units(&self) -> u32 {
-        self.operands.units(self.k)
+        self.of.operands.units(self.of.k)
     }
 
     fn threads(&self) -> u32 {
@@ -109,7 +94,7 @@ impl Matmul {
     }
 
     fn tiles_n(&self) -> u32 {
-        self.n.div_ceil(self.tiling.bn)
+        self.of.n.div_ceil(self.tiling.bn)
     }
 
     /// Rows and columns of y of a warp.
@@ -119,20 +104,14 @@ impl Matmul {
 
     /// Geometry. Arguments: `[x, weight, bias?, residual?, y]`.
     pub fn launch(&self) -> Launch {
-        let mut args = vec![self.operands.arg(); 2];
-        args.extend(
-            [ArgKind::Pointer; 3]
-                .iter()
-                .take(1 + usize::from(self.bias.is_some()) + usize::from(self.residual.is_some())),
-        );
         let Tiling { bm, splits, .. } = self.tiling;
-        let (of, div) = if splits == 1 { (self.rows, bm) } else { (Count::One, 1) };
+        let (of, div) = if splits == 1 { (self.of.rows, bm) } else { (Count::One, 1) };
         let tiles = Extent { of, div, plus: None, mul: self.tiles_n() };
-        let bytes = 4 * u64::from(splits * bm) * u64::from(self.n);
+        let bytes = 4 * u64::from(splits * bm) * u64::from(self.of.n);
         Launch {
             grid: [tiles, Extent { mul: splits, ..Extent::ONE }, Extent::ONE],
             block: [self.threads(), 1, 1],
-            args,
+            args: self.of.args(),
             maps: Vec::new(),
             scratch: (splits > 1).then(|| Scratch { of: Count::One, bytes, counters: self.tiles_n() }),
         }
@@ -140,18 +119,15 @@ impl Matmul {
 
     /// The kernel.
     pub fn build(&self, b: &Builder) {
-        let (x, w) = (self.operands.param_x(b), self.operands.param_w(b));
-        let bias = self.bias.map(|d| b.param_const_floats(d));
-        let residual = self.residual.map(|d| b.param_floats(d));
-        let y = b.param_floats(self.out);
+        let params = self.of.params(b);
         let Tiling { bm, bn, bk, stages, splits, .. } = self.tiling;
         let scratch = (splits > 1).then(|| param_scratch(b));
-        if self.threads() > 128 && self.operands == Operands::Bf16 {
+        if self.threads() > 128 && self.of.operands == Operands::Bf16 {
             // Of those that have eight warps, two blocks should fit. Where e4m3 is widened first that takes too many registers.
             b.min_blocks(2);
         }
         let dims = b.param_dims_early();
-        let m = self.rows.of(dims);
+        let m = self.of.rows.of(dims);
 
         let ring = {
             let (x, w) = (Tile { rows: bm, row_bytes: bk * 2 }, Tile { rows: bn, row_bytes: bk * 2 });
@@ -159,8 +135,14 @@ impl Matmul {
         };
         let (tile_m, tile_n) = self.tile_of_block(b, m);
         let (m0, n0) = (tile_m * bm, tile_n * bn);
-        let copy_x = self.copy(b, x.data, ring.x, m0, Some(m));
-        let copy_w = self.copy(b, w.data, ring.w, n0, (!self.n.is_multiple_of(bn)).then(|| b.value(self.n)));
+        let copy_x = self.copy(b, params.x.data, ring.x, m0, Some(m));
+        let copy_w = self.copy(
+            b,
+            params.w.data,
+            ring.w,
+            n0,
+            (!self.of.n.is_multiple_of(bn)).then(|| b.value(self.of.n)),
+        );
         let load_x = |step: Val<'_, I32>, stage: Val<'_, I32>| {
             self.load(b, &copy_x, ring.base.at_bytes(stage), step);
         };
@@ -189,7 +171,7 @@ impl Matmul {
         (each..stages - 1).for_each(|_| b.cp_async_commit());
 
         let warp = self.warp(b);
-        let fragments = Fragments::new(b, ring, self.operands, self.tiling, warp);
+        let fragments = Fragments::new(b, ring, self.of.operands, self.tiling, warp);
         let zero = b.value(0.0f32);
         let (wm, wn) = self.warp_tile();
         let sums: Sums<'_> = vec![vec![[zero; 4]; (wn / 8) as usize]; (wm / 16) as usize];
@@ -212,12 +194,12 @@ impl Matmul {
 
         let row = m0 + warp[0] * wm;
         let column = n0 + warp[1] * wn;
-        let ragged = !self.n.is_multiple_of(bn);
-        let epilogue = Epilogue { n: self.n, ragged, m, gate: None, scales: x.scales(w), bias, residual, y };
+        let ragged = !self.of.n.is_multiple_of(bn);
+        let epilogue = self.of.epilogue(params, m, ragged);
         // Share s is a product of its own, whose y is rows `s * bm..` of the scratch memory.
         let parts = scratch.map(|(bytes, _)| bytes.cast::<F32>());
         let target = parts.map_or(epilogue, |parts| {
-            let part = parts.at64((split * bm).to_i64() * i64::from(self.n));
+            let part = parts.at64((split * bm).to_i64() * i64::from(self.of.n));
             Epilogue { scales: None, bias: None, residual: None, y: part.into(), ..epilogue }
         });
         let store = |sums: Sums<'_>| target.store(b, &sums, [row, column]);
@@ -248,7 +230,7 @@ impl Matmul {
         let rows: Vec<_> = (0..bm / step).map(|i| first + i * step).collect();
         let part = |split: u32, row: Val<'b, I32>| -> [Val<'b, F32>; VEC as usize] {
             let (row, column) = epilogue.nearest([row, column], VEC);
-            let at = (row + split * bm).to_i64() * i64::from(self.n) + column.to_i64();
+            let at = (row + split * bm).to_i64() * i64::from(self.of.n) + column.to_i64();
             parts.at64(at).load_vector().elements()
         };
         for rows in rows.chunks((MOST_SPLITS / splits) as usize) {

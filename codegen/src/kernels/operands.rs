@@ -1,7 +1,117 @@
-//! Operands of a matrix product: their element type, how they come as arguments, and the scales of 8-bit ones.
+//! What the kernels of matrix products have in common: the product itself, its operands' element type, how they come as
+//! arguments, and the scales of 8-bit ones.
 
-use super::{ArgKind, MapElem};
-use crate::builder::{Bf16, Builder, F32, GlobalPtr, I32, Val, WgmmaType};
+use super::epilogue::Epilogue;
+use super::{ArgKind, Count, Map, MapElem, MapRows};
+use crate::builder::{Bf16, Builder, F32, FloatPtr, GlobalPtr, I32, Val, WgmmaType};
+use trtc_ir::DType;
+use trtc_ir::ops::Act;
+
+/// `y = x w^T + bias + residual`, or gated, `y = act(x wg^T + bg) * (x wu^T + bu)` with wg above wu in w.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Product {
+    /// Rows of w: outputs, or twice as many if they are gated.
+    pub n: u32,
+    /// Inputs.
+    pub k: u32,
+    /// Element type of x and w.
+    pub operands: Operands,
+    /// Counts M.
+    pub rows: Count,
+    /// Element type of the bias, if there is one.
+    pub bias: Option<DType>,
+    /// Element type of the residual, if there is one.
+    pub residual: Option<DType>,
+    /// Element type of y.
+    pub out: DType,
+    /// The activation, if y is gated.
+    pub gate: Option<Act>,
+}
+
+/// The parameters of a product's kernel.
+#[derive(Clone, Copy)]
+pub(super) struct Params<'b> {
+    /// `(M, K)`.
+    pub(super) x: Operand<'b>,
+    /// `(N, K)`.
+    pub(super) w: Operand<'b>,
+    bias: Option<FloatPtr<'b>>,
+    residual: Option<FloatPtr<'b>>,
+    y: FloatPtr<'b>,
+}
+
+impl Product {
+    /// Why no kernel serves these sizes: y in vectors, rows of x and w in chunks of 16 bytes.
+    pub(super) fn unsupported(&self) -> Option<String> {
+        let Product { n, k, .. } = *self;
+        let (outputs, inputs) = (8 * self.halves(), 16 / self.operands.bytes());
+        let served = n > 0 && k > 0 && n.is_multiple_of(outputs) && k.is_multiple_of(inputs);
+        (!served).then(|| {
+            format!("{n} outputs by {k} inputs are not positive multiples of {outputs} and {inputs}")
+        })
+    }
+
+    /// Parts of w that one output needs.
+    pub(super) fn halves(&self) -> u32 {
+        if self.gate.is_some() { 2 } else { 1 }
+    }
+
+    /// Columns of y.
+    pub(super) fn outputs(&self) -> u32 {
+        self.n / self.halves()
+    }
+
+    /// The arguments: `[x, weight, bias?, residual?, y]`.
+    pub(super) fn args(&self) -> Vec<ArgKind> {
+        let more = 1 + usize::from(self.bias.is_some()) + usize::from(self.residual.is_some());
+        let mut args = vec![self.operands.arg(); 2];
+        args.extend(vec![ArgKind::Pointer; more]);
+        args
+    }
+
+    /// A map over x, `rows` rows and one row of `bytes` bytes a copy, swizzled over them.
+    pub(super) fn map_x(&self, rows: u32, bytes: u32) -> Map {
+        self.map(0, MapRows::Most(self.rows), rows, bytes)
+    }
+
+    /// The same over w.
+    pub(super) fn map_w(&self, rows: u32, bytes: u32) -> Map {
+        self.map(1, MapRows::Fixed(self.n), rows, bytes)
+    }
+
+    fn map(&self, arg: u32, rows: MapRows, tile_rows: u32, bytes: u32) -> Map {
+        let elem = match self.operands {
+            Operands::Bf16 => MapElem::Bf16,
+            Operands::E4m3 => MapElem::U8,
+        };
+        Map {
+            arg,
+            elem,
+            width: self.k,
+            rows,
+            tile: [tile_rows, bytes / self.operands.bytes()],
+            swizzle: bytes,
+        }
+    }
+
+    /// The parameters of the arguments.
+    pub(super) fn params<'b>(&self, b: &'b Builder) -> Params<'b> {
+        Params {
+            x: self.operands.param_x(b),
+            w: self.operands.param_w(b),
+            bias: self.bias.map(|d| b.param_const_floats(d)),
+            residual: self.residual.map(|d| b.param_floats(d)),
+            y: b.param_floats(self.out),
+        }
+    }
+
+    /// The end of the product of `m` rows; `ragged` if a tile can reach beyond y's last column.
+    pub(super) fn epilogue<'b>(&self, params: Params<'b>, m: Val<'b, I32>, ragged: bool) -> Epilogue<'b> {
+        let Params { x, w, bias, residual, y } = params;
+        let scales = x.scale.zip(w.scale).map(|(rows, columns)| Scales { rows, columns });
+        Epilogue { n: self.outputs(), ragged, m, gate: self.gate, scales, bias, residual, y }
+    }
+}
 
 /// Element type of both operands, x `(M, K)` and w `(N, K)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +128,7 @@ pub(super) struct Operand<'b> {
     /// The elements.
     pub(super) data: GlobalPtr<'b, Bf16>,
     /// A scale for each row.
-    pub(super) scale: Option<GlobalPtr<'b, F32>>,
+    scale: Option<GlobalPtr<'b, F32>>,
 }
 
 /// The scales of a product's rows and columns.
@@ -58,18 +168,10 @@ impl Operands {
     }
 
     /// What an operand is among the arguments.
-    pub(super) const fn arg(self) -> ArgKind {
+    const fn arg(self) -> ArgKind {
         match self {
             Operands::Bf16 => ArgKind::Pointer,
             Operands::E4m3 => ArgKind::Scaled,
-        }
-    }
-
-    /// Elements of a tensor map.
-    pub(super) const fn map_elem(self) -> MapElem {
-        match self {
-            Operands::Bf16 => MapElem::Bf16,
-            Operands::E4m3 => MapElem::U8,
         }
     }
 
@@ -82,13 +184,13 @@ impl Operands {
     }
 
     /// The parameters of x.
-    pub(super) fn param_x(self, b: &Builder) -> Operand<'_> {
+    fn param_x(self, b: &Builder) -> Operand<'_> {
         let data = b.param_ptr();
         Operand { data, scale: (self == Operands::E4m3).then(|| b.param_ptr()) }
     }
 
     /// The parameters of w.
-    pub(super) fn param_w(self, b: &Builder) -> Operand<'_> {
+    fn param_w(self, b: &Builder) -> Operand<'_> {
         let data = b.param_const();
         Operand { data, scale: (self == Operands::E4m3).then(|| b.param_const()) }
     }
@@ -105,12 +207,5 @@ impl Operands {
             Operands::Bf16 => b.mma_bf16(a, w, c),
             Operands::E4m3 => b.mma_e4m3(a, w, c),
         }
-    }
-}
-
-impl<'b> Operand<'b> {
-    /// The scales of the product of x and w.
-    pub(super) fn scales(self, w: Operand<'b>) -> Option<Scales<'b>> {
-        Some(Scales { rows: self.scale?, columns: w.scale? })
     }
 }

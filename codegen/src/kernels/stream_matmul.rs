@@ -12,13 +12,11 @@
 mod store;
 
 use super::epilogue::Epilogue;
-use super::operands::Operands;
-use super::{ArgKind, Count, Extent, Launch, Map, MapRows, Scratch, grid_of, last_of, param_scratch};
+use super::operands::{Operands, Product};
+use super::{Count, Extent, Launch, Scratch, grid_of, last_of, param_scratch};
 use crate::builder::{
     Barrier, Bf16, Builder, Evict, F32, GlobalPtr, I32, SharedPtr, Smem, Special, TensorMap, Val, WgmmaA,
 };
-use trtc_ir::DType;
-use trtc_ir::ops::Act;
 
 /// Blocks of a launch: multiprocessors of an H100 and an H200.
 pub const BLOCKS: u32 = 132;
@@ -38,22 +36,8 @@ const PITCH: u32 = ROWS + 4;
 /// Constants of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StreamMatmul {
-    /// Rows of w: outputs, or twice as many if they are gated.
-    pub n: u32,
-    /// Inputs.
-    pub k: u32,
-    /// Element type of x and w.
-    pub operands: Operands,
-    /// Counts M.
-    pub rows: Count,
-    /// Element type of the bias, if there is one.
-    pub bias: Option<DType>,
-    /// Element type of the residual, if there is one.
-    pub residual: Option<DType>,
-    /// Element type of y.
-    pub out: DType,
-    /// `y = act(gate) * up`, w being gate's rows above up's.
-    pub gate: Option<Act>,
+    /// What is computed.
+    pub of: Product,
     /// Most tokens: 8, 16, 32 or 64.
     pub tokens: u32,
 }
@@ -71,16 +55,7 @@ struct Stage<'b> {
 impl StreamMatmul {
     /// Why there is no kernel for these constants.
     pub fn unsupported(&self) -> Option<String> {
-        let row = u64::from(self.k) * u64::from(self.operands.bytes());
-        let served =
-            self.n > 0 && self.n.is_multiple_of(8 * self.halves()) && row > 0 && row.is_multiple_of(16);
-        let what = || {
-            format!(
-                "{} outputs by rows of {row} bytes are not positive multiples of 8 and 16",
-                self.outputs()
-            )
-        };
-        (!served).then(what)
+        self.of.unsupported()
     }
 
     /// Warpgroups that multiply: x is read once for both.
@@ -91,16 +66,6 @@ impl StreamMatmul {
     /// Threads that multiply.
     fn workers(&self) -> u32 {
         self.groups() * GROUP
-    }
-
-    /// Parts of w that one output needs.
-    fn halves(&self) -> u32 {
-        if self.gate.is_some() { 2 } else { 1 }
-    }
-
-    /// Columns of y.
-    fn outputs(&self) -> u32 {
-        self.n / self.halves()
     }
 
     /// Rows of w in a tile.
@@ -115,11 +80,11 @@ impl StreamMatmul {
 
     /// Units of a tile.
     fn units(&self) -> u32 {
-        (self.k * self.operands.bytes()).div_ceil(self.chunks() * CHUNK)
+        (self.of.k * self.of.operands.bytes()).div_ceil(self.chunks() * CHUNK)
     }
 
     fn tiles(&self) -> u32 {
-        self.outputs().div_ceil(self.tile() / self.halves())
+        self.of.outputs().div_ceil(self.tile() / self.of.halves())
     }
 
     /// Units of all tiles.
@@ -146,42 +111,25 @@ impl StreamMatmul {
 
     /// Geometry. Arguments: `[x, weight, bias?, residual?, y]`.
     pub fn launch(&self) -> Launch {
-        let mut args = vec![self.operands.arg(); 2];
-        let more = 1 + usize::from(self.bias.is_some()) + usize::from(self.residual.is_some());
-        args.extend(vec![ArgKind::Pointer; more]);
-        let map = |arg, rows, tile_rows| Map {
-            arg,
-            elem: self.operands.map_elem(),
-            width: self.k,
-            rows,
-            tile: [tile_rows, CHUNK / self.operands.bytes()],
-            swizzle: CHUNK,
-        };
         // Of w all rows of a tile, or half of a warpgroup's.
-        let w_rows = if self.gate.is_some() { ROWS / 2 } else { self.tile() };
-        let maps =
-            vec![map(0, MapRows::Most(self.rows), self.tokens), map(1, MapRows::Fixed(self.n), w_rows)];
+        let w_rows = if self.of.gate.is_some() { ROWS / 2 } else { self.tile() };
+        let maps = vec![self.of.map_x(self.tokens, CHUNK), self.of.map_w(w_rows, CHUNK)];
         // A block begins and ends at most one tile that is not its own alone.
         let bytes = 4 * 2 * u64::from(self.blocks()) * u64::from(self.sums());
         let scratch = Some(Scratch { of: Count::One, bytes, counters: self.tiles() });
         let grid = grid_of(Extent { mul: self.blocks(), ..Extent::ONE });
-        Launch { maps, scratch, ..Launch::new(grid, self.workers() + 32, args) }
+        Launch { maps, scratch, ..Launch::new(grid, self.workers() + 32, self.of.args()) }
     }
 
     /// The kernel.
     pub fn build(&self, b: &Builder) {
-        let (x, w) = (self.operands.param_x(b), self.operands.param_w(b));
-        let bias = self.bias.map(|d| b.param_const_floats(d));
-        let residual = self.residual.map(|d| b.param_floats(d));
-        let y = b.param_floats(self.out);
+        let params = self.of.params(b);
         let maps = [b.param_tensor_map(), b.param_tensor_map()];
         let (parts, counters) = param_scratch(b);
         let dims = b.param_dims_early();
-        let ragged = !self.outputs().is_multiple_of(self.tile() / self.halves());
-        let m = self.rows.of(dims);
-        let gate = self.gate;
-        let epilogue =
-            Epilogue { n: self.outputs(), ragged, m, gate, scales: x.scales(w), bias, residual, y };
+        let ragged = !self.of.outputs().is_multiple_of(self.tile() / self.of.halves());
+        let m = self.of.rows.of(dims);
+        let epilogue = self.of.epilogue(params, m, ragged);
 
         let stages = self.stages();
         let (full, empty) = (b.barriers(stages), b.barriers(stages));
@@ -220,12 +168,12 @@ impl StreamMatmul {
     fn bring<'b>(&self, b: &'b Builder, stage: &Stage<'b>) {
         let [first, count] = stage.run;
         let stages = self.stages();
-        let columns = CHUNK / self.operands.bytes();
+        let columns = CHUNK / self.of.operands.bytes();
         let (once, often) = (b.cache_policy(Evict::First), b.cache_policy(Evict::Last));
         // Tile of w and column of unit i.
         let place = |i: Val<'b, I32>| {
             let unit = first + i;
-            let outputs = self.tile() / self.halves();
+            let outputs = self.tile() / self.of.halves();
             (unit / self.units() * outputs, unit % self.units() * (self.chunks() * columns))
         };
         let begin = |s: Val<'b, I32>| stage.full.at(s).arrive_expect(self.stage_bytes());
@@ -237,12 +185,12 @@ impl StreamMatmul {
                     let (to, at) = (to.at_bytes(rows * CHUNK), [column + c * columns, row]);
                     b.tensor_load(to, stage.maps[1], &at, stage.full.at(s), Some(once));
                 };
-                match self.gate {
+                match self.of.gate {
                     None => load(0, row),
                     // Of each warpgroup's rows the first half is gate, the second up.
                     Some(_) => (0..self.groups()).for_each(|g| {
                         load(g * ROWS, row + g * (ROWS / 2));
-                        load(g * ROWS + ROWS / 2, row + (self.outputs() + g * (ROWS / 2)));
+                        load(g * ROWS + ROWS / 2, row + (self.of.outputs() + g * (ROWS / 2)));
                     }),
                 }
             }
@@ -355,7 +303,7 @@ impl StreamMatmul {
         let group = b.special(Special::ThreadX) / GROUP;
         let x = at.at_bytes(self.chunks() * self.tile() * CHUNK);
         // The hardware adds e4m3 products in some 14 bits: units are added here, in f32.
-        let alone = self.operands == Operands::E4m3;
+        let alone = self.of.operands == Operands::E4m3;
         let d = if alone { vec![b.value(0.0f32); sums.len()] } else { sums.clone() };
         let mut d = b.wgmma_fence_on(&d);
         for c in 0..self.chunks() {
@@ -370,7 +318,7 @@ impl StreamMatmul {
                     (false, _) => b.value(true),
                 };
                 d = b.wgmma(
-                    self.operands.wgmma(),
+                    self.of.operands.wgmma(),
                     &d,
                     WgmmaA::Shared(a + step * 2),
                     columns + step * 2,

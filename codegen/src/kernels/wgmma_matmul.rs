@@ -17,12 +17,9 @@ mod tilings;
 
 pub use tilings::choose;
 
-use super::epilogue::Epilogue;
-use super::operands::Operands;
-use super::{ArgKind, Count, Extent, Launch, Map, MapRows};
+use super::operands::Product;
+use super::{Count, Extent, Launch};
 use crate::builder::{Barrier, Bf16, Builder, I32, SharedPtr, Special, TensorMap, Val};
-use trtc_ir::DType;
-use trtc_ir::ops::Act;
 
 /// Bytes of a row in a stage: what a tensor copy swizzles.
 const ROW_BYTES: u32 = 128;
@@ -104,22 +101,8 @@ impl Tiling {
 /// Constants of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct WgmmaMatmul {
-    /// Rows of w: outputs, or twice as many if they are gated.
-    pub n: u32,
-    /// Inputs.
-    pub k: u32,
-    /// Element type of x and w.
-    pub operands: Operands,
-    /// Counts M.
-    pub rows: Count,
-    /// Element type of the bias, if there is one.
-    pub bias: Option<DType>,
-    /// Element type of the residual, if there is one.
-    pub residual: Option<DType>,
-    /// Element type of y.
-    pub out: DType,
-    /// `y = act(gate) * up`, w being gate's rows above up's.
-    pub gate: Option<Act>,
+    /// What is computed.
+    pub of: Product,
     /// Shape of a block's work.
     pub tiling: Tiling,
     /// Blocks of a grid that stays, a multiple of a cluster's. Not of one whose blocks share out K: it has a block for
@@ -148,43 +131,29 @@ struct Block<'b> {
 impl WgmmaMatmul {
     /// Why there is no kernel for these constants.
     pub fn unsupported(&self) -> Option<String> {
-        let WgmmaMatmul { n, k, .. } = *self;
-        // What a tensor map wants rows to be a multiple of.
-        let row = 16 / self.operands.bytes();
-        let served = n > 0 && k > 0 && n.is_multiple_of(8 * self.halves()) && k.is_multiple_of(row);
-        let why = || format!("{n} outputs by {k} inputs are not positive multiples of 8 and {row}");
         let gated = || {
             let whole = self.tiling.of_warpgroup().1.is_multiple_of(16) && self.tiling.splits == 1;
-            (self.gate.is_some() && !whole)
+            (self.of.gate.is_some() && !whole)
                 .then(|| format!("no gated kernel has the tiling {:?}", self.tiling))
         };
         let shares = || {
-            let none = self.k.div_ceil(self.bk()) <= self.steps().0 * (self.tiling.splits - 1);
+            let k = self.of.k;
+            let none = k.div_ceil(self.bk()) <= self.steps().0 * (self.tiling.splits - 1);
             none.then(|| format!("{k} inputs are too few for {} shares", self.tiling.splits))
         };
-        (!served).then(why).or_else(|| self.tiling.unsupported()).or_else(shares).or_else(gated)
-    }
-
-    /// Parts of w that one output needs.
-    fn halves(&self) -> u32 {
-        if self.gate.is_some() { 2 } else { 1 }
-    }
-
-    /// Columns of y.
-    fn outputs(&self) -> u32 {
-        self.n / self.halves()
+        self.of.unsupported().or_else(|| self.tiling.unsupported()).or_else(shares).or_else(gated)
     }
 
     /// Columns of y of a tile.
     fn tile_outputs(&self) -> u32 {
-        self.tiling.bn / self.halves()
+        self.tiling.bn / self.of.halves()
     }
 
     /// Rows of w that one copy takes: they lie together in w and in the tile, which, if y is gated, has of each warpgroup's
     /// columns first gate's and then up's.
     fn copied(&self) -> u32 {
         let loads = self.tiling.loads()[1];
-        if self.gate.is_none() {
+        if self.of.gate.is_none() {
             return loads;
         }
         let mut both = (loads, self.tiling.of_warpgroup().1 / 2);
@@ -196,51 +165,44 @@ impl WgmmaMatmul {
 
     /// Elements along K of a step.
     fn bk(&self) -> u32 {
-        ROW_BYTES / self.operands.bytes()
+        ROW_BYTES / self.of.operands.bytes()
     }
 
     /// Steps along K of each share but the last, and of the last.
     fn steps(&self) -> (u32, u32) {
-        let all = self.k.div_ceil(self.bk());
+        let all = self.of.k.div_ceil(self.bk());
         let each = all.div_ceil(self.tiling.splits);
         (each, all.saturating_sub(each * (self.tiling.splits - 1)))
     }
 
     /// Tiles of clusters along N.
     fn tiles_n(&self) -> u32 {
-        self.outputs().div_ceil(self.tile_outputs() * self.tiling.cluster[1])
+        self.of.outputs().div_ceil(self.tile_outputs() * self.tiling.cluster[1])
     }
 
     /// True if a tile can reach beyond column n.
     fn ragged(&self) -> bool {
-        !self.outputs().is_multiple_of(self.tile_outputs() * self.tiling.cluster[1])
+        !self.of.outputs().is_multiple_of(self.tile_outputs() * self.tiling.cluster[1])
     }
 
     /// Geometry. Arguments: `[x, weight, bias?, residual?, y]`.
     pub fn launch(&self) -> Launch {
         let t = self.tiling;
-        let more = 1 + usize::from(self.bias.is_some()) + usize::from(self.residual.is_some());
-        let mut args = vec![self.operands.arg(); 2];
-        args.extend(vec![ArgKind::Pointer; more]);
         let blocks = if t.splits == 1 {
             Extent { of: Count::One, div: 1, plus: None, mul: self.grid }
         } else {
-            Extent { of: self.rows, div: t.bm * t.cluster[0], plus: None, mul: self.tiles_n() * t.blocks() }
-        };
-        let (of_x, of_w) = (t.loads()[0], self.copied());
-        let map = |arg, rows, loads| Map {
-            arg,
-            elem: self.operands.map_elem(),
-            width: self.k,
-            rows,
-            tile: [loads, self.bk()],
-            swizzle: ROW_BYTES,
+            Extent {
+                of: self.of.rows,
+                div: t.bm * t.cluster[0],
+                plus: None,
+                mul: self.tiles_n() * t.blocks(),
+            }
         };
         Launch {
             grid: [blocks, Extent::ONE, Extent::ONE],
             block: [THREADS, 1, 1],
-            args,
-            maps: vec![map(0, MapRows::Most(self.rows), of_x), map(1, MapRows::Fixed(self.n), of_w)],
+            args: self.of.args(),
+            maps: vec![self.of.map_x(t.loads()[0], ROW_BYTES), self.of.map_w(self.copied(), ROW_BYTES)],
             scratch: None,
         }
     }
@@ -248,22 +210,10 @@ impl WgmmaMatmul {
     /// The kernel.
     pub fn build(&self, b: &Builder) {
         let t = self.tiling;
-        let (x, w) = (self.operands.param_x(b), self.operands.param_w(b));
-        let bias = self.bias.map(|d| b.param_const_floats(d));
-        let residual = self.residual.map(|d| b.param_floats(d));
-        let y = b.param_floats(self.out);
+        let params = self.of.params(b);
         let maps = [b.param_tensor_map(), b.param_tensor_map()];
-        let m = self.rows.of(b.param_dims_early());
-        let epilogue = Epilogue {
-            n: self.outputs(),
-            ragged: self.ragged(),
-            m,
-            gate: self.gate,
-            scales: x.scales(w),
-            bias,
-            residual,
-            y,
-        };
+        let m = self.of.rows.of(b.param_dims_early());
+        let epilogue = self.of.epilogue(params, m, self.ragged());
 
         let (full, empty) = (b.barriers(t.stages), b.barriers(t.stages));
         let received = self.received(b);

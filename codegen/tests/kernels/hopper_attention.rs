@@ -1,29 +1,10 @@
 //! Attention that multiplies by warpgroups, for sm_90: compiled, assembled, refused.
 
-use super::{assemble, parallel, ptxas};
-use std::fmt::Write as _;
-use trtc_codegen::emit::compile;
+use super::{attention, on_sm_90};
 use trtc_codegen::kernels::Recipe;
 use trtc_codegen::kernels::attention::Attention;
 use trtc_codegen::kernels::wgmma_attention::WgmmaAttention;
-use trtc_codegen::mlir::OptLevel;
-use trtc_ir::DType::{Bf16, F32};
-use trtc_ir::Target;
-
-fn attention(heads: u32, kv_heads: u32, head_dim: u32) -> Attention {
-    Attention {
-        heads,
-        kv_heads,
-        head_dim,
-        page_tokens: 64,
-        window: None,
-        scale: 0.125,
-        softcap: None,
-        q: Bf16,
-        kv: Bf16,
-        out: Bf16,
-    }
-}
+use trtc_ir::DType::F32;
 
 /// One line a kernel: what assembling it uses. Consumers may have more registers than are shown: they take them.
 #[test]
@@ -46,27 +27,8 @@ fn every_attention_of_warpgroups() {
             Attention { window: Some(100), softcap: Some(30.0), ..attention(8, 1, 64) },
         ),
     ];
-    let gpu = Target::named("sm_90").unwrap().gpu.as_ref().unwrap();
-    let lines = parallel(&cases, |mlir, (name, a)| {
-        let recipe = Recipe::from(WgmmaAttention(*a));
-        assert_eq!(recipe.unsupported(), None, "{name}");
-        let k = compile(mlir, name, &recipe, gpu, OptLevel::Full).unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(k.arch, gpu.arch, "{name}");
-        assert!(k.shared <= gpu.shared);
-        let used = assemble(name, &k.ptx, k.arch)?;
-        assert_eq!(used.stack, 0, "{name} has a stack");
-        Some(format!(
-            "{name:34} {:3} registers {:6} dynamic bytes, {:3} threads",
-            used.registers, k.shared, k.block[0]
-        ))
-    });
-    if ptxas().is_none() {
-        return;
-    }
-    let table = lines.into_iter().flatten().fold(String::new(), |mut t, line| {
-        let _ = writeln!(t, "{line}");
-        t
-    });
+    let cases = cases.map(|(name, a)| (name, Recipe::from(WgmmaAttention(a))));
+    let Some(table) = on_sm_90(&cases) else { return };
     insta::assert_snapshot!("hopper_attention", table);
 }
 

@@ -1,6 +1,6 @@
 //! Every kernel with typical and awkward constants, for every GPU target: compiled, header checked, assembled.
 
-use super::{assemble, gpus, parallel, ptxas};
+use super::{assemble, attention, gpus, parallel, product, ptxas};
 use std::fmt::Write as _;
 use trtc_codegen::emit::compile;
 use trtc_codegen::kernels::add::Add;
@@ -12,7 +12,7 @@ use trtc_codegen::kernels::gated_act::GatedAct;
 use trtc_codegen::kernels::gather::{Elements, Gather, Source};
 use trtc_codegen::kernels::kv_append::KvAppend;
 use trtc_codegen::kernels::matmul::{FEW, MANY, MANY_E4M3, MOST_SPLITS, Matmul, SOME, Tiling};
-use trtc_codegen::kernels::operands::Operands;
+use trtc_codegen::kernels::operands::{Operands, Product};
 use trtc_codegen::kernels::quant_matmul::{self, Form, Payload, QuantMatmul};
 use trtc_codegen::kernels::quantize::Quantize;
 use trtc_codegen::kernels::rms_norm::{Residual, RmsNorm};
@@ -32,9 +32,8 @@ fn norm(width: u32, x: DType, out: DType) -> RmsNorm {
     RmsNorm { width, per_row: 1, rows, x, residual: None, weight: Bf16, out, eps: 1e-5, offset: 0.0 }
 }
 
-fn matmul(n: u32, k: u32, tiling: Tiling) -> Matmul {
-    let operands = Operands::Bf16;
-    Matmul { n, k, operands, rows: Count::Tokens, bias: None, residual: None, out: Bf16, tiling }
+fn matmul(of: Product, tiling: Tiling) -> Recipe {
+    Matmul { of, tiling }.into()
 }
 
 fn rope(heads: u32, kv_heads: u32, head_dim: u32, dim: u32) -> RopeKvAppend {
@@ -47,21 +46,6 @@ fn rope(heads: u32, kv_heads: u32, head_dim: u32, dim: u32) -> RopeKvAppend {
         q_norm: None,
         k_norm: None,
         x: Bf16,
-        kv: Bf16,
-        out: Bf16,
-    }
-}
-
-fn attention(heads: u32, kv_heads: u32, head_dim: u32) -> Attention {
-    Attention {
-        heads,
-        kv_heads,
-        head_dim,
-        page_tokens: 64,
-        window: None,
-        scale: 0.125,
-        softcap: None,
-        q: Bf16,
         kv: Bf16,
         out: Bf16,
     }
@@ -178,44 +162,53 @@ fn cases() -> Vec<(&'static str, Recipe)> {
             RopeKvAppend { k_norm: head(1.0), page_tokens: 24, ..rope(4, 1, 256, 256) }.into(),
         ),
         ("rope_partial_32_32_80", rope(32, 32, 80, 32).into()),
-        ("matmul_few_4096_4096", matmul(4096, 4096, FEW).into()),
-        ("matmul_few_ragged_888_1000", Matmul { residual: Some(Bf16), ..matmul(888, 1000, FEW) }.into()),
-        ("matmul_some_28672_4096", matmul(28672, 4096, SOME).into()),
-        ("matmul_some_bias_896_896", Matmul { bias: Some(Bf16), ..matmul(896, 896, SOME) }.into()),
+        ("matmul_few_4096_4096", matmul(product(4096, 4096), FEW)),
+        ("matmul_few_ragged_888_1000", matmul(Product { residual: Some(Bf16), ..product(888, 1000) }, FEW)),
+        ("matmul_some_28672_4096", matmul(product(28672, 4096), SOME)),
+        ("matmul_some_bias_896_896", matmul(Product { bias: Some(Bf16), ..product(896, 896) }, SOME)),
         (
             "matmul_some_ragged_888_1000",
-            Matmul { bias: Some(F32), residual: Some(Bf16), ..matmul(888, 1000, SOME) }.into(),
+            matmul(Product { bias: Some(F32), residual: Some(Bf16), ..product(888, 1000) }, SOME),
         ),
         (
             "matmul_some_split_256_8192",
-            Matmul { residual: Some(F32), ..matmul(256, 8192, split(MOST_SPLITS)) }.into(),
+            matmul(Product { residual: Some(F32), ..product(256, 8192) }, split(MOST_SPLITS)),
         ),
-        ("matmul_some_split_6144_4096", matmul(6144, 4096, split(3)).into()),
+        ("matmul_some_split_6144_4096", matmul(product(6144, 4096), split(3))),
         (
             "matmul_some_split_4096_14336",
-            Matmul { residual: Some(Bf16), ..matmul(4096, 14336, split(4)) }.into(),
+            matmul(Product { residual: Some(Bf16), ..product(4096, 14336) }, split(4)),
         ),
         (
             "matmul_some_split_ragged_200_1000",
-            Matmul { bias: Some(F32), residual: Some(F32), out: F32, ..matmul(200, 1000, split(3)) }.into(),
+            matmul(
+                Product { bias: Some(F32), residual: Some(F32), out: F32, ..product(200, 1000) },
+                split(3),
+            ),
         ),
-        ("matmul_fp8_few_4096_4096", Matmul { operands: Operands::E4m3, ..matmul(4096, 4096, FEW) }.into()),
+        (
+            "matmul_fp8_few_4096_4096",
+            matmul(Product { operands: Operands::E4m3, ..product(4096, 4096) }, FEW),
+        ),
         (
             "matmul_fp8_split_4096_14336",
-            Matmul { operands: Operands::E4m3, residual: Some(Bf16), ..matmul(4096, 14336, split(4)) }.into(),
+            matmul(
+                Product { operands: Operands::E4m3, residual: Some(Bf16), ..product(4096, 14336) },
+                split(4),
+            ),
         ),
         (
             "matmul_fp8_many_4096_4096",
-            Matmul { operands: Operands::E4m3, ..matmul(4096, 4096, MANY_E4M3) }.into(),
+            matmul(Product { operands: Operands::E4m3, ..product(4096, 4096) }, MANY_E4M3),
         ),
-        ("matmul_many_4096_14336", Matmul { residual: Some(Bf16), ..matmul(4096, 14336, MANY) }.into()),
+        ("matmul_many_4096_14336", matmul(Product { residual: Some(Bf16), ..product(4096, 14336) }, MANY)),
         (
             "matmul_many_logits_128256_2048",
-            Matmul { out: F32, rows: Count::Rows, ..matmul(128_256, 2048, MANY) }.into(),
+            matmul(Product { out: F32, rows: Count::Rows, ..product(128_256, 2048) }, MANY),
         ),
         (
             "matmul_many_ragged_200_72",
-            Matmul { bias: Some(F32), residual: Some(F32), ..matmul(200, 72, MANY) }.into(),
+            matmul(Product { bias: Some(F32), residual: Some(F32), ..product(200, 72) }, MANY),
         ),
     ]
 }
@@ -281,7 +274,7 @@ fn e4m3_caches() -> Vec<(&'static str, Recipe)> {
 /// Whether a target has the instructions of a kernel.
 fn exists(recipe: &Recipe, gpu: &Gpu) -> bool {
     let e4m3 = match recipe {
-        Recipe::Matmul(m) => m.operands == Operands::E4m3,
+        Recipe::Matmul(m) => m.of.operands == Operands::E4m3,
         Recipe::RmsNorm(n) => n.out == DType::F8E4M3,
         Recipe::GatedAct(a) => a.out == DType::F8E4M3,
         Recipe::Quantize(_) => true,
@@ -334,7 +327,7 @@ fn constants_that_no_kernel_serves_are_refused() {
     let why = |r: Recipe| r.unsupported().unwrap();
     assert!(why(norm(100, Bf16, Bf16).into()).contains("width 100"));
     assert!(why(norm(65536, Bf16, Bf16).into()).contains("above"));
-    assert!(why(matmul(100, 64, MANY).into()).contains("100 outputs"));
+    assert!(why(matmul(product(100, 64), MANY)).contains("100 outputs"));
     assert!(why(norm(0, Bf16, Bf16).into()).contains("width 0"));
     let quantize = |width| Quantize { width, rows: Count::Tokens, x: Bf16 };
     assert!(why(quantize(60).into()).contains("width 60"));
@@ -350,7 +343,7 @@ fn constants_that_no_kernel_serves_are_refused() {
     };
     assert!(why(gated.into()).contains("above 32768"));
     assert_eq!(GatedAct { out: Bf16, ..gated }.unsupported(), None);
-    assert!(why(matmul(0, 8, MANY).into()).contains("0 outputs"));
+    assert!(why(matmul(product(0, 8), MANY)).contains("0 outputs"));
     assert!(why(rope(u32::MAX, u32::MAX, 64, 64).into()).contains("heads are above"));
     assert!(why(rope(4, 2, 24, 24).into()).contains("heads of 24"));
     assert!(why(RopeKvAppend { out: F32, ..rope(4, 2, 64, 64) }.into()).contains("only bf16"));

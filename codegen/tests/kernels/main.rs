@@ -13,11 +13,14 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 use trtc_codegen::builder::Builder;
-use trtc_codegen::emit::to_ptx;
+use trtc_codegen::emit::{compile, to_ptx};
+use trtc_codegen::kernels::attention::Attention;
+use trtc_codegen::kernels::operands::{Operands, Product};
+use trtc_codegen::kernels::{Count, Recipe};
 use trtc_codegen::mlir::{Mlir, OptLevel};
 use trtc_codegen::ptxas::{Assembled, Ptxas};
-use trtc_ir::Target;
 use trtc_ir::target::{Gpu, TARGETS};
+use trtc_ir::{DType, Target};
 
 /// Rows of all GPU targets.
 fn gpus() -> impl Iterator<Item = (&'static Target, &'static Gpu)> {
@@ -81,4 +84,52 @@ fn parallel<T: Sync, R: Send>(items: &[T], f: impl Fn(&Mlir, &T) -> R + Sync) ->
         }
     });
     results.into_iter().map(|r| r.into_inner().unwrap().unwrap()).collect()
+}
+
+/// A product of bf16 for any number of tokens.
+fn product(n: u32, k: u32) -> Product {
+    Product {
+        n,
+        k,
+        operands: Operands::Bf16,
+        rows: Count::Tokens,
+        bias: None,
+        residual: None,
+        out: DType::Bf16,
+        gate: None,
+    }
+}
+
+/// Attention over a bf16 cache without a window or bounded scores.
+fn attention(heads: u32, kv_heads: u32, head_dim: u32) -> Attention {
+    Attention {
+        heads,
+        kv_heads,
+        head_dim,
+        page_tokens: 64,
+        window: None,
+        scale: 0.125,
+        softcap: None,
+        q: DType::Bf16,
+        kv: DType::Bf16,
+        out: DType::Bf16,
+    }
+}
+
+/// Compiles and assembles kernels that only sm_90 has: a line each of what they use, if there is an assembler.
+fn on_sm_90(cases: &[(&str, Recipe)]) -> Option<String> {
+    let gpu = Target::named("sm_90").unwrap().gpu.as_ref().unwrap();
+    let lines = parallel(cases, |mlir, (name, recipe)| {
+        assert_eq!(recipe.unsupported(), None, "{name}");
+        let k = compile(mlir, name, recipe, gpu, OptLevel::Full).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(k.arch, gpu.arch, "{name}");
+        assert!(k.shared <= gpu.shared);
+        let used = assemble(name, &k.ptx, k.arch)?;
+        assert_eq!(used.stack, 0, "{name} has a stack");
+        Some(format!(
+            "{name:40} {:3} registers {:6} dynamic bytes, {:3} threads\n",
+            used.registers, k.shared, k.block[0]
+        ))
+    });
+    ptxas().map(|_| lines.into_iter().flatten().collect())
 }

@@ -27,7 +27,7 @@ impl StreamMatmul {
         // Of 8 tokens a thread has rows g and g + 8 of its warp's 16, tokens 2q and 2q + 1 (`builder/wgmma.rs`).
         let put = turn.at(q * (2 * PITCH) + warp * 16 + g);
         // Columns of y of a warpgroup.
-        let own = ROWS / self.halves();
+        let own = ROWS / self.of.halves();
         let (token, column) = (within / (own / VEC), within % (own / VEC) * VEC);
         let get = turn.at(token * PITCH + column);
         let outputs = (tile * self.groups() + group) * own + column;
@@ -47,7 +47,7 @@ impl StreamMatmul {
                         let halves = [half(0), half(1)];
                         std::array::from_fn(|i| halves[i / 4][i % 4])
                     };
-                    let sums = (read(get), self.gate.map(|_| read(get.at(own))));
+                    let sums = (read(get), self.of.gate.map(|_| read(get.at(own))));
                     epilogue.store_rows(b, &[token + from], outputs, vec![sums]);
                 });
             });

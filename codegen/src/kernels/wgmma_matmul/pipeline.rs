@@ -137,13 +137,13 @@ impl WgmmaMatmul {
 
     /// The row of w that row `at` of the tile at column `n0` is.
     fn row_of_w<'b>(&self, n0: Val<'b, I32>, at: Val<'b, I32>) -> Val<'b, I32> {
-        if self.gate.is_none() {
+        if self.of.gate.is_none() {
             return n0 + at;
         }
         let (_, columns) = self.tiling.of_warpgroup();
         let (warpgroup, within) = (at / columns, at % columns);
         let (half, column) = (within / (columns / 2), within % (columns / 2));
-        n0 + warpgroup * (columns / 2) + column + half * self.outputs()
+        n0 + warpgroup * (columns / 2) + column + half * self.of.outputs()
     }
 
     /// Multiplies and stores every tile. By the threads of the warpgroups that multiply, of which this is warp `warp`.
@@ -162,7 +162,7 @@ impl WgmmaMatmul {
         let x = descriptor(block.ring.at_bytes(along_m * (rows * ROW_BYTES)));
         let w = descriptor(block.ring.at_bytes(along_n * (columns * ROW_BYTES) + t.stage()[0]));
         let (_, steps) = self.share(block);
-        let ty = self.operands.wgmma();
+        let ty = self.of.operands.wgmma();
         let zero = vec![vec![b.value(0.0f32); columns as usize / 2]; rows as usize / 64];
 
         let tile = |[m0, n0]: [Val<'b, I32>; 2], turn: Turn<'b>| {
@@ -189,7 +189,7 @@ impl WgmmaMatmul {
             });
             let sums: Vec<_> = sums.iter().map(|sums| b.wgmma_wait(0, sums)).collect();
             self.release(block, last, b.value(true));
-            let at = [m0 + along_m * rows, n0 + along_n * (columns / self.halves())];
+            let at = [m0 + along_m * rows, n0 + along_n * (columns / self.of.halves())];
             match received {
                 None => self.store(block, warp, epilogue, at, &sums),
                 Some(received) => self.add_shares(block, warp, epilogue, at, &sums, received),

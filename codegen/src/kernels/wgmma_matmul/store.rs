@@ -49,18 +49,18 @@ impl WgmmaMatmul {
         let b = block.b;
         let row = row + warp % 4 * 16;
         let lane = b.special(Special::Lane);
-        let exchanged = self.out == DType::Bf16 && self.residual.is_none_or(|r| r == DType::Bf16);
+        let exchanged = self.of.out == DType::Bf16 && self.of.residual.is_none_or(|r| r == DType::Bf16);
         for (i, sums) in sums.iter().enumerate() {
             let row = row + i as u32 * 64;
             let tiles: Vec<_> = sums.chunks(4).map(|c| [c[0], c[1], c[2], c[3]]).collect();
-            let outputs = tiles.len() / self.halves() as usize;
+            let outputs = tiles.len() / self.of.halves() as usize;
             let groups = if exchanged { outputs / TILES } else { 0 };
             let place = |half: u32| {
                 let row = row + (lane >> 2) + half * 8;
                 (row, row.lt(epilogue.m))
             };
             let to = Lane { b, epilogue, q: lane & 3, rows: [place(0), place(1)], column };
-            let ahead = AHEAD / self.halves() as usize;
+            let ahead = AHEAD / self.of.halves() as usize;
             for first in (0..groups).step_by(ahead) {
                 let (own, ups) = tiles.split_at(outputs);
                 to.store([own, ups], first..groups.min(first + ahead));

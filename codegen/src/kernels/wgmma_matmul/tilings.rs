@@ -3,7 +3,7 @@
 //! Counted in cycles of a multiprocessor of an H100. What is fitted to measurements is the constants below, not the
 //! tilings: of twelve tilings measured at 128 to 8192 rows the one it takes is at most 7 % behind the fastest.
 
-use super::super::operands::Operands;
+use super::super::operands::Product;
 use super::{ROW_BYTES, THREADS, Tiling};
 
 /// Multiprocessors, all of which clusters of two cover. Of four not all clusters of a grid that stays find room at once: the
@@ -34,13 +34,13 @@ const STORE: f64 = 16.0;
 const EXCHANGE: f64 = 500.0;
 const EXCHANGE_RATE: f64 = 64.0;
 
-/// A tiling and the blocks of a grid that stays, for up to `m` rows, `n` outputs and `k` inputs; if y is gated, `n` counts
-/// gate and up.
-pub fn choose(m: u64, n: u32, k: u32, operands: Operands, gated: bool) -> (Tiling, u32) {
+/// A tiling and the blocks of a grid that stays, for up to `m` rows of a product.
+pub fn choose(m: u64, of: &Product) -> (Tiling, u32) {
+    let Product { n, k, operands, gate, .. } = *of;
     let cost = |t: &Tiling| cycles(t, m, n, k, operands.bytes());
     let steps = (k * operands.bytes()).div_ceil(ROW_BYTES);
     // Gate and up of an output are sums of one thread of one block.
-    let whole = |t: &Tiling| !gated || (t.splits == 1 && t.of_warpgroup().1.is_multiple_of(16));
+    let whole = |t: &Tiling| gate.is_none() || (t.splits == 1 && t.of_warpgroup().1.is_multiple_of(16));
     let served = |t: &Tiling| whole(t) && (t.splits == 1 || steps >= 4 * t.splits);
     let best = candidates(m).filter(served).min_by(|a, b| cost(a).total_cmp(&cost(b)));
     let t = best.unwrap_or(Tiling {
@@ -118,7 +118,11 @@ fn cycles(t: &Tiling, m: u64, n: u32, k: u32, bytes: u32) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::Count;
+    use super::super::super::operands::Operands;
     use super::*;
+    use trtc_ir::DType;
+    use trtc_ir::ops::Act;
 
     /// Shapes of a Llama of 8 billion weights.
     const SHAPES: [(u32, u32); 4] = [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336)];
@@ -128,7 +132,18 @@ mod tests {
         for (n, k) in SHAPES.into_iter().chain([(8, 16), (392, 328), (128_256, 2048)]) {
             for m in [17, 64, 65, 128, 256, 512, 1024, 2048, 8192] {
                 for operands in [Operands::Bf16, Operands::E4m3] {
-                    let (t, grid) = choose(m, n, k, operands, n == 28672);
+                    let gate = (n == 28672).then_some(Act::Silu);
+                    let of = Product {
+                        n,
+                        k,
+                        operands,
+                        rows: Count::Tokens,
+                        bias: None,
+                        residual: None,
+                        out: DType::Bf16,
+                        gate,
+                    };
+                    let (t, grid) = choose(m, &of);
                     assert_eq!(t.unsupported(), None);
                     let used = t.stages * t.stage_bytes() + t.bm * t.bn * 4 / t.splits * (t.splits - 1);
                     assert!(used <= SHARED, "{t:?}");
