@@ -1,12 +1,12 @@
 //! Which kernels serve a product with a weight, by the number of rows: tiles, shares of K, and what a target's matrix
 //! instructions are best at.
 
-use crate::kernels::Recipe;
 use crate::kernels::matmul::{FEW, MANY, MANY_E4M3, MOST_SPLITS, Matmul, SOME, SOME_E4M3, Tiling};
 use crate::kernels::operands::{Operands, Product};
 use crate::kernels::quant_matmul::{self, Form, Payload, QuantMatmul};
 use crate::kernels::stream_matmul::StreamMatmul;
 use crate::kernels::wgmma_matmul::{self, WgmmaMatmul};
+use crate::kernels::{MULTIPROCESSORS, Recipe};
 use trtc_ir::target::{Gpu, MatrixUnit};
 use trtc_ir::{DType, Elem, Grain, Scheme};
 
@@ -100,7 +100,7 @@ const WGMMA_RANGES: [(u64, &str); 7] = [
 fn quant_forms(n: u32) -> Vec<(u64, &'static str, Form)> {
     use quant_matmul::{LARGE, SMALL};
     // Small tiles as long as large ones would leave out some of 132 multiprocessors.
-    let rows_of_tiles = 132 / n.div_ceil(128).max(1);
+    let rows_of_tiles = MULTIPROCESSORS / n.div_ceil(128).max(1);
     let small = u64::from(LARGE.tokens) * u64::from(rows_of_tiles.saturating_sub(1));
     let mut forms = vec![(8, "least", Form::Few(8)), (16, "few", Form::Few(16)), (64, "some", Form::Few(32))];
     if small > 64 {

@@ -38,6 +38,9 @@ pub mod wgmma_matmul;
 
 use crate::builder::{Builder, GlobalPtr, I1, I8, I32, Special, StepDims, Val};
 
+/// Multiprocessors of an H100 and an H200: blocks of a grid that stays and shares out its work.
+pub(crate) const MULTIPROCESSORS: u32 = 132;
+
 /// What a launch extent counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Count {

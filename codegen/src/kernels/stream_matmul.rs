@@ -4,7 +4,7 @@
 //! x `(M, K)` with M at most [`StreamMatmul::tokens`], w `(N, K)`, row-major, bf16 or e4m3 with scales. Weights are the first
 //! operand of `wgmma`, `(64, k) x (k, tokens)`, so that few tokens make narrow products. One thread brings weights and x by
 //! tensor copies into a ring; one or two warpgroups multiply. The tiles of w, cut into *units* along K, are dealt out to
-//! [`BLOCKS`] blocks in equal runs, whatever the shape: a block's run may end inside of a tile. Parts of one tile go through
+//! [`MULTIPROCESSORS`] blocks in equal runs, whatever the shape: a block's run may end inside of a tile. Parts of one tile go through
 //! scratch memory, and the last block to arrive adds them in the order of K, so that a result does not depend on which
 //! block that is. Weights are asked for before the launch waits for those before it, and a block takes less than half of a
 //! multiprocessor's shared memory: the next product fills its ring while this one ends.
@@ -13,13 +13,11 @@ mod store;
 
 use super::epilogue::Epilogue;
 use super::operands::{Operands, Product};
-use super::{Count, Extent, Launch, Scratch, grid_of, last_of, param_scratch};
+use super::{Count, Extent, Launch, MULTIPROCESSORS, Scratch, grid_of, last_of, param_scratch};
 use crate::builder::{
     Barrier, Bf16, Builder, Evict, F32, GlobalPtr, I32, SharedPtr, Smem, Special, TensorMap, Val, WgmmaA,
 };
 
-/// Blocks of a launch: multiprocessors of an H100 and an H200.
-pub const BLOCKS: u32 = 132;
 /// Bytes along K of a tensor copy and of a row in shared memory.
 const CHUNK: u32 = 128;
 /// Most bytes of the ring: two blocks, of this launch and the next, fit a multiprocessor.
@@ -93,7 +91,7 @@ impl StreamMatmul {
     }
 
     fn blocks(&self) -> u32 {
-        self.all().min(BLOCKS)
+        self.all().min(MULTIPROCESSORS)
     }
 
     fn stage_bytes(&self) -> u32 {

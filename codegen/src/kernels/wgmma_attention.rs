@@ -16,7 +16,7 @@ mod producer;
 mod work;
 
 use super::attention::{Attention, Paged};
-use super::{Count, Extent, Launch, Map, MapElem, MapRows, Scratch, grid_of, param_scratch};
+use super::{Count, Extent, Launch, MULTIPROCESSORS, Map, MapElem, MapRows, Scratch, grid_of, param_scratch};
 use crate::builder::{Barrier, Bf16, Builder, GlobalPtr, I32, SharedPtr, Special, StepDims, TensorMap, Val};
 use trtc_ir::DType;
 
@@ -30,8 +30,6 @@ const COLUMNS: u32 = 64;
 const ROW_BYTES: u32 = 2 * COLUMNS;
 /// Threads of a warpgroup.
 const GROUP: u32 = 128;
-/// Blocks, which take work until there is none: one for each multiprocessor of an H100.
-const BLOCKS: u32 = 132;
 
 /// The kernel for these constants.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -204,7 +202,7 @@ impl WgmmaAttention {
             map(0, heads * head_dim, MapRows::Most(Count::Tokens), self.tokens_of_group()),
             map(2, head_dim, MapRows::Paged(2 * kv_heads * PAGE), PAGE),
         ];
-        let grid = grid_of(Extent { mul: BLOCKS, ..Extent::ONE });
+        let grid = grid_of(Extent { mul: MULTIPROCESSORS, ..Extent::ONE });
         let block = [GROUP * (1 + self.tiling().groups), 1, 1];
         let scratch = Some(Scratch { of: Count::One, bytes: 16, counters: 2 });
         Launch { grid, block, args: Attention::args(), maps, scratch }

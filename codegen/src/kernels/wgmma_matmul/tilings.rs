@@ -3,12 +3,10 @@
 //! Counted in cycles of a multiprocessor of an H100. What is fitted to measurements is the constants below, not the
 //! tilings: of twelve tilings measured at 128 to 8192 rows the one it takes is at most 7 % behind the fastest.
 
+use super::super::MULTIPROCESSORS;
 use super::super::operands::Product;
 use super::{ROW_BYTES, THREADS, Tiling};
 
-/// Multiprocessors, all of which clusters of two cover. Of four not all clusters of a grid that stays find room at once: the
-/// last ones come after the others, and such a grid takes twice as long.
-const MULTIPROCESSORS: u32 = 132;
 /// Shared memory of a block, less what barriers take and what aligning the ring can cost.
 const SHARED: u32 = 232_448 - 2048;
 /// Most stages: more than that wait for nothing.
@@ -69,6 +67,8 @@ fn candidates(m: u64) -> impl Iterator<Item = Tiling> {
     const SHORT: &[(u32, [u32; 2])] = &[(64, [1, 2])];
     let rows = if m > 64 { TALL } else { SHORT };
     let tiles = rows.iter().flat_map(|&rows| (16..=256).step_by(16).map(move |bn| (rows, bn)));
+    // Of four blocks not all clusters of a grid that stays find room at once: the last ones come after the others, and such a
+    // grid takes twice as long.
     let clusters = [([1, 1], 1), ([1, 2], 1), ([2, 1], 1), ([1, 1], 2)];
     let all = tiles.flat_map(move |tile| clusters.into_iter().map(move |cluster| (tile, cluster)));
     all.filter_map(|(((bm, warpgroups), bn), (cluster, splits))| {
@@ -148,7 +148,7 @@ mod tests {
                     let used = t.stages * t.stage_bytes() + t.bm * t.bn * 4 / t.splits * (t.splits - 1);
                     assert!(used <= SHARED, "{t:?}");
                     assert!(t.splits <= (k * operands.bytes()).div_ceil(ROW_BYTES), "{k} inputs: {t:?}");
-                    assert!(grid.is_multiple_of(t.blocks()) && grid <= 132, "{grid} {t:?}");
+                    assert!(grid.is_multiple_of(t.blocks()) && grid <= MULTIPROCESSORS, "{grid} {t:?}");
                     if n >= 4096 {
                         assert!(grid >= 100, "{m} {n} {k}: {grid} blocks of {t:?}");
                     }

@@ -62,7 +62,7 @@ pub type Target = (usize, usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Access {
     Read,
-    /// A read of what may hold anything: the rows of a box that nobody has written are nobody's to use.
+    /// A read of what may hold anything: a box is as large as its map says, and a product drops what comes of the rest.
     Box,
     Write,
     Both,
