@@ -45,15 +45,18 @@ impl Builder {
         self.vector([self.to_e4m3([a0, a1, a2, a3]), self.to_e4m3([a4, a5, a6, a7])])
     }
 
-    /// Two bf16 whose upper bytes the word has in the upper bytes of its halves as e4m3 codes: their values times 2^-120,
-    /// exact. Their exponents go where those of bf16 are, without the difference of the biases.
-    pub fn e4m3_as_bf16<'b>(&'b self, word: Val<'b, I32>) -> Val<'b, I32> {
-        let magnitude = (word & 0x7f00_7f00) >> 4;
-        self.and_or(word, i32::from_ne_bytes(0x8000_8000u32.to_ne_bytes()), magnitude)
+    /// Two of a word's four e4m3 codes, counted from the lowest byte, as bf16: their values times 2^-120, exact; a code of
+    /// NaN becomes 480 times that. Signs are spread over the upper bytes of the halves, exponents go where those of bf16 are,
+    /// without the difference of the biases.
+    pub fn e4m3_as_bf16<'b>(&'b self, word: Val<'b, I32>, [low, high]: [u32; 2]) -> Val<'b, I32> {
+        // Bit 3 of a selector is for the byte's sign.
+        let spread = |code: u32| code | (code | 8) << 4;
+        let halves = self.permute_bytes(word, word, spread(low) | spread(high) << 8);
+        (halves << 4) & i32::from_ne_bytes(0x87f0_87f0u32.to_ne_bytes())
     }
 
-    /// Halves of two words, byte by byte: `selector` has for each byte of the result, the lowest first, four bits: 0 to 3 for
-    /// the bytes of `low`, 4 to 7 for those of `high`.
+    /// Bytes of two words: `selector` has for each byte of the result, the lowest first, four bits: 0 to 3 for the bytes of
+    /// `low`, 4 to 7 for those of `high`, and 8 more for eight times the byte's sign.
     pub fn permute_bytes<'b>(&'b self, low: Val<'b, I32>, high: Val<'b, I32>, selector: u32) -> Val<'b, I32> {
         let selector = selector.into_val(self);
         self.ptx_value(Effect::Pure, "prmt.b32 $0, $1, $2, $3;", &[low.raw(), high.raw(), selector.raw()])

@@ -234,6 +234,11 @@ impl Builder {
         self.add_param(" {llvm.noalias, llvm.readonly}")
     }
 
+    /// The next two parameters, those of scratch memory: bytes, counters.
+    pub fn param_scratch(&self) -> (GlobalPtr<'_, I8>, GlobalPtr<'_, I32>) {
+        (self.param_ptr(), self.param_ptr())
+    }
+
     /// The next parameter: a tensor map, 128 bytes by value.
     pub fn param_tensor_map(&self) -> Val<'_, TensorMap> {
         self.need("tensor maps", self.gpu.tma);

@@ -5,18 +5,25 @@
 //! merged at the end; if the context has several shares, their parts go to scratch memory and the last block to arrive
 //! merges them. Shares depend on the context alone and are merged in order, so a result depends on neither the other
 //! requests nor on which block is the last.
+//!
+//! Keys and values of earlier steps are copied before the launches before this one are waited for. Only launches that follow
+//! each other directly overlap, and between those of two steps the device's one queue has a copy: of what a step chose, or
+//! of a table that changed. When a launch of a step begins, on whatever else it has to wait, all launches of earlier steps are done.
+//! Of this step there is the key at the end of each context, and what lies before it was not appended by this step for
+//! another request either: pages are shared from the step after the one that fills them on. So the tile that has the last
+//! key, and the queries, alone are loaded after the wait.
 
 use super::attention::{Attention, NONE, Paged};
 use super::flash_softmax::{State, WarpRows};
 use super::flash_tiles::{Keys, Tiles};
-use super::{Count, Extent, Launch, Scratch, last_to_arrive, param_scratch};
-use crate::builder::{Bf16, Builder, F32, GlobalPtr, I32, SharedPtr, Special, Val};
+use super::{Count, Extent, Launch, Scratch, last_to_arrive};
+use crate::builder::{Bf16, Builder, F32, GlobalPtr, I1, I32, SharedPtr, Special, Val};
 
 /// Rows of a tile: most query heads of a block.
 const ROWS: u32 = 16;
 /// Most shares of a context.
 const SHARES: u32 = 16;
-/// Keys of a share, unless there would be more than [`SHARES`].
+/// Keys of a share, of bf16, unless there would be more than [`SHARES`]; of e4m3 as many bytes.
 const SHARE_KEYS: u32 = 256;
 /// Elements that a thread merges at once.
 const VEC: u32 = 4;
@@ -42,6 +49,13 @@ struct Shares<'b> {
     each: Val<'b, I32>,
     /// How many shares there are.
     count: Val<'b, I32>,
+}
+
+/// Tiles of a warp: the first one, and the one that they end before.
+#[derive(Clone, Copy)]
+struct Own<'b> {
+    first: Val<'b, I32>,
+    end: Val<'b, I32>,
 }
 
 /// A softmax and weighted values of some keys: m, l and O of a row in four columns.
@@ -109,8 +123,8 @@ impl DecodeAttention {
         let q = b.param_ptr::<Bf16>();
         let paged = Paged::params(b);
         let y = b.param_floats(self.0.out);
-        let (scratch, counters) = param_scratch(b);
-        let _dims = b.param_dims();
+        let (scratch, counters) = b.param_scratch();
+        b.param_dims_early();
         // Shared memory bounds the blocks of a multiprocessor; ptxas would save registers for more, and spill.
         b.min_blocks(2);
         let Attention { heads, head_dim, .. } = self.0;
@@ -123,15 +137,20 @@ impl DecodeAttention {
         let to = paged.context.at(seq).load();
         let shares = self.shares(b, to);
         let memory = tiles.memory(self.values_at() + warps * self.rows() * head_dim);
+        let (head, part) = (unit / self.blocks_of_head(), unit % self.blocks_of_head());
+        let keys = Keys { table: paged.table(seq), cache: paged.cache, head, to };
+        let own = self.own(b, &shares, share);
+        self.load_early(b, &tiles, &keys, &own);
+        b.after_grids();
         b.if_(share.lt(shares.count), || {
-            let (head, part) = (unit / self.blocks_of_head(), unit % self.blocks_of_head());
             let first_head = head * self.0.group() + part * self.rows();
             let all = b.value(self.0.group()) - part * self.rows();
             let at = (seq.to_i64() * i64::from(heads) + first_head.to_i64()) * i64::from(head_dim);
             let q = q.at64(at);
-            tiles.load_queries(all.min(self.rows()), |row| q.at(row * head_dim));
-            let keys = Keys { table: paged.table(seq), cache: paged.cache, head, to };
-            let state = self.over_keys(b, &tiles, &keys, &shares, share);
+            self.load_late(b, &tiles, &keys, &own);
+            tiles.put_queries(all.min(self.rows()), |row| q.at(row * head_dim));
+            b.sync();
+            let state = self.over_keys(b, &tiles, &keys, &own);
             self.exchange(b, memory, state);
             b.sync();
 
@@ -170,48 +189,69 @@ impl DecodeAttention {
         };
         let end = to.div_ceil(keys);
         let tiles = end - first;
-        let wanted = tiles.div_ceil(SHARE_KEYS / keys).min(SHARES);
+        let share = if self.0.pages().scaled() { 2 * SHARE_KEYS } else { SHARE_KEYS };
+        let wanted = tiles.div_ceil(share / keys).min(SHARES);
         let each = ((tiles + wanted - 1) / wanted).div_ceil(warps) * warps;
         Shares { tiles: [first, end], each, count: (tiles + each - 1) / each }
     }
 
-    /// This warp's tiles of the share.
-    fn over_keys<'b>(
-        &self,
-        b: &'b Builder,
-        tiles: &Tiles<'b>,
-        keys: &Keys<'b>,
-        shares: &Shares<'b>,
-        share: Val<'b, I32>,
-    ) -> State<'b> {
-        let Tiling { warps, keys: step } = self.tiling();
-        let (lane, warp) = b.lane_and_warp();
+    /// This warp's tiles of share `share`; none if there is no such share.
+    fn own<'b>(&self, b: &'b Builder, shares: &Shares<'b>, share: Val<'b, I32>) -> Own<'b> {
+        let (_, warp) = b.lane_and_warp();
         let begin = shares.tiles[0] + share * shares.each;
-        let end = (begin + shares.each).min(shares.tiles[1]);
-        let load = |stage: Val<'b, I32>, tile: Val<'b, I32>| {
-            b.if_(tile.lt(end), || tiles.load_keys(&self.0, keys, stage, tile * step));
-            b.cp_async_commit();
-        };
-        let own = begin + warp;
-        load(b.value(0), own);
+        Own { first: begin + warp, end: (begin + shares.each).min(shares.tiles[1]) }
+    }
+
+    /// Starts to copy those of this warp's first two tiles that earlier steps have filled: the first one is a group of
+    /// copies, the second one is left open for [`DecodeAttention::load_late`].
+    fn load_early<'b>(&self, b: &'b Builder, tiles: &Tiles<'b>, keys: &Keys<'b>, own: &Own<'b>) {
+        // A loop, for few registers.
+        b.for_(0, 2, 1, (), |i, ()| {
+            let tile = own.first + i * self.tiling().warps;
+            b.if_(tile.lt(own.end) & !self.is_late(keys, tile), || self.load(tiles, keys, i, tile));
+            b.if_(i.eq(0), || b.cp_async_commit());
+        });
+    }
+
+    /// Starts to copy that of the first two tiles which has this step's key; it ends the warp's tiles.
+    fn load_late<'b>(&self, b: &'b Builder, tiles: &Tiles<'b>, keys: &Keys<'b>, own: &Own<'b>) {
+        let only = self.is_late(keys, own.first);
+        let i = only.select(0, 1);
+        let tile = own.first + i * self.tiling().warps;
+        b.if_(tile.lt(own.end) & self.is_late(keys, tile), || self.load(tiles, keys, i, tile));
+        b.cp_async_commit();
+        b.if_(only, || b.cp_async_wait(0));
+    }
+
+    /// Whether a tile has the last key, or would lie behind it.
+    fn is_late<'b>(&self, keys: &Keys<'b>, tile: Val<'b, I32>) -> Val<'b, I1> {
+        keys.to.le((tile + 1) * self.tiling().keys)
+    }
+
+    /// Starts to copy a tile to stage 0 or 1.
+    fn load<'b>(&self, tiles: &Tiles<'b>, keys: &Keys<'b>, stage: Val<'b, I32>, tile: Val<'b, I32>) {
+        tiles.load_keys(&self.0, keys, stage * tiles.stage_bytes(), tile * self.tiling().keys);
+    }
+
+    /// Goes over this warp's tiles, of which the first two are under way.
+    fn over_keys<'b>(&self, b: &'b Builder, tiles: &Tiles<'b>, keys: &Keys<'b>, own: &Own<'b>) -> State<'b> {
+        let Tiling { warps, keys: step } = self.tiling();
+        let (lane, _) = b.lane_and_warp();
         let last = keys.to - 1;
         let sees = last - (lane & 3) * 2;
         let rows = WarpRows { first: b.value(0), sees: vec![[sees; 2]], positions: [last; 2] };
-        // The queries, which all threads have copied, are in the first group.
-        b.cp_async_wait(0);
-        b.sync();
-        if self.0.pages().scaled() {
-            tiles.arrange_queries();
-            b.sync();
-        }
         let init = (b.value(0), self.0.nothing_seen(b, 1));
-        let (_, state) = b.for_(own, end, warps, init, |tile, (stage, state)| {
-            // This tile is there; the other stage, which the next one is copied to, is left by all lanes.
-            b.cp_async_wait(0);
+        let (_, state) = b.for_(own.first, own.end, warps, init, |tile, (stage, state)| {
+            // This tile is there, the next one may be under way.
+            b.cp_async_wait(1);
             b.sync_warp();
-            let other = stage ^ tiles.stage_bytes();
-            load(other, tile + warps);
-            (other, self.0.see(state, tiles, stage, tile * step, &rows))
+            let state = self.0.see(state, tiles, stage, tile * step, &rows);
+            // The stage is left by all lanes.
+            b.sync_warp();
+            let after = tile + 2 * warps;
+            b.if_(after.lt(own.end), || tiles.load_keys(&self.0, keys, stage, after * step));
+            b.cp_async_commit();
+            (stage ^ tiles.stage_bytes(), state)
         });
         // Nothing is under way into memory that the warps' states are put into.
         b.sync();

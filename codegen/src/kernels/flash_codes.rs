@@ -17,20 +17,20 @@ use crate::builder::{Builder, F32, I32, SharedPtr, Special, Val};
 use crate::tile::CHUNK;
 
 /// 2^96.
-const LIFT: f32 = f32::from_bits(0x6f80_0000);
+pub(super) const LIFT: f32 = f32::from_bits(0x6f80_0000);
 /// The same, two bf16.
 const LIFT_BF16: i32 = 0x6f80_6f80;
 /// 2^24.
-const LOWER: f32 = 16_777_216.0;
+pub(super) const LOWER: f32 = 16_777_216.0;
 /// Two -0 of bf16, which added to anything leave it as it is.
-const NOTHING: i32 = i32::from_ne_bytes(0x8000_8000u32.to_ne_bytes());
+pub(super) const NOTHING: i32 = i32::from_ne_bytes(0x8000_8000u32.to_ne_bytes());
 
 /// A lane's columns of a row, in pairs, each behind the lane's first column by a number of columns.
 type Pairs<'b> = Vec<(u32, [Val<'b, F32>; 2])>;
 
 /// Codes 0 and 2 of a word, and codes 1 and 3, as bf16 times 2^-120.
 fn even_and_odd<'b>(b: &'b Builder, word: Val<'b, I32>) -> [Val<'b, I32>; 2] {
-    [b.e4m3_as_bf16(word << 8), b.e4m3_as_bf16(word)]
+    [b.e4m3_as_bf16(word, [0, 2]), b.e4m3_as_bf16(word, [1, 3])]
 }
 
 impl<'b> Tiles<'b> {
@@ -77,15 +77,18 @@ impl<'b> Tiles<'b> {
             let (row, unit) = (unit / units, unit % units);
             let left = self.queries.offset(row, unit * 2);
             let at = [left, left ^ CHUNK].map(|at| self.queries_at.at_bytes(at).cast::<I32>());
-            let [l, r] = at.map(|at| at.load_vector::<4>().elements());
-            let pairs = [[l[0], l[1]], [l[2], l[3]], [r[0], r[1]], [r[2], r[3]]];
-            for (to, selector) in at.into_iter().zip([0x5410, 0x7632]) {
-                let lifted = |[x, y]: [_; 2]| {
-                    b.fma_bf16x2(b.permute_bytes(x, y, selector), LIFT_BF16, b.value(NOTHING))
-                };
-                to.store_vector(b.vector(pairs.map(lifted)));
-            }
+            let chunks = self.arranged(at.map(|at| at.load_vector::<4>().elements()));
+            at.into_iter().zip(chunks).for_each(|(to, words)| to.store_vector(b.vector(words)));
         });
+    }
+
+    /// Two chunks of a query that follow each other, in the order of codes, multiplied by [`LIFT`].
+    pub(super) fn arranged(&self, [l, r]: [[Val<'b, I32>; 4]; 2]) -> [[Val<'b, I32>; 4]; 2] {
+        let b = self.b();
+        let pairs = [[l[0], l[1]], [l[2], l[3]], [r[0], r[1]], [r[2], r[3]]];
+        [0x5410, 0x7632].map(|selector| {
+            pairs.map(|[x, y]| b.fma_bf16x2(b.permute_bytes(x, y, selector), LIFT_BF16, b.value(NOTHING)))
+        })
     }
 
     /// [`Tiles::products`] of keys in e4m3.

@@ -149,6 +149,27 @@ impl<'b> Tiles<'b> {
         });
     }
 
+    /// Puts a tile of queries where products read it, by way of registers: `row(i)` is where row `i` of the tile lies, and
+    /// `i < rows` exist; others are zeros. A barrier has to follow.
+    pub(super) fn put_queries(&self, rows: Val<'b, I32>, at: impl Fn(Val<'b, I32>) -> GlobalPtr<'b, Bf16>) {
+        let b = self.b();
+        let units = self.head_dim / 16;
+        b.for_(b.special(Special::ThreadX), self.queries.rows * units, b.threads(), (), |unit, ()| {
+            let (row, unit) = (unit / units, unit % units);
+            let load = || {
+                let from = at(row).at(unit * 16).cast::<I32>();
+                [0, 4].map(|word: u32| from.at(word).load_vector::<4>().elements())
+            };
+            let zeros = || [[b.value(0); 4]; 2];
+            let chunks = b.if_else(row.lt(rows), load, zeros);
+            let chunks = if self.scales.is_some() { self.arranged(chunks) } else { chunks };
+            let left = self.queries.offset(row, unit * 2);
+            for (at, words) in [left, left ^ CHUNK].into_iter().zip(chunks) {
+                self.queries_at.at_bytes(at).cast::<I32>().store_vector(b.vector(words));
+            }
+        });
+    }
+
     /// Starts to copy the keys and values at positions `first..` into the stage at `stage`; `first` is a multiple of
     /// the tile's rows. Rows of positions that are not there become zeros; their addresses are formed and not read.
     pub(super) fn load_keys(&self, a: &Attention, keys: &Keys<'b>, stage: Val<'b, I32>, first: Val<'b, I32>) {

@@ -11,7 +11,7 @@
 use super::epilogue::Epilogue;
 use super::fragments::{Fragments, Ring, Sums};
 use super::operands::{Operands, Product};
-use super::{Count, Extent, Launch, Scratch, last_to_arrive, param_scratch};
+use super::{Count, Extent, Launch, Scratch, last_to_arrive};
 use crate::builder::{Bf16, Builder, F32, GlobalPtr, I1, I32, SharedPtr, Special, Val};
 use crate::tile::{CHUNK, Tile};
 
@@ -121,7 +121,7 @@ impl Matmul {
     pub fn build(&self, b: &Builder) {
         let params = self.of.params(b);
         let Tiling { bm, bn, bk, stages, splits, .. } = self.tiling;
-        let scratch = (splits > 1).then(|| param_scratch(b));
+        let scratch = (splits > 1).then(|| b.param_scratch());
         if self.threads() > 128 && self.of.operands == Operands::Bf16 {
             // Of those that have eight warps, two blocks should fit. Where e4m3 is widened first that takes too many registers.
             b.min_blocks(2);

@@ -36,7 +36,7 @@ pub mod token_attention;
 pub mod wgmma_attention;
 pub mod wgmma_matmul;
 
-use crate::builder::{Builder, GlobalPtr, I1, I8, I32, Special, StepDims, Val};
+use crate::builder::{Builder, GlobalPtr, I1, I32, SharedPtr, Special, StepDims, Val};
 
 /// Multiprocessors of an H100 and an H200: blocks of a grid that stays and shares out its work.
 pub(crate) const MULTIPROCESSORS: u32 = 132;
@@ -260,34 +260,31 @@ fn request_where<'b>(
     found.load()
 }
 
-/// The parameters of [`Scratch`]: bytes, counters.
-fn param_scratch(b: &Builder) -> (GlobalPtr<'_, I8>, GlobalPtr<'_, I32>) {
-    (b.param_ptr(), b.param_ptr())
-}
-
 /// True in all threads of the last of `blocks` blocks to arrive at `counter`, which is 0 again after that; it sees
 /// what the others wrote before. Takes shared memory of its own and two barriers.
 fn last_to_arrive<'b>(b: &'b Builder, counter: GlobalPtr<'b, I32>, blocks: Val<'b, I32>) -> Val<'b, I1> {
-    last_of(b, counter, blocks, &|| b.sync())
+    let leads = b.special(Special::ThreadX).eq(0);
+    last_of(b, counter, blocks, (b.shared(1, 4), leads), &|| b.sync())
 }
 
-/// The same where only some threads of a block take part, thread 0 among them, for whom `sync` is a barrier.
+/// The same where only some threads of a block take part, for whom `sync` is a barrier; one of them `leads`, and tells
+/// the others in `cell`.
 fn last_of<'b>(
     b: &'b Builder,
     counter: GlobalPtr<'b, I32>,
     blocks: Val<'b, I32>,
+    (cell, leads): (SharedPtr<'b, I32>, Val<'b, I1>),
     sync: &dyn Fn(),
 ) -> Val<'b, I1> {
-    let arrived = b.shared::<I32>(1, 4);
     // The barrier puts every thread's writes before the addition of the first one.
     sync();
-    b.if_(b.special(Special::ThreadX).eq(0), || {
+    b.if_(leads, || {
         let before = b.add_acquire_release(counter, 1);
-        arrived.store(before);
+        cell.store(before);
         b.if_(before.eq(blocks - 1), || counter.store(b.value(0)));
     });
     sync();
-    arrived.load().eq(blocks - 1)
+    cell.load().eq(blocks - 1)
 }
 
 /// Makes `enum Recipe` and its dispatch from the table below.

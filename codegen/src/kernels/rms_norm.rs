@@ -11,8 +11,10 @@ use trtc_ir::DType;
 
 /// Most rounds over a row.
 const ROUNDS: u32 = 8;
-/// Most threads of a block.
-const THREADS: u32 = 512;
+/// Most threads of a block, and most for rows of up to [`SHORT`] elements.
+const THREADS: [u32; 2] = [512, 256];
+/// Elements of a row that few threads have registers for.
+const SHORT: u32 = 8192;
 
 /// Constants of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -52,14 +54,16 @@ impl RmsNorm {
         if self.out == DType::F8E4M3 && self.per_row != 1 {
             return Some(format!("{} normalised rows share a scale", self.per_row));
         }
-        BlockRow::unsupported(self.width, THREADS, ROUNDS)
+        BlockRow::unsupported(self.width, THREADS[0], ROUNDS)
     }
 
-    /// Enough threads for one vector each, at most [`THREADS`].
+    /// Enough threads for one vector each, at most one of [`THREADS`].
     fn row(&self) -> BlockRow {
         BlockRow {
             width: self.width,
-            threads: (self.width / BlockRow::VEC).next_multiple_of(32).min(THREADS),
+            threads: (self.width / BlockRow::VEC)
+                .next_multiple_of(32)
+                .min(THREADS[usize::from(self.width <= SHORT)]),
         }
     }
 

@@ -4,7 +4,7 @@
 //! arrive merges them and, if a draw is wanted, makes it alone (`draw`).
 
 use super::draw::{DRAW, Row, THREADS, WARPS, clean};
-use super::{ArgKind, Count, Extent, Launch, Scratch, grid_of, last_to_arrive, param_scratch};
+use super::{ArgKind, Count, Extent, Launch, Scratch, grid_of, last_to_arrive};
 use crate::builder::{Builder, F32, GlobalPtr, I32, Special, Val};
 use std::f32::consts::{LN_2, LOG2_E};
 
@@ -43,7 +43,7 @@ impl Sample {
         let draws = b.param_ptr::<F32>();
         let tokens = b.param_ptr::<I32>();
         let logprobs = b.param_ptr::<F32>();
-        let (parts, counters) = param_scratch(b);
+        let (parts, counters) = b.param_scratch();
         b.param_dims();
         // One block on a multiprocessor is enough, so that it may have the registers.
         b.min_blocks(1);

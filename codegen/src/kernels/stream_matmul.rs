@@ -2,21 +2,21 @@
 //! Or `y = act(x wg^T + bg) * (x wu^T + bu)`, with wg above wu in w: a warpgroup's tile is then half of either.
 //!
 //! x `(M, K)` with M at most [`StreamMatmul::tokens`], w `(N, K)`, row-major, bf16 or e4m3 with scales. Weights are the first
-//! operand of `wgmma`, `(64, k) x (k, tokens)`, so that few tokens make narrow products. One thread brings weights and x by
-//! tensor copies into a ring; one or two warpgroups multiply. The tiles of w, cut into *units* along K, are dealt out to
+//! operand of `wgmma`, `(64, k) x (k, tokens)`, so that few tokens make narrow products. Two threads bring weights and x by
+//! tensor copies into a ring; two warpgroups multiply, a tile each by turns or one tile together. The tiles of w, cut into *units* along K, are dealt out to
 //! [`MULTIPROCESSORS`] blocks in equal runs, whatever the shape: a block's run may end inside of a tile. Parts of one tile go through
 //! scratch memory, and the last block to arrive adds them in the order of K, so that a result does not depend on which
 //! block that is. Weights are asked for before the launch waits for those before it, and a block takes less than half of a
 //! multiprocessor's shared memory: the next product fills its ring while this one ends.
 
+mod ring;
 mod store;
 
 use super::epilogue::Epilogue;
-use super::operands::{Operands, Product};
-use super::{Count, Extent, Launch, MULTIPROCESSORS, Scratch, grid_of, last_of, param_scratch};
-use crate::builder::{
-    Barrier, Bf16, Builder, Evict, F32, GlobalPtr, I32, SharedPtr, Smem, Special, TensorMap, Val, WgmmaA,
-};
+use super::operands::{Operands, Params, Product};
+use super::{Count, Extent, Launch, MULTIPROCESSORS, Scratch, grid_of, last_of};
+use crate::builder::{Bf16, Builder, F32, GlobalPtr, I32, SharedPtr, Smem, Special, StepDims, Val, WgmmaA};
+use ring::Run;
 
 /// Bytes along K of a tensor copy and of a row in shared memory.
 const CHUNK: u32 = 128;
@@ -28,6 +28,10 @@ const ROWS: u32 = 64;
 const GROUP: u32 = 128;
 /// Elements that a thread stores at once.
 const VEC: u32 = 8;
+/// Named barriers: of warpgroups that turn sums, of teams that meet, of teams that wait for their turn.
+const TURNED: u32 = 2;
+const MEETINGS: u32 = 4;
+const TURNS: u32 = 6;
 /// Floats between the rows of the buffer that turns sums: banks of neighbouring tokens differ.
 const PITCH: u32 = ROWS + 4;
 
@@ -40,14 +44,13 @@ pub struct StreamMatmul {
     pub tokens: u32,
 }
 
-/// What the threads of a block share.
-struct Stage<'b> {
-    full: Barrier<'b>,
-    empty: Barrier<'b>,
-    ring: SharedPtr<'b, Bf16>,
-    maps: [Val<'b, TensorMap>; 2],
-    /// This block's units: first, number.
-    run: [Val<'b, I32>; 2],
+/// A team, as one of its threads sees it.
+struct Team<'b> {
+    number: Val<'b, I32>,
+    /// The thread within the team.
+    thread: Val<'b, I32>,
+    /// Memory in which sums are turned, of all teams.
+    turn: SharedPtr<'b, F32>,
 }
 
 impl StreamMatmul {
@@ -56,14 +59,24 @@ impl StreamMatmul {
         self.of.unsupported()
     }
 
-    /// Warpgroups that multiply: x is read once for both.
+    /// Warpgroups that share a tile: x is read once for both.
     fn groups(&self) -> u32 {
         if self.tokens > 16 { 2 } else { 1 }
     }
 
-    /// Threads that multiply.
-    fn workers(&self) -> u32 {
+    /// Teams of warpgroups, which take tiles by turns: one ends its tile while the other multiplies.
+    fn teams(&self) -> u32 {
+        2 / self.groups()
+    }
+
+    /// Threads of a team.
+    fn team(&self) -> u32 {
         self.groups() * GROUP
+    }
+
+    /// Threads that multiply, the first of the block.
+    const fn workers(&self) -> u32 {
+        2 * GROUP
     }
 
     /// Rows of w in a tile.
@@ -98,10 +111,6 @@ impl StreamMatmul {
         self.chunks() * CHUNK * (self.tile() + self.tokens)
     }
 
-    fn stages(&self) -> u32 {
-        RING / self.stage_bytes()
-    }
-
     /// Sums of a tile.
     fn sums(&self) -> u32 {
         self.tile() * self.tokens
@@ -116,40 +125,41 @@ impl StreamMatmul {
         let bytes = 4 * 2 * u64::from(self.blocks()) * u64::from(self.sums());
         let scratch = Some(Scratch { of: Count::One, bytes, counters: self.tiles() });
         let grid = grid_of(Extent { mul: self.blocks(), ..Extent::ONE });
-        Launch { maps, scratch, ..Launch::new(grid, self.workers() + 32, self.of.args()) }
+        Launch { maps, scratch, ..Launch::new(grid, self.workers() + 64, self.of.args()) }
     }
 
     /// The kernel.
     pub fn build(&self, b: &Builder) {
         let params = self.of.params(b);
         let maps = [b.param_tensor_map(), b.param_tensor_map()];
-        let (parts, counters) = param_scratch(b);
+        let (parts, counters) = b.param_scratch();
         let dims = b.param_dims_early();
-        let ragged = !self.of.outputs().is_multiple_of(self.tile() / self.of.halves());
-        let m = self.of.rows.of(dims);
-        let epilogue = self.of.epilogue(params, m, ragged);
-
-        let stages = self.stages();
-        let (full, empty) = (b.barriers(stages), b.barriers(stages));
-        let ring = b.shared::<Bf16>(stages * self.stage_bytes() / 2, 1024);
-        let (thread, block) = (b.special(Special::ThreadX), b.special(Special::BlockX));
-        let leader = thread.eq(self.workers());
-        b.if_(leader, || {
+        let ring = self.ring(b, RING / self.stage_bytes());
+        let thread = b.special(Special::ThreadX);
+        let leaders = [0, 32].map(|warp| thread.eq(self.workers() + warp));
+        b.if_(leaders[0], || {
             maps.iter().for_each(|&map| b.prefetch_tensor_map(map));
-            for s in 0..stages {
-                full.at(s).init(1);
-                empty.at(s).init(self.groups());
-            }
-            b.fence_barriers();
+            self.begin_ring(b, ring);
         });
         b.sync();
+        let block = b.special(Special::BlockX);
         let first = self.begin(block);
-        let stage = Stage { full, empty, ring, maps, run: [first, self.begin(block + 1) - first] };
-        b.if_(leader, || self.bring(b, &stage));
+        let run = Run { ring, maps, first, count: self.begin(block + 1) - first };
+        b.if_(leaders[0], || self.bring_weights(b, &run));
+        b.if_(leaders[1], || {
+            b.after_grids();
+            self.bring_x(b, &run);
+        });
         b.if_(thread.lt(self.workers()), || {
             b.after_grids();
-            self.multiply(b, &stage, parts.cast(), counters, epilogue);
+            self.multiply(b, &run, (parts.cast(), counters), self.epilogue(params, dims));
         });
+    }
+
+    /// The end of the product.
+    fn epilogue<'b>(&self, params: Params<'b>, dims: StepDims<'b>) -> Epilogue<'b> {
+        let ragged = !self.of.outputs().is_multiple_of(self.tile() / self.of.halves());
+        self.of.epilogue(params, self.of.rows.of(dims), ragged)
     }
 
     /// The first unit of a block.
@@ -162,115 +172,68 @@ impl StreamMatmul {
         ((unit + 1) * self.blocks() - 1) / self.all()
     }
 
-    /// Brings the block's units into the ring, one thread.
-    fn bring<'b>(&self, b: &'b Builder, stage: &Stage<'b>) {
-        let [first, count] = stage.run;
-        let stages = self.stages();
-        let columns = CHUNK / self.of.operands.bytes();
-        let (once, often) = (b.cache_policy(Evict::First), b.cache_policy(Evict::Last));
-        // Tile of w and column of unit i.
-        let place = |i: Val<'b, I32>| {
-            let unit = first + i;
-            let outputs = self.tile() / self.of.halves();
-            (unit / self.units() * outputs, unit % self.units() * (self.chunks() * columns))
-        };
-        let begin = |s: Val<'b, I32>| stage.full.at(s).arrive_expect(self.stage_bytes());
-        let load_w = |i: Val<'b, I32>, s: Val<'b, I32>| {
-            let (row, column) = place(i);
-            for c in 0..self.chunks() {
-                let to = self.slot(stage.ring, s).at_bytes(c * self.tile() * CHUNK);
-                let load = |rows: u32, row: Val<'b, I32>| {
-                    let (to, at) = (to.at_bytes(rows * CHUNK), [column + c * columns, row]);
-                    b.tensor_load(to, stage.maps[1], &at, stage.full.at(s), Some(once));
-                };
-                match self.of.gate {
-                    None => load(0, row),
-                    // Of each warpgroup's rows the first half is gate, the second up.
-                    Some(_) => (0..self.groups()).for_each(|g| {
-                        load(g * ROWS, row + g * (ROWS / 2));
-                        load(g * ROWS + ROWS / 2, row + (self.of.outputs() + g * (ROWS / 2)));
-                    }),
-                }
-            }
-        };
-        let load_x = |i: Val<'b, I32>, s: Val<'b, I32>| {
-            let (_, column) = place(i);
-            for c in 0..self.chunks() {
-                let at = self.chunks() * self.tile() * CHUNK + c * self.tokens * CHUNK;
-                let (to, zero) = (self.slot(stage.ring, s).at_bytes(at), b.value(0));
-                b.tensor_load(
-                    to,
-                    stage.maps[0],
-                    &[column + c * columns, zero],
-                    stage.full.at(s),
-                    Some(often),
-                );
-            }
-        };
-        // No launch writes weights: they are asked for while the launch before this one ends.
-        b.for_(0, count.min(stages), 1, (), |i, ()| {
-            begin(i);
-            load_w(i, i);
-        });
-        b.after_grids();
-        b.for_(0, count.min(stages), 1, (), |i, ()| load_x(i, i));
-        b.for_(stages, count, 1, (), |i, ()| {
-            let (s, round) = (i % stages, i / stages);
-            stage.empty.at(s).wait((round + 1) & 1);
-            begin(s);
-            load_w(i, s);
-            load_x(i, s);
-        });
-    }
-
-    fn slot<'b>(&self, ring: SharedPtr<'b, Bf16>, stage: Val<'b, I32>) -> SharedPtr<'b, Bf16> {
-        ring.at_bytes(stage * self.stage_bytes())
-    }
-
     /// Multiplies what comes, tile by tile, and stores it.
     fn multiply<'b>(
         &self,
         b: &'b Builder,
-        stage: &Stage<'b>,
-        parts: GlobalPtr<'b, F32>,
-        counters: GlobalPtr<'b, I32>,
+        run: &Run<'b>,
+        (parts, counters): (GlobalPtr<'b, F32>, GlobalPtr<'b, I32>),
         epilogue: Epilogue<'b>,
     ) {
-        let [first, count] = stage.run;
+        let Run { ring, first, count, .. } = *run;
         let end = first + count;
-        let turn = b.shared::<F32>(self.groups() * self.together() * PITCH, 16);
         let thread = b.special(Special::ThreadX);
+        let team = Team { number: thread / self.team(), thread: thread % self.team(), turn: self.turn(b) };
+        let meeting = b.shared::<I32>(self.teams(), 4).at(team.number);
         let (units, tile_units) = (self.units(), |tile: Val<'b, I32>| tile * self.units());
-        b.for_(first / units, end.div_ceil(units), 1, (), |tile, ()| {
+        let (begin, behind) = (first / units, end.div_ceil(units));
+        // The number of a barrier at which a team waits for its turn.
+        let turn_of = |team: Val<'b, I32>| team + TURNS;
+        b.for_(begin + team.number, behind, self.teams(), (), |tile, ()| {
             // Units of this tile that are this block's.
             let from = first.max(tile_units(tile));
             let to = end.min(tile_units(tile + 1));
+            if self.teams() > 1 {
+                b.if_(tile.ne(begin), || b.sync_some(turn_of(team.number), self.workers()));
+            }
             let zero = vec![b.value(0.0f32); self.tokens as usize / 2];
-            let sums = b.for_(from, to, 1, zero, |unit, sums| {
-                let (s, round) = ((unit - first) % self.stages(), (unit - first) / self.stages());
-                stage.full.at(s).wait(round & 1);
-                let sums = self.product(b, self.slot(stage.ring, s), sums, unit.ne(from));
-                b.if_((thread & (GROUP as i32 - 1)).eq(0), || stage.empty.at(s).arrive());
-                sums
+            let init = (zero, run.cursor_of(from - first));
+            let (sums, _) = b.for_(from, to, 1, init, |unit, (sums, cursor)| {
+                let [s, parity] = cursor;
+                ring.full.at(s).wait(parity);
+                let sums = self.product(b, self.slot(ring.memory, s), sums, unit.ne(from));
+                b.if_((thread & (GROUP as i32 - 1)).eq(0), || ring.empty.at(s).arrive());
+                (sums, ring.next(cursor))
             });
+            if self.teams() > 1 {
+                // All before the next tile is done: its team finds the ring where it expects it.
+                b.if_((tile + 1).lt(behind), || b.arrive_some(turn_of(team.number ^ 1), self.workers()));
+            }
             let whole = (to - from).eq(units);
-            b.if_(whole, || self.store(b, &sums, tile, turn, epilogue));
+            b.if_(whole, || self.store(b, &sums, tile, &team, epilogue));
             b.if_(!whole, || {
                 let block = b.special(Special::BlockX);
-                let mine = self.part(b, parts, block, tile);
-                sums.iter().enumerate().for_each(|(j, &v)| mine.at(j as u32 * self.workers()).store(v));
+                let mine = self.part(parts, block, tile, &team);
+                sums.iter().enumerate().for_each(|(j, &v)| mine.at(j as u32 * self.team()).store(v));
                 let (begin, last) = (self.owner(tile_units(tile)), self.owner(tile_units(tile + 1) - 1));
-                let sync = || b.sync_some(1, self.workers());
-                let arrived = last_of(b, counters.at(tile), last - begin + 1, &sync);
+                let sync = || b.sync_some(team.number + MEETINGS, self.team());
+                let leads = team.thread.eq(0);
+                let arrived = last_of(b, counters.at(tile), last - begin + 1, (meeting, leads), &sync);
                 b.if_(arrived, || {
                     let zero = vec![b.value(0.0f32); sums.len()];
-                    let all = b.for_(begin, last + 1, 1, zero, |block, all| {
-                        let part = self.part(b, parts, block, tile);
-                        let add =
-                            |(j, &v): (usize, &Val<'b, F32>)| v + part.at(j as u32 * self.workers()).load();
-                        all.iter().enumerate().map(add).collect()
+                    // Two at once, so that their loads are under way together; a block behind the last adds zeros.
+                    let all = b.for_(begin, last + 1, 2, zero, |block, all| {
+                        let pair = [block, block + 1].map(|block| {
+                            let part = self.part(parts, block.min(last), tile, &team);
+                            let load = |j: usize| {
+                                let sum = part.at(j as u32 * self.team()).load();
+                                block.le(last).select(sum, 0.0f32)
+                            };
+                            (0..all.len()).map(load).collect::<Vec<_>>()
+                        });
+                        (0..all.len()).map(|j| all[j] + pair[0][j] + pair[1][j]).collect()
                     });
-                    self.store(b, &all, tile, turn, epilogue);
+                    self.store(b, &all, tile, &team, epilogue);
                 });
             });
         });
@@ -280,14 +243,14 @@ impl StreamMatmul {
     /// it ends in.
     fn part<'b>(
         &self,
-        b: &'b Builder,
         parts: GlobalPtr<'b, F32>,
         block: Val<'b, I32>,
         tile: Val<'b, I32>,
+        team: &Team<'b>,
     ) -> GlobalPtr<'b, F32> {
         let begins_before = self.begin(block).le(tile * self.units());
         let part = block * 2 + begins_before.to_i32();
-        parts.at(part * self.sums()).at(b.special(Special::ThreadX))
+        parts.at(part * self.sums()).at(team.thread)
     }
 
     /// `sums` (or nothing, if it is not `more`) and the product of the unit at `at`, a warpgroup.
@@ -298,7 +261,7 @@ impl StreamMatmul {
         sums: Vec<Val<'b, F32>>,
         more: Val<'b, crate::builder::I1>,
     ) -> Vec<Val<'b, F32>> {
-        let group = b.special(Special::ThreadX) / GROUP;
+        let group = b.special(Special::ThreadX) % self.team() / GROUP;
         let x = at.at_bytes(self.chunks() * self.tile() * CHUNK);
         // The hardware adds e4m3 products in some 14 bits: units are added here, in f32.
         let alone = self.of.operands == Operands::E4m3;

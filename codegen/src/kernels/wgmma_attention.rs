@@ -1,7 +1,8 @@
 //! Attention of runs of tokens on the tensor cores of sm_90: what prompts need. Any step is served.
 //!
 //! A block takes one tile of queries after the other. One warp fills shared memory with tensor copies
-//! (`wgmma_attention/producer.rs`): the queries, and a ring of tiles of keys and values. Each of the other warpgroups has
+//! (`wgmma_attention/producer.rs`): the queries, and a ring of tiles of keys and values; where those are e4m3, its whole
+//! warpgroup makes bf16 of them (`wgmma_attention/converter.rs`). Each of the other warpgroups has
 //! 64 rows of queries (`wgmma_attention/consumer.rs`): scores and weighted values are `wgmma` products, the softmax is
 //! kept up in registers. A warpgroup multiplies the next tile of keys while it makes weights of this one's scores, and the
 //! warpgroups take turns in starting products, so that one's softmax runs beside another's products.
@@ -12,12 +13,16 @@
 //! [`super::attention`], the order of tiles of queries in `wgmma_attention/work.rs`.
 
 mod consumer;
+mod converter;
 mod producer;
 mod work;
 
 use super::attention::{Attention, Paged};
-use super::{Count, Extent, Launch, MULTIPROCESSORS, Map, MapElem, MapRows, Scratch, grid_of, param_scratch};
-use crate::builder::{Barrier, Bf16, Builder, GlobalPtr, I32, SharedPtr, Special, StepDims, TensorMap, Val};
+use super::{Count, Extent, Launch, MULTIPROCESSORS, Map, MapElem, MapRows, Scratch, grid_of};
+use crate::builder::{
+    Barrier, Bf16, Builder, F32, GlobalPtr, I32, SharedPtr, Special, StepDims, TensorMap, Val,
+};
+use converter::Codes;
 use trtc_ir::DType;
 
 /// Tokens of a page, rows of a tensor copy of keys or values.
@@ -30,6 +35,8 @@ const COLUMNS: u32 = 64;
 const ROW_BYTES: u32 = 2 * COLUMNS;
 /// Threads of a warpgroup.
 const GROUP: u32 = 128;
+/// Warps of a warpgroup.
+const WARPS: u32 = 4;
 
 /// The kernel for these constants.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -46,7 +53,7 @@ struct Tiling {
     stages: u32,
     /// Tiles of queries in shared memory.
     queries: u32,
-    /// Registers of a thread of the warpgroup that copies, and of the others.
+    /// Registers of a thread of the warpgroup that fills shared memory, and of the others.
     registers: [u32; 2],
 }
 
@@ -58,8 +65,8 @@ struct Params<'b> {
     y: GlobalPtr<'b, Bf16>,
     /// `(tokens, heads * head_dim)`.
     queries: Val<'b, TensorMap>,
-    /// `(pages * 2 * kv_heads * page_tokens, head_dim)`.
-    cache: Val<'b, TensorMap>,
+    /// `(pages * 2 * kv_heads * page_tokens, head_dim)`, of bf16.
+    cache: Option<Val<'b, TensorMap>>,
     /// What was taken, and who is done.
     counters: GlobalPtr<'b, I32>,
     dims: StepDims<'b>,
@@ -70,11 +77,14 @@ struct Params<'b> {
 #[derive(Clone, Copy)]
 struct Ring<'b> {
     tiles: SharedPtr<'b, Bf16>,
-    /// Bytes of a tile.
+    /// Bytes of a tile and of a row.
     bytes: u32,
+    row_bytes: u32,
     stages: u32,
     full: Barrier<'b>,
     empty: Barrier<'b>,
+    /// Of tiles that were e4m3 the rows' scales, see [`WgmmaAttention::place_of_scale`].
+    scales: Option<SharedPtr<'b, F32>>,
 }
 
 /// A place in a ring and the parity of its phase.
@@ -84,6 +94,7 @@ struct Stage<'b> {
     full: Barrier<'b>,
     empty: Barrier<'b>,
     parity: Val<'b, I32>,
+    scales: Option<SharedPtr<'b, F32>>,
 }
 
 /// Shared memory.
@@ -94,6 +105,8 @@ struct Smem<'b> {
     values: Ring<'b>,
     /// The item of each tile of queries, [`work::WORDS`] each.
     items: SharedPtr<'b, I32>,
+    /// What keys and values go through if they are e4m3.
+    codes: Option<Codes<'b>>,
 }
 
 impl<'b> Ring<'b> {
@@ -106,6 +119,7 @@ impl<'b> Ring<'b> {
             full: self.full.at(stage),
             empty: self.empty.at(stage),
             parity,
+            scales: self.scales.map(|all| all.at(stage * (self.bytes / self.row_bytes))),
         }
     }
 }
@@ -131,7 +145,7 @@ impl<'b> Stage<'b> {
 impl WgmmaAttention {
     /// Why there is no kernel for these constants.
     pub fn unsupported(&self) -> Option<String> {
-        let Attention { head_dim, page_tokens, softcap, kv, out, .. } = self.0;
+        let Attention { head_dim, page_tokens, softcap, out, .. } = self.0;
         if page_tokens != PAGE {
             return Some(format!("pages of {page_tokens} tokens: only {PAGE} are served"));
         }
@@ -141,8 +155,8 @@ impl WgmmaAttention {
         if softcap.is_some() && head_dim > 192 {
             return Some(format!("bounded scores of heads of {head_dim} elements take too many registers"));
         }
-        if kv != DType::Bf16 {
-            return Some(format!("a cache of {kv}: only bf16 is served"));
+        if self.scaled() && ![64, 128].contains(&head_dim) {
+            return Some(format!("heads of {head_dim} elements are neither 64 nor 128, for e4m3"));
         }
         if out != DType::Bf16 {
             return Some(format!("results of {out}: only bf16 is served"));
@@ -150,12 +164,19 @@ impl WgmmaAttention {
         self.0.unsupported_by_tiles()
     }
 
+    /// Whether keys and values are e4m3, with scales.
+    fn scaled(&self) -> bool {
+        self.0.pages().scaled()
+    }
+
     /// Scores, weights and weighted values of 64 rows have to fit into a thread's registers, tiles into 227 KiB.
     fn tiling(&self) -> Tiling {
-        let two = Tiling { groups: 2, keys: 128, stages: 2, queries: 2, registers: [40, 232] };
+        // Warps that convert need more registers than those that copy.
+        let registers = if self.scaled() { [56, 224] } else { [40, 232] };
+        let two = Tiling { groups: 2, keys: 128, stages: 2, queries: 2, registers };
         match (self.0.head_dim, self.0.softcap) {
-            (0..=64, None) => Tiling { groups: 3, stages: 4, registers: [32, 160], ..two },
-            (0..=64, Some(_)) => Tiling { stages: 4, ..two },
+            (0..=64, None) if !self.scaled() => Tiling { groups: 3, stages: 4, registers: [32, 160], ..two },
+            (0..=64, _) => Tiling { stages: 4, ..two },
             (65..=128, _) => two,
             (129..=192, _) => Tiling { keys: 64, ..two },
             _ => Tiling { keys: 64, queries: 1, ..two },
@@ -198,10 +219,10 @@ impl WgmmaAttention {
             tile: [tile_rows, COLUMNS],
             swizzle: ROW_BYTES,
         };
-        let maps = vec![
-            map(0, heads * head_dim, MapRows::Most(Count::Tokens), self.tokens_of_group()),
-            map(2, head_dim, MapRows::Paged(2 * kv_heads * PAGE), PAGE),
-        ];
+        let mut maps = vec![map(0, heads * head_dim, MapRows::Most(Count::Tokens), self.tokens_of_group())];
+        if !self.scaled() {
+            maps.push(map(2, head_dim, MapRows::Paged(2 * kv_heads * PAGE), PAGE));
+        }
         let grid = grid_of(Extent { mul: MULTIPROCESSORS, ..Extent::ONE });
         let block = [GROUP * (1 + self.tiling().groups), 1, 1];
         let scratch = Some(Scratch { of: Count::One, bytes: 16, counters: 2 });
@@ -213,8 +234,9 @@ impl WgmmaAttention {
         let _q = b.param_ptr::<Bf16>();
         let paged = Paged::params(b);
         let y = b.param_ptr();
-        let (queries, cache) = (b.param_tensor_map(), b.param_tensor_map());
-        let (_, counters) = param_scratch(b);
+        let queries = b.param_tensor_map();
+        let cache = (!self.scaled()).then(|| b.param_tensor_map());
+        let (_, counters) = b.param_scratch();
         let dims = b.param_dims();
         let params = Params { paged, y, queries, cache, counters, dims };
         let smem = self.smem(b);
@@ -226,8 +248,13 @@ impl WgmmaAttention {
             group.eq(0),
             || {
                 b.fewer_registers(registers[0]);
-                let (_, warp) = b.lane_and_warp();
-                b.if_(warp.eq(0), || self.produce(b, &params, &smem));
+                match &smem.codes {
+                    None => {
+                        let (_, warp) = b.lane_and_warp();
+                        b.if_(warp.eq(0), || self.produce(b, &params, &smem));
+                    }
+                    Some(codes) => self.convert(b, &params, &smem, codes),
+                }
             },
             || {
                 b.more_registers(registers[1]);
@@ -239,24 +266,35 @@ impl WgmmaAttention {
     /// Takes shared memory, and makes its barriers ready but for a barrier of the block.
     fn smem<'b>(&self, b: &'b Builder) -> Smem<'b> {
         let Tiling { groups, keys, stages, queries, .. } = self.tiling();
-        let ring = |rows: u32, stages: u32| {
-            let bytes = rows * self.0.head_dim * 2;
-            let tiles = b.shared(stages * bytes / 2, 1024);
-            Ring { tiles, bytes, stages, full: b.barriers(stages), empty: b.barriers(stages) }
+        let row_bytes = self.0.head_dim * 2;
+        // What is aligned the most comes first.
+        let tiles = |rows: u32, stages: u32| b.shared(stages * rows * row_bytes / 2, 1024);
+        let (q, k, v) = (tiles(groups * ROWS, queries), tiles(keys, stages), tiles(keys, stages));
+        let codes = self.scaled().then(|| self.codes(b));
+        let ring = |tiles, rows: u32, stages: u32, scales| {
+            let (full, empty) = (b.barriers(stages), b.barriers(stages));
+            Ring { tiles, bytes: rows * row_bytes, row_bytes, stages, full, empty, scales }
         };
-        // Tiles first: they are aligned the most.
-        let (q, k, v) = (ring(groups * ROWS, queries), ring(keys, stages), ring(keys, stages));
+        let scales = || codes.map(|_| b.shared(stages * keys, 16));
+        let (k_scales, v_scales) = (scales(), scales());
+        let q = ring(q, groups * ROWS, queries, None);
+        let (k, v) = (ring(k, keys, stages, k_scales), ring(v, keys, stages, v_scales));
         let items = b.shared(queries * work::WORDS, 16);
         b.if_(b.special(Special::ThreadX).eq(0), || {
-            for ring in [q, k, v] {
+            // Copies fill tiles, or the warps that make them of codes.
+            let filling = if codes.is_some() { WARPS } else { 1 };
+            for (ring, filling) in [(q, 1), (k, filling), (v, filling)] {
                 for s in 0..ring.stages {
-                    ring.full.at(s).init(1);
+                    ring.full.at(s).init(filling);
                     // One for each warp.
-                    ring.empty.at(s).init(groups * 4);
+                    ring.empty.at(s).init(groups * WARPS);
                 }
+            }
+            if let Some(codes) = codes {
+                codes.barriers().for_each(|barrier| barrier.init(1));
             }
             b.fence_barriers();
         });
-        Smem { queries: q, keys: k, values: v, items }
+        Smem { queries: q, keys: k, values: v, items, codes }
     }
 }

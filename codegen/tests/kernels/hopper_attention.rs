@@ -4,7 +4,7 @@ use super::{attention, on_sm_90};
 use trtc_codegen::kernels::Recipe;
 use trtc_codegen::kernels::attention::Attention;
 use trtc_codegen::kernels::wgmma_attention::WgmmaAttention;
-use trtc_ir::DType::F32;
+use trtc_ir::DType::{F8E4M3, F32};
 
 /// One line a kernel: what assembling it uses. Consumers may have more registers than are shown: they take them.
 #[test]
@@ -26,6 +26,17 @@ fn every_attention_of_warpgroups() {
             "wgmma_attention_window_cap_8_1_64",
             Attention { window: Some(100), softcap: Some(30.0), ..attention(8, 1, 64) },
         ),
+        ("wgmma_attention_e4m3_32_8_128", Attention { kv: F8E4M3, ..attention(32, 8, 128) }),
+        ("wgmma_attention_e4m3_32_8_64", Attention { kv: F8E4M3, ..attention(32, 8, 64) }),
+        (
+            "wgmma_attention_e4m3_window_4_1_128",
+            Attention { kv: F8E4M3, window: Some(512), ..attention(4, 1, 128) },
+        ),
+        ("wgmma_attention_e4m3_cap_16_2_128", Attention { kv: F8E4M3, ..capped }),
+        (
+            "wgmma_attention_e4m3_window_cap_8_1_64",
+            Attention { kv: F8E4M3, window: Some(100), softcap: Some(30.0), ..attention(8, 1, 64) },
+        ),
     ];
     let cases = cases.map(|(name, a)| (name, Recipe::from(WgmmaAttention(a))));
     let Some(table) = on_sm_90(&cases) else { return };
@@ -40,6 +51,7 @@ fn constants_that_warpgroups_do_not_serve_are_refused() {
     assert!(why(attention(4, 3, 64)).contains("share 3"));
     assert!(why(Attention { page_tokens: 16, ..attention(4, 2, 64) }).contains("pages of 16"));
     assert!(why(Attention { softcap: Some(50.0), ..attention(4, 2, 256) }).contains("bounded scores"));
+    assert!(why(Attention { kv: F8E4M3, ..attention(4, 2, 256) }).contains("neither 64 nor 128"));
     assert!(why(Attention { out: F32, ..attention(4, 2, 64) }).contains("results of f32"));
     assert!(why(Attention { q: F32, ..attention(4, 2, 64) }).contains("queries of f32"));
     assert!(why(Attention { kv: F32, ..attention(4, 2, 64) }).contains("cache of f32"));

@@ -1,7 +1,7 @@
 //! From the sums of a warpgroup, outputs by tokens, to rows of y: they are turned in shared memory, some tokens at a time.
 
 use super::super::epilogue::Epilogue;
-use super::{GROUP, PITCH, ROWS, StreamMatmul, VEC};
+use super::{GROUP, PITCH, ROWS, StreamMatmul, TURNED, Team, VEC};
 use crate::builder::{Builder, F32, I32, SharedPtr, Special, Val};
 
 impl StreamMatmul {
@@ -10,20 +10,25 @@ impl StreamMatmul {
         self.tokens.min(GROUP * VEC / ROWS)
     }
 
+    /// The memory for that.
+    pub(super) fn turn<'b>(&self, b: &'b Builder) -> SharedPtr<'b, F32> {
+        b.shared(self.workers() / GROUP * self.together() * PITCH, 16)
+    }
+
     /// Stores the tile of y from sums in the order of `wgmma`.
     pub(super) fn store<'b>(
         &self,
         b: &'b Builder,
         sums: &[Val<'b, F32>],
         tile: Val<'b, I32>,
-        turn: SharedPtr<'b, F32>,
+        team: &Team<'b>,
         epilogue: Epilogue<'b>,
     ) {
-        let thread = b.special(Special::ThreadX);
-        let (group, within) = (thread / GROUP, thread % GROUP);
+        let (all, within) = (b.special(Special::ThreadX) / GROUP, team.thread % GROUP);
+        let group = team.thread / GROUP;
         let (warp, g, q) = (within / 32, within % 32 / 4, within % 4);
-        let turn = turn.at(group * (self.together() * PITCH));
-        let sync = || b.sync_some(group + 2, GROUP);
+        let turn = team.turn.at(all * (self.together() * PITCH));
+        let sync = || b.sync_some(all + TURNED, GROUP);
         // Of 8 tokens a thread has rows g and g + 8 of its warp's 16, tokens 2q and 2q + 1 (`builder/wgmma.rs`).
         let put = turn.at(q * (2 * PITCH) + warp * 16 + g);
         // Columns of y of a warpgroup.

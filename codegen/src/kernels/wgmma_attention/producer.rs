@@ -2,7 +2,7 @@
 
 use super::work::{Item, WORDS};
 use super::{COLUMNS, PAGE, Params, ROW_BYTES, Smem, Stage, Tiling, WgmmaAttention};
-use crate::builder::{Builder, GlobalPtr, I32, Special, Val};
+use crate::builder::{Builder, I32, Special, Val};
 
 /// Where the pages of a tile of keys are.
 type Pages<'b> = Vec<Val<'b, I32>>;
@@ -24,7 +24,7 @@ impl WgmmaAttention {
         let one = lane.eq(0);
         b.if_(one, || {
             b.prefetch_tensor_map(params.queries);
-            b.prefetch_tensor_map(params.cache);
+            params.cache.into_iter().for_each(|cache| b.prefetch_tensor_map(cache));
         });
         let all = self.items(params);
         // The item, how many tiles of queries were filled, and how many of keys.
@@ -35,26 +35,39 @@ impl WgmmaAttention {
             |[index, filled, keys]| {
                 // The next number is under way while this item is worked on.
                 let next = b.if_else(one, || self.take(b, params), || b.value(0));
-                let (item, seq) = self.item(b, params, index);
+                let item = self.item(b, params, index);
                 let some = b.value(0).lt(item.count);
                 let [first, end] = self.tiles_of(b, &item);
                 b.if_(some, || {
                     self.fill_queries(b, params, smem, &item, filled);
-                    let table = params.paged.table(seq);
-                    b.if_(one, || self.fill_keys(b, params, smem, &item, (table, first, end), keys));
+                    b.if_(one, || self.fill_keys(b, params, smem, &item, (first, end), keys));
                 });
                 b.sync_warp();
                 let (filled, keys) = (some.select(filled + 1, filled), some.select(keys + end - first, keys));
                 [b.broadcast(next, 0), filled, keys]
             },
         );
-        b.if_(one, || {
-            self.done(b, params);
-            let stage = smem.queries.stage(filled);
-            stage.wait_empty();
-            Item::end(b).store(self.place_of_item(smem, filled));
-            stage.full.arrive();
-        });
+        b.if_(one, || self.fill_end(b, params, smem, filled));
+    }
+
+    /// Says that there are no more items after `count` tiles of queries. One lane.
+    pub(super) fn fill_end<'b>(
+        &self,
+        b: &'b Builder,
+        params: &Params<'b>,
+        smem: &Smem<'b>,
+        count: Val<'b, I32>,
+    ) {
+        self.done(b, params);
+        let stage = smem.queries.stage(count);
+        stage.wait_empty();
+        Item::end(b).store(self.place_of_item(smem, count));
+        stage.full.arrive();
+    }
+
+    /// The key/value head of an item.
+    pub(super) fn head<'b>(&self, item: &Item<'b>) -> Val<'b, I32> {
+        item.unit / (self.0.group() / self.heads_of_tile())
     }
 
     /// Where the item of the `count`-th tile of queries is.
@@ -68,7 +81,7 @@ impl WgmmaAttention {
 
     /// Starts to copy the `count`-th tile of queries, `[warpgroup][part][head][token]`. Rows behind the request's are
     /// copied too. All lanes take part.
-    fn fill_queries<'b>(
+    pub(super) fn fill_queries<'b>(
         &self,
         b: &'b Builder,
         params: &Params<'b>,
@@ -104,12 +117,13 @@ impl WgmmaAttention {
         params: &Params<'b>,
         smem: &Smem<'b>,
         item: &Item<'b>,
-        (table, first, end): (GlobalPtr<'b, I32>, Val<'b, I32>, Val<'b, I32>),
+        (first, end): (Val<'b, I32>, Val<'b, I32>),
         count: Val<'b, I32>,
     ) {
+        let Some(cache) = params.cache else { return };
         let Tiling { keys, .. } = self.tiling();
         let pages_of_tile = keys / PAGE;
-        let head = item.unit / (self.0.group() / self.heads_of_tile());
+        let (table, head) = (params.paged.table(item.seq), self.head(item));
         let last_page = (item.context - 1) / PAGE;
         // Keys behind the last page are hidden; those of the last page stand for them.
         let pages = |tile: Val<'b, I32>| -> Pages<'b> {
@@ -123,7 +137,7 @@ impl WgmmaAttention {
                 let row = ((page * 2 + which) * self.0.kv_heads + head) * PAGE;
                 b.for_(0, self.parts(), 1, (), |part, ()| {
                     let to = stage.tile.at_bytes((part * keys + p * PAGE) * ROW_BYTES);
-                    b.tensor_load(to, params.cache, &[part * COLUMNS, row], stage.full, None);
+                    b.tensor_load(to, cache, &[part * COLUMNS, row], stage.full, None);
                 });
             }
         };

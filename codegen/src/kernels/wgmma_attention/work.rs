@@ -25,20 +25,22 @@ pub(super) struct Item<'b> {
     pub(super) context: Val<'b, I32>,
     /// The group of query heads.
     pub(super) unit: Val<'b, I32>,
+    /// The request.
+    pub(super) seq: Val<'b, I32>,
 }
 
 impl<'b> Item<'b> {
-    fn words(&self) -> [Val<'b, I32>; 5] {
-        [self.token, self.count, self.position, self.context, self.unit]
+    fn words(&self) -> [Val<'b, I32>; 6] {
+        [self.token, self.count, self.position, self.context, self.unit, self.seq]
     }
 
-    fn of([token, count, position, context, unit]: [Val<'b, I32>; 5]) -> Item<'b> {
-        Item { token, count, position, context, unit }
+    fn of([token, count, position, context, unit, seq]: [Val<'b, I32>; 6]) -> Item<'b> {
+        Item { token, count, position, context, unit, seq }
     }
 
     /// The item that says that there is no more.
     pub(super) fn end(b: &'b Builder) -> Item<'b> {
-        Item::of([b.value(0); 5])
+        Item::of([b.value(0); 6])
     }
 
     /// Leaves the item for other warps.
@@ -72,13 +74,8 @@ impl WgmmaAttention {
         (params.dims.tokens / self.tokens() + params.dims.seqs) * self.units()
     }
 
-    /// Item `index` and its request; its count is below 1 if it is empty. All lanes of a warp take part.
-    pub(super) fn item<'b>(
-        &self,
-        b: &'b Builder,
-        params: &Params<'b>,
-        index: Val<'b, I32>,
-    ) -> (Item<'b>, Val<'b, I32>) {
+    /// Item `index`; its count is below 1 if it is empty. All lanes of a warp take part.
+    pub(super) fn item<'b>(&self, b: &'b Builder, params: &Params<'b>, index: Val<'b, I32>) -> Item<'b> {
         let query_start = params.paged.query_start;
         let (tile, unit) = (index / self.units(), index % self.units());
         let seq = self.request(b, params, tile);
@@ -91,8 +88,7 @@ impl WgmmaAttention {
         let count = tile.lt(0).select(0, (tokens - first).min(self.tokens()));
         let context = params.paged.context.at(seq).load();
         // The last token of a request is at `context - 1`.
-        let item = Item { token: start + first, count, position: context - tokens + first, context, unit };
-        (item, seq)
+        Item { token: start + first, count, position: context - tokens + first, context, unit, seq }
     }
 
     /// The first tile of request `seq`.
