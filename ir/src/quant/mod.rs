@@ -6,6 +6,7 @@
 //! memory (packing).
 
 mod reference;
+mod scale;
 
 pub use reference::{QuantError, Quantized, dequantize, dequantize_row, quantize, quantize_row, round_rows};
 
@@ -47,7 +48,7 @@ impl Scheme {
     pub const INT8: Scheme =
         Scheme { payload: DType::I8, scale: DType::F32, grain: Grain::Channel, zero: false };
 
-    /// FP8 weights: e4m3, an f32 scale for each output channel.
+    /// FP8 weights: e4m3, an f32 scale for each output channel, chosen for the least squared error.
     pub const FP8: Scheme =
         Scheme { payload: DType::F8E4M3, scale: DType::F32, grain: Grain::Channel, zero: false };
 

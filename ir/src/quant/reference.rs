@@ -5,14 +5,16 @@
 //! | zero points | scale, rounded to the scheme's type | zero | payload |
 //! |---|---|---|---|
 //! | no | `max(hi, -lo) / max` | - | `clamp(round(w / scale), -max, max)` |
-//! | no, e4m3 | `max(hi, -lo) / 448` | - | `e4m3(w / scale)`, beyond the largest the largest |
+//! | no, e4m3 of an activation | `max(hi, -lo) / 448` | - | `e4m3(w / scale)`, beyond the largest the largest |
+//! | no, e4m3 of a weight | that or up to an octave more, see below | - | as above |
 //! | yes | `(hi - lo) / (max - min)` | `clamp(round(-lo / scale) + min, min, max)` | `clamp(round(w / scale) + zero, min, max)` |
 //!
 //! `min..max` is the payload's range: -128..127 for i8, -8..7 for i4; an e4m3 is kept as its bits. A scale below the least normal f32, as that of
 //! a block of zeros, becomes 1. A value is `(payload - zero) * scale`, one subtraction and one multiplication in f32.
-//! All arithmetic is in f32. Scales that span rows, and other float payloads, need a calibrated quantiser: not here.
+//! All arithmetic is in f32. The scale of a row of e4m3 weights is that of `scale.rs`, the first of
+//! `max(hi, -lo) / 448 * 2^(i/8)`, `i` in 0..8, with the least sum of squared errors. Scales that span rows, and other float payloads, need a calibrated quantiser: not here.
 
-use super::{Grain, Scheme};
+use super::{Grain, Scheme, scale::least_squares};
 use crate::dtype::DType;
 use crate::numerics::{decode, encode, integer, round};
 use std::fmt;
@@ -125,6 +127,8 @@ pub fn quantize_row(
         }
         if scale < f32::MIN_POSITIVE {
             scale = 1.0;
+        } else if scheme.payload.is_float() && scheme.grain == Grain::Channel {
+            scale = least_squares(values, scale, scheme.scale);
         }
         scales[b] = scale;
         if scheme.payload.is_float() {
@@ -270,17 +274,34 @@ mod tests {
         // The largest is 448 scales of 0.5; 8.5 scales lie between the codes of 8 and 9, to even; 2^-10 is half of the
         // least code, to even; the least code is 2^-9.
         let row = [224.0, -4.25, 2f32.powi(-11), 1.5 * 2f32.powi(-10), -0.0, 0.5];
-        let q = quantize(&[row, [0.0; 6]].concat(), 2, 6, Scheme::FP8).unwrap();
+        let q = quantize(&[row, [0.0; 6]].concat(), 2, 6, Scheme::FP8_TOKEN).unwrap();
         assert_eq!(q.scales, [0.5, 1.0]);
         let codes = [0x7eu8, 0xd0, 0x00, 0x02, 0x80, 0x38].map(|c| c as i8);
         assert_eq!(q.payload[..6], codes);
         assert_eq!(q.payload[6..], [0; 6]);
         assert!(q.zeros.is_empty());
-        let values = dequantize(&q, 2, 6, Scheme::FP8).unwrap();
+        let values = dequantize(&q, 2, 6, Scheme::FP8_TOKEN).unwrap();
         assert_eq!(values[..6], [224.0, -4.0, 0.0, 2f32.powi(-9), -0.0, 0.5]);
         // A scale below the least normal f32 becomes 1, and the row zero.
         let tiny = quantize(&[1e-37, -2e-37], 1, 2, Scheme::FP8_TOKEN).unwrap();
         assert_eq!((tiny.scales[0], &tiny.payload[..]), (1.0, &[0, 0x80u8 as i8][..]));
+    }
+
+    #[test]
+    fn fp8_weights_choose_their_scale() {
+        // All four are codes of the least scale, and at no other are all exact.
+        let row = [448.0, 208.0, 10.0, -20.0];
+        assert_eq!(quantize(&row, 1, 4, Scheme::FP8).unwrap().scales, [1.0]);
+        let row = [448.0, 424.0, 424.0, 424.0]; // 424 is between two codes; a greater scale has it nearer to one
+        let q = quantize(&row, 1, 4, Scheme::FP8).unwrap();
+        let token = quantize(&row, 1, 4, Scheme::FP8_TOKEN).unwrap();
+        let error = |q: &Quantized| {
+            let back = dequantize(q, 1, 4, Scheme::FP8).unwrap();
+            row.iter().zip(&back).map(|(x, y)| (x - y) * (x - y)).sum::<f32>()
+        };
+        assert_eq!(token.scales, [1.0]);
+        assert!(q.scales[0] > 1.0 && q.scales[0] < 2.0 && error(&q) < error(&token), "{q:?}");
+        assert_eq!(quantize(&[1e-37, -2e-37], 1, 2, Scheme::FP8).unwrap().scales, [1.0]);
     }
 
     #[test]
@@ -365,7 +386,7 @@ mod tests {
 
         #[test]
         fn values_on_the_grid_are_kept((k, values) in rows()) {
-            for scheme in [Scheme::INT8, Scheme::FP8, Scheme::int4(16)] {
+            for scheme in [Scheme::INT8, Scheme::FP8_TOKEN, Scheme::int4(16)] {
                 let once = dequantize(&quantize(&values, 3, k, scheme).unwrap(), 3, k, scheme).unwrap();
                 let q = quantize(&once, 3, k, scheme).unwrap();
                 let twice = dequantize(&q, 3, k, scheme).unwrap();
