@@ -8,7 +8,7 @@ mod stage;
 pub use place::CacheSize;
 pub use stage::Draw;
 
-use crate::device::{Bindings, Buffer, Call, Device, Fetch, Graph, Region, StepDims};
+use crate::device::{Bindings, Call, Device, Fetch, Graph, Region, StepDims};
 use crate::error::{Error, Fault};
 use crate::sched::{Plan, Scheduler};
 use rustc_hash::FxHashMap;
@@ -35,10 +35,21 @@ pub struct Executor {
 /// A step that was started: what comes back of it.
 #[derive(Debug)]
 pub struct Started {
-    /// Tokens and log-probabilities that the device chooses.
-    sampled: Option<(Fetch, Fetch)>,
+    /// Tokens that the device chooses.
+    tokens: Option<Fetch>,
+    /// Their log-probabilities.
+    logprobs: Option<Fetch>,
     /// Rows of logits, and the first of them.
     logits: Option<(Fetch, u32)>,
+}
+
+/// What is to come back of a step besides tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Rows of logits.
+    pub logits: Range<u32>,
+    /// Log-probabilities of the tokens that the device chooses.
+    pub logprobs: bool,
 }
 
 /// What came back of a step.
@@ -46,7 +57,7 @@ pub struct Started {
 pub struct Done {
     /// One a row, if the device samples.
     pub tokens: Vec<i32>,
-    /// Likewise.
+    /// Likewise, if they were asked for.
     pub logprobs: Vec<f32>,
     /// The first row of `logits`.
     pub first: u32,
@@ -140,14 +151,13 @@ impl Executor {
         self.manifest.sampled.is_some()
     }
 
-    /// Starts a plan. `draws` say how each row is sampled, one a row; `wanted` are the rows whose logits are to come
-    /// back. Everything that is started is executed in order.
+    /// Starts a plan. `draws` say how each row is sampled, one a row; `wanted` is what is to come back. Everything that is started is executed in order.
     pub fn start(
         &mut self,
         plan: &Plan,
         sched: &Scheduler,
         draws: &[Draw],
-        wanted: Range<u32>,
+        wanted: Wanted,
     ) -> Result<Started, Error> {
         self.stage.fill(plan, sched, draws)?;
         let seqs = plan.chunks.len() as u32;
@@ -167,11 +177,14 @@ impl Executor {
         let arena = self.bind.arena;
         let at = |offset, len| Region { buffer: arena, offset, len };
         let (rows, logits) = (u64::from(plan.rows), self.manifest.logits);
-        let mut started = Started { sampled: None, logits: None };
+        let mut started = Started { tokens: None, logprobs: None, logits: None };
         if let Some(sampled) = self.manifest.sampled.filter(|_| rows > 0) {
-            let tokens = self.device.fetch(at(sampled.tokens, 4 * rows))?;
-            started.sampled = Some((tokens, self.device.fetch(at(sampled.logprobs, 4 * rows))?));
+            started.tokens = Some(self.device.fetch(at(sampled.tokens, 4 * rows))?);
+            if wanted.logprobs {
+                started.logprobs = Some(self.device.fetch(at(sampled.logprobs, 4 * rows))?);
+            }
         }
+        let wanted = wanted.logits;
         if !wanted.is_empty() {
             let (first, count) = (u64::from(wanted.start), u64::from(wanted.end - wanted.start));
             let fetch = self.device.fetch(at(logits + first * row, count * row))?;
@@ -185,10 +198,12 @@ impl Executor {
         done.tokens.clear();
         done.logprobs.clear();
         done.logits.clear();
-        if let Some((tokens, logprobs)) = started.sampled {
+        if let Some(tokens) = started.tokens {
             self.device.fetched(tokens, &mut |b| {
                 done.tokens.extend(b.chunks_exact(4).map(|c| i32::from_le_bytes([c[0], c[1], c[2], c[3]])));
             })?;
+        }
+        if let Some(logprobs) = started.logprobs {
             self.device.fetched(logprobs, &mut |b| floats(b, &mut done.logprobs))?;
         }
         if let Some((logits, first)) = started.logits {
@@ -198,28 +213,37 @@ impl Executor {
         Ok(())
     }
 
+    /// Copies to the device what it does not have yet.
     fn upload(&mut self) -> Result<(), Error> {
-        let (stage, bind) = (&mut self.stage, &self.bind);
-        let lists: [(Buffer, &[i32]); 5] = [
-            (bind.tokens, &stage.tokens),
-            (bind.positions, &stage.positions),
-            (bind.rows, &stage.rows),
-            (bind.query_start, &stage.query_start),
-            (bind.context, &stage.context),
-        ];
-        for (buffer, list) in lists {
-            if !list.is_empty() {
-                self.device.upload(buffer, 0, bytes(list))?;
+        let done = self.upload_changes();
+        if done.is_err() {
+            self.stage.forget_lists();
+        }
+        done
+    }
+
+    fn upload_changes(&mut self) -> Result<(), Error> {
+        let (stage, bind, device) = (&mut self.stage, &self.bind, &mut *self.device);
+        for (buffer, list) in [
+            (bind.tokens, &mut stage.tokens),
+            (bind.positions, &mut stage.positions),
+            (bind.rows, &mut stage.rows),
+            (bind.query_start, &mut stage.query_start),
+            (bind.context, &mut stage.context),
+        ] {
+            if let Some(list) = list.change() {
+                device.upload(buffer, 0, bytes(list))?;
             }
         }
-        if self.manifest.sampled.is_some() && !stage.draws.is_empty() {
-            self.device.upload(bind.draws, 0, bytes(stage.draws.as_flattened()))?;
+        if self.manifest.sampled.is_some()
+            && let Some(draws) = stage.draws.change()
+        {
+            device.upload(bind.draws, 0, bytes(draws.as_flattened()))?;
         }
-        if !stage.changed.is_empty() {
-            let at = 4 * stage.changed.start as u64;
-            self.device.upload(bind.block_table, at, bytes(&stage.table[stage.changed.clone()]))?;
-            stage.changed = 0..0;
+        for run in &stage.changed {
+            device.upload(bind.block_table, 4 * run.start as u64, bytes(&stage.table[run.clone()]))?;
         }
+        stage.changed.clear();
         Ok(())
     }
 

@@ -16,7 +16,7 @@ pub mod sample;
 pub mod sched;
 pub mod text;
 
-pub use engine::{DeviceChoice, Engine, Generate, LoadOptions, open_device};
+pub use engine::{DeviceChoice, Engine, Events, Generate, LoadOptions, open_device};
 pub use error::{Error, Fault};
 pub use exec::CacheSize;
 pub use metrics::Stats;

@@ -249,9 +249,9 @@ pub struct AnswerId {
     pub index: u32,
 }
 
-/// What a step brings.
+/// What a step brings. Text is a `String` of its own, or a `&str` into [`crate::Events`].
 #[derive(Clone, Debug, PartialEq)]
-pub enum Event {
+pub enum Event<Text = String> {
     /// Log-probabilities of the prompt's tokens but the first, once, before the first token.
     Prompt {
         /// Whose.
@@ -266,7 +266,7 @@ pub enum Event {
         /// The token.
         token: u32,
         /// Text that is complete with it; may be empty, never splits a character.
-        text: String,
+        text: Text,
         /// If asked for.
         logprob: Option<TokenLogprob>,
     },
@@ -277,11 +277,20 @@ pub enum Event {
         /// Why.
         finish: Finish,
         /// Text that was held back for a character or stop string and is now complete.
-        text: String,
+        text: Text,
     },
 }
 
-impl Event {
+impl<Text> Event<Text> {
+    /// The same event with another text.
+    pub fn map_text<Other>(self, map: impl FnOnce(Text) -> Other) -> Event<Other> {
+        match self {
+            Event::Prompt { id, logprobs } => Event::Prompt { id, logprobs },
+            Event::Token { id, token, text, logprob } => Event::Token { id, token, text: map(text), logprob },
+            Event::Done { id, finish, text } => Event::Done { id, finish, text: map(text) },
+        }
+    }
+
     /// Whose event it is.
     pub fn id(&self) -> AnswerId {
         match *self {

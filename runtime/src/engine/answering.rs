@@ -2,6 +2,7 @@
 //!
 //! Works on rows of logits, or on tokens that the device has chosen; where they come from is not its business.
 
+use super::events::Events;
 use crate::exec::Draw;
 use crate::request::{AnswerId, Event, Finish, Request, TokenLogprob};
 use crate::sample::{self, Sampler};
@@ -37,18 +38,34 @@ pub(super) struct Scratch {
     row: Vec<f32>,
 }
 
-/// One answer in the making.
+/// One answer in the making. What every step looks at lies together; the rest is behind a pointer, so that a step of
+/// many answers stays in the processor's caches.
 pub(super) struct Answering {
     id: AnswerId,
-    request: Arc<Request>,
-    sampler: Sampler,
+    /// Tokens of the prompt.
+    prompt: u32,
     /// Tokens so far.
     len: u32,
+    /// Least tokens.
+    least: u32,
     /// Most tokens: what was asked for, or what there is room for.
     most: u32,
     /// Tokens that end it.
     stops: Vec<u32>,
+    /// Its tokens are reported with their log-probabilities.
+    logprobs: bool,
+    /// A penalty, a bias or alternatives to report take its rows to the host.
+    by_hand: bool,
+    /// A report on the prompt is being made: its rows are wanted too.
+    reports: bool,
     text: Option<TextStream>,
+    cold: Box<Cold>,
+}
+
+/// What a token that the device has chosen is no reason to look at, but for how the next is drawn.
+struct Cold {
+    sampler: Sampler,
+    request: Arc<Request>,
     /// Log-probabilities of the prompt, as far as they came; `None` if they are not wanted or have been given.
     report: Option<Vec<TokenLogprob>>,
 }
@@ -70,7 +87,20 @@ impl Answering {
         let sampler = Sampler::new(request.sampling.clone(), seed, &request.prompt);
         let text = tokenizer.map(|t| TextStream::new(Arc::clone(t), request.stop.clone()));
         let report = request.prompt_logprobs.filter(|_| id.index == 0).map(|_| Vec::new());
-        Answering { id, request, sampler, len: 0, most, stops, text, report }
+        let alternatives = request.logprobs.is_some_and(|n| n > 0);
+        Answering {
+            id,
+            prompt: request.prompt.len() as u32,
+            len: 0,
+            least: request.min_tokens,
+            most,
+            stops,
+            logprobs: request.logprobs.is_some(),
+            by_hand: alternatives || sampler.has_penalties() || !request.sampling.logit_bias.is_empty(),
+            reports: report.is_some(),
+            text,
+            cold: Box::new(Cold { sampler, request, report }),
+        }
     }
 
     pub fn id(&self) -> AnswerId {
@@ -79,94 +109,101 @@ impl Answering {
 
     /// Answers to the same request.
     pub fn answers(&self) -> u32 {
-        self.request.n
+        self.cold.request.n
     }
 
     /// Takes the rows of positions `first..` of the prompt, each `vocab` long. Gives the report once it is whole.
     pub fn take_prompt(&mut self, first: usize, rows: &[f32], vocab: usize) -> Option<Vec<TokenLogprob>> {
-        let top = self.request.prompt_logprobs.filter(|_| self.report.is_some())?;
-        let report = self.report.as_mut()?;
-        let wanted = self.request.prompt.len() - 1;
+        let Cold { request, report: slot, .. } = &mut *self.cold;
+        let (top, report) = (request.prompt_logprobs?, slot.as_mut()?);
         // The row of a token tells of the next one.
-        for (row, &token) in
-            rows.chunks_exact(vocab).zip(self.request.prompt.get(first + 1..).unwrap_or_default())
+        for (row, &token) in rows.chunks_exact(vocab).zip(request.prompt.get(first + 1..).unwrap_or_default())
         {
             report.push(sample::logprob(row, token, top));
         }
-        if report.len() < wanted { None } else { self.report.take() }
+        if report.len() < request.prompt.len() - 1 {
+            return None;
+        }
+        self.reports = false;
+        slot.take()
     }
 
     /// What is needed of the row before position `position`.
     pub fn wants(&self, position: u32) -> Wants {
-        let (request, s) = (&self.request, &self.request.sampling);
-        let len = position.saturating_sub(request.prompt.len() as u32);
-        let banned = len < request.min_tokens && !self.stops.is_empty();
-        let reports = self.report.is_some() || request.logprobs.is_some_and(|n| n > 0);
-        let plain = !self.sampler.has_penalties() && s.logit_bias.is_empty();
-        if plain && !banned && !reports { Wants::Token } else { Wants::Logits }
+        let len = position.saturating_sub(self.prompt);
+        let banned = len < self.least && !self.stops.is_empty();
+        if self.by_hand || banned || self.reports { Wants::Logits } else { Wants::Token }
     }
 
     /// How the device chooses the token at a position.
     pub fn draw(&self, position: u32) -> Draw {
-        self.sampler.draw(u64::from(position))
+        self.cold.sampler.draw(u64::from(position))
     }
 
-    /// Takes the token that the device has chosen, with its log-probability.
-    pub fn take(&mut self, token: u32, logprob: f32, events: &mut Vec<Event>) -> Next {
+    /// True if its tokens are reported with their log-probabilities.
+    pub fn logprobs(&self) -> bool {
+        self.logprobs
+    }
+
+    /// Takes the token that the device has chosen; with its log-probability if that is to be reported.
+    pub fn take(&mut self, token: u32, logprob: Option<f32>, events: &mut Events) -> Next {
         if self.most == 0 {
-            events.push(self.end(Finish::Length));
+            self.end(Finish::Length, events);
             return Next::End { tokens: 0 };
         }
-        let logprob = self.request.logprobs.map(|_| TokenLogprob { token, logprob, top: Vec::new() });
+        let logprob = logprob.map(|logprob| TokenLogprob { token, logprob, top: Vec::new() });
         self.accept(token, logprob, events)
     }
 
     /// Chooses the next token from its logits, which are changed on the way.
-    pub fn next(&mut self, logits: &mut [f32], events: &mut Vec<Event>, scratch: &mut Scratch) -> Next {
+    pub fn next(&mut self, logits: &mut [f32], events: &mut Events, scratch: &mut Scratch) -> Next {
         if self.most == 0 {
-            events.push(self.end(Finish::Length));
+            self.end(Finish::Length, events);
             return Next::End { tokens: 0 };
         }
-        let request = Arc::clone(&self.request);
         // Stop tokens are not chosen before `min_tokens`.
-        let banned: &[u32] = if self.len < request.min_tokens { &self.stops } else { &[] };
-        if request.logprobs.is_some() {
+        let banned: &[u32] = if self.len < self.least { &self.stops } else { &[] };
+        if self.logprobs {
             // What is reported is of the row as it was.
             scratch.row.clear();
             scratch.row.extend_from_slice(logits);
         }
-        let position = request.prompt.len() as u64 + u64::from(self.len);
-        let token = self.sampler.choose(logits, position, banned, &mut scratch.draw);
-        let logprob = request.logprobs.map(|top| sample::logprob(&scratch.row, token, top));
+        let position = u64::from(self.prompt) + u64::from(self.len);
+        let token = self.cold.sampler.choose(logits, position, banned, &mut scratch.draw);
+        let logprob = self.cold.request.logprobs.map(|top| sample::logprob(&scratch.row, token, top));
         self.accept(token, logprob, events)
     }
 
     /// Goes on with a token, or ends.
-    fn accept(&mut self, token: u32, logprob: Option<TokenLogprob>, events: &mut Vec<Event>) -> Next {
-        let (request, id) = (Arc::clone(&self.request), self.id);
-        if self.len >= request.min_tokens && self.stops.contains(&token) {
-            events.push(self.end(Finish::Stop));
+    #[inline]
+    fn accept(&mut self, token: u32, logprob: Option<TokenLogprob>, events: &mut Events) -> Next {
+        let id = self.id;
+        if self.len >= self.least && self.stops.contains(&token) {
+            self.end(Finish::Stop, events);
             return Next::End { tokens: 0 };
         }
         self.len += 1;
-        self.sampler.accept(token);
-        let (text, stopped) = match &mut self.text {
-            Some(stream) => stream.push(token, self.len >= request.min_tokens),
-            None => (String::new(), false),
-        };
-        events.push(Event::Token { id, token, text, logprob });
+        if self.by_hand {
+            self.cold.sampler.accept(token);
+        }
+        let (may_stop, stream) = (self.len >= self.least, &mut self.text);
+        let stopped = events.write(
+            |out| stream.as_mut().is_some_and(|stream| stream.push(token, may_stop, out)),
+            |text| Event::Token { id, token, text, logprob },
+        );
         let finish = match stopped {
             true => Finish::Stop,
             false if self.len == self.most => Finish::Length,
             false => return Next::Token(token),
         };
-        events.push(self.end(finish));
+        self.end(finish, events);
         Next::End { tokens: 1 }
     }
 
     /// The last event, with the text that was held back.
-    pub fn end(&mut self, finish: Finish) -> Event {
-        let text = self.text.as_mut().map(TextStream::finish).unwrap_or_default();
-        Event::Done { id: self.id, finish, text }
+    pub fn end(&mut self, finish: Finish, events: &mut Events) {
+        let (id, stream) = (self.id, &mut self.text);
+        let finish_text = |out: &mut String| stream.iter_mut().for_each(|stream| stream.finish(out));
+        events.write(finish_text, |text| Event::Done { id, finish, text });
     }
 }

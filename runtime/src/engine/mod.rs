@@ -4,10 +4,12 @@
 //! answer (`answering.rs`) chooses its token and its end.
 
 mod answering;
+mod events;
 mod load;
 mod step;
 mod stream;
 
+pub use events::Events;
 pub use load::{DeviceChoice, LoadOptions, open_device};
 pub use stream::Generate;
 
@@ -41,7 +43,7 @@ pub struct Engine {
     requests: FxHashMap<u64, Vec<SeqId>>,
     next_request: u64,
     /// Events that the next step gives.
-    backlog: Vec<Event>,
+    backlog: Events,
     tokenizer: Option<Arc<Tokenizer>>,
     template: Option<ChatTemplate>,
     scratch: Scratch,
@@ -77,7 +79,7 @@ impl Engine {
             answers: Vec::new(),
             requests: FxHashMap::default(),
             next_request: 0,
-            backlog: Vec::new(),
+            backlog: Events::new(),
             tokenizer,
             template,
             scratch: Scratch::default(),
@@ -197,14 +199,14 @@ impl Engine {
     /// Gives a request up: its answers end with the next step. False if it has ended already, or never was.
     pub fn cancel(&mut self, request: u64) -> bool {
         let mut live = self.take_request(request);
-        self.backlog.extend(live.iter_mut().map(|a| a.end(Finish::Cancelled)));
+        live.iter_mut().for_each(|a| a.end(Finish::Cancelled, &mut self.backlog));
         !live.is_empty()
     }
 
     /// Gives a request up and forgets its events.
     fn discard(&mut self, request: u64) {
         self.take_request(request);
-        self.backlog.retain(|e| e.id().request != request);
+        self.backlog.retain(|id| id.request != request);
     }
 
     /// Removes the live sequences of a request.
@@ -221,11 +223,18 @@ impl Engine {
     /// Computes one step and gives what it brings; nothing when idle.
     pub fn step(&mut self) -> Result<Vec<Event>, Error> {
         let mut events = std::mem::take(&mut self.backlog);
-        if let Err(error) = self.advance(&mut events) {
-            self.backlog = events;
-            return Err(error);
-        }
-        Ok(events)
+        let done = self.advance(&mut events);
+        let brought = done.map(|()| events.drain().map(|e| e.map_text(str::to_owned)).collect());
+        // After an error the next step gives them.
+        self.backlog = events;
+        brought
+    }
+
+    /// Computes one step and appends what it brings to `events`, also what came before an error. In steady state it takes
+    /// no memory from the allocator.
+    pub fn step_into(&mut self, events: &mut Events) -> Result<(), Error> {
+        self.backlog.drain().for_each(|event| events.push(event));
+        self.advance(events)
     }
 }
 

@@ -3,8 +3,9 @@
 
 use super::Engine;
 use super::answering::{Answering, Next, Wants};
+use super::events::Events;
 use crate::error::Error;
-use crate::exec::{Draw, Started};
+use crate::exec::{Draw, Started, Wanted};
 use crate::metrics::Step;
 use crate::request::{AnswerId, Event};
 use crate::sched::{Chunk, Plan};
@@ -44,7 +45,7 @@ pub(super) struct Memory {
 
 impl Engine {
     /// Starts what can be started, and gives what the earlier of the steps under way brings.
-    pub(super) fn advance(&mut self, events: &mut Vec<Event>) -> Result<(), Error> {
+    pub(super) fn advance(&mut self, events: &mut Events) -> Result<(), Error> {
         if self.flight.is_none() {
             self.flight = self.depart()?;
         }
@@ -109,11 +110,13 @@ impl Engine {
         Ok(Flight { started, asked, step, ahead })
     }
 
-    /// Finds out what is wanted of each chunk: draws for all rows, and the range of rows whose logits are.
-    fn ask(&mut self, plan: &Plan, asked: &mut Vec<Asked>) -> Range<u32> {
+    /// Finds out what is wanted of each chunk: draws for all rows, the range of rows whose logits are, and whether
+    /// log-probabilities of tokens are.
+    fn ask(&mut self, plan: &Plan, asked: &mut Vec<Asked>) -> Wanted {
         asked.clear();
         self.memory.draws.clear();
         let mut wanted: Option<Range<u32>> = None;
+        let mut logprobs = false;
         for &chunk in &plan.chunks {
             let row = self.memory.draws.len() as u32;
             self.memory.draws.resize((row + chunk.rows) as usize, Draw::default());
@@ -134,16 +137,17 @@ impl Engine {
                     if let Some(last) = self.memory.draws.last_mut() {
                         *last = answering.draw(end);
                     }
+                    logprobs |= answering.logprobs();
                 }
                 _ => {}
             }
             asked.push(Asked { chunk, id: answering.id(), row, chooses, wants });
         }
-        wanted.unwrap_or(0..0)
+        Wanted { logits: wanted.unwrap_or(0..0), logprobs }
     }
 
     /// Waits for a step and tells the answers what it brings.
-    fn land(&mut self, flight: Flight, events: &mut Vec<Event>) -> Result<(), Error> {
+    fn land(&mut self, flight: Flight, events: &mut Events) -> Result<(), Error> {
         let Flight { started, asked, mut step, .. } = flight;
         let begin = Instant::now();
         let mut done = std::mem::take(&mut self.memory.done);
@@ -152,6 +156,9 @@ impl Engine {
         if let Err(error) = finished {
             self.abandon(&asked);
             return Err(error);
+        }
+        if let Some(tokenizer) = &self.tokenizer {
+            tokenizer.touch(&done.tokens);
         }
         let vocab = self.manifest.model.vocab as usize;
         for a in &asked {
@@ -163,8 +170,10 @@ impl Engine {
             let next = match a.wants {
                 Wants::Token if a.chooses => {
                     let row = (a.row + a.chunk.rows - 1) as usize;
-                    let (token, logprob) = (done.tokens.get(row), done.logprobs.get(row));
-                    let (Some(&token), Some(&logprob)) = (token, logprob) else {
+                    let logprob = done.logprobs.get(row).copied().filter(|_| answering.logprobs());
+                    let Some(&token) =
+                        done.tokens.get(row).filter(|_| logprob.is_some() || !answering.logprobs())
+                    else {
                         return Err(Error::bug(format!("row {row} of a step has no token")));
                     };
                     answering.take(token as u32, logprob, events)
@@ -176,7 +185,7 @@ impl Engine {
                     if let Some(report) = answering.take_prompt(first, rows, vocab) {
                         for index in 0..answering.answers() {
                             let id = AnswerId { index, ..a.id };
-                            events.push(Event::Prompt { id, logprobs: report.clone() });
+                            events.push(Event::<&str>::Prompt { id, logprobs: report.clone() });
                         }
                     }
                     if !a.chooses {

@@ -69,8 +69,9 @@ impl Sampler {
     /// What the device is told of the choice at `position`, if no penalty, bias or ban is on: the parameters and the
     /// number that (seed, position) gives.
     pub fn draw(&self, position: u64) -> [f32; DRAW as usize] {
-        let u = draw::uniform(self.seed, position);
         let Sampling { temperature, top_k, top_p, min_p, .. } = self.sampling;
+        // Who takes the best token draws nothing, and is told the same at every position.
+        let u = if temperature == 0.0 { 0 } else { draw::uniform(self.seed, position) };
         // A bound above 2^24 keeps every token, as 0 does; all others are exact.
         let top_k = if top_k < 1 << 24 { top_k as f32 } else { 0.0 };
         [temperature, top_k, top_p, min_p, (u >> 16) as f32, (u & 0xffff) as f32, 0.0, 0.0]

@@ -13,6 +13,7 @@
 //! A device can be a step behind: a token that it has not told yet is *pending*. It has its place and is planned like
 //! any other, but pages are shared only once all their tokens are known.
 
+mod fill;
 mod plan;
 mod sequence;
 
@@ -35,6 +36,7 @@ pub struct Scheduler {
     /// In rank.
     running: Vec<SeqId>,
     arrivals: u64,
+    admissions: u64,
 }
 
 impl Scheduler {
@@ -49,6 +51,7 @@ impl Scheduler {
             waiting: Vec::new(),
             running,
             arrivals: 0,
+            admissions: 0,
         }
     }
 
@@ -236,31 +239,6 @@ impl Scheduler {
         }
     }
 
-    /// Step 3: who computes what.
-    fn fill(&self, plan: &mut Plan) {
-        for decodes in [true, false] {
-            for &id in &self.running {
-                let seq = self.seq(id);
-                if (seq.remaining() == 1) != decodes {
-                    continue;
-                }
-                let start = seq.computed;
-                // Tokens before `logits_from` want no logits and are not bounded by the rows left.
-                let first_row = start.max(seq.logits_from);
-                let rows_end = first_row.saturating_add(self.limits.max_logit_rows - plan.rows);
-                let len =
-                    seq.remaining().min(self.limits.max_step_tokens - plan.tokens).min(rows_end - start);
-                if len == 0 {
-                    continue;
-                }
-                let rows = (start + len).saturating_sub(first_row);
-                plan.chunks.push(Chunk { seq: id, start, len, rows });
-                plan.tokens += len;
-                plan.rows += rows;
-            }
-        }
-    }
-
     /// True if the running that go before `id` leave tokens of the step to it.
     fn tokens_left_for(&self, id: SeqId) -> bool {
         let rank = self.seq(id).rank();
@@ -323,6 +301,8 @@ impl Scheduler {
         let Some(seq) = self.seqs[id.index()].as_mut() else {
             return;
         };
+        self.admissions += 1;
+        seq.admission = self.admissions;
         let cached = seq.cached_pages(&self.pool).count();
         for i in 0..cached {
             let Some(page) = seq.cached_page(i, &self.pool) else {

@@ -43,6 +43,8 @@ pub struct Sequence {
     /// First position whose logits are still wanted.
     pub(super) logits_from: u32,
     pub(super) pages: Vec<u32>,
+    /// Which admission gave it its pages.
+    pub(super) admission: u64,
     /// Keys of full pages, as far as they were needed.
     keys: Vec<PageKey>,
     /// Pages that were published or found.
@@ -68,6 +70,7 @@ impl Sequence {
             computed: 0,
             logits_from: if new.all_logits { 0 } else { prompt - 1 },
             pages: Vec::with_capacity(pages),
+            admission: 0,
             keys: Vec::with_capacity(if pool.prefix_cache() { pages } else { 0 }),
             published: 0,
             priority: new.priority,
@@ -105,6 +108,12 @@ impl Sequence {
     /// Pages, in the order of the tokens.
     pub fn pages(&self) -> &[u32] {
         &self.pages
+    }
+
+    /// Which admission gave it its pages, of all that ever were; from 1. As long as it stays the same, pages are only
+    /// added behind those that are there.
+    pub fn admission(&self) -> u64 {
+        self.admission
     }
 
     /// True if every token is computed: the next one can be chosen.

@@ -16,6 +16,8 @@ pub(super) struct Pieces {
     bytes: Vec<u8>,
     /// Where token i ends in `bytes`; it begins where the one before ends. Special tokens have no bytes.
     ends: Vec<u32>,
+    /// Bytes of the longest token.
+    longest: usize,
     start: Start,
 }
 
@@ -94,7 +96,9 @@ impl Pieces {
         let mut pieces = Pieces { start, ..Pieces::default() };
         for text in texts {
             if let Some(text) = text {
-                pieces.bytes.extend_from_slice(&through(&steps, text, &table));
+                let bytes = through(&steps, text, &table);
+                pieces.longest = pieces.longest.max(bytes.len());
+                pieces.bytes.extend_from_slice(&bytes);
             }
             let end = u32::try_from(pieces.bytes.len());
             pieces
@@ -107,6 +111,11 @@ impl Pieces {
     /// Ids are below this.
     pub fn vocab(&self) -> u32 {
         self.ends.len() as u32
+    }
+
+    /// Bytes of the longest token.
+    pub fn longest(&self) -> usize {
+        self.longest
     }
 
     pub fn get(&self, token: u32) -> &[u8] {
@@ -220,6 +229,12 @@ pub struct Detokenizer {
 }
 
 impl Detokenizer {
+    /// Tokens of up to `longest` bytes need no more memory than is taken here.
+    pub(super) fn with_room(longest: usize) -> Detokenizer {
+        // The beginning of a character of four bytes, a space, and the token.
+        Detokenizer { held: Vec::with_capacity(longest + 4), ..Detokenizer::default() }
+    }
+
     /// Appends the text that is complete with this token.
     pub fn push(&mut self, tokenizer: &Tokenizer, token: u32, out: &mut String) {
         let pieces = tokenizer.pieces();
@@ -227,17 +242,22 @@ impl Detokenizer {
         if bytes.is_empty() {
             return;
         }
-        if !self.begun && pieces.start.spaceless {
-            self.held.extend(bytes.iter().filter(|&&b| b != b' '));
+        let begin = out.len();
+        let spaceless = !self.begun && pieces.start.spaceless;
+        let space = (self.begun && pieces.start.spaced).then_some(b' ');
+        if self.held.is_empty()
+            && !spaceless
+            && let Ok(text) = std::str::from_utf8(bytes)
+        {
+            // As a rule a token is whole characters.
+            out.extend(space.map(char::from));
+            out.push_str(text);
         } else {
-            if self.begun && pieces.start.spaced {
-                self.held.push(b' ');
-            }
-            self.held.extend_from_slice(bytes);
+            self.held.extend(space);
+            self.held.extend(bytes.iter().filter(|&&b| !(spaceless && b == b' ')));
+            self.take_complete(out);
         }
         self.begun = true;
-        let begin = out.len();
-        self.take_complete(out);
         self.strip(&pieces.start, begin, out);
     }
 

@@ -152,21 +152,31 @@ fn tokenizers_that_do_not_fit_are_refused() {
 fn a_stream_holds_back_characters_and_stops() {
     let t = Arc::new(load(&byte_level()));
     let mut s = TextStream::new(Arc::clone(&t), vec!["wo".into()]);
-    let mut push = |b: u8| s.push(byte_id(&t, b), true);
+    let text = |s: &mut TextStream, b: u8, may_stop: bool| {
+        let mut out = "before".to_owned();
+        let stopped = s.push(byte_id(&t, b), may_stop, &mut out);
+        (out.strip_prefix("before").unwrap().to_owned(), stopped)
+    };
+    let rest = |s: &mut TextStream| {
+        let mut out = String::new();
+        s.finish(&mut out);
+        out
+    };
+    let mut push = |b: u8| text(&mut s, b, true);
     assert_eq!(push(0xc3), (String::new(), false));
     assert_eq!(push(0xa4), ("\u{e4}".into(), false));
     assert_eq!(push(b'w'), (String::new(), false));
     assert_eq!(push(b'x'), ("wx".into(), false));
     assert_eq!(push(b'w'), (String::new(), false));
     assert_eq!(push(b'o'), (String::new(), true));
-    assert_eq!(s.finish(), "");
+    assert_eq!(rest(&mut s), "");
 
     let mut s = TextStream::new(Arc::clone(&t), vec!["wo".into()]);
-    assert_eq!(s.push(byte_id(&t, b'w'), false).0, "");
-    assert_eq!(s.push(byte_id(&t, b'o'), false), ("wo".into(), false));
-    assert_eq!(s.push(byte_id(&t, b'w'), false).0, "");
-    assert_eq!(s.push(byte_id(&t, 0xe4), false).0, "");
-    assert_eq!(s.finish(), "w\u{fffd}");
+    assert_eq!(text(&mut s, b'w', false).0, "");
+    assert_eq!(text(&mut s, b'o', false), ("wo".into(), false));
+    assert_eq!(text(&mut s, b'w', false).0, "");
+    assert_eq!(text(&mut s, 0xe4, false).0, "");
+    assert_eq!(rest(&mut s), "w\u{fffd}");
 }
 
 proptest! {
@@ -204,14 +214,16 @@ proptest! {
         // By the definition: the stop string that is complete first, of those the one that begins first.
         let found = stops.iter().filter(|s| !s.is_empty()).filter_map(|s| text.find(s.as_str()).map(|b| (b + s.len(), b)));
         let want = found.min().map_or(text.as_str(), |(_, begin)| &text[..begin]);
-        let mut matcher = StopMatcher::new(stops.clone());
+        let mut matcher = StopMatcher::new(stops.clone(), 0);
         let mut out = String::new();
         let chars: Vec<char> = text.chars().collect();
         let (mut at, mut stopped) = (0, false);
         for cut in cuts.iter().cycle().take(200) {
             let piece: String = chars[at.min(chars.len())..(at + cut).min(chars.len())].iter().collect();
             at += cut;
-            stopped |= matcher.push(&piece, true, &mut out);
+            let begin = out.len();
+            out.push_str(&piece);
+            stopped |= matcher.filter(&mut out, begin, true);
             prop_assert!(text.starts_with(&out));
         }
         matcher.finish(&mut out);

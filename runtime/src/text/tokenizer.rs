@@ -51,6 +51,13 @@ impl Tokenizer {
         text
     }
 
+    /// Reads a little of each token. A vocabulary does not fit the processor's nearest caches, and these reads wait for
+    /// memory all at once, where decoding one token after the other waits for each.
+    pub(crate) fn touch(&self, tokens: &[i32]) {
+        let first = |&token: &i32| self.pieces.get(token as u32).first().map_or(0, |&b| u32::from(b));
+        std::hint::black_box(tokens.iter().map(first).sum::<u32>());
+    }
+
     /// Ids are below this.
     pub fn vocab(&self) -> u32 {
         self.pieces.vocab()

@@ -208,7 +208,7 @@ impl Device for CudaDevice {
     fn upload(&mut self, to: Buffer, offset: u64, bytes: &[u8]) -> Result<(), Error> {
         self.context.make_current()?;
         let at = self.address(Region { buffer: to, offset, len: bytes.len() as u64 })?;
-        let done = if bytes.len() <= staging::PIECE {
+        let done = if bytes.len() <= staging::STAGED {
             // SAFETY: within the buffer, which is given back only after the queue has finished.
             unsafe { self.uploads.write(&self.stream, at, bytes) }
         } else {

@@ -5,10 +5,12 @@
 
 use super::driver::{Address, Failure, Mark, Pinned, Stream};
 
-/// Most bytes of an upload that is staged.
-pub const PIECE: usize = 64 << 10;
+/// Bytes of a slot.
+const PIECE: usize = 64 << 10;
 /// Slots of the ring: more than two steps take.
 const SLOTS: usize = 32;
+/// Most bytes of an upload that is staged: a part of the ring, which steps under way leave free.
+pub const STAGED: usize = PIECE * SLOTS / 4;
 
 /// A slot: memory, and the point at which the copy from or to it is done.
 struct Slot {
@@ -24,11 +26,21 @@ pub struct Uploads {
 }
 
 impl Uploads {
-    /// Queues a copy of at most [`PIECE`] bytes.
+    /// Queues a copy of at most [`STAGED`] bytes.
     ///
     /// # Safety
     /// As for [`Stream::write`].
     pub unsafe fn write(&mut self, stream: &Stream, at: Address, bytes: &[u8]) -> Result<(), Failure> {
+        let places = (at..).step_by(PIECE);
+        // SAFETY: the caller's word, for each part of the range.
+        places.zip(bytes.chunks(PIECE)).try_for_each(|(at, piece)| unsafe { self.piece(stream, at, piece) })
+    }
+
+    /// Queues a copy of at most [`PIECE`] bytes.
+    ///
+    /// # Safety
+    /// As for [`Stream::write`].
+    unsafe fn piece(&mut self, stream: &Stream, at: Address, bytes: &[u8]) -> Result<(), Failure> {
         if self.slots.len() <= self.next {
             self.slots.push(Slot { memory: Pinned::take(PIECE)?, done: stream.mark()? });
         }
