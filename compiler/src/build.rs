@@ -4,12 +4,12 @@ use crate::dump::Dump;
 use crate::frontend::{self, Checkpoint, ImportOptions};
 use crate::options::{BuildOptions, Resolved};
 use crate::phase::Phase;
-use crate::{engine, gpu, pipeline};
+use crate::{engine, gpu, pipeline, plan};
 use std::path::Path;
 use std::time::Instant;
 use trtc_ir::text::PrintOptions;
 use trtc_ir::{DType, Diag, Loc, Module, text};
-use trtc_passes::{KvOptions, Options, PassCx, Recipe, run_passes};
+use trtc_passes::{KvOptions, Options, PassCx, run_passes};
 
 /// How far a build is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -127,10 +127,6 @@ fn graph(
 ) -> Result<Module, Diag> {
     progress(Progress { phase: Phase::Import, done: 0, total: 0 });
     let start = Instant::now();
-    let recipe = match &options.recipe {
-        Some(text) => Recipe::parse("--recipe", text)?,
-        None => Recipe::default(),
-    };
     let precision = resolved.precision;
     let (act, residual) = match resolved.target.gpu {
         Some(_) => (precision.activation, precision.residual),
@@ -147,6 +143,7 @@ fn graph(
     };
     let mut module = frontend::import(checkpoint, &import)?;
     trtc_ir::verify::verify(&module).map_err(first)?;
+    let recipe = plan::recipe(options, &module, precision)?;
     if dump.wanted() {
         let command =
             format!("trtc dump {} --phase import --precision {} --locs", model.display(), precision.name);

@@ -12,7 +12,9 @@ mod options;
 mod pack;
 pub mod phase;
 pub mod pipeline;
+pub mod plan;
 
 pub use build::{BuildReport, Progress, build, module_after};
 pub use options::BuildOptions;
 pub use phase::Phase;
+pub use plan::Plan;

@@ -1,6 +1,7 @@
 //! What a build is asked for, resolved from names to rows of the tables. No environment, no files.
 
 use crate::phase::Phase;
+use crate::plan::Plan;
 use std::path::PathBuf;
 use trtc_codegen::ptxas::Ptxas;
 use trtc_ir::{DType, Diag, Loc, Target, target::TARGETS};
@@ -26,6 +27,8 @@ pub struct BuildOptions {
     pub max_step_tokens: Option<u32>,
     /// Text of a recipe that overrides the precision of some weights.
     pub recipe: Option<String>,
+    /// Which linears the precision leaves as they are.
+    pub plan: Option<Plan>,
     /// Also put the result of this assembler for each kernel into an engine for a GPU.
     pub cubin: Option<Ptxas>,
     /// Folder for the module after each pass, diffs, kernels and timings.
@@ -49,6 +52,7 @@ impl Default for BuildOptions {
             max_seq_len: None,
             max_step_tokens: None,
             recipe: None,
+            plan: None,
             cubin: None,
             dump_dir: None,
             compile_to: None,
@@ -128,6 +132,7 @@ impl BuildOptions {
         add("--max-step-tokens", self.max_step_tokens.map(|n| n.to_string()));
         add("--cubin", self.cubin.as_ref().map(|_| String::new()));
         add("--recipe", self.recipe.as_ref().map(|r| format!("{:?}", r.trim())));
+        add("--plan", self.plan.as_ref().map(|p| format!("{:?}", p.kept().collect::<Vec<_>>().join(" "))));
         out
     }
 }

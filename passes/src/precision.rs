@@ -99,6 +99,11 @@ impl Precision {
         PRECISIONS.iter().find(|p| p.name == name)
     }
 
+    /// What a weight that it would quantise is otherwise: the plain type that the importer gives matrices.
+    pub fn unquantised(&self) -> &'static WeightScheme {
+        if self.activation == F32 { &FP32 } else { &BF16 }
+    }
+
     /// All names, for error messages: `fp32, bf16, fp8, int8, int4`.
     pub fn names() -> String {
         PRECISIONS.iter().map(|p| p.name).collect::<Vec<_>>().join(", ")

@@ -9,7 +9,7 @@ use trtc_ir::ops::Linear;
 use trtc_ir::random::RandomWeights;
 use trtc_ir::target::TARGETS;
 use trtc_ir::{DType, Loc, Module, Op, Source, Target, TensorType};
-use trtc_passes::{Options, Pass, PassCx, Precision, quantize, registry, run_passes};
+use trtc_passes::{Options, Pass, PassCx, Precision, Recipe, quantize, registry, run_passes};
 
 const FUSE: [&str; 9] = [
     "canonicalize",
@@ -198,6 +198,33 @@ fn fp8_quantises_what_linears_read_and_stays_near() {
         assert_ne!(exact, found, "{name}");
         // Steps of e4m3 are 1/8 of a power of two at most, and errors of sums of 32 products average out.
         assert_close(name, &exact, &found, 0.4);
+    }
+}
+
+#[test]
+fn linears_that_are_kept_read_floats_and_still_merge() {
+    // As a plan has it: names of whole products, each a rule.
+    let kept = ["l0.attn.q", "l0.attn.k", "l0.attn.v", "l1.mlp.down"];
+    let text: Vec<String> = kept.iter().map(|name| format!("{name} = fp32")).collect();
+    let recipe = Recipe::parse("plan", &text.join("\n")).expect("reads");
+    for (name, shape) in SHAPES {
+        let plain = model(name, shape, DType::F32);
+        let weights = RandomWeights::new(1).learn(&plain);
+        let mut module = plain.clone();
+        let cx = PassCx { precision: Precision::named("fp8"), recipe: &recipe, ..PassCx::new(&TARGETS[0]) };
+        let options = Options { spec: true, ..Options::default() };
+        run_passes(&mut module, &[&quantize::PASS], &cx, options).expect("quantizes");
+        let count = ops(&module).iter().filter(|n| **n == "quantize").count() as u64;
+        assert_eq!(count, 4 * common::LAYERS - 2, "{name}: two products read floats");
+        let expected = logits(&module, &weights);
+        assert_close(name, &logits(&plain, &weights), &expected, 0.4);
+        let after = ran(module, &FUSE);
+        assert_close(&format!("{name} fused"), &expected, &logits(&after, &weights), 0.1);
+        let elem = |weight: &str| after.weights[after.weight_named(weight).expect(weight)].ty.elem;
+        let merged = after.weight_named("l0.attn.qkv").map_or("l0.attn.q", |_| "l0.attn.qkv");
+        assert_eq!(elem(merged), DType::F32.into(), "{name}");
+        assert_eq!(elem("l1.mlp.down"), DType::F32.into(), "{name}");
+        assert_eq!(elem("l0.mlp.down"), trtc_ir::Elem::Quant(trtc_ir::Scheme::FP8), "{name}");
     }
 }
 

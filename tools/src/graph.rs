@@ -4,7 +4,7 @@ use crate::render::Failure;
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use std::path::{Path, PathBuf};
-use trtc_compiler::{BuildOptions, Phase};
+use trtc_compiler::{BuildOptions, Phase, Plan};
 use trtc_ir::Module;
 use trtc_ir::target::TARGETS;
 use trtc_ir::text::{PrintOptions, print, print_generic};
@@ -34,6 +34,9 @@ pub struct GraphArgs {
     /// File that overrides the precision of single weights
     #[arg(long, value_name = "FILE")]
     pub recipe: Option<PathBuf>,
+    /// File of `trtc calibrate`: linears that the precision leaves unquantised, so that it costs no more than was asked for
+    #[arg(long, value_name = "PLAN")]
+    pub plan: Option<PathBuf>,
 }
 
 impl GraphArgs {
@@ -47,6 +50,7 @@ impl GraphArgs {
             max_seq_len: self.max_seq_len,
             max_step_tokens: self.max_step_tokens,
             recipe: recipe(self.recipe.as_deref())?,
+            plan: plan(self.plan.as_deref())?,
             spec: crate::env::spec(),
             ..BuildOptions::default()
         })
@@ -74,6 +78,15 @@ impl Form {
 /// The text of a recipe file.
 pub fn recipe(path: Option<&Path>) -> Result<Option<String>, Failure> {
     let read = |path: &Path| std::fs::read_to_string(path).map_err(|e| Failure::file("read", path, &e));
+    path.map(read).transpose()
+}
+
+/// What a plan file says.
+pub fn plan(path: Option<&Path>) -> Result<Option<Plan>, Failure> {
+    let read = |path: &Path| -> Result<Plan, Failure> {
+        let text = std::fs::read_to_string(path).map_err(|e| Failure::file("read", path, &e))?;
+        Ok(Plan::parse(&path.display().to_string(), &text)?)
+    };
     path.map(read).transpose()
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Exit codes: 0 done, 1 the user's fault, 2 unsupported, 3 our bug. Everything else is in `cmd/`.
 
+#[cfg(feature = "compiler")]
+mod calibration;
 mod check;
 mod cmd;
 mod comparison;

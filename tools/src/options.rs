@@ -114,7 +114,7 @@ impl SamplingArgs {
 }
 
 /// A device's name.
-fn device(text: &str) -> Result<DeviceChoice, String> {
+pub fn device(text: &str) -> Result<DeviceChoice, String> {
     text.parse().map_err(|e: trtc_runtime::Error| e.help.unwrap_or(e.message))
 }
 
@@ -134,6 +134,14 @@ fn bytes(text: &str) -> Result<u64, String> {
 fn fraction(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|f| (0.0..=1.0).contains(f) && *f > 0.0);
     number.ok_or_else(|| "a number above 0 and at most 1, such as 0.9".to_owned())
+}
+
+/// `0.5%`: as a fraction, above 0.
+#[cfg(feature = "compiler")]
+pub fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').and_then(|n| n.trim_end().parse::<f64>().ok());
+    let found = number.filter(|n| *n > 0.0 && *n <= 100.0).map(|n| n / 100.0);
+    found.ok_or_else(|| "a percentage above 0, such as 0.5%".to_owned())
 }
 
 /// `42=-100`.
@@ -177,6 +185,15 @@ mod tests {
         assert_eq!((fraction("0.9"), fraction("1")), (Ok(0.9), Ok(1.0)));
         for text in ["0", "-0.5", "1.01", "90%", "nan", "inf", ""] {
             assert!(fraction(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "compiler")]
+    fn percentages() {
+        assert_eq!((percent("0.5%"), percent("100 %")), (Ok(0.005), Ok(1.0)));
+        for text in ["0.5", "0%", "-1%", "nan%", "inf%", "101%", "%", ""] {
+            assert!(percent(text).is_err(), "{text}");
         }
     }
 

@@ -95,6 +95,12 @@ fn kinds(module: &Module) -> Vec<Kind> {
     kinds
 }
 
+/// The matrices of a module's linears, those that make logits left out, in the order of its weights.
+pub fn matrices(module: &Module) -> Vec<WeightId> {
+    let kinds = kinds(module);
+    module.weights.ids().filter(|id| kinds[id.0 as usize] == Kind::Matrix).collect()
+}
+
 fn run(module: &mut Module, cx: &PassCx<'_>) -> Result<Changed, Diag> {
     let here = Loc::name(&module.name);
     let precision = match (cx.precision, module.precision.as_deref()) {

@@ -63,7 +63,7 @@ fn read(path: &Path) -> Result<String, Failure> {
 }
 
 /// A request for log-probabilities of its prompt and nothing else.
-fn forced(prompt: Vec<u32>) -> Request {
+pub(super) fn forced(prompt: Vec<u32>) -> Request {
     Request { max_tokens: 0, prompt_logprobs: Some(0), ..Request::new(prompt) }
 }
 

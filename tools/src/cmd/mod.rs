@@ -3,6 +3,8 @@
 mod bench;
 #[cfg(feature = "compiler")]
 mod build;
+#[cfg(feature = "compiler")]
+mod calibrate;
 mod chat;
 mod check;
 mod completions;
@@ -23,6 +25,8 @@ use clap::Subcommand;
 pub enum Command {
     #[cfg(feature = "compiler")]
     Build(build::Args),
+    #[cfg(feature = "compiler")]
+    Calibrate(calibrate::Args),
     Run(run::Args),
     Chat(chat::Args),
     Eval(eval::Args),
@@ -43,6 +47,8 @@ impl Command {
         match self {
             #[cfg(feature = "compiler")]
             Command::Build(args) => build::run(&args),
+            #[cfg(feature = "compiler")]
+            Command::Calibrate(args) => calibrate::run(&args),
             Command::Run(args) => run::run(&args),
             Command::Chat(args) => chat::run(&args),
             Command::Eval(args) => eval::run(&args),

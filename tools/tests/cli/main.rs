@@ -4,6 +4,7 @@
 #![cfg(feature = "compiler")]
 
 mod building;
+mod calibration;
 mod checkpoints;
 mod checks;
 mod emulator;
