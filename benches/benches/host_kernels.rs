@@ -82,6 +82,7 @@ fn manifest(weights: Vec<Weight>, kv: Kv) -> Manifest {
         target: "host".into(),
         capability: None,
         precision: "bf16".into(),
+        deterministic: false,
         model: Model {
             name: "bench".into(),
             arch: "bench".into(),

@@ -141,6 +141,7 @@ fn manifest(text: bool) -> Manifest {
         target: "host".into(),
         capability: None,
         precision: "f32".into(),
+        deterministic: false,
         model: Model {
             name: "null".into(),
             arch: "null".into(),

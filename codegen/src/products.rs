@@ -2,51 +2,105 @@
 //! instructions are best at.
 
 use crate::kernels::matmul::{FEW, MANY, MANY_E4M3, MOST_SPLITS, Matmul, SOME, SOME_E4M3, Tiling};
-use crate::kernels::operands::{Operands, Product};
-use crate::kernels::quant_matmul::{self, Form, Payload, QuantMatmul};
+use crate::kernels::operands::{Operands, Order, Product};
+use crate::kernels::quant_matmul::{self, Payload, QuantMatmul};
 use crate::kernels::stream_matmul::StreamMatmul;
 use crate::kernels::wgmma_matmul::{self, WgmmaMatmul};
 use crate::kernels::{MULTIPROCESSORS, Recipe};
 use trtc_ir::target::{Gpu, MatrixUnit};
-use trtc_ir::{DType, Elem, Grain, Scheme};
+use trtc_ir::{DType, Elem, Grain, Scheme, Steps};
 
-/// A kernel, the greatest number of rows that it serves, and what distinguishes it by name.
-pub(crate) type Ranges = Vec<(u64, &'static str, Recipe)>;
+/// A kernel of a product.
+pub(crate) struct Form {
+    /// The greatest number of rows that it serves.
+    pub to: u64,
+    /// Steps that it serves.
+    pub steps: Steps,
+    /// What distinguishes it by name.
+    pub suffix: &'static str,
+    /// The kernel.
+    pub recipe: Recipe,
+}
 
-/// The kernels of a product with weights of `w`, for steps of up to `max` tokens, fewest rows first; or why there are none.
-pub(crate) fn forms(of: Product, w: Elem, gpu: &Gpu, max: u64) -> Result<Ranges, String> {
-    let Product { n, k, operands, rows, bias, residual, out, gate } = of;
+/// The kernels of a product with weights of `w`, for steps of up to `max` tokens, those of the same steps with fewest rows first; or why there are none.
+///
+/// Where they have to be `invariant`, a row of y is the same to the bit however many rows there are: all kernels that serve
+/// decode steps add in one order, and so do all that serve prefill steps.
+pub(crate) fn forms(of: Product, w: Elem, gpu: &Gpu, max: u64, invariant: bool) -> Result<Vec<Form>, String> {
+    let Product { n, k, rows, bias, residual, out, gate, operands } = of;
     let wgmma = gpu.matrix.contains(&MatrixUnit::Wgmma);
     let quantised = if let Elem::Quant(scheme) = w { payload(scheme) } else { None };
     if gate.is_some() && (quantised.is_some() || !wgmma) {
         return Err("no product of this target and these weights ends in an activation".to_owned());
     }
+    let form = |steps| move |(to, suffix, recipe)| Form { to, steps, suffix, recipe };
     if let Some(payload) = quantised {
-        let forms = quant_forms(n).into_iter().map(|(to, suffix, form)| {
-            (to, suffix, QuantMatmul { n, k, payload, rows, bias, residual, out, form }.into())
-        });
-        return Ok(forms.collect());
+        let kernel = |form| QuantMatmul { n, k, payload, rows, bias, residual, out, form }.into();
+        let all = quant_forms(n).into_iter().map(|(to, suffix, form)| (to, suffix, kernel(form)));
+        if !invariant {
+            return Ok(all.map(form(Steps::Any)).collect());
+        }
+        let few = [(8, "least", 8), (16, "few", 16), (u64::MAX, "some", 32)];
+        let decode = few.map(|(to, suffix, tokens)| (to, suffix, kernel(quant_matmul::Form::Few(tokens))));
+        let prefill = (u64::MAX, "many", kernel(quant_matmul::Form::Many(quant_matmul::LARGE)));
+        let decode = decode.into_iter().map(form(Steps::Decode));
+        return Ok(decode.chain([form(Steps::Prefill)(prefill)]).collect());
     }
     if wgmma {
-        let bytes = u64::from(n) * u64::from(k) * u64::from(operands.bytes());
-        let streams = STREAM_RANGES.into_iter().filter(|&(_, _, least)| bytes >= least);
-        let mut forms: Ranges = streams
-            .map(|(tokens, suffix, _)| (u64::from(tokens), suffix, StreamMatmul { of, tokens }.into()))
-            .collect();
-        let most = forms.iter().map(|form| form.0).max().unwrap_or(0);
-        let others = WGMMA_RANGES.into_iter().filter(|&(to, _)| to > most);
-        forms.extend(others.map(|(to, suffix)| {
-            let (tiling, grid) = wgmma_matmul::choose(to.min(max), &of);
-            (to, suffix, WgmmaMatmul { of, tiling, grid }.into())
-        }));
-        return Ok(forms);
+        if !invariant {
+            return Ok(hopper_forms(of, max, Order::Free, true).map(form(Steps::Any)).collect());
+        }
+        let decode = hopper_forms(of, max, Order::Shares(shares(&of)), true).map(form(Steps::Decode));
+        let prefill = hopper_forms(of, max, Order::Shares(1), false).map(form(Steps::Prefill));
+        return Ok(decode.chain(prefill).collect());
     }
     let matmul = |tiling: Tiling| Matmul { of, tiling }.into();
-    Ok(vec![
+    if invariant {
+        let decode = form(Steps::Decode)((u64::MAX, "few", matmul(FEW)));
+        return Ok(vec![decode, form(Steps::Prefill)((u64::MAX, "many", matmul(many(operands))))]);
+    }
+    let all = [
         (u64::from(FEW.bm), "few", matmul(FEW)),
         (u64::from(SOME.bm), "some", matmul(some(n, k, operands))),
         (u64::MAX, "many", matmul(many(operands))),
-    ])
+    ];
+    Ok(all.into_iter().map(form(Steps::Any)).collect())
+}
+
+/// The kernels of a product on Hopper: weights are streamed, if that is asked for, where it is faster.
+fn hopper_forms(
+    of: Product,
+    max: u64,
+    order: Order,
+    streams: bool,
+) -> impl Iterator<Item = (u64, &'static str, Recipe)> {
+    let bytes = u64::from(of.n) * u64::from(of.k) * u64::from(of.operands.bytes());
+    let streamed = STREAM_RANGES.into_iter().filter(move |&(_, _, least)| streams && bytes >= least);
+    let most = streamed.clone().map(|(tokens, ..)| u64::from(tokens)).max().unwrap_or(0);
+    let others = WGMMA_RANGES.into_iter().filter(move |&(to, ..)| to > most);
+    let streamed = streamed.map(move |(tokens, suffix, _)| {
+        (u64::from(tokens), suffix, StreamMatmul { of, tokens, order }.into())
+    });
+    let others = others.map(move |(to, suffix, alone)| {
+        let (tiling, grid) = wgmma_matmul::choose(to.min(max), &of, order);
+        (to, if streams { suffix } else { alone }, WgmmaMatmul { of, tiling, grid, order }.into())
+    });
+    streamed.chain(others)
+}
+
+/// Shares of K of products in decode steps whose order of sums is prescribed: as few as deal out the tiles of streamed weights
+/// evenly to the multiprocessors.
+fn shares(of: &Product) -> u32 {
+    let units = (of.k * of.operands.bytes()).div_ceil(Order::UNIT);
+    let tiles = of.n.div_ceil(64);
+    // Work of all blocks, of that of the one that has most times all of them.
+    let even = |shares: u32| {
+        let (all, blocks) = (tiles * shares, MULTIPROCESSORS);
+        f64::from(all) / f64::from(all.div_ceil(blocks) * blocks)
+    };
+    let can = || [1, 2, 4, 8].into_iter().filter(|&shares| units.is_multiple_of(shares));
+    let best = can().max_by(|&a, &b| even(a).total_cmp(&even(b)));
+    can().find(|&shares| even(shares) > 0.94).or(best).unwrap_or(1)
 }
 
 /// The operands of a product, of which w may be quantised by itself.
@@ -85,20 +139,21 @@ fn many(operands: Operands) -> Tiling {
 /// rows there are.
 const STREAM_RANGES: [(u32, &str, u64); 4] =
     [(8, "to8", 0), (16, "to16", 0), (32, "to32", 50 << 20), (64, "to64", 100 << 20)];
-/// Greatest numbers of rows that products with `wgmma` are made for, each with a tiling of its own, and their suffixes.
-const WGMMA_RANGES: [(u64, &str); 7] = [
-    (64, "to64"),
-    (128, "to128"),
-    (256, "to256"),
-    (512, "to512"),
-    (1024, "to1024"),
-    (2048, "to2048"),
-    (u64::MAX, "many"),
+/// Greatest numbers of rows that products with `wgmma` are made for, each with a tiling of its own, and their suffixes: the
+/// second where decode steps have others.
+const WGMMA_RANGES: [(u64, &str, &str); 7] = [
+    (64, "to64", "prefill.to64"),
+    (128, "to128", "prefill.to128"),
+    (256, "to256", "prefill.to256"),
+    (512, "to512", "prefill.to512"),
+    (1024, "to1024", "prefill.to1024"),
+    (2048, "to2048", "prefill.to2048"),
+    (u64::MAX, "many", "prefill.many"),
 ];
 
 /// Greatest token count, suffix and form of the products of quantised weights with `n` outputs.
-fn quant_forms(n: u32) -> Vec<(u64, &'static str, Form)> {
-    use quant_matmul::{LARGE, SMALL};
+fn quant_forms(n: u32) -> Vec<(u64, &'static str, quant_matmul::Form)> {
+    use quant_matmul::{Form, LARGE, SMALL};
     // Small tiles as long as large ones would leave out some of 132 multiprocessors.
     let rows_of_tiles = MULTIPROCESSORS / n.div_ceil(128).max(1);
     let small = u64::from(LARGE.tokens) * u64::from(rows_of_tiles.saturating_sub(1));

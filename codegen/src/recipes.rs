@@ -19,7 +19,7 @@ use crate::kernels::slice::Slice;
 use crate::kernels::token_attention::TokenAttention;
 use crate::kernels::wgmma_attention::WgmmaAttention;
 use crate::kernels::{Count, Recipe};
-use crate::products::{Ranges, forms, operands, payload};
+use crate::products::{Form, forms, operands, payload};
 use crate::signature::{Types, counted, extent, rows_of_last, width};
 use trtc_ir::ops::RmsNormWeight;
 use trtc_ir::target::{Gpu, MatrixUnit};
@@ -55,7 +55,8 @@ fn stored(elem: Elem) -> Result<DType, String> {
     if elem == Elem::Quant(Scheme::FP8_TOKEN) { Ok(DType::F8E4M3) } else { plain(elem, "a result") }
 }
 
-/// The kernels of an op on a GPU target, or why there are none.
+/// The kernels of an op on a GPU target, or why there are none. Those of a deterministic module give the same for a token of a
+/// request, to the bit, whatever else is in the step, among steps of one kind.
 pub fn recipes(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ranged>, String> {
     let t = Types { module };
     let max = module.max_dim(Sym::T).ok_or("the module has no bound on T")?;
@@ -183,13 +184,20 @@ pub fn recipes(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ranged>,
             let residual = op.residual.map(|r| t.tensor(r)).transpose()?;
             let residual = residual.map(|r| plain(r.elem, "a residual")).transpose()?;
             let product = product(t, data, op.x, op.weight, op.bias)?;
-            let forms = forms(Product { residual, ..product }, t.weight(op.weight).elem, gpu, max)?;
+            let forms = forms(
+                Product { residual, ..product },
+                t.weight(op.weight).elem,
+                gpu,
+                max,
+                module.deterministic,
+            )?;
             Ok(by_rows(module, product.rows, forms, max))
         }
         Op::GatedLinear(op) => {
             let product = product(t, data, op.x, op.weight, op.bias)?;
             let gate = Some(op.act);
-            let forms = forms(Product { gate, ..product }, t.weight(op.weight).elem, gpu, max)?;
+            let forms =
+                forms(Product { gate, ..product }, t.weight(op.weight).elem, gpu, max, module.deterministic)?;
             Ok(by_rows(module, product.rows, forms, max))
         }
         Op::Embedding(op) => {
@@ -282,19 +290,19 @@ fn product(
 }
 
 /// One kernel after the other, each up to the rows of its tile, the last for all that are more. Rows of logits are at
-/// most as many as tokens, and bounded by `L` besides.
-fn by_rows(module: &Module, rows: Count, forms: Ranges, max: u64) -> Vec<Ranged> {
-    let most_rows = match rows {
-        Count::Rows => module.max_dim(Sym::L).unwrap_or(max).min(max),
-        _ => max,
-    };
-    let mut ranges = Vec::new();
-    let count = forms.len();
-    for (i, (limit, suffix, recipe)) in forms.into_iter().enumerate() {
-        let last = most_rows <= limit || i + 1 == count;
-        ranges.push(Ranged { to: if last { max } else { limit }, steps: Steps::Any, suffix, recipe });
-        if last {
-            break;
+/// most as many as tokens, and bounded by `L` besides; so are the tokens of decode steps, each of which has one.
+fn by_rows(module: &Module, rows: Count, forms: Vec<Form>, max: u64) -> Vec<Ranged> {
+    let logits = module.max_dim(Sym::L).unwrap_or(max).min(max);
+    let mut ranges: Vec<Ranged> = Vec::new();
+    for Form { to, steps, suffix, recipe } in forms {
+        let most_rows = if rows == Count::Rows || steps == Steps::Decode { logits } else { max };
+        match ranges.last_mut().filter(|last| last.steps == steps) {
+            // The one before serves them all.
+            Some(last) if last.to == max => continue,
+            _ => {
+                let to = if most_rows <= to { max } else { to };
+                ranges.push(Ranged { to, steps, suffix, recipe });
+            }
         }
     }
     ranges

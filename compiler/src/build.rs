@@ -142,6 +142,7 @@ fn graph(
         max_logit_rows: resolved.limits.max_logit_rows,
     };
     let mut module = frontend::import(checkpoint, &import)?;
+    module.deterministic = options.deterministic;
     trtc_ir::verify::verify(&module).map_err(first)?;
     let recipe = plan::recipe(options, &module, precision)?;
     if dump.wanted() {

@@ -108,6 +108,7 @@ fn manifest(
         target: resolved.target.name.to_owned(),
         capability: resolved.target.gpu.as_ref().map(|g| g.capability),
         precision: resolved.precision.name.to_owned(),
+        deterministic: module.deterministic,
         model: eng::Model {
             name: checkpoint.name.clone(),
             arch: config.arch.to_owned(),

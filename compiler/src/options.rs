@@ -25,6 +25,8 @@ pub struct BuildOptions {
     pub max_seq_len: Option<u32>,
     /// Most tokens of a step.
     pub max_step_tokens: Option<u32>,
+    /// Kernels that give the same bits for a token whatever else is in a step.
+    pub deterministic: bool,
     /// Text of a recipe that overrides the precision of some weights.
     pub recipe: Option<String>,
     /// Which linears the precision leaves as they are.
@@ -51,6 +53,7 @@ impl Default for BuildOptions {
             max_batch: None,
             max_seq_len: None,
             max_step_tokens: None,
+            deterministic: false,
             recipe: None,
             plan: None,
             cubin: None,
@@ -130,6 +133,7 @@ impl BuildOptions {
         add("--max-batch", self.max_batch.map(|n| n.to_string()));
         add("--max-seq-len", self.max_seq_len.map(|n| n.to_string()));
         add("--max-step-tokens", self.max_step_tokens.map(|n| n.to_string()));
+        add("--deterministic", self.deterministic.then(String::new));
         add("--cubin", self.cubin.as_ref().map(|_| String::new()));
         add("--recipe", self.recipe.as_ref().map(|r| format!("{:?}", r.trim())));
         add("--plan", self.plan.as_ref().map(|p| format!("{:?}", p.kept().collect::<Vec<_>>().join(" "))));

@@ -89,6 +89,7 @@ fn ptxas() -> Option<Ptxas> {
 /// Kernels that were compiled, each once.
 #[derive(Default)]
 struct Compiled {
+    deterministic: bool,
     names: BTreeSet<String>,
     kernels: Vec<Kernel>,
 }
@@ -100,6 +101,7 @@ impl Compiled {
         let options = BuildOptions {
             target: target.name.to_owned(),
             precision: precision.to_owned(),
+            deterministic: self.deterministic,
             ..BuildOptions::default()
         };
         let mut module =
@@ -157,13 +159,16 @@ fn published_models_for_sm_90_in_every_precision() {
     let Some(ptxas) = ptxas() else { return };
     let folder = tempfile::tempdir().unwrap();
     let target = Target::named("sm_90").unwrap();
-    let mut compiled = Compiled::default();
+    let mut compiled = [false, true].map(|deterministic| Compiled { deterministic, ..Compiled::default() });
     for (name, config) in published() {
         let model = folder.path().join(name);
         std::fs::create_dir(&model).unwrap();
         let file = model.join("config.json");
         std::fs::write(&file, config.to_string()).unwrap();
-        PRECISIONS.iter().for_each(|precision| compiled.add(&file, target, precision));
+        PRECISIONS.iter().for_each(|precision| compiled[0].add(&file, target, precision));
+        if config["model_type"] == "llama" {
+            ["bf16", "fp8"].iter().for_each(|precision| compiled[1].add(&file, target, precision));
+        }
     }
-    compiled.assemble(&ptxas);
+    compiled.iter().for_each(|all| all.assemble(&ptxas));
 }

@@ -21,6 +21,9 @@ pub struct Module {
     pub target: Option<String>,
     /// Name of the precision, once chosen.
     pub precision: Option<String>,
+    /// True if kernels must be chosen such that a token of a request is the same to the bit whatever else is in a step. Text
+    /// form: `deterministic`.
+    pub deterministic: bool,
     /// Inclusive bounds of each symbolic dimension.
     pub dims: Vec<(Sym, u64, u64)>,
     /// Weights, in order of first use.

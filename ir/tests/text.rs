@@ -151,6 +151,7 @@ fn what_is_not_a_module() {
             "one function",
         ),
         ("llm.module @m arena(1) arena(2) {\n}", "'arena' is given twice"),
+        ("llm.module @m deterministic deterministic {\n}", "'deterministic' is given twice"),
         ("llm.module @\"m\n\" {", "not closed on its line"),
         ("llm.module @\"\\q\" {", "no such escape"),
         ("llm.module @m ; {", "';' has no meaning"),

@@ -16,7 +16,7 @@ use stage::Stage;
 use std::ops::Range;
 use std::sync::Arc;
 use trtc_engine::EngineFile;
-use trtc_engine::manifest::{DRAW, Manifest};
+use trtc_engine::manifest::{DRAW, Manifest, Steps};
 
 /// A loaded engine on a device.
 pub struct Executor {
@@ -171,7 +171,7 @@ impl Executor {
         if plan.decode_only() && self.records {
             self.replay(dims)?
         } else {
-            self.launch(dims)?
+            self.launch(plan.kind, dims)?
         }
         let row = 4 * u64::from(self.manifest.model.vocab);
         let arena = self.bind.arena;
@@ -247,8 +247,8 @@ impl Executor {
         Ok(())
     }
 
-    fn launch(&mut self, dims: StepDims) -> Result<(), Error> {
-        for call in calls(&self.manifest, dims) {
+    fn launch(&mut self, kind: Steps, dims: StepDims) -> Result<(), Error> {
+        for call in calls(&self.manifest, kind, dims) {
             self.device.launch(call?, &self.bind, dims)?;
         }
         Ok(())
@@ -262,13 +262,13 @@ impl Executor {
         self.record(dims)?;
         match self.graphs.get(&dims) {
             Some(&graph) => self.device.replay(graph),
-            None => self.launch(dims),
+            None => self.launch(Steps::Decode, dims),
         }
     }
 
     /// Records a decode step. A device that cannot record is not asked again.
     fn record(&mut self, dims: StepDims) -> Result<(), Error> {
-        let list: Vec<Call<'_>> = calls(&self.manifest, dims).collect::<Result<_, _>>()?;
+        let list: Vec<Call<'_>> = calls(&self.manifest, Steps::Decode, dims).collect::<Result<_, _>>()?;
         match self.device.record(&list, &self.bind, dims) {
             Ok(graph) => {
                 self.graphs.insert(dims, graph);
@@ -280,10 +280,10 @@ impl Executor {
     }
 }
 
-/// The kernels of a step of these sizes, in order.
-fn calls(manifest: &Manifest, dims: StepDims) -> impl Iterator<Item = Result<Call<'_>, Error>> {
+/// The kernels of a step of a kind and these sizes, in order.
+fn calls(manifest: &Manifest, kind: Steps, dims: StepDims) -> impl Iterator<Item = Result<Call<'_>, Error>> {
     manifest.launches.iter().map(move |launch| {
-        let choice = launch.choice(dims.tokens, dims.seqs);
+        let choice = launch.choice(kind, dims.tokens);
         let kernel = choice.and_then(|c| Some((c.kernel, manifest.kernels.get(c.kernel as usize)?)));
         let StepDims { tokens, seqs, .. } = dims;
         let none = || Error::bug(format!("{}: no kernel for {tokens} tokens of {seqs} requests", launch.loc));

@@ -31,6 +31,9 @@ pub struct GraphArgs {
     /// Most tokens of a step
     #[arg(long, value_name = "N")]
     pub max_step_tokens: Option<u32>,
+    /// Give each request the same answer, to the bit, whatever else is served with it
+    #[arg(long)]
+    pub deterministic: bool,
     /// File that overrides the precision of single weights
     #[arg(long, value_name = "FILE")]
     pub recipe: Option<PathBuf>,
@@ -49,6 +52,7 @@ impl GraphArgs {
             max_batch: self.max_batch,
             max_seq_len: self.max_seq_len,
             max_step_tokens: self.max_step_tokens,
+            deterministic: self.deterministic,
             recipe: recipe(self.recipe.as_deref())?,
             plan: plan(self.plan.as_deref())?,
             spec: crate::env::spec(),

@@ -113,6 +113,22 @@ impl Product {
     }
 }
 
+/// The order in which a product adds along K. Sums of f32 depend on it, and kernels for few rows have another one than
+/// kernels for many: an engine whose answers must not depend on how many rows a step has prescribes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Whatever is fastest.
+    Free,
+    /// K in so many equal shares, in units of [`Order::UNIT`] bytes: a chain of matrix instructions over each, from 0; then
+    /// the shares, one after the other, in f32.
+    Shares(u32),
+}
+
+impl Order {
+    /// Bytes along K of a unit.
+    pub const UNIT: u32 = 256;
+}
+
 /// Element type of both operands, x `(M, K)` and w `(N, K)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operands {

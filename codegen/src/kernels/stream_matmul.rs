@@ -6,17 +6,18 @@
 //! tensor copies into a ring; two warpgroups multiply, a tile each by turns or one tile together. The tiles of w, cut into *units* along K, are dealt out to
 //! [`MULTIPROCESSORS`] blocks in equal runs, whatever the shape: a block's run may end inside of a tile. Parts of one tile go through
 //! scratch memory, and the last block to arrive adds them in the order of K, so that a result does not depend on which
-//! block that is. Weights are asked for before the launch waits for those before it, and a block takes less than half of a
+//! block that is. Where sums have to be the same whichever kernel makes them ([`StreamMatmul::order`]), runs end between
+//! shares of K alone, and a share is one chain of products. Weights are asked for before the launch waits for those before it, and a block takes less than half of a
 //! multiprocessor's shared memory: the next product fills its ring while this one ends.
 
 mod ring;
 mod store;
 
 use super::epilogue::Epilogue;
-use super::operands::{Operands, Params, Product};
+use super::operands::{Operands, Order, Params, Product};
 use super::{Count, Extent, Launch, MULTIPROCESSORS, Scratch, grid_of, last_of};
 use crate::builder::{Bf16, Builder, F32, GlobalPtr, I32, SharedPtr, Smem, Special, StepDims, Val, WgmmaA};
-use ring::Run;
+use ring::{Cursor, Run};
 
 /// Bytes along K of a tensor copy and of a row in shared memory.
 const CHUNK: u32 = 128;
@@ -42,6 +43,8 @@ pub struct StreamMatmul {
     pub of: Product,
     /// Most tokens: 8, 16, 32 or 64.
     pub tokens: u32,
+    /// The order of sums. Its shares divide the units of K.
+    pub order: Order,
 }
 
 /// A team, as one of its threads sees it.
@@ -56,12 +59,24 @@ struct Team<'b> {
 impl StreamMatmul {
     /// Why there is no kernel for these constants.
     pub fn unsupported(&self) -> Option<String> {
-        self.of.unsupported()
+        let uneven = || {
+            let shares = self.shares().filter(|&shares| !self.units().is_multiple_of(shares))?;
+            Some(format!("{} units along K are not {shares} equal shares", self.units()))
+        };
+        self.of.unsupported().or_else(uneven)
+    }
+
+    /// Shares of K, if the order of sums is prescribed.
+    fn shares(&self) -> Option<u32> {
+        match self.order {
+            Order::Free => None,
+            Order::Shares(shares) => Some(shares),
+        }
     }
 
     /// Warpgroups that share a tile: x is read once for both.
     fn groups(&self) -> u32 {
-        if self.tokens > 16 { 2 } else { 1 }
+        if self.tokens > 16 && self.shares().is_none() { 2 } else { 1 }
     }
 
     /// Teams of warpgroups, which take tiles by turns: one ends its tile while the other multiplies.
@@ -98,13 +113,24 @@ impl StreamMatmul {
         self.of.outputs().div_ceil(self.tile() / self.of.halves())
     }
 
-    /// Units of all tiles.
-    fn all(&self) -> u32 {
-        self.units() * self.tiles()
+    /// Units that are not dealt out to several blocks.
+    fn grain(&self) -> u32 {
+        self.shares().map_or(1, |shares| self.units() / shares)
+    }
+
+    /// Such runs of units, of all tiles.
+    fn grains(&self) -> u32 {
+        self.units() / self.grain() * self.tiles()
     }
 
     fn blocks(&self) -> u32 {
-        self.all().min(MULTIPROCESSORS)
+        self.grains().min(MULTIPROCESSORS)
+    }
+
+    /// Places for parts of tiles: for each share, or two for each block, which begins and ends at most one tile that is
+    /// not its own alone.
+    fn parts(&self) -> u32 {
+        if self.shares().is_some() { self.grains() } else { 2 * self.blocks() }
     }
 
     fn stage_bytes(&self) -> u32 {
@@ -121,8 +147,7 @@ impl StreamMatmul {
         // Of w all rows of a tile, or half of a warpgroup's.
         let w_rows = if self.of.gate.is_some() { ROWS / 2 } else { self.tile() };
         let maps = vec![self.of.map_x(self.tokens, CHUNK), self.of.map_w(w_rows, CHUNK)];
-        // A block begins and ends at most one tile that is not its own alone.
-        let bytes = 4 * 2 * u64::from(self.blocks()) * u64::from(self.sums());
+        let bytes = 4 * u64::from(self.parts()) * u64::from(self.sums());
         let scratch = Some(Scratch { of: Count::One, bytes, counters: self.tiles() });
         let grid = grid_of(Extent { mul: self.blocks(), ..Extent::ONE });
         Launch { maps, scratch, ..Launch::new(grid, self.workers() + 64, self.of.args()) }
@@ -164,12 +189,12 @@ impl StreamMatmul {
 
     /// The first unit of a block.
     fn begin<'b>(&self, block: Val<'b, I32>) -> Val<'b, I32> {
-        block * self.all() / self.blocks()
+        block * self.grains() / self.blocks() * self.grain()
     }
 
     /// The block that has a unit: the greatest whose first unit is not after it.
     fn owner<'b>(&self, unit: Val<'b, I32>) -> Val<'b, I32> {
-        ((unit + 1) * self.blocks() - 1) / self.all()
+        ((unit / self.grain() + 1) * self.blocks() - 1) / self.grains()
     }
 
     /// Multiplies what comes, tile by tile, and stores it.
@@ -197,37 +222,64 @@ impl StreamMatmul {
                 b.if_(tile.ne(begin), || b.sync_some(turn_of(team.number), self.workers()));
             }
             let zero = vec![b.value(0.0f32); self.tokens as usize / 2];
-            let init = (zero, run.cursor_of(from - first));
-            let (sums, _) = b.for_(from, to, 1, init, |unit, (sums, cursor)| {
-                let [s, parity] = cursor;
-                ring.full.at(s).wait(parity);
-                let sums = self.product(b, self.slot(ring.memory, s), sums, unit.ne(from));
-                b.if_((thread & (GROUP as i32 - 1)).eq(0), || ring.empty.at(s).arrive());
-                (sums, ring.next(cursor))
-            });
+            let whole = (to - from).eq(units);
+            // The sum of some units, which begins with nothing.
+            let chain = |from: Val<'b, I32>, to: Val<'b, I32>, cursor: Cursor<'b>| {
+                b.for_(from, to, 1, (zero.clone(), cursor), |unit, (sums, cursor)| {
+                    let [s, parity] = cursor;
+                    ring.full.at(s).wait(parity);
+                    let sums = self.product(b, self.slot(ring.memory, s), sums, unit.ne(from));
+                    b.if_((thread & (GROUP as i32 - 1)).eq(0), || ring.empty.at(s).arrive());
+                    (sums, ring.next(cursor))
+                })
+            };
+            let put = |unit: Val<'b, I32>, sums: &[Val<'b, F32>]| {
+                let mine = self.part(parts, b.special(Special::BlockX), unit, tile, &team);
+                sums.iter().enumerate().for_each(|(j, &v)| mine.at(j as u32 * self.team()).store(v));
+            };
+            let cursor = run.cursor_of(from - first);
+            let sums = if self.shares().is_none() {
+                chain(from, to, cursor).0
+            } else {
+                let init = (zero.clone(), cursor);
+                let shares = b.for_(from, to, self.grain(), init, |unit, (all, cursor)| {
+                    let (sums, cursor) = chain(unit, unit + self.grain(), cursor);
+                    b.if_(!whole, || put(unit, &sums));
+                    (all.iter().zip(&sums).map(|(&all, &sum)| all + sum).collect(), cursor)
+                });
+                shares.0
+            };
             if self.teams() > 1 {
                 // All before the next tile is done: its team finds the ring where it expects it.
                 b.if_((tile + 1).lt(behind), || b.arrive_some(turn_of(team.number ^ 1), self.workers()));
             }
-            let whole = (to - from).eq(units);
             b.if_(whole, || self.store(b, &sums, tile, &team, epilogue));
             b.if_(!whole, || {
-                let block = b.special(Special::BlockX);
-                let mine = self.part(parts, block, tile, &team);
-                sums.iter().enumerate().for_each(|(j, &v)| mine.at(j as u32 * self.team()).store(v));
+                if self.shares().is_none() {
+                    put(from, &sums);
+                }
                 let (begin, last) = (self.owner(tile_units(tile)), self.owner(tile_units(tile + 1) - 1));
                 let sync = || b.sync_some(team.number + MEETINGS, self.team());
                 let leads = team.thread.eq(0);
                 let arrived = last_of(b, counters.at(tile), last - begin + 1, (meeting, leads), &sync);
                 b.if_(arrived, || {
                     let zero = vec![b.value(0.0f32); sums.len()];
-                    // Two at once, so that their loads are under way together; a block behind the last adds zeros.
-                    let all = b.for_(begin, last + 1, 2, zero, |block, all| {
-                        let pair = [block, block + 1].map(|block| {
-                            let part = self.part(parts, block.min(last), tile, &team);
+                    // Of each share, or of each block.
+                    let (begin, last) = match self.shares() {
+                        Some(shares) => (b.value(0), b.value(shares - 1)),
+                        None => (begin, last),
+                    };
+                    let part = |i: Val<'b, I32>| {
+                        let unit = tile_units(tile) + i * self.grain();
+                        self.part(parts, i, unit, tile, &team)
+                    };
+                    // Two at once, so that their loads are under way together; behind the last there are zeros.
+                    let all = b.for_(begin, last + 1, 2, zero, |i, all| {
+                        let pair = [i, i + 1].map(|i| {
+                            let part = part(i.min(last));
                             let load = |j: usize| {
                                 let sum = part.at(j as u32 * self.team()).load();
-                                block.le(last).select(sum, 0.0f32)
+                                i.le(last).select(sum, 0.0f32)
                             };
                             (0..all.len()).map(load).collect::<Vec<_>>()
                         });
@@ -239,17 +291,20 @@ impl StreamMatmul {
         });
     }
 
-    /// This thread's sums in a block's part of a tile: a block has two, of the tile that it begins in and of the one that
-    /// it ends in.
+    /// This thread's sums in a part of a tile: of the share that begins with `unit`, or of a block. A block has two, of the
+    /// tile that it begins in and of the one that it ends in.
     fn part<'b>(
         &self,
         parts: GlobalPtr<'b, F32>,
         block: Val<'b, I32>,
+        unit: Val<'b, I32>,
         tile: Val<'b, I32>,
         team: &Team<'b>,
     ) -> GlobalPtr<'b, F32> {
-        let begins_before = self.begin(block).le(tile * self.units());
-        let part = block * 2 + begins_before.to_i32();
+        let part = match self.shares() {
+            Some(_) => unit / self.grain(),
+            None => block * 2 + self.begin(block).le(tile * self.units()).to_i32(),
+        };
         parts.at(part * self.sums()).at(team.thread)
     }
 
@@ -263,8 +318,8 @@ impl StreamMatmul {
     ) -> Vec<Val<'b, F32>> {
         let group = b.special(Special::ThreadX) % self.team() / GROUP;
         let x = at.at_bytes(self.chunks() * self.tile() * CHUNK);
-        // The hardware adds e4m3 products in some 14 bits: units are added here, in f32.
-        let alone = self.of.operands == Operands::E4m3;
+        // The hardware adds e4m3 products in some 14 bits: units are added here, in f32, unless an order is prescribed.
+        let alone = self.of.operands == Operands::E4m3 && self.shares().is_none();
         let d = if alone { vec![b.value(0.0f32); sums.len()] } else { sums.clone() };
         let mut d = b.wgmma_fence_on(&d);
         for c in 0..self.chunks() {

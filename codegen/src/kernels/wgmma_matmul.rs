@@ -17,7 +17,7 @@ mod tilings;
 
 pub use tilings::choose;
 
-use super::operands::Product;
+use super::operands::{Order, Product};
 use super::{Count, Extent, Launch};
 use crate::builder::{Barrier, Bf16, Builder, I32, SharedPtr, Special, TensorMap, Val};
 
@@ -92,6 +92,15 @@ impl Tiling {
         (!served).then(|| format!("no kernel has the tiling {self:?}"))
     }
 
+    /// Whether a kernel can add in this order: of shares a thread has two sets of sums.
+    fn keeps(self, order: Order) -> bool {
+        match order {
+            Order::Free => true,
+            Order::Shares(1) => self.splits == 1,
+            Order::Shares(_) => self.splits == 1 && 2 * self.sums() <= MOST_SUMS,
+        }
+    }
+
     /// Rows of x and of w that one block loads for all that share them.
     pub const fn loads(self) -> [u32; 2] {
         [self.bm / self.cluster[1], self.bn / self.cluster[0]]
@@ -108,6 +117,8 @@ pub struct WgmmaMatmul {
     /// Blocks of a grid that stays, a multiple of a cluster's. Not of one whose blocks share out K: it has a block for
     /// each share.
     pub grid: u32,
+    /// The order of sums. Shares of it are chains of one block, which adds them in registers.
+    pub order: Order,
 }
 
 /// What every thread of a block knows.
@@ -141,7 +152,13 @@ impl WgmmaMatmul {
             let none = k.div_ceil(self.bk()) <= self.steps().0 * (self.tiling.splits - 1);
             none.then(|| format!("{k} inputs are too few for {} shares", self.tiling.splits))
         };
-        self.of.unsupported().or_else(|| self.tiling.unsupported()).or_else(shares).or_else(gated)
+        let ordered = || {
+            (!self.tiling.keeps(self.order)).then(|| {
+                format!("no kernel with the tiling {:?} adds in the order {:?}", self.tiling, self.order)
+            })
+        };
+        let tiling = || self.tiling.unsupported();
+        self.of.unsupported().or_else(tiling).or_else(shares).or_else(gated).or_else(ordered)
     }
 
     /// Columns of y of a tile.

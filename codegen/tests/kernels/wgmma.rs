@@ -2,18 +2,36 @@
 
 use super::{on_sm_90, product};
 use trtc_codegen::kernels::Recipe;
-use trtc_codegen::kernels::operands::{Operands, Product};
+use trtc_codegen::kernels::operands::{Operands, Order, Product};
 use trtc_codegen::kernels::stream_matmul::StreamMatmul;
 use trtc_codegen::kernels::wgmma_matmul::{Tiling, WgmmaMatmul};
 use trtc_ir::DType::{Bf16, F32};
 use trtc_ir::ops::Act;
 
 fn matmul(of: Product, tiling: Tiling) -> Recipe {
-    WgmmaMatmul { of, tiling, grid: 132 }.into()
+    WgmmaMatmul { of, tiling, grid: 132, order: Order::Free }.into()
 }
 
 fn stream(of: Product, tokens: u32) -> Recipe {
-    StreamMatmul { of, tokens }.into()
+    StreamMatmul { of, tokens, order: Order::Free }.into()
+}
+
+/// Those of a deterministic engine.
+fn ordered() -> Vec<(&'static str, Recipe)> {
+    let order = Order::Shares(2);
+    let gated = |operands| Product { gate: Some(Act::Silu), operands, ..product(28672, 4096) };
+    let stream = |of, tokens| StreamMatmul { of, tokens, order }.into();
+    let matmul = |of, tiling| WgmmaMatmul { of, tiling, grid: 132, order }.into();
+    vec![
+        ("stream_ordered_to8", stream(product(4096, 4096), 8)),
+        ("stream_gated_ordered_to64", stream(gated(Operands::Bf16), 64)),
+        ("stream_gated_e4m3_ordered_to64", stream(gated(Operands::E4m3), 64)),
+        ("wgmma_ordered_128x128", matmul(product(6144, 4096), tiling(128, 128, [2, 1], [1, 1], 1, 6))),
+        (
+            "wgmma_gated_e4m3_ordered_128x128_cluster2x1",
+            matmul(gated(Operands::E4m3), tiling(128, 128, [2, 1], [2, 1], 1, 6)),
+        ),
+    ]
 }
 
 fn tiling(bm: u32, bn: u32, warpgroups: [u32; 2], cluster: [u32; 2], splits: u32, stages: u32) -> Tiling {
@@ -64,6 +82,6 @@ fn cases() -> Vec<(&'static str, Recipe)> {
 /// One line a kernel: what assembling it uses. A change here is a change of performance: look at it.
 #[test]
 fn every_kernel_with_wgmma() {
-    let Some(table) = on_sm_90(&cases()) else { return };
+    let Some(table) = on_sm_90(&[cases(), ordered()].concat()) else { return };
     insta::assert_snapshot!("wgmma", table);
 }

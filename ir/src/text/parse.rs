@@ -74,7 +74,13 @@ impl Parser<'_> {
         self.module.name = self.symbol("the module's @name")?;
         while !self.eat('{') {
             let loc = self.here();
-            let part = self.any_word("arch, target, precision, dims, arena or '{'")?;
+            let part = self.any_word("arch, target, precision, deterministic, dims, arena or '{'")?;
+            if part == "deterministic" {
+                if std::mem::replace(&mut self.module.deterministic, true) {
+                    return self.fail_at(&loc, "'deterministic' is given twice");
+                }
+                continue;
+            }
             self.punct('(')?;
             let again = match part {
                 "arch" => {

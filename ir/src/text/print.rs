@@ -72,6 +72,9 @@ impl Printer<'_> {
         if let Some(precision) = &m.precision {
             write!(out, " precision({precision:?})")?;
         }
+        if m.deterministic {
+            out.push_str(" deterministic");
+        }
         if !m.dims.is_empty() {
             out.push_str(" dims(");
             list(out, &m.dims, |out, (sym, min, max)| write!(out, "{sym} in {min}..{max}"))?;

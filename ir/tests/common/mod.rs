@@ -188,6 +188,7 @@ impl Gen {
             arch: self.maybe(Gen::name).unwrap_or_default(),
             target: self.maybe(Gen::name),
             precision: self.maybe(Gen::name),
+            deterministic: self.below(2) == 1,
             dims: (0..self.below(3)).map(|i| (Sym(b"TLX"[i]), self.u64(), self.u64())).collect(),
             arena: self.maybe(Gen::u64),
             ..Module::default()

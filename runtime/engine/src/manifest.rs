@@ -24,6 +24,10 @@ pub struct Manifest {
     pub capability: Option<(u32, u32)>,
     /// Name of the precision: `bf16`.
     pub precision: String,
+    /// True if kernels of decode steps give the same for a token, to the bit, whatever else is in the step, and those of
+    /// prefill steps too. Prompts and answers are then computed in steps of their own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deterministic: bool,
     /// The model.
     pub model: Model,
     /// Limits.
@@ -317,9 +321,8 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// The choice for a step of `tokens` tokens of `seqs` requests.
-    pub fn choice(&self, tokens: u32, seqs: u32) -> Option<&Choice> {
-        let kind = Steps::of(tokens, seqs);
+    /// The choice for a step of a kind with so many tokens.
+    pub fn choice(&self, kind: Steps, tokens: u32) -> Option<&Choice> {
         self.choices.iter().find(|c| c.steps.serve(kind) && (c.from..=c.to).contains(&tokens))
     }
 }

@@ -109,6 +109,7 @@ pub fn manifest() -> Manifest {
         target: "host".into(),
         capability: None,
         precision: "mixed".into(),
+        deterministic: false,
         model: Model {
             name: "test".into(),
             arch: "llama".into(),

@@ -160,6 +160,7 @@ fn manifest(target: Target, kernels: Vec<(Kernel, Vec<Arg>)>, arena: u64) -> Man
         target: target.name().to_owned(),
         capability: Some(target.capability()),
         precision: "bf16".to_owned(),
+        deterministic: false,
         model: Model {
             name: "instructions".to_owned(),
             arch: "none".to_owned(),

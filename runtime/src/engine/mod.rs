@@ -74,7 +74,7 @@ impl Engine {
         let (tokenizer, template) = load_text(&file)?;
         Ok(Engine {
             exec,
-            sched: Scheduler::new(manifest.dims, pool),
+            sched: Scheduler::new(manifest.dims, pool).deterministic(manifest.deterministic),
             plan: Plan::new(&manifest.dims),
             answers: Vec::new(),
             requests: FxHashMap::default(),

@@ -22,7 +22,7 @@ pub use sequence::{NewSequence, SeqId, Sequence};
 
 use crate::error::Error;
 use crate::kv::KvPool;
-use trtc_engine::manifest::Dims;
+use trtc_engine::manifest::{Dims, Steps};
 
 /// Sequences, those that wait and those that run, and the pages they hold.
 #[derive(Debug)]
@@ -37,6 +37,9 @@ pub struct Scheduler {
     running: Vec<SeqId>,
     arrivals: u64,
     admissions: u64,
+    deterministic: bool,
+    /// Kind of the last step of a deterministic scheduler.
+    last: Steps,
 }
 
 impl Scheduler {
@@ -52,7 +55,14 @@ impl Scheduler {
             running,
             arrivals: 0,
             admissions: 0,
+            deterministic: false,
+            last: Steps::Decode,
         }
+    }
+
+    /// Computes each token by kernels of one kind, whatever else there is to do (see `fill.rs`), if that is asked for.
+    pub fn deterministic(self, yes: bool) -> Scheduler {
+        Scheduler { deterministic: yes, ..self }
     }
 
     /// The pool.
@@ -119,7 +129,8 @@ impl Scheduler {
             }
         };
         self.arrivals += 1;
-        self.seqs[id.index()] = Some(Sequence::new(new, leader, self.arrivals, &self.pool));
+        self.seqs[id.index()] =
+            Some(Sequence::new(new, leader, self.arrivals, &self.pool, self.deterministic));
         if let Some(leader) = leader {
             self.seq_mut(leader).followers += 1;
         }

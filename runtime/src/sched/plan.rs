@@ -1,7 +1,7 @@
 //! What a step computes: the scheduler's result, as plain data.
 
 use super::SeqId;
-use trtc_engine::manifest::Dims;
+use trtc_engine::manifest::{Dims, Steps};
 
 /// A run of one sequence's tokens in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,10 +17,12 @@ pub struct Chunk {
 }
 
 /// What a step computes. Reuse it: its memory is kept.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Plan {
     /// One entry a sequence.
     pub chunks: Vec<Chunk>,
+    /// Which kernels compute it.
+    pub kind: Steps,
     /// Tokens in all.
     pub tokens: u32,
     /// Rows of logits in all.
@@ -33,15 +35,22 @@ pub struct Plan {
     pub(super) barrier: Option<i32>,
 }
 
+impl Default for Plan {
+    fn default() -> Plan {
+        let chunks = Vec::new();
+        Plan { chunks, kind: Steps::Prefill, tokens: 0, rows: 0, preempted: 0, reused: 0, barrier: None }
+    }
+}
+
 impl Plan {
     /// A plan with room for any step within the limits.
     pub fn new(limits: &Dims) -> Plan {
         Plan { chunks: Vec::with_capacity(limits.max_batch as usize), ..Plan::default() }
     }
 
-    /// True if every sequence computes one token and wants its logits.
+    /// True if this is a decode step, in which every sequence computes one token, that wants logits of each.
     pub fn decode_only(&self) -> bool {
-        self.chunks.iter().all(|c| c.len == 1 && c.rows == 1)
+        self.kind == Steps::Decode && self.chunks.iter().all(|c| c.rows == 1)
     }
 
     pub(super) fn clear(&mut self) {

@@ -47,6 +47,8 @@ pub struct Sequence {
     pub(super) admission: u64,
     /// Keys of full pages, as far as they were needed.
     keys: Vec<PageKey>,
+    /// Tokens whose pages may be another's too.
+    shared: u32,
     /// Pages that were published or found.
     pub(super) published: u32,
     pub(super) priority: i32,
@@ -56,7 +58,14 @@ pub struct Sequence {
 }
 
 impl Sequence {
-    pub(super) fn new(new: NewSequence, leader: Option<SeqId>, arrival: u64, pool: &KvPool) -> Sequence {
+    /// With `prompts_only` no page with tokens of the answer is shared: those of prompts are not the same to the bit.
+    pub(super) fn new(
+        new: NewSequence,
+        leader: Option<SeqId>,
+        arrival: u64,
+        pool: &KvPool,
+        prompts_only: bool,
+    ) -> Sequence {
         let prompt = new.tokens.len() as u32;
         let mut tokens = new.tokens;
         // All the room it can ever need: steps do not allocate.
@@ -72,6 +81,7 @@ impl Sequence {
             pages: Vec::with_capacity(pages),
             admission: 0,
             keys: Vec::with_capacity(if pool.prefix_cache() { pages } else { 0 }),
+            shared: if prompts_only { prompt } else { u32::MAX },
             published: 0,
             priority: new.priority,
             arrival,
@@ -149,7 +159,7 @@ impl Sequence {
     /// Page `i` of the tokens, if the cache has it and no logits of it are wanted.
     pub(super) fn cached_page(&self, i: usize, pool: &KvPool) -> Option<u32> {
         let n = pool.page_tokens() as usize;
-        if (i + 1) * n > self.logits_from as usize {
+        if (i + 1) * n > self.logits_from.min(self.shared) as usize {
             return None;
         }
         pool.find(*self.keys.get(i)?, &self.tokens[i * n..][..n])
@@ -174,7 +184,7 @@ impl Sequence {
             return;
         }
         let n = pool.page_tokens();
-        let full = self.computed.min(self.tokens.len() as u32) / n;
+        let full = self.computed.min(self.tokens.len() as u32).min(self.shared) / n;
         if full <= self.published {
             return;
         }

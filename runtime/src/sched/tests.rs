@@ -42,6 +42,25 @@ fn decodes_go_first_and_prompts_fill_the_step() {
 }
 
 #[test]
+fn a_deterministic_scheduler_takes_prompts_and_answers_in_turn_and_repeats_answers_by_token() {
+    let mut s = scheduler(LIMITS, 5, 2, true).deterministic(true);
+    let a = s.add(new(vec![1, 2, 3], 5)).unwrap();
+    assert_eq!(step(&mut s), [(a, 0, 3, 1)]);
+    let b = s.add(new(vec![4, 5], 4)).unwrap();
+    assert_eq!(step(&mut s), [(a, 3, 1, 1)]);
+    assert_eq!(step(&mut s), [(b, 0, 2, 1)]);
+    assert_eq!(step(&mut s), [(a, 4, 1, 1), (b, 2, 1, 1)]);
+    assert_eq!(step(&mut s), [(a, 5, 1, 1), (b, 3, 1, 1)]);
+    // a takes the last page, so b gives up its own, of which the prompt's is kept but for its last token.
+    assert_eq!(step(&mut s), [(a, 6, 1, 1)]);
+    assert!(s.sequence(a).is_none());
+    assert_eq!(step(&mut s), [(b, 2, 1, 1)], "the prompt's page was found");
+    assert_eq!(step(&mut s), [(b, 3, 1, 1)], "and its answer is computed once more");
+    assert_eq!(step(&mut s), [(b, 4, 1, 1)]);
+    assert!(s.is_idle());
+}
+
+#[test]
 fn prompts_go_by_priority_then_arrival() {
     let mut s = scheduler(LIMITS, 64, 4, false);
     let a = s.add(new(vec![1; 6], 2)).unwrap();
@@ -193,8 +212,10 @@ fn act() -> impl Strategy<Value = Act> {
 /// The scheduler with a model of the cache: each slot holds the tokens that led to it.
 struct World {
     s: Scheduler,
+    deterministic: bool,
     plan: Plan,
     limits: Dims,
+    /// Of a deterministic scheduler, what computed each of them comes first: the kind of step.
     memory: Vec<Vec<u32>>,
     live: BTreeSet<SeqId>,
     /// Positions whose logits came, and the first that is wanted.
@@ -206,9 +227,10 @@ struct World {
 }
 
 impl World {
-    fn new(limits: Dims, pages: u32, page_tokens: u32, prefix_cache: bool) -> World {
+    fn new(limits: Dims, (pages, page_tokens): (u32, u32), prefix_cache: bool, deterministic: bool) -> World {
         World {
-            s: scheduler(limits, pages, page_tokens, prefix_cache),
+            s: scheduler(limits, pages, page_tokens, prefix_cache).deterministic(deterministic),
+            deterministic,
             plan: Plan::new(&limits),
             limits,
             memory: vec![Vec::new(); (pages * page_tokens) as usize],
@@ -234,6 +256,12 @@ impl World {
             self.live.insert(id);
             self.rows.insert(id, (Vec::new(), if all_logits { 0 } else { load.prompt - 1 }));
         }
+    }
+
+    /// What a slot holds after tokens were computed by a step of a kind.
+    fn slot(&self, kind: u32, tokens: &[u32]) -> Vec<u32> {
+        let kind = if self.deterministic { &[kind][..] } else { &[] };
+        [kind, tokens].concat()
     }
 
     fn end(&mut self, id: SeqId) {
@@ -269,10 +297,20 @@ impl World {
             assert!(seen.insert(c.seq) && c.len > 0 && c.rows <= c.len);
             let seq = self.s.sequence(c.seq).unwrap();
             assert_eq!(c.start, seq.computed());
+            let kind = self.plan.kind as u32;
             for p in c.start as usize..(c.start + c.len) as usize {
-                self.memory[seq.pages()[p / n] as usize * n + p % n] = seq.tokens()[..=p].to_vec();
+                self.memory[seq.pages()[p / n] as usize * n + p % n] = self.slot(kind, &seq.tokens()[..=p]);
+            }
+            if self.deterministic {
+                let answer = c.start >= seq.prompt_len();
+                assert_eq!(self.plan.kind, if answer { Steps::Decode } else { Steps::Prefill });
+                assert!(!answer || (c.len, c.rows) == (1, 1));
             }
             let (rows, first) = self.rows.get_mut(&c.seq).unwrap();
+            // Decode steps of a deterministic scheduler have a row for what is computed again, too.
+            if self.plan.kind == Steps::Decode && self.deterministic && c.start < *first + rows.len() as u32 {
+                continue;
+            }
             let end = c.start + c.len;
             assert!(c.rows == 0 || end - c.rows == *first + rows.len() as u32, "no row twice, none left out");
             rows.extend(end - c.rows..end);
@@ -281,7 +319,9 @@ impl World {
         for c in &self.plan.chunks {
             let seq = self.s.sequence(c.seq).unwrap();
             for p in 0..(c.start + c.len) as usize {
-                assert_eq!(self.memory[seq.pages()[p / n] as usize * n + p % n], seq.tokens()[..=p]);
+                let kind = if p < seq.prompt_len() as usize { Steps::Prefill } else { Steps::Decode };
+                let want = self.slot(kind as u32, &seq.tokens()[..=p]);
+                assert_eq!(self.memory[seq.pages()[p / n] as usize * n + p % n], want);
             }
         }
         self.s.commit(&self.plan);
@@ -313,17 +353,21 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1500))]
+    #![proptest_config(ProptestConfig::with_cases(3000))]
 
     /// Within the limits, no page leaks or is overwritten under a reader, every row comes once, all finish.
     #[test]
     fn random_load(
         (max_batch, max_step_tokens, max_logit_rows) in (1u32..5, 1u32..12, 1u32..6),
-        (pages, page_tokens, prefix_cache) in (1u32..14, 1u32..5, any::<bool>()),
+        (pages, page_tokens, prefix_cache, deterministic) in (1u32..14, 1u32..5, any::<bool>(), any::<bool>()),
         acts in prop::collection::vec(act(), 1..120),
     ) {
-        let limits = Dims { max_batch, max_seq_len: 32, max_step_tokens, max_logit_rows };
-        let mut w = World::new(limits, pages, page_tokens, prefix_cache);
+        let mut limits = Dims { max_batch, max_seq_len: 32, max_step_tokens, max_logit_rows };
+        if deterministic {
+            // Each request of a batch has a token and a row of logits in a decode step.
+            limits.max_batch = max_batch.min(max_step_tokens).min(max_logit_rows);
+        }
+        let mut w = World::new(limits, (pages, page_tokens), prefix_cache, deterministic);
         for act in &acts {
             match act {
                 Act::Add(load) => w.add(load),

@@ -139,6 +139,7 @@ pub fn manifest(dims: Dims, page_tokens: u32) -> Manifest {
         target: "host".into(),
         capability: None,
         precision: "f32".into(),
+        deterministic: false,
         model: Model {
             name: "hash".into(),
             arch: "hash".into(),

@@ -206,7 +206,7 @@ pub fn check(
         let most = most_tokens(tokens as usize, memory.manifest());
         for before in requests.steps_so_far(most) {
             let (all, seqs) = (before.tokens() as u32, before.runs.len() as u32);
-            let choice = append.choice(all, seqs);
+            let choice = append.choice(Steps::of(all, seqs), all);
             let index = choice.ok_or_else(|| Failure::bug(format!("no kernel appends {all} tokens")))?.kernel;
             let appends = &memory.manifest().kernels[index as usize];
             let ran = run(memory, (append, (index, appends)), &contract(appends)?, &before, &cache, random)?;

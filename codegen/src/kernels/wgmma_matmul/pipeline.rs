@@ -1,6 +1,7 @@
 //! The ring between the thread that copies and the warpgroups that multiply, and the walk over tiles that both follow.
 
 use super::super::epilogue::Epilogue;
+use super::super::operands::Order;
 use super::{Block, GROUP_ROWS, ROW_BYTES, STEP_BYTES, WgmmaMatmul};
 use crate::builder::{Carried, F32, I16, I32, SharedPtr, Smem, Special, Val, WgmmaA};
 
@@ -76,6 +77,13 @@ impl WgmmaMatmul {
             share.eq(self.tiling.splits - 1).select(last, each)
         };
         (share * each, steps)
+    }
+
+    /// Steps of a share, if sums are added share by share.
+    fn ordered_steps(&self) -> Option<u32> {
+        let Order::Shares(shares @ 2..) = self.order else { return None };
+        let units = (self.of.k * self.of.operands.bytes()).div_ceil(Order::UNIT);
+        Some(units.div_ceil(shares) * (Order::UNIT / ROW_BYTES))
     }
 
     /// Copies the operands of every tile into the ring. By one thread.
@@ -165,7 +173,8 @@ impl WgmmaMatmul {
         let ty = self.of.operands.wgmma();
         let zero = vec![vec![b.value(0.0f32); columns as usize / 2]; rows as usize / 64];
 
-        let tile = |[m0, n0]: [Val<'b, I32>; 2], turn: Turn<'b>| {
+        // The sums of so many steps, which begin with nothing.
+        let chain = |steps: Val<'b, I32>, turn: Turn<'b>| {
             let init = (turn, turn.0, zero.clone());
             let (turn, last, sums) = b.for_(0, steps, 1, init, |step, (turn, before, sums)| {
                 let (stage, parity) = turn;
@@ -189,6 +198,19 @@ impl WgmmaMatmul {
             });
             let sums: Vec<_> = sums.iter().map(|sums| b.wgmma_wait(0, sums)).collect();
             self.release(block, last, b.value(true));
+            (turn, sums)
+        };
+        let tile = |[m0, n0]: [Val<'b, I32>; 2], turn: Turn<'b>| {
+            let (turn, sums) = match self.ordered_steps() {
+                None => chain(steps, turn),
+                Some(each) => b.for_(0, steps, each, (turn, zero.clone()), |begin, (turn, all)| {
+                    let (turn, sums) = chain((steps - begin).min(each), turn);
+                    let add = |(all, sums): (&Vec<Val<'b, F32>>, &Vec<Val<'b, F32>>)| {
+                        all.iter().zip(sums).map(|(&all, &sum)| all + sum).collect()
+                    };
+                    (turn, all.iter().zip(&sums).map(add).collect())
+                }),
+            };
             let at = [m0 + along_m * rows, n0 + along_n * (columns / self.of.halves())];
             match received {
                 None => self.store(block, warp, epilogue, at, &sums),

@@ -168,7 +168,9 @@ fn either_kind_of_step_has_its_kernels() {
     ];
     m.check().unwrap();
     let launch = &m.launches[0];
-    let chosen = |tokens, seqs| launch.choices.iter().position(|c| Some(c) == launch.choice(tokens, seqs));
+    let chosen = |tokens, seqs| {
+        launch.choices.iter().position(|c| Some(c) == launch.choice(Steps::of(tokens, seqs), tokens))
+    };
     assert_eq!([chosen(4, 1), chosen(4, 4)], [Some(0); 2]);
     assert_eq!([chosen(8, 8), chosen(8, 7), chosen(9, 1), chosen(17, 1)], [Some(1), Some(2), Some(3), None]);
 }

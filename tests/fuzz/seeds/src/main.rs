@@ -192,6 +192,7 @@ fn host() -> eng::Manifest {
         target: "host".into(),
         capability: None,
         precision: "int8".into(),
+        deterministic: false,
         model: eng::Model {
             name: "seed".into(),
             arch: "llama".into(),

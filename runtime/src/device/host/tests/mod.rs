@@ -270,6 +270,7 @@ fn manifest(kv: Kv) -> Manifest {
         target: "host".into(),
         capability: None,
         precision: "bf16".into(),
+        deterministic: false,
         model: Model {
             name: "test".into(),
             arch: "test".into(),
