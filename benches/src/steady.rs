@@ -132,6 +132,7 @@ fn manifest(text: bool) -> Manifest {
         vec![Arena(logits), Draws, Arena(tokens), Arena(logprobs)],
     ];
     let launch = |(kernel, args)| Launch {
+        ops: vec![kernel],
         choices: vec![Choice { from: 1, to: DIMS.max_step_tokens, steps: Steps::Any, kernel }],
         args,
         loc: String::new(),

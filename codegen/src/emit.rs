@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use trtc_ir::ops::RmsNormWeight;
 use trtc_ir::target::Gpu;
-use trtc_ir::{Diag, Loc, Module, Op, Target, ValueId, WeightId};
+use trtc_ir::{Diag, Loc, Module, Op, OpData, Target, ValueId, WeightId};
 
 /// How kernels are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,9 +69,32 @@ pub enum Arg {
     Weight(WeightId),
 }
 
-/// The arguments of an op's kernel, host or GPU, in order: inputs, weights, results, as [`crate::kernels`] and the host
-/// device's functions list them. A cache is updated in place, so its result is not an argument.
-pub fn arguments(op: &Op, results: &[ValueId]) -> Vec<Arg> {
+/// The arguments of the kernel of an op, host or GPU, in order: inputs, weights, results, as [`crate::kernels`] and the host
+/// device's functions list them. A cache is updated in place, so its result is not an argument. Of a chain, those of its ops
+/// one after the other, each once, without what is between them.
+pub fn arguments(ops: &[&OpData]) -> Vec<Arg> {
+    let mut args: Vec<Arg> = Vec::new();
+    for (i, data) in ops.iter().enumerate() {
+        let between = |arg: &Arg| match *arg {
+            Arg::Weight(_) => false,
+            Arg::Value(v) => {
+                let made_before = ops[..i].iter().any(|d| d.results.contains(&v));
+                let read_behind = ops[i + 1..].iter().any(|d| d.op.operands().contains(&v));
+                made_before || read_behind && data.results.contains(&v)
+            }
+        };
+        let of_before = args.len();
+        for arg in arguments_of(&data.op, &data.results) {
+            if !between(&arg) && !args[..of_before].contains(&arg) {
+                args.push(arg);
+            }
+        }
+    }
+    args
+}
+
+/// The arguments of an op by itself.
+fn arguments_of(op: &Op, results: &[ValueId]) -> Vec<Arg> {
     use Arg::{Value, Weight};
     let weight_of = |norm: &RmsNormWeight| Weight(norm.weight);
     let (mut args, outputs): (Vec<Arg>, usize) = match op {
@@ -170,7 +193,7 @@ fn wanted(module: &Module, gpu: &Gpu) -> Result<BTreeMap<String, Recipe>, Diag> 
             continue;
         }
         let bug = |what: String| Diag::bug(&data.loc, format!("llm.{}: {what}", data.op.name()));
-        let ranges = recipes(module, data, gpu).map_err(bug)?;
+        let ranges = recipes(module, id, gpu).map_err(bug)?;
         if ranges.len() != data.kernels.len() {
             let (n, m) = (data.kernels.len(), ranges.len());
             return Err(bug(format!("{n} kernels were selected where {m} exist: run select again")));

@@ -5,6 +5,7 @@
 #![deny(missing_docs)]
 
 pub mod builder;
+mod chains;
 pub mod emit;
 pub mod kernels;
 pub mod mlir;

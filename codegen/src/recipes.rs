@@ -1,5 +1,7 @@
-//! Op x target x range of token counts -> kernel: the decisions for GPU targets, one match over all ops.
+//! Op x target x range of token counts -> kernel: the decisions for GPU targets, one match over all ops. Which kernels serve
+//! two ops at once is decided in `chains.rs`.
 
+use crate::chains;
 use crate::kernels::add::Add;
 use crate::kernels::attention::Attention;
 use crate::kernels::decode_attention::DecodeAttention;
@@ -21,22 +23,59 @@ use crate::kernels::wgmma_attention::WgmmaAttention;
 use crate::kernels::{Count, Recipe};
 use crate::products::{Form, forms, operands, payload};
 use crate::signature::{Types, counted, extent, rows_of_last, width};
-use trtc_ir::ops::RmsNormWeight;
+use trtc_ir::ops::{self, RmsNormWeight};
 use trtc_ir::target::{Gpu, MatrixUnit};
-use trtc_ir::{DType, Elem, Module, Op, OpData, Scheme, Steps, Sym, ValueId, WeightId};
+use trtc_ir::{DType, Elem, Module, Op, OpData, OpId, Scheme, Steps, Sym, ValueId, WeightId};
 
-/// A kernel that serves up to `to` tokens, from where the one before ends that serves the same steps.
+/// A kernel that serves some steps of `from` to `to` tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ranged {
+    /// Least token count.
+    pub from: u64,
     /// Greatest token count.
     pub to: u64,
     /// Steps.
     pub steps: Steps,
+    /// The operand whose maker it computes too.
+    pub with: Option<ValueId>,
     /// What distinguishes it from the op's other kernels; empty if there is one.
     pub suffix: &'static str,
     /// The kernel.
     pub recipe: Recipe,
 }
+
+impl Ranged {
+    /// What is left to serve of its steps where `other` serves some.
+    fn without(self, other: &Ranged) -> Vec<Ranged> {
+        let (from, to) = (self.from.max(other.from), self.to.min(other.to));
+        let kinds = Steps::KINDS.into_iter().filter(|k| self.steps.serve(*k));
+        let (shared, left): (Vec<Steps>, Vec<Steps>) = kinds.partition(|k| other.steps.serve(*k));
+        if from > to || shared.is_empty() {
+            return vec![self];
+        }
+        let before = (self.from < from).then(|| Ranged { to: from - 1, ..self });
+        let after = (to < self.to).then(|| Ranged { from: to + 1, ..self });
+        let between = left.into_iter().map(|steps| Ranged { from, to, steps, ..self });
+        before.into_iter().chain(between).chain(after).collect()
+    }
+}
+
+/// The kernels of an op on a GPU target, in the order of token counts, or why there are none: its own, but where the kernel
+/// of a chain that it belongs to serves it; that is among those of the op that reads the other.
+pub fn recipes(module: &Module, id: OpId, gpu: &Gpu) -> Result<Vec<Ranged>, String> {
+    let mut own = alone(module, &module.func.ops[id], gpu)?;
+    let reads = chains::chain(module, id);
+    let read = chains::reader(module, id).and_then(|reader| chains::chain(module, reader));
+    for chain in [&reads, &read].into_iter().flatten() {
+        own = own.into_iter().flat_map(|r| r.without(chain)).collect();
+    }
+    let mut all: Vec<Ranged> = reads.into_iter().chain(own).collect();
+    all.sort_by_key(|r| r.from);
+    Ok(all)
+}
+
+/// Why an op over a cache has no kernel before pages are laid out.
+const NO_PAGES: &str = "the cache has no page size yet: run kv-layout first";
 
 fn plain(elem: Elem, what: &str) -> Result<DType, String> {
     match elem {
@@ -55,13 +94,14 @@ fn stored(elem: Elem) -> Result<DType, String> {
     if elem == Elem::Quant(Scheme::FP8_TOKEN) { Ok(DType::F8E4M3) } else { plain(elem, "a result") }
 }
 
-/// The kernels of an op on a GPU target, or why there are none. Those of a deterministic module give the same for a token of a
-/// request, to the bit, whatever else is in the step, among steps of one kind.
-pub fn recipes(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ranged>, String> {
+/// The kernels of an op by itself. Those of a deterministic module give the same for a token of a request, to the bit, whatever else
+/// is in the step, among steps of one kind.
+fn alone(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ranged>, String> {
     let t = Types { module };
     let max = module.max_dim(Sym::T).ok_or("the module has no bound on T")?;
     let weight_dtype = |norm: &RmsNormWeight| plain(t.weight(norm.weight).elem, "a norm's weight");
-    let always = |recipe: Recipe| Ok(vec![Ranged { to: max, steps: Steps::Any, suffix: "", recipe }]);
+    let all = |steps, suffix, recipe| Ranged { from: 1, to: max, steps, with: None, suffix, recipe };
+    let always = |recipe: Recipe| Ok(vec![all(Steps::Any, "", recipe)]);
     let found: Result<Vec<Ranged>, String> = match &data.op {
         Op::RmsNorm(op) => {
             let x = t.tensor(op.x)?;
@@ -97,25 +137,7 @@ pub fn recipes(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ranged>,
                 offset: op.norm.offset,
             }))
         }
-        Op::RopeKvAppend(op) => {
-            let kv = t.kv(op.kv)?;
-            width(t.tensor(op.qkv)?)?;
-            let head_norm = |norm: &RmsNormWeight| {
-                Ok::<_, String>(HeadNorm { weight: weight_dtype(norm)?, eps: norm.eps, offset: norm.offset })
-            };
-            always(Recipe::from(RopeKvAppend {
-                heads: op.heads,
-                kv_heads: kv.heads,
-                head_dim: kv.head_dim,
-                dim: 2 * extent(t.weight(op.freqs), 0)?,
-                page_tokens: kv.page.ok_or("the cache has no page size yet: run kv-layout first")?,
-                q_norm: op.q_norm.as_ref().map(head_norm).transpose()?,
-                k_norm: op.k_norm.as_ref().map(head_norm).transpose()?,
-                x: plain(t.tensor(op.qkv)?.elem, "qkv")?,
-                kv: cached(kv.dtype)?,
-                out: plain(t.result(data, 0)?.elem, "q")?,
-            }))
-        }
+        Op::RopeKvAppend(op) => always(rope_kv_append(t, data, op)?.into()),
         Op::Slice(op) => {
             let (x, y) = (t.tensor(op.x)?, t.result(data, 0)?);
             always(Recipe::from(Slice {
@@ -153,7 +175,7 @@ pub fn recipes(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ranged>,
             always(Recipe::from(KvAppend {
                 kv_heads: kv.heads,
                 head_dim: kv.head_dim,
-                page_tokens: kv.page.ok_or("the cache has no page size yet: run kv-layout first")?,
+                page_tokens: kv.page.ok_or(NO_PAGES)?,
                 x: plain(t.tensor(op.k)?.elem, "k")?,
                 kv: cached(kv.dtype)?,
             }))
@@ -235,28 +257,17 @@ pub fn recipes(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ranged>,
         Op::Feed(op) => always(Recipe::from(Feed { last: extent(t.tensor(op.last)?, 0)? })),
         Op::Sample(op) => always(Recipe::from(Sample { vocab: width(t.tensor(op.logits)?)? })),
         Op::Attention(op) => {
-            let (q, kv) = (t.tensor(op.q)?, t.kv(op.kv)?);
-            let attention = Attention {
-                heads: width(q)? / kv.head_dim.max(1),
-                kv_heads: kv.heads,
-                head_dim: kv.head_dim,
-                page_tokens: kv.page.ok_or("the cache has no page size yet: run kv-layout first")?,
-                window: kv.window,
-                scale: op.scale,
-                softcap: op.softcap,
-                q: plain(q.elem, "q")?,
-                kv: cached(kv.dtype)?,
-                out: plain(t.result(data, 0)?.elem, "a result")?,
-            };
-            let (decode, flash) = (DecodeAttention(attention), FlashAttention(attention));
+            let attention = attention(t, data, op)?;
+            let decode = DecodeAttention { attention, prologue: None };
+            let flash = FlashAttention(attention);
             let wide = WgmmaAttention(attention);
             let wgmma = gpu.matrix.contains(&MatrixUnit::Wgmma) && wide.unsupported().is_none();
             let prefill = if wgmma { wide.into() } else { flash.into() };
             match decode.unsupported().or(flash.unsupported()) {
                 Some(_) => always(TokenAttention(attention).into()),
                 None => Ok(vec![
-                    Ranged { to: max, steps: Steps::Decode, suffix: "decode", recipe: decode.into() },
-                    Ranged { to: max, steps: Steps::Prefill, suffix: "prefill", recipe: prefill },
+                    all(Steps::Decode, "decode", decode.into()),
+                    all(Steps::Prefill, "prefill", prefill),
                 ]),
             }
         }
@@ -266,6 +277,52 @@ pub fn recipes(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ranged>,
         Some(why) => Err(why),
         None => Ok(found),
     }
+}
+
+/// The norm, the rotation and the append of an op.
+pub(crate) fn rope_kv_append(
+    t: Types<'_>,
+    data: &OpData,
+    op: &ops::RopeKvAppend,
+) -> Result<RopeKvAppend, String> {
+    let kv = t.kv(op.kv)?;
+    width(t.tensor(op.qkv)?)?;
+    let head_norm = |norm: &RmsNormWeight| {
+        Ok::<_, String>(HeadNorm {
+            weight: plain(t.weight(norm.weight).elem, "a norm's weight")?,
+            eps: norm.eps,
+            offset: norm.offset,
+        })
+    };
+    Ok(RopeKvAppend {
+        heads: op.heads,
+        kv_heads: kv.heads,
+        head_dim: kv.head_dim,
+        dim: 2 * extent(t.weight(op.freqs), 0)?,
+        page_tokens: kv.page.ok_or(NO_PAGES)?,
+        q_norm: op.q_norm.as_ref().map(head_norm).transpose()?,
+        k_norm: op.k_norm.as_ref().map(head_norm).transpose()?,
+        x: plain(t.tensor(op.qkv)?.elem, "qkv")?,
+        kv: cached(kv.dtype)?,
+        out: plain(t.result(data, 0)?.elem, "q")?,
+    })
+}
+
+/// The attention of an op.
+pub(crate) fn attention(t: Types<'_>, data: &OpData, op: &ops::Attention) -> Result<Attention, String> {
+    let (q, kv) = (t.tensor(op.q)?, t.kv(op.kv)?);
+    Ok(Attention {
+        heads: width(q)? / kv.head_dim.max(1),
+        kv_heads: kv.heads,
+        head_dim: kv.head_dim,
+        page_tokens: kv.page.ok_or(NO_PAGES)?,
+        window: kv.window,
+        scale: op.scale,
+        softcap: op.softcap,
+        q: plain(q.elem, "q")?,
+        kv: cached(kv.dtype)?,
+        out: plain(t.result(data, 0)?.elem, "a result")?,
+    })
 }
 
 /// The product that an op computes, without a residual and not gated.
@@ -296,14 +353,40 @@ fn by_rows(module: &Module, rows: Count, forms: Vec<Form>, max: u64) -> Vec<Rang
     let mut ranges: Vec<Ranged> = Vec::new();
     for Form { to, steps, suffix, recipe } in forms {
         let most_rows = if rows == Count::Rows || steps == Steps::Decode { logits } else { max };
-        match ranges.last_mut().filter(|last| last.steps == steps) {
-            // The one before serves them all.
-            Some(last) if last.to == max => continue,
-            _ => {
-                let to = if most_rows <= to { max } else { to };
-                ranges.push(Ranged { to, steps, suffix, recipe });
-            }
+        let before = ranges.last().filter(|last| last.steps == steps);
+        let from = before.map_or(1, |before| before.to + 1);
+        // Unless the one before serves them all.
+        if from <= max {
+            let to = if most_rows <= to { max } else { to };
+            ranges.push(Ranged { from, to, steps, with: None, suffix, recipe });
         }
     }
     ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_chain_serves_is_taken_out() {
+        let of = |from, to, steps| Ranged {
+            from,
+            to,
+            steps,
+            with: None,
+            suffix: "",
+            recipe: Feed { last: 1 }.into(),
+        };
+        let left = |own: Ranged, chain: Ranged| -> Vec<(u64, u64, Steps)> {
+            own.without(&chain).iter().map(|r| (r.from, r.to, r.steps)).collect()
+        };
+        use Steps::{Any, Decode, Prefill};
+        assert_eq!(left(of(1, 9, Any), of(1, 9, Decode)), [(1, 9, Prefill)]);
+        assert_eq!(left(of(1, 9, Any), of(3, 5, Decode)), [(1, 2, Any), (3, 5, Prefill), (6, 9, Any)]);
+        assert_eq!(left(of(1, 9, Decode), of(5, 20, Any)), [(1, 4, Decode)]);
+        assert_eq!(left(of(1, 9, Any), of(1, 9, Any)), []);
+        assert_eq!(left(of(1, 9, Prefill), of(1, 9, Decode)), [(1, 9, Prefill)]);
+        assert_eq!(left(of(1, 4, Any), of(5, 9, Any)), [(1, 4, Any)]);
+    }
 }

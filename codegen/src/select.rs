@@ -6,7 +6,7 @@
 use crate::recipes::{Ranged, recipes};
 use crate::signature::signature;
 use std::collections::BTreeMap;
-use trtc_ir::{Diag, Elem, KernelChoice, Loc, Module, Op, OpData, Packing, Scheme, Steps, Sym, Target};
+use trtc_ir::{Diag, Elem, KernelChoice, Loc, Module, Op, OpId, Packing, Scheme, Steps, Sym, Target};
 
 /// What `select` did.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -66,7 +66,7 @@ pub fn select(module: &mut Module, target: &Target) -> Result<Selection, Diag> {
     for &id in &module.func.order {
         let data = &module.func.ops[id];
         let bug = |what: String| Diag::bug(&data.loc, format!("llm.{}: {what}", data.op.name()));
-        let kernels = match choices(module, data, target, max).map_err(bug)? {
+        let kernels = match choices(module, id, target, max).map_err(bug)? {
             Ok(kernels) => kernels,
             Err(why) => {
                 selection.missing.push(Missing { op: data.op.name(), loc: data.loc.clone(), why });
@@ -91,23 +91,27 @@ pub fn select(module: &mut Module, target: &Target) -> Result<Selection, Diag> {
 /// The kernels of an op. The outer error is an op whose types are not what its verifier demands.
 fn choices(
     module: &Module,
-    data: &OpData,
+    id: OpId,
     target: &Target,
     max: u64,
 ) -> Result<Result<Vec<KernelChoice>, String>, String> {
-    let name = format!("{}.{}", target.name, signature(module, data)?);
+    let data = &module.func.ops[id];
+    let own = signature(module, data)?;
     let Some(gpu) = &target.gpu else {
-        return Ok(Ok(vec![KernelChoice { from: 1, to: max, steps: Steps::Any, kernel: name }]));
+        let kernel = format!("{}.{own}", target.name);
+        return Ok(Ok(vec![KernelChoice { from: 1, to: max, steps: Steps::Any, with: None, kernel }]));
     };
-    Ok(recipes(module, data, gpu).map(|ranges| {
-        let choice = |(i, r): (usize, &Ranged)| {
-            let kernel = if r.suffix.is_empty() { name.clone() } else { format!("{name}.{}", r.suffix) };
-            let before = ranges[..i].iter().rfind(|b| b.steps == r.steps);
-            let from = before.map_or(1, |b| b.to + 1);
-            KernelChoice { from, to: r.to, steps: r.steps, kernel }
-        };
-        ranges.iter().enumerate().map(choice).collect()
-    }))
+    let choice = |r: Ranged| {
+        let before = r.with.and_then(|v| module.func.def_op(v)).map(|id| &module.func.ops[id]);
+        let before = before.map(|data| signature(module, data)).transpose()?;
+        let parts = [Some(target.name), before.as_deref(), Some(own.as_str()), Some(r.suffix)];
+        let parts: Vec<&str> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
+        Ok(KernelChoice { from: r.from, to: r.to, steps: r.steps, with: r.with, kernel: parts.join(".") })
+    };
+    match recipes(module, id, gpu) {
+        Ok(ranges) => ranges.into_iter().map(choice).collect::<Result<_, String>>().map(Ok),
+        Err(why) => Ok(Err(why)),
+    }
 }
 
 /// Whatever is quantised lies in panels, on a GPU in the order of fragments but for FP8, which products read as they read

@@ -8,7 +8,7 @@ use crate::{engine, gpu, pipeline, plan};
 use std::path::Path;
 use std::time::Instant;
 use trtc_ir::text::PrintOptions;
-use trtc_ir::{DType, Diag, Loc, Module, text};
+use trtc_ir::{DType, Diag, KernelChoice, Loc, Module, Steps, text};
 use trtc_passes::{KvOptions, Options, PassCx, run_passes};
 
 /// How far a build is.
@@ -31,7 +31,7 @@ pub struct BuildReport {
     pub bytes: u64,
     /// Parameters of the model.
     pub parameters: u64,
-    /// Launches of a step; 0 if the build stopped before.
+    /// Launches of a step that decodes one token; 0 if the build stopped before.
     pub launches: usize,
     /// Bytes of the activation arena; 0 if the build stopped before.
     pub arena: u64,
@@ -83,7 +83,7 @@ fn stages(
         phase: last,
         bytes: 0,
         parameters: checkpoint.config.parameters(),
-        launches: module.func.order.iter().filter(|&&o| !module.func.ops[o].kernels.is_empty()).count(),
+        launches: launches(&module),
         arena: module.arena.unwrap_or(0),
         timings: Vec::new(),
     };
@@ -113,6 +113,12 @@ fn stages(
     })?;
     dump.time("pack", start.elapsed().as_secs_f64());
     Ok(report)
+}
+
+/// Ops that have a kernel of their own, or that of a chain, in a step that decodes one token.
+fn launches(module: &Module) -> usize {
+    let serves = |k: &KernelChoice| k.steps.serve(Steps::Decode) && (k.from..=k.to).contains(&1);
+    module.func.order.iter().filter(|&&o| module.func.ops[o].kernels.iter().any(serves)).count()
 }
 
 /// Imports and runs every pass up to `last`.

@@ -2,21 +2,21 @@
 //!
 //! Pure translation between the IR's types and the engine file's; every decision was taken by a pass. Host kernels
 //! are made here (`host.rs`), because the runtime's functions are named in the manifest; GPU kernels come from codegen
-//! (`ptx.rs`).
+//! (`ptx.rs`). Which op becomes which launches is in `launches.rs`.
 
 mod host;
+mod launches;
 mod ptx;
 
 pub(crate) use ptx::{cubin_tensor, ptx_tensor};
 
 use crate::gpu::GpuCode;
 use std::collections::BTreeMap;
-use trtc_codegen::emit;
-use trtc_engine::manifest::{self as eng, Arg, Choice, Code, Count, Launch};
+use trtc_engine::manifest::{self as eng, Arg, Count, Launch};
 use trtc_ir::entity::{ValueId, WeightId};
 use trtc_ir::module::{Packing, Source};
 use trtc_ir::types::{Elem, Sym};
-use trtc_ir::{DType, Diag, Dim, Grain, Loc, Module, OpData, Scheme, Steps, Target, TensorType, Type};
+use trtc_ir::{DType, Diag, Dim, Grain, Loc, Module, Scheme, Target, TensorType, Type};
 
 /// The parts of the manifest that come from the module.
 pub(crate) struct Lowered {
@@ -33,48 +33,7 @@ pub(crate) struct Lowered {
 /// Translates a planned module; `compiled` is the code of a GPU target, empty for the host.
 pub(crate) fn lower(module: &Module, target: &Target, compiled: &GpuCode) -> Result<Lowered, Diag> {
     let cx = Cx { module };
-    let mut kernels: Vec<eng::Kernel> = Vec::new();
-    let mut by_name: BTreeMap<&str, u32> = BTreeMap::new();
-    let mut launches = Vec::new();
-    for &id in &module.func.order {
-        let data = &module.func.ops[id];
-        let (args, first) = cx.args(data)?;
-        let mut choices = Vec::new();
-        for choice in &data.kernels {
-            let code = match target.gpu {
-                None => Code::Host(cx.host_kernel(data)?),
-                Some(_) => Code::Ptx(ptx::ptx_kernel(compiled, &choice.kernel, &first, &data.loc)?),
-            };
-            let kernel = match by_name.get(choice.kernel.as_str()) {
-                Some(&index) => {
-                    if kernels[index as usize].code != code {
-                        let message = format!("two different kernels are called '{}'", choice.kernel);
-                        return Err(Diag::bug(&data.loc, message));
-                    }
-                    index
-                }
-                None => {
-                    let contract = trtc_ir::text::print(
-                        &trtc_ir::extract::extract_op(module, id),
-                        trtc_ir::text::PrintOptions::default(),
-                    );
-                    kernels.push(eng::Kernel { name: choice.kernel.clone(), code, contract });
-                    by_name.insert(&choice.kernel, kernels.len() as u32 - 1);
-                    kernels.len() as u32 - 1
-                }
-            };
-            let steps = match choice.steps {
-                Steps::Any => eng::Steps::Any,
-                Steps::Decode => eng::Steps::Decode,
-                Steps::Prefill => eng::Steps::Prefill,
-            };
-            choices.push(Choice { from: cx.count(choice.from)?, to: cx.count(choice.to)?, steps, kernel });
-        }
-        if choices.is_empty() {
-            return Err(Diag::bug(&data.loc, format!("no kernel was selected for llm.{}", data.op.name())));
-        }
-        launches.push(Launch { choices, args, loc: data.loc.to_string() });
-    }
+    let (kernels, launches) = cx.launches(target, compiled)?;
     let (logits, sampled) = match *module.func.results.as_slice() {
         [logits] => (cx.offset(logits)?, None),
         [logits, tokens, logprobs] => {
@@ -177,25 +136,6 @@ impl Cx<'_> {
                 }
             },
         }
-    }
-
-    /// The arguments of an op's kernel, in codegen's order, and where each of codegen's begins.
-    fn args(&self, data: &OpData) -> Result<(Vec<Arg>, Vec<u32>), Diag> {
-        let (mut args, mut first) = (Vec::new(), Vec::new());
-        for arg in emit::arguments(&data.op, &data.results) {
-            first.push(args.len() as u32);
-            match arg {
-                emit::Arg::Weight(w) => args.push(Arg::Weight(w.0)),
-                emit::Arg::Value(v) => {
-                    args.push(self.arg(v)?);
-                    let ty = self.module.func.values[v].ty.tensor();
-                    if ty.is_some_and(|t| t.elem.plain().is_none()) {
-                        args.push(Arg::Arena(self.scales(v)?));
-                    }
-                }
-            }
-        }
-        Ok((args, first))
     }
 
     fn weight(&self, id: WeightId) -> Result<eng::Weight, Diag> {

@@ -1,4 +1,4 @@
-//! A module with one op: the contract of the kernel that computes it.
+//! A module with one op, or a chain of ops: the contract of the kernel that computes them.
 
 use crate::entity::{OpId, ValueId, WeightId};
 use crate::loc::Loc;
@@ -6,19 +6,18 @@ use crate::module::{Module, Source, TensorRef, Weight};
 use crate::types::{Dim, Sym, Type};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The module that consists of one op, its operands as parameters, and its weights.
+/// The module that consists of some ops in execution order, with what they read of others as parameters, and their
+/// weights. It returns what they make, but for tensors that one of them reads.
 ///
 /// Everything that does not bear on what a kernel has to compute is left out or made uniform: names, locations,
-/// caches' layer numbers, checkpoint tensors, offsets, and the kernels themselves. So two ops that one kernel can
+/// caches' layer numbers, checkpoint tensors, offsets, and the kernels themselves. So ops that one kernel can
 /// serve have contracts that are equal and print equally. Symbolic dimensions keep their bounds, and the target
-/// stays. An id that is not in the module gives a module without ops.
-pub fn extract_op(module: &Module, op: OpId) -> Module {
+/// stays. Ids that are not in the module are left out.
+pub fn extract(module: &Module, ops: &[OpId]) -> Module {
     let mut out = Module { name: "contract".into(), target: module.target.clone(), ..Module::default() };
-    let Some(data) = module.func.ops.get(op) else {
-        return out;
-    };
+    let ops: Vec<_> = ops.iter().filter_map(|&op| module.func.ops.get(op)).collect();
     let ty = |v: &ValueId| module.func.values.get(*v).map(|v| v.ty.clone());
-    out.func.name = data.op.name().into();
+    out.func.name = ops.iter().map(|data| data.op.name()).collect::<Vec<_>>().join(".");
 
     let mut layers: BTreeMap<u32, u32> = BTreeMap::new();
     let mut uniform = |ty: Type| match ty {
@@ -30,15 +29,16 @@ pub fn extract_op(module: &Module, op: OpId) -> Module {
         other => other,
     };
 
-    let mut op = data.op.clone();
-    let mut params: BTreeMap<ValueId, ValueId> = BTreeMap::new();
-    for v in op.operands() {
-        if let (false, Some(ty)) = (params.contains_key(&v), ty(&v)) {
-            params.insert(v, out.func.add_param(&format!("a{}", params.len()), uniform(ty)));
+    let made: BTreeSet<ValueId> = ops.iter().flat_map(|data| data.results.iter().copied()).collect();
+    let read: BTreeSet<ValueId> = ops.iter().flat_map(|data| data.op.operands()).collect();
+    let mut values: BTreeMap<ValueId, ValueId> = BTreeMap::new();
+    for v in ops.iter().flat_map(|data| data.op.operands()).filter(|v| !made.contains(v)) {
+        if let (false, Some(ty)) = (values.contains_key(&v), ty(&v)) {
+            values.insert(v, out.func.add_param(&format!("a{}", values.len()), uniform(ty)));
         }
     }
     let mut weights: BTreeMap<WeightId, WeightId> = BTreeMap::new();
-    for w in op.weights() {
+    for w in ops.iter().flat_map(|data| data.op.weights()) {
         if let (false, Some(weight)) = (weights.contains_key(&w), module.weights.get(w)) {
             let name = format!("w{}", weights.len());
             let source = match &weight.source {
@@ -51,21 +51,31 @@ pub fn extract_op(module: &Module, op: OpId) -> Module {
             weights.insert(w, id);
         }
     }
-    for v in op.operands_mut() {
-        *v = params.get(v).copied().unwrap_or(*v);
+    let mut number = 0;
+    for data in ops {
+        let mut op = data.op.clone();
+        for v in op.operands_mut() {
+            *v = values.get(v).copied().unwrap_or(*v);
+        }
+        for w in op.weights_mut() {
+            *w = weights.get(w).copied().unwrap_or(*w);
+        }
+        let results: Vec<(ValueId, String, Type)> = data
+            .results
+            .iter()
+            .filter_map(|v| Some((*v, ty(v)?)))
+            .zip(number..)
+            .map(|((v, ty), i)| (v, format!("r{i}"), uniform(ty)))
+            .collect();
+        number += results.len();
+        let named: Vec<(&str, Type)> = results.iter().map(|(_, n, t)| (n.as_str(), t.clone())).collect();
+        for ((v, _, ty), id) in results.iter().zip(out.func.append(op, &named, Loc::Unknown)) {
+            values.insert(*v, id);
+            if !read.contains(v) || ty.kv().is_some() {
+                out.func.results.push(id);
+            }
+        }
     }
-    for w in op.weights_mut() {
-        *w = weights.get(w).copied().unwrap_or(*w);
-    }
-    let results: Vec<(String, Type)> = data
-        .results
-        .iter()
-        .filter_map(ty)
-        .enumerate()
-        .map(|(i, ty)| (format!("r{i}"), uniform(ty)))
-        .collect();
-    let named: Vec<(&str, Type)> = results.iter().map(|(n, t)| (n.as_str(), t.clone())).collect();
-    out.func.results = out.func.append(op, &named, Loc::Unknown);
 
     let used: BTreeSet<Sym> = out
         .func

@@ -3,7 +3,7 @@
 //! There is no control flow: a step of a model is a straight line. An op that was erased leaves its arena
 //! slot behind but is no longer in `order`.
 
-pub use crate::extract::extract_op;
+pub use crate::extract::extract;
 
 use crate::entity::{Arena, OpId, ValueId, WeightId};
 use crate::loc::Loc;
@@ -159,8 +159,8 @@ pub struct OpData {
     pub results: Vec<ValueId>,
     /// Where it comes from.
     pub loc: Loc,
-    /// Which kernel serves which steps and token counts, once selected; for either kind of step ranges are adjacent and
-    /// cover `T`.
+    /// Which kernel serves which steps and token counts, once selected. For either kind of step ranges are adjacent, and
+    /// cover `T` together with those of chains ([`KernelChoice::with`]) that compute the op too.
     pub kernels: Vec<KernelChoice>,
 }
 
@@ -199,7 +199,7 @@ impl Steps {
     }
 }
 
-/// The kernel that serves a range of token counts.
+/// The kernel that serves a range of token counts: of one op, or of a chain of two.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct KernelChoice {
     /// Least token count, inclusive.
@@ -208,6 +208,9 @@ pub struct KernelChoice {
     pub to: u64,
     /// Steps.
     pub steps: Steps,
+    /// The operand whose maker the kernel computes too, so that nothing is launched for that op; nobody else reads what
+    /// it makes. A tensor between the two is not written.
+    pub with: Option<ValueId>,
     /// Kernel's name.
     pub kernel: String,
 }
@@ -302,10 +305,26 @@ impl Func {
         in_ops.sum::<usize>() + self.results.iter().filter(|&&v| v == value).count()
     }
 
+    /// The op that the kernel of a choice computes too, if it serves a chain.
+    pub fn chained(&self, choice: &KernelChoice) -> Option<OpId> {
+        match self.values.get(choice.with?)?.def {
+            Def::Op(maker, _) => Some(maker),
+            Def::Param(_) => None,
+        }
+    }
+
+    /// Every choice of a kernel that serves a chain, with the op that it computes too.
+    pub fn chains(&self) -> impl Iterator<Item = (OpId, &KernelChoice)> {
+        let choices = self.order.iter().filter_map(|&id| self.ops.get(id)).flat_map(|data| &data.kernels);
+        choices.filter_map(|k| Some((self.chained(k)?, k)))
+    }
+
     /// Makes every reader of `old` read `new`.
     pub fn replace_uses(&mut self, old: ValueId, new: ValueId) {
         for &o in &self.order {
-            for v in self.ops[o].op.operands_mut() {
+            let data = &mut self.ops[o];
+            let chained = data.kernels.iter_mut().filter_map(|k| k.with.as_mut());
+            for v in data.op.operands_mut().into_iter().chain(chained) {
                 if *v == old {
                     *v = new;
                 }

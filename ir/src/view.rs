@@ -125,10 +125,13 @@ impl Interval {
 }
 
 /// The interval of each parameter and each result of a live op, in order of definition. Ids out of range are skipped.
+/// What an op reads that a later op's kernel computes too is needed up to there.
 pub fn liveness(func: &Func) -> Vec<Interval> {
     let mut last: BTreeMap<ValueId, usize> = BTreeMap::new();
     for (at, &op) in func.order.iter().enumerate() {
-        for v in func.ops.get(op).map(|d| d.op.operands()).unwrap_or_default() {
+        let Some(data) = func.ops.get(op) else { continue };
+        let chained = data.kernels.iter().filter_map(|k| func.ops.get(func.chained(k)?));
+        for v in std::iter::once(data).chain(chained).flat_map(|d| d.op.operands()) {
             last.insert(v, at);
         }
     }

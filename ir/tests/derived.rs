@@ -5,7 +5,7 @@ use std::rc::Rc;
 use trtc_ir::interp::{Data, RandomWeights, Tensor, Weights, run};
 use trtc_ir::text::{PrintOptions, parse, print};
 use trtc_ir::view::{View, liveness};
-use trtc_ir::{DType, Module, module::extract_op, verify::verify};
+use trtc_ir::{DType, Module, module::extract, verify::verify};
 
 const SOURCE: &str = r#"
 llm.module @m arch("llama") target("host") dims(T in 1..8, L in 1..4) arena(4096) {
@@ -65,7 +65,7 @@ fn dot_has_every_op_and_edge() {
 #[test]
 fn ops_that_one_kernel_serves_have_one_contract() {
     let m = module();
-    let contract = |i: usize| extract_op(&m, m.func.order[i]);
+    let contract = |i: usize| extract(&m, &[m.func.order[i]]);
     let text = print(&contract(1), PrintOptions::default());
     let wanted = r#"llm.module @contract target("host") dims(T in 1..8) {
   llm.weight @w0 : tensor<4x4xbf16> packed(panel16) from ["w0"]
@@ -85,6 +85,37 @@ fn ops_that_one_kernel_serves_have_one_contract() {
     let x = Data::Float(Tensor { dims: vec![1, 4], data: vec![1.0; 4] });
     let inputs = [x.clone(), x];
     assert_eq!(run(&contract(1), &RandomWeights::new(1), &inputs).unwrap().len(), 1);
+}
+
+#[test]
+fn a_chain_has_one_contract_without_what_is_between() {
+    let kv = "!llm.kv<layer 3, 1 heads, 4, f32, page 4>";
+    let source = format!(
+        r#"llm.module @m dims(T in 1..8, L in 1..4) {{
+  llm.weight @f : tensor<2xf32> from rope<4, 10000>
+  llm.func @step(%x: tensor<Tx12xf32>, %p: tensor<Txi32>, %b: !llm.batch, %c: {kv}) {{
+    %q, %d = llm.rope_kv_append %x, %p, %c, %b, @f {{heads = 1}} : tensor<Tx1x4xf32>, {kv}
+    %y = llm.attention %q, %d, %b {{scale = 0.5}} : tensor<Tx4xf32>
+    llm.return %y
+  }}
+}}"#
+    );
+    let m = parse(&source, "m").unwrap();
+    let contract = extract(&m, &m.func.order);
+    let kv = kv.replace('3', "0");
+    let wanted = format!(
+        r#"llm.module @contract dims(T in 1..8) {{
+  llm.weight @w0 : tensor<2xf32> from rope<4, 10000>
+  llm.func @rope_kv_append.attention(%a0: tensor<Tx12xf32>, %a1: tensor<Txi32>, %a2: {kv}, %a3: !llm.batch) {{
+    %r0, %r1 = llm.rope_kv_append %a0, %a1, %a2, %a3, @w0 {{heads = 1}} : tensor<Tx1x4xf32>, {kv}
+    %r2 = llm.attention %r0, %r1, %a3 {{scale = 0.5}} : tensor<Tx4xf32>
+    llm.return %r1, %r2
+  }}
+}}
+"#
+    );
+    assert_eq!(print(&contract, PrintOptions::default()), wanted);
+    verify(&contract).unwrap_or_else(|d| panic!("{}", d[0]));
 }
 
 fn load(weights: &RandomWeights, m: &Module, name: &str) -> Rc<Tensor> {

@@ -355,7 +355,7 @@ proptest! {
         let view = View::new(&m.func);
         let _ = (view.topological_order(), view.dot(&m.func));
         for id in 0..m.func.ops.len() as u32 + 1 {
-            let _ = text::print(&module::extract_op(&m, OpId(id)), PrintOptions::default());
+            let _ = text::print(&module::extract(&m, &[OpId(id), OpId(id + 1)]), PrintOptions::default());
         }
         let weights = interp::RandomWeights::new(1);
         prop_assert!(interp::run(&m, &weights, &[]).is_err());

@@ -1,7 +1,9 @@
 //! `plan-memory`: one arena for all activations, a fixed offset for each value, at the greatest `T` and `L`.
 //!
 //! Ops run one after another in the module's order, so a value is live from the op that makes it to the last op
-//! that reads it, both included: a result never overlaps an operand. What the function returns is live to the end.
+//! that reads it, both included: a result never overlaps an operand. What the function returns is live to the end. Where
+//! one kernel computes two ops, what the first reads is live up to the second; what is between them keeps its place, for
+//! there are steps in which it is made.
 //! Values are placed by falling size, each into the tightest gap between the values it is live together with.
 //! Parameters, caches and the batch are the runtime's and get no offset, but for `%previous`: it is where the step before
 //! left the tokens that it returned, so that they stay in one place from step to step. Not here: overlap of concurrent

@@ -4,7 +4,8 @@
 //! one needs to say nothing.
 
 use crate::{canonicalize, quantize};
-use trtc_ir::{Module, Type};
+use std::collections::BTreeSet;
+use trtc_ir::{Module, OpId, Type};
 
 /// A fact of a module.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,7 +16,7 @@ pub enum Property {
     Quantized,
     /// Every cache has a page size.
     KvLaidOut,
-    /// Every op has its kernels.
+    /// Every op has its kernels, or belongs to a chain.
     Selected,
     /// Every tensor that an op makes has its place in the arena.
     Planned,
@@ -35,7 +36,10 @@ impl Property {
                     .chain(made)
                     .all(|&v| func.values[v].ty.kv().is_none_or(|k| k.page.is_some()))
             }
-            Property::Selected => func.order.iter().all(|&o| !func.ops[o].kernels.is_empty()),
+            Property::Selected => {
+                let chained: BTreeSet<OpId> = func.chains().map(|(op, _)| op).collect();
+                func.order.iter().all(|o| !func.ops[*o].kernels.is_empty() || chained.contains(o))
+            }
             Property::Planned => {
                 let placed =
                     |v| !matches!(func.values[v].ty, Type::Tensor(_)) || func.values[v].offset.is_some();

@@ -216,7 +216,7 @@ fn selected(shape: common::Shape) -> Module {
     .expect("runs");
     for id in module.func.order.clone() {
         module.func.ops[id].kernels =
-            vec![KernelChoice { from: 1, to: 64, steps: Steps::Any, kernel: "k".into() }];
+            vec![KernelChoice { from: 1, to: 64, steps: Steps::Any, with: None, kernel: "k".into() }];
     }
     module
 }

@@ -280,14 +280,18 @@ impl Executor {
     }
 }
 
-/// The kernels of a step of a kind and these sizes, in order.
+/// The kernels of a step of a kind and these sizes, in order. A launch without a choice is of an op that another one computes; that
+/// there is one for each was checked with the manifest.
 fn calls(manifest: &Manifest, kind: Steps, dims: StepDims) -> impl Iterator<Item = Result<Call<'_>, Error>> {
-    manifest.launches.iter().map(move |launch| {
-        let choice = launch.choice(kind, dims.tokens);
-        let kernel = choice.and_then(|c| Some((c.kernel, manifest.kernels.get(c.kernel as usize)?)));
-        let StepDims { tokens, seqs, .. } = dims;
-        let none = || Error::bug(format!("{}: no kernel for {tokens} tokens of {seqs} requests", launch.loc));
-        Ok(Call { kernel: kernel.ok_or_else(none)?, args: &launch.args, loc: &launch.loc })
+    manifest.launches.iter().filter_map(move |launch| {
+        let index = launch.choice(kind, dims.tokens)?.kernel;
+        let kernel = manifest.kernels.get(index as usize);
+        let none = || Error::bug(format!("{}: there is no kernel {index}", launch.loc));
+        Some(kernel.ok_or_else(none).map(|kernel| Call {
+            kernel: (index, kernel),
+            args: &launch.args,
+            loc: &launch.loc,
+        }))
     })
 }
 

@@ -136,7 +136,8 @@ impl FlashAttention {
         // Positions of the tile's first and last token.
         let first = rows.position + rows.first / group;
         let last = rows.position + ((rows.first + self.rows()).min(rows.all) - 1) / group;
-        let keys = Keys { table: params.paged.table(seq), cache: params.paged.cache, head, to: last + 1 };
+        let keys =
+            Keys { table: params.paged.table(seq), cache: params.paged.cache, head, to: last + 1, last };
         let from = match self.0.window {
             None => b.value(0),
             Some(w) => (first + 1).lt(w).select(0, first + 1 - w) / step * step,

@@ -57,7 +57,7 @@ impl<'b> Tiles<'b> {
         let thread = b.special(Special::ThreadX) % self.team;
         b.if_(thread.lt(2 * chunks), || {
             let (which, position) = (thread / chunks, first + thread % chunks * SCALES);
-            let there = position.min((keys.to - 1) / SCALES * SCALES);
+            let there = position.min(keys.last / SCALES * SCALES);
             // Those of values are behind those of the keys of all heads.
             let row = which * (a.kv_heads * a.page_tokens) + there % a.page_tokens;
             let (_, scales) = keys.page(a, there);
@@ -83,11 +83,17 @@ impl<'b> Tiles<'b> {
     }
 
     /// Two chunks of a query that follow each other, in the order of codes, multiplied by [`LIFT`].
-    pub(super) fn arranged(&self, [l, r]: [[Val<'b, I32>; 4]; 2]) -> [[Val<'b, I32>; 4]; 2] {
+    pub(super) fn arranged(&self, chunks: [[Val<'b, I32>; 4]; 2]) -> [[Val<'b, I32>; 4]; 2] {
+        let [l, r] = chunks.map(|chunk| self.arranged_chunk(chunk));
+        [0, 1].map(|i: usize| [l[i][0], l[i][1], r[i][0], r[i][1]])
+    }
+
+    /// What one of the two adds to each: the first of them the first half.
+    pub(super) fn arranged_chunk(&self, [x, y, z, w]: [Val<'b, I32>; 4]) -> [[Val<'b, I32>; 2]; 2] {
         let b = self.b();
-        let pairs = [[l[0], l[1]], [l[2], l[3]], [r[0], r[1]], [r[2], r[3]]];
         [0x5410, 0x7632].map(|selector| {
-            pairs.map(|[x, y]| b.fma_bf16x2(b.permute_bytes(x, y, selector), LIFT_BF16, b.value(NOTHING)))
+            [[x, y], [z, w]]
+                .map(|[x, y]| b.fma_bf16x2(b.permute_bytes(x, y, selector), LIFT_BF16, b.value(NOTHING)))
         })
     }
 

@@ -37,6 +37,8 @@ pub(super) struct Keys<'b> {
     pub(super) head: Val<'b, I32>,
     /// Positions from here on are zeros.
     pub(super) to: Val<'b, I32>,
+    /// The last one before, or 0 if there is none: its address is that of all behind it.
+    pub(super) last: Val<'b, I32>,
 }
 
 impl<'b> Keys<'b> {
@@ -170,6 +172,35 @@ impl<'b> Tiles<'b> {
         });
     }
 
+    /// Puts zeros into the rows of queries from `first` on.
+    pub(super) fn clear_queries(&self, first: Val<'b, I32>) {
+        let b = self.b();
+        let chunks = self.head_dim / 8;
+        b.for_(b.special(Special::ThreadX), self.queries.rows * chunks, b.threads(), (), |at, ()| {
+            let (row, chunk) = (at / chunks, at % chunks);
+            b.if_(first.le(row), || {
+                let to = self.queries_at.at_bytes(self.queries.offset(row, chunk));
+                to.cast::<I32>().store_vector(b.vector([b.value(0); 4]));
+            });
+        });
+    }
+
+    /// Puts eight elements of a query, from `first` of row `row` on, where products read them. A barrier has to follow.
+    pub(super) fn put_query(&self, row: Val<'b, I32>, first: Val<'b, I32>, elements: [Val<'b, F32>; 8]) {
+        let b = self.b();
+        let [l, m, r, s] = [0, 2, 4, 6].map(|i: usize| b.pack_bf16(elements[i], elements[i + 1]));
+        let chunk = first / 8;
+        let to = |at: Val<'b, I32>| self.queries_at.at_bytes(at).cast::<I32>();
+        if self.scales.is_none() {
+            return to(self.queries.offset(row, chunk)).store_vector(b.vector([l, m, r, s]));
+        }
+        // Half of each of the two chunks that its pair becomes.
+        let left = self.queries.offset(row, chunk & -2);
+        for (at, words) in [left, left ^ CHUNK].into_iter().zip(self.arranged_chunk([l, m, r, s])) {
+            to(at + (chunk & 1) * (CHUNK / 2)).store_vector(b.vector(words));
+        }
+    }
+
     /// Starts to copy the keys and values at positions `first..` into the stage at `stage`; `first` is a multiple of
     /// the tile's rows. Rows of positions that are not there become zeros; their addresses are formed and not read.
     pub(super) fn load_keys(&self, a: &Attention, keys: &Keys<'b>, stage: Val<'b, I32>, first: Val<'b, I32>) {
@@ -181,7 +212,7 @@ impl<'b> Tiles<'b> {
         self.within(self.keys, bytes, self.team, chunk, || {
             for (j, targets) in (0u32..).zip(targets.chunks(rounds as usize)) {
                 let position = first + row + j * rounds * step;
-                let there = position.min(keys.to - 1);
+                let there = position.min(keys.last);
                 let slot = there % a.page_tokens;
                 let key = keys.page(a, there).0.at(slot * (bytes / 2) + chunk * (CHUNK / 2));
                 // Values are behind the keys of all heads.

@@ -104,13 +104,17 @@ impl<'b> Batch<'b> {
 
     /// The place of request `seq`'s token at `position`.
     pub(super) fn slot(self, pages: Pages, seq: Val<'b, I32>, position: Val<'b, I32>) -> Slot<'b> {
-        let table = self.block_table.at64(seq.to_i64() * self.table_width.to_i64());
-        let page = table.at(position / pages.page_tokens).load();
-        Slot { pages, page, slot: position % pages.page_tokens }
+        Slot::of_request(pages, self.block_table.at64(seq.to_i64() * self.table_width.to_i64()), position)
     }
 }
 
 impl<'b> Slot<'b> {
+    /// The place of `position` of a request whose pages are `table`.
+    pub(super) fn of_request(pages: Pages, table: GlobalPtr<'b, I32>, position: Val<'b, I32>) -> Slot<'b> {
+        let page = table.at(position / pages.page_tokens).load();
+        Slot { pages, page, slot: position % pages.page_tokens }
+    }
+
     /// The key or value of head `kv_head`, and its scale if there is one.
     pub(super) fn of(
         self,

@@ -98,9 +98,9 @@ impl Heads {
         Unit { active, turns, at: [low, high], frequency: turns.select(unit * VEC, 0) }
     }
 
-    /// The heads of this thread's group, one a round.
+    /// The heads of this thread's group, one a round: the block's threads are whole groups.
     pub(super) fn rounds<'b>(self, b: &'b Builder) -> impl Iterator<Item = Head<'b>> {
-        let groups = self.threads() / self.lanes();
+        let groups = b.threads() / self.lanes();
         let group = b.special(Special::ThreadX) / self.lanes();
         (0..self.count.div_ceil(groups)).map(move |round| {
             let wanted = group + round * groups;

@@ -4,9 +4,9 @@
 //! Heads and their units are those of [`super::rope`], the cache is that of [`super::kv_append`]. One block a token.
 
 use super::kv_append::{Batch, Pages};
-use super::rope::{Half, Heads};
+use super::rope::{Half, Heads, Unit};
 use super::{ArgKind, Count, Extent, Launch, grid_of};
-use crate::builder::{Bf16, Builder, F32, FloatPtr, GlobalPtr, I1, I8, I32, Special, Val};
+use crate::builder::{Bf16, Builder, F32, FloatPtr, GlobalPtr, I1, I8, I32, Ptr, Space, Special, Val};
 use trtc_ir::DType;
 
 /// Constants of the kernel.
@@ -45,6 +45,25 @@ pub struct HeadNorm {
     pub offset: f32,
 }
 
+/// The parameters before the batch.
+#[derive(Clone, Copy)]
+pub(super) struct Inputs<'b> {
+    qkv: FloatPtr<'b>,
+    pub(super) positions: GlobalPtr<'b, I32>,
+    pub(super) freqs: GlobalPtr<'b, F32>,
+    /// Of queries, of keys.
+    norms: [Option<(HeadNorm, FloatPtr<'b>)>; 2],
+}
+
+/// A unit of a head on its way to where it is stored, unrounded.
+pub(super) struct Turned<'b> {
+    pub(super) halves: [Half<'b>; 2],
+    /// Whether the head is a query's.
+    pub(super) is_query: Val<'b, I1>,
+    /// Whether it is a value; what is neither is a key.
+    pub(super) is_value: Val<'b, I1>,
+}
+
 impl RopeKvAppend {
     /// Why there is no kernel for these constants.
     pub fn unsupported(&self) -> Option<String> {
@@ -54,7 +73,7 @@ impl RopeKvAppend {
         self.pages().unsupported().or_else(|| self.all_heads().unsupported())
     }
 
-    fn pages(&self) -> Pages {
+    pub(super) fn pages(&self) -> Pages {
         let RopeKvAppend { kv_heads, head_dim, page_tokens, kv, .. } = *self;
         Pages { kv_heads, head_dim, page_tokens, kv }
     }
@@ -65,22 +84,33 @@ impl RopeKvAppend {
         Heads { count, head_dim: self.head_dim, dim: self.dim }
     }
 
-    /// Geometry. Arguments: `[qkv, positions, freqs, q_norm?, k_norm?, batch, kv, q]`; the batch is four parameters.
-    pub fn launch(&self) -> Launch {
+    /// Arguments: `[qkv, positions, freqs, q_norm?, k_norm?, batch, kv, q]`; the batch is four parameters.
+    pub(super) fn args(&self) -> Vec<ArgKind> {
         let norms = usize::from(self.q_norm.is_some()) + usize::from(self.k_norm.is_some());
         let mut args = vec![ArgKind::Pointer; 3 + norms];
         args.extend([ArgKind::Batch, ArgKind::Pointer, ArgKind::Pointer]);
+        args
+    }
+
+    /// The parameters before the batch.
+    pub(super) fn inputs<'b>(&self, b: &'b Builder) -> Inputs<'b> {
+        Inputs {
+            qkv: b.param_floats(self.x),
+            positions: b.param_ptr(),
+            freqs: b.param_const(),
+            norms: [self.q_norm, self.k_norm].map(|n| n.map(|n| (n, b.param_const_floats(n.weight)))),
+        }
+    }
+
+    /// Geometry. Arguments: [`RopeKvAppend::args`].
+    pub fn launch(&self) -> Launch {
         let grid = grid_of(Extent { of: Count::Tokens, div: 1, plus: None, mul: 1 });
-        Launch::new(grid, self.all_heads().threads(), args)
+        Launch::new(grid, self.all_heads().threads(), self.args())
     }
 
     /// The kernel.
     pub fn build(&self, b: &Builder) {
-        let qkv = b.param_floats(self.x);
-        let positions = b.param_ptr::<I32>();
-        let freqs = b.param_const::<F32>();
-        let q_norm = self.q_norm.map(|n| (n, b.param_const_floats(n.weight)));
-        let k_norm = self.k_norm.map(|n| (n, b.param_const_floats(n.weight)));
+        let inputs = self.inputs(b);
         let batch = Batch::param(b);
         let cache = b.param_ptr::<I8>();
         let q = b.param_ptr::<Bf16>();
@@ -88,53 +118,71 @@ impl RopeKvAppend {
 
         // Positions and tables are there before a step's first launch, and no launch writes them.
         let token = b.special(Special::BlockX);
-        let position = positions.at(token).load();
+        let position = inputs.positions.at(token).load();
         let seq = batch.request(b, token, dims);
         let RopeKvAppend { kv_heads, head_dim, .. } = *self;
         let slot = batch.slot(self.pages(), seq, position);
 
         let heads = self.all_heads();
         let unit = heads.unit(b);
-        let rotation = unit.rotation(freqs, position);
-        let [low, high] = unit.at;
+        let rotation = unit.rotation(inputs.freqs, position);
         b.after_grids();
 
-        let qkv = qkv.at64(token.to_i64() * i64::from(heads.count * head_dim));
+        let qkv = self.row(&inputs, token);
         let q = q.at64(token.to_i64() * i64::from(self.heads * head_dim));
         // Every lane takes part in the reductions.
         for group in heads.rounds(b) {
             let head = group.number;
-            let is_query = head.lt(self.heads);
-            let is_value = b.value(self.heads + kv_heads).le(head);
-
-            let source = qkv.at(head * head_dim);
-            let (lo, hi) = (source.at(low).load(), source.at(high).load());
-            let normed = self.norm(b, [lo, hi], unit.at, unit.active, is_query, [q_norm, k_norm]);
-            let [rlo, rhi] = unit.turn(rotation, normed);
-            let out_lo: Half<'_> = std::array::from_fn(|i| is_value.select(lo[i], rlo[i]));
-            let out_hi: Half<'_> = std::array::from_fn(|i| is_value.select(hi[i], rhi[i]));
-
+            let Turned { halves, is_query, is_value } = self.turned(b, &inputs, qkv, unit, rotation, head);
             let kv_head = is_value.select(head - (self.heads + kv_heads), head - self.heads);
             let (in_cache, scale) = slot.of(cache, is_value, kv_head);
             let stores = unit.active & group.exists;
-            let query = q.at(head * head_dim);
-            let store = |to: GlobalPtr<'_, Bf16>| {
-                to.at(low).store_vector(b.vector(out_lo).to_bf16());
-                to.at(high).store_vector(b.vector(out_hi).to_bf16());
-            };
+            let query = q.at(head * head_dim).cast();
             if !self.pages().scaled() {
-                b.if_(stores, || store(is_query.select(query, in_cache.cast())));
+                b.if_(stores, || store_head(b, is_query.select(query, in_cache), unit.at, halves, None));
                 continue;
             }
-            let amax = out_lo.iter().chain(&out_hi).fold(b.value(0.0f32), |max, v| max.max(v.abs()));
-            let by = b.e4m3_scale(b.max_lanes(amax, heads.lanes()));
-            b.if_(stores & is_query, || store(query));
+            let by = self.scale(b, halves);
+            b.if_(stores & is_query, || store_head(b, query, unit.at, halves, None));
             b.if_(stores & !is_query, || {
-                in_cache.at_bytes(low).cast().store_vector(b.e4m3_codes(out_lo, by));
-                in_cache.at_bytes(high).cast().store_vector(b.e4m3_codes(out_hi, by));
-                b.if_(low.eq(0), || scale.store(by[0]));
+                store_head(b, in_cache, unit.at, halves, Some(by));
+                b.if_(unit.at[0].eq(0), || scale.store(by[0]));
             });
         }
+    }
+
+    /// The row of a token.
+    pub(super) fn row<'b>(&self, inputs: &Inputs<'b>, token: Val<'b, I32>) -> FloatPtr<'b> {
+        inputs.qkv.at64(token.to_i64() * i64::from(self.all_heads().count * self.head_dim))
+    }
+
+    /// This lane's unit of head `head` of a row of qkv: a query or key after norm and rotation, or a value as it is. All
+    /// lanes of the head take part.
+    pub(super) fn turned<'b>(
+        &self,
+        b: &'b Builder,
+        inputs: &Inputs<'b>,
+        qkv: FloatPtr<'b>,
+        unit: Unit<'b>,
+        rotation: [Half<'b>; 2],
+        head: Val<'b, I32>,
+    ) -> Turned<'b> {
+        let is_query = head.lt(self.heads);
+        let is_value = b.value(self.heads + self.kv_heads).le(head);
+        let source = qkv.at(head * self.head_dim);
+        let given = unit.at.map(|at| source.at(at).load());
+        let normed = self.norm(b, given, unit.at, unit.active, is_query, inputs.norms);
+        let turned = unit.turn(rotation, normed);
+        let halves = [0, 1].map(|h: usize| -> Half<'b> {
+            std::array::from_fn(|i| is_value.select(given[h][i], turned[h][i]))
+        });
+        Turned { halves, is_query, is_value }
+    }
+
+    /// The scale of a head in e4m3, and its inverse. All lanes of the head take part.
+    pub(super) fn scale<'b>(&self, b: &'b Builder, [lo, hi]: [Half<'b>; 2]) -> [Val<'b, F32>; 2] {
+        let amax = lo.iter().chain(&hi).fold(b.value(0.0f32), |max, v| max.max(v.abs()));
+        b.e4m3_scale(b.max_lanes(amax, self.all_heads().lanes()))
     }
 
     /// The halves after the norm of their head, if it has one. All lanes take part.
@@ -170,5 +218,21 @@ impl RopeKvAppend {
             std::array::from_fn(|i| v[i] * is_query.select(of(factors[0], half, i), of(factors[1], half, i)))
         };
         [scaled(0, lo), scaled(1, hi)]
+    }
+}
+
+/// Stores a lane's unit of a head that begins at `to`: bf16, or codes where there is a scale with its inverse.
+pub(super) fn store_head<'b, S: Space>(
+    b: &'b Builder,
+    to: Val<'b, Ptr<S, I8>>,
+    at: [Val<'b, I32>; 2],
+    halves: [Half<'b>; 2],
+    by: Option<[Val<'b, F32>; 2]>,
+) {
+    for (at, half) in at.into_iter().zip(halves) {
+        match by {
+            None => to.cast::<Bf16>().at(at).store_vector(b.vector(half).to_bf16()),
+            Some(by) => to.at_bytes(at).cast().store_vector(b.e4m3_codes(half, by)),
+        }
     }
 }

@@ -1,8 +1,6 @@
 //! Every kernel with typical and awkward constants, for every GPU target: compiled, header checked, assembled.
 
-use super::{assemble, attention, gpus, parallel, product, ptxas};
-use std::fmt::Write as _;
-use trtc_codegen::emit::compile;
+use super::{attention, on_every_target, product};
 use trtc_codegen::kernels::add::Add;
 use trtc_codegen::kernels::attention::Attention;
 use trtc_codegen::kernels::decode_attention::DecodeAttention;
@@ -22,7 +20,6 @@ use trtc_codegen::kernels::sample::Sample;
 use trtc_codegen::kernels::slice::Slice;
 use trtc_codegen::kernels::token_attention::TokenAttention;
 use trtc_codegen::kernels::{Count, Recipe};
-use trtc_codegen::mlir::OptLevel;
 use trtc_ir::DType::{self, Bf16, F32};
 use trtc_ir::ops::Act;
 use trtc_ir::target::Gpu;
@@ -36,7 +33,7 @@ fn matmul(of: Product, tiling: Tiling) -> Recipe {
     Matmul { of, tiling }.into()
 }
 
-fn rope(heads: u32, kv_heads: u32, head_dim: u32, dim: u32) -> RopeKvAppend {
+pub(super) fn rope(heads: u32, kv_heads: u32, head_dim: u32, dim: u32) -> RopeKvAppend {
     RopeKvAppend {
         heads,
         kv_heads,
@@ -69,7 +66,7 @@ fn cases() -> Vec<(&'static str, Recipe)> {
     let split = |splits| Tiling { splits, ..SOME };
     let (part, all) = (Form::Many(quant_matmul::SMALL), Form::Many(quant_matmul::LARGE));
     let gated = |width, act, x, out| GatedAct { width, packed: true, act, rows: Count::Tokens, x, out };
-    let decode = |a| DecodeAttention(a).into();
+    let decode = |attention| DecodeAttention { attention, prologue: None }.into();
     let flash = |a| FlashAttention(a).into();
     let token = |a| TokenAttention(a).into();
     let windowed = Attention { window: Some(512), page_tokens: 24, ..attention(4, 1, 256) };
@@ -238,7 +235,7 @@ fn e4m3_rows() -> Vec<(&'static str, Recipe)> {
 fn e4m3_caches() -> Vec<(&'static str, Recipe)> {
     let kv = DType::F8E4M3;
     let attention = |heads, kv_heads, head_dim| Attention { kv, ..attention(heads, kv_heads, head_dim) };
-    let decode = |a| DecodeAttention(a).into();
+    let decode = |attention| DecodeAttention { attention, prologue: None }.into();
     let flash = |a| FlashAttention(a).into();
     let windowed = Attention { window: Some(512), page_tokens: 24, ..attention(4, 1, 256) };
     let capped = Attention { softcap: Some(50.0), ..attention(16, 1, 80) };
@@ -272,7 +269,7 @@ fn e4m3_caches() -> Vec<(&'static str, Recipe)> {
 }
 
 /// Whether a target has the instructions of a kernel.
-fn exists(recipe: &Recipe, gpu: &Gpu) -> bool {
+pub(super) fn exists(recipe: &Recipe, gpu: &Gpu) -> bool {
     let e4m3 = match recipe {
         Recipe::Matmul(m) => m.of.operands == Operands::E4m3,
         Recipe::RmsNorm(n) => n.out == DType::F8E4M3,
@@ -280,9 +277,8 @@ fn exists(recipe: &Recipe, gpu: &Gpu) -> bool {
         Recipe::Quantize(_) => true,
         Recipe::KvAppend(a) => a.kv == DType::F8E4M3,
         Recipe::RopeKvAppend(a) => a.kv == DType::F8E4M3,
-        Recipe::DecodeAttention(DecodeAttention(a)) | Recipe::FlashAttention(FlashAttention(a)) => {
-            a.kv == DType::F8E4M3
-        }
+        Recipe::DecodeAttention(DecodeAttention { attention: a, .. })
+        | Recipe::FlashAttention(FlashAttention(a)) => a.kv == DType::F8E4M3,
         _ => false,
     };
     !e4m3 || gpu.matrix_types.contains(&DType::F8E4M3)
@@ -292,33 +288,7 @@ fn exists(recipe: &Recipe, gpu: &Gpu) -> bool {
 #[test]
 fn every_kernel_on_every_target() {
     let cases: Vec<_> = cases().into_iter().chain(e4m3_rows()).chain(e4m3_caches()).collect();
-    let pairs: Vec<_> =
-        cases.iter().flat_map(|(name, r)| gpus().map(move |(target, gpu)| (*name, r, target, gpu))).collect();
-    let pairs: Vec<_> = pairs.into_iter().filter(|(_, recipe, _, gpu)| exists(recipe, gpu)).collect();
-    let lines = parallel(&pairs, |mlir, (name, recipe, target, gpu)| {
-        assert_eq!(recipe.unsupported(), None, "{name}");
-        let k = compile(mlir, name, recipe, gpu, OptLevel::Full).unwrap_or_else(|e| panic!("{e}"));
-        // None of these kernels uses an instruction of one architecture only.
-        assert_eq!(k.arch, gpu.base_arch, "{name}");
-        let header = k.ptx.split(".visible").next().unwrap_or_default();
-        assert!(header.contains(&format!("\n.target {}\n", gpu.base_arch)), "{header}");
-        assert!(k.ptx.contains(&format!(".visible .entry {name}(")), "{}", k.ptx);
-        assert!(k.shared <= gpu.shared);
-        let used = assemble(name, &k.ptx, k.arch)?;
-        assert_eq!(used.stack, 0, "{name} for {} has a stack", target.name);
-        let parameters = k.ptx.lines().filter(|l| l.trim_start().starts_with(".param ")).count();
-        Some(format!(
-            "{name:32} {:7} {:3} registers {:5} static {:5} dynamic bytes, {:3} threads, {parameters:2} parameters",
-            target.name, used.registers, used.shared, k.shared, k.block[0],
-        ))
-    });
-    if ptxas().is_none() {
-        return;
-    }
-    let table = lines.into_iter().flatten().fold(String::new(), |mut t, line| {
-        let _ = writeln!(t, "{line}");
-        t
-    });
+    let Some(table) = on_every_target(&cases, exists) else { return };
     insta::assert_snapshot!("kernels", table);
 }
 
@@ -372,7 +342,8 @@ fn constants_that_no_kernel_serves_are_refused() {
     assert!(flash(attention(2048, 1, 64)).contains("2048 query heads share"));
     assert!(flash(Attention { q: F32, ..attention(4, 2, 64) }).contains("queries of f32"));
     assert!(flash(Attention { scale: -1.0, ..attention(4, 2, 64) }).contains("scaled by -1"));
-    assert!(why(DecodeAttention(attention(4, 2, 24)).into()).contains("heads of 24"));
+    let decode = DecodeAttention { attention: attention(4, 2, 24), prologue: None };
+    assert!(why(decode.into()).contains("heads of 24"));
     assert!(why(TokenAttention(attention(4, 2, 20)).into()).contains("heads of 20"));
     assert!(why(TokenAttention(Attention { kv: F32, ..attention(4, 2, 64) }).into()).contains("only bf16"));
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a helper of tests fails as loudly as a test")]
 
 mod builder;
+mod chains;
 mod hopper;
 mod hopper_attention;
 mod kernels;
@@ -114,6 +115,31 @@ fn attention(heads: u32, kv_heads: u32, head_dim: u32) -> Attention {
         kv: DType::Bf16,
         out: DType::Bf16,
     }
+}
+
+/// Compiles and assembles kernels for every target on which they exist: a line each of what they use, if there is an
+/// assembler.
+fn on_every_target(cases: &[(&str, Recipe)], exists: impl Fn(&Recipe, &Gpu) -> bool) -> Option<String> {
+    let pairs = cases.iter().flat_map(|(name, r)| gpus().map(move |(target, gpu)| (*name, r, target, gpu)));
+    let pairs: Vec<_> = pairs.filter(|(_, recipe, _, gpu)| exists(recipe, gpu)).collect();
+    let lines = parallel(&pairs, |mlir, (name, recipe, target, gpu)| {
+        assert_eq!(recipe.unsupported(), None, "{name}");
+        let k = compile(mlir, name, recipe, gpu, OptLevel::Full).unwrap_or_else(|e| panic!("{e}"));
+        // None of these kernels uses an instruction of one architecture only.
+        assert_eq!(k.arch, gpu.base_arch, "{name}");
+        let header = k.ptx.split(".visible").next().unwrap_or_default();
+        assert!(header.contains(&format!("\n.target {}\n", gpu.base_arch)), "{header}");
+        assert!(k.ptx.contains(&format!(".visible .entry {name}(")), "{}", k.ptx);
+        assert!(k.shared <= gpu.shared);
+        let used = assemble(name, &k.ptx, k.arch)?;
+        assert_eq!(used.stack, 0, "{name} for {} has a stack", target.name);
+        let parameters = k.ptx.lines().filter(|l| l.trim_start().starts_with(".param ")).count();
+        Some(format!(
+            "{name:32} {:7} {:3} registers {:5} static {:5} dynamic bytes, {:3} threads, {parameters:2} parameters\n",
+            target.name, used.registers, used.shared, k.shared, k.block[0],
+        ))
+    });
+    ptxas().map(|_| lines.into_iter().flatten().collect())
 }
 
 /// Compiles and assembles kernels that only sm_90 has: a line each of what they use, if there is an assembler.

@@ -224,8 +224,9 @@ fn ranges_are_adjacent_and_cover_all_token_counts() {
         select(&mut module, target("sm_80")).unwrap();
         for &id in &module.func.order {
             for kind in Steps::KINDS {
-                let all = &module.func.ops[id].kernels;
-                let kernels: Vec<_> = all.iter().filter(|k| k.steps.serve(kind)).collect();
+                let chained = module.func.chains().filter(|(op, _)| *op == id).map(|(_, k)| k);
+                let all = module.func.ops[id].kernels.iter().chain(chained);
+                let kernels: Vec<_> = all.filter(|k| k.steps.serve(kind)).collect();
                 assert_eq!((kernels[0].from, kernels[kernels.len() - 1].to), (1, 512));
                 assert!(kernels.windows(2).all(|w| w[0].to + 1 == w[1].from && w[0].from <= w[0].to));
             }
@@ -299,11 +300,12 @@ fn emitted(module: &Module, gpu: &Target) {
         assert!(k.ptx.contains(&format!(".visible .entry {}(", k.entry)));
         super::assemble(&k.entry, &k.ptx, k.arch);
     }
-    // As many arguments as the op has, and a batch where the op's is.
+    // As many arguments as its ops have, and a batch where theirs is.
     for &id in &module.func.order {
         let data = &module.func.ops[id];
-        let args = arguments(&data.op, &data.results);
         for choice in &data.kernels {
+            let before = module.func.chained(choice).map(|id| &module.func.ops[id]);
+            let args = arguments(&before.into_iter().chain([data]).collect::<Vec<_>>());
             let kernel = kernels.iter().find(|k| k.name == choice.kernel).unwrap();
             assert_eq!(kernel.args.len(), args.len(), "{}", kernel.name);
             for (kind, arg) in kernel.args.iter().zip(&args) {

@@ -226,8 +226,11 @@ impl Generic<'_> {
         }));
         if !data.kernels.is_empty() {
             let kernels = data.kernels.iter().map(|k| {
+                // An attribute names no value: it gives the operand's number.
+                let with = k.with.and_then(|v| parts.operands.iter().position(|&o| o == v));
+                let with = with.map_or(String::new(), |i| format!(", with = {i}"));
                 format!(
-                    "{{from = {}, to = {}, steps = {}, kernel = {}}}",
+                    "{{from = {}, to = {}, steps = {}{with}, kernel = {}}}",
                     signed(k.from),
                     signed(k.to),
                     quoted(k.steps.name()),

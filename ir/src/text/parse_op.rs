@@ -125,7 +125,7 @@ impl Parser<'_> {
         }
     }
 
-    /// `("1..16" = @k1, "17..64" decode = @k2, ...)`
+    /// `("1..16" = @k1, "17..64" decode with %q = @k2, ...)`
     fn kernels(&mut self) -> Result<Vec<KernelChoice>, Failed> {
         let mut out = Vec::new();
         self.punct('(')?;
@@ -137,7 +137,7 @@ impl Parser<'_> {
                 return p.fail_at(&at, format!("{:?} is not a range such as \"1..16\"", clip(&range)));
             };
             let steps = match *p.peek() {
-                Tok::Word(word) => {
+                Tok::Word(word) if word != "with" => {
                     let Some(steps) = Steps::parse(word) else {
                         let message = format!("'{}' is no kind of steps: any, decode or prefill", clip(word));
                         return p.fail(message);
@@ -147,9 +147,14 @@ impl Parser<'_> {
                 }
                 _ => Steps::Any,
             };
+            let mut with = None;
+            if *p.peek() == Tok::Word("with") {
+                p.bump();
+                with = Some(p.used()?);
+            }
             p.punct('=')?;
             let kernel = p.symbol("the kernel's @name")?;
-            out.push(KernelChoice { from, to, steps, kernel });
+            out.push(KernelChoice { from, to, steps, with, kernel });
             Ok(())
         })?;
         Ok(out)

@@ -173,6 +173,9 @@ impl Printer<'_> {
                 if k.steps != Steps::Any {
                     write!(out, " {}", k.steps.name())?;
                 }
+                if let Some(value) = k.with {
+                    write!(out, " with %{}", self.value(value))?;
+                }
                 write!(out, " = @{}", Name(&k.kernel))
             })?;
             out.push(')');

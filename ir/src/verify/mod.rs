@@ -15,7 +15,8 @@
 //!    parameters' caches have layers of their own.
 //! 6. SSA: operands and function results are defined before.
 //! 7. Ops: each op's own checks of its operands, weights, attributes, and the number and types of its results.
-//! 8. Kernels: the ranges are in order, adjacent, not empty, and cover the bounds of `T`.
+//! 8. Kernels: an op's ranges are in order, adjacent, not empty, and cover the bounds of `T`, together with those of chains
+//!    that compute it too; what an op of a chain makes for the other is read by nobody else.
 //! 9. Arena: with an arena planned, every tensor that a live op makes has an offset; without one, none has; values
 //!    with offsets are tensors, lie within the arena, and do not overlap values that are needed at the same time.
 //! 10. Locations: a fused location is flat.
@@ -24,16 +25,17 @@
 //!
 //! Findings are the user's fault, as in a text file. A pass manager that finds them after a pass knows better.
 
+mod kernels;
 mod types;
 
 use self::types::{cache, max_bytes, tensor, weight};
 use crate::diag::Diag;
 use crate::entity::{OpId, ValueId};
 use crate::loc::Loc;
-use crate::module::{Def, Func, KernelChoice, Module, OpData, Steps};
+use crate::module::{Def, Func, Module, OpData};
 use crate::ops::TypeCx;
 use crate::target::{TARGETS, Target};
-use crate::types::{Sym, Type};
+use crate::types::Type;
 use crate::view::{Interval, liveness};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,6 +46,7 @@ pub fn verify(module: &Module) -> Result<(), Vec<Diag>> {
     v.weights();
     v.params();
     let sound = v.ops();
+    v.kernels();
     v.results();
     v.value_names();
     // Intervals mean something only if the ids do.
@@ -168,7 +171,6 @@ impl Verifier<'_> {
                 self.op_types(data);
             }
             sound &= in_range;
-            self.kernels(data);
             if matches!(&data.loc, Loc::Fused(parts) if parts.iter().any(|l| matches!(l, Loc::Fused(_)))) {
                 self.error(
                     &data.loc,
@@ -226,52 +228,6 @@ impl Verifier<'_> {
         if let Err(message) = data.op.check(&TypeCx { module: self.module }, &types) {
             self.error(&data.loc, format!("llm.{}: {message}", data.op.name()));
         }
-    }
-
-    fn kernels(&mut self, data: &OpData) {
-        if data.kernels.is_empty() {
-            return;
-        }
-        let name = data.op.name();
-        for k in &data.kernels {
-            if k.from > k.to || k.kernel.is_empty() {
-                let message =
-                    format!("llm.{name} has the kernel @{:?} for the range {}..{}", k.kernel, k.from, k.to);
-                self.error(&data.loc, message);
-            }
-        }
-        // What serves any step is wrong for both kinds alike.
-        let mut errors = BTreeSet::new();
-        for kind in Steps::KINDS {
-            let ranges: Vec<_> = data.kernels.iter().filter(|k| k.steps.serve(kind)).collect();
-            errors.extend(self.ranges(name, kind, &ranges));
-        }
-        errors.into_iter().for_each(|message| self.error(&data.loc, message));
-    }
-
-    /// What is wrong with the ranges of the kernels that serve one kind of steps.
-    fn ranges(&self, name: &str, kind: Steps, kernels: &[&KernelChoice]) -> Vec<String> {
-        let (Some(first), Some(last)) = (kernels.first(), kernels.last()) else {
-            return vec![format!("no kernel of llm.{name} serves {} steps", kind.name())];
-        };
-        let mut errors = Vec::new();
-        for pair in kernels.windows(2) {
-            if pair[0].to.checked_add(1) != Some(pair[1].from) {
-                errors.push(format!(
-                    "the kernel ranges of llm.{name} are not adjacent: {}..{} is followed by {}..{}",
-                    pair[0].from, pair[0].to, pair[1].from, pair[1].to
-                ));
-            }
-        }
-        if let Some(&(_, min, max)) = self.module.dims.iter().find(|d| d.0 == Sym::T)
-            && (first.from > min || last.to < max)
-        {
-            errors.push(format!(
-                "the kernels of llm.{name} cover {}..{} but T is in {min}..{max}",
-                first.from, last.to
-            ));
-        }
-        errors
     }
 
     fn results(&mut self) {

@@ -213,6 +213,7 @@ impl Gen {
                     from: self.u64(),
                     to: self.u64(),
                     steps: [Steps::Any, Steps::Decode, Steps::Prefill][self.below(3)],
+                    with: if self.below(3) == 0 { Some(self.pick(&values)) } else { None },
                     kernel: self.name(),
                 })
                 .collect();

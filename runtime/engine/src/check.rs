@@ -3,13 +3,14 @@
 //! Runs on anything that parses as a manifest: it never panics and allocates no more than the manifest itself does.
 //! The tensors of the file are compared in `read.rs`.
 
+mod ops;
 mod signature;
 
 use crate::container;
 use crate::error::EngineError;
 use crate::layout::{Part, sizes};
 use crate::manifest::{
-    Arg, Code, Count, Dims, Dtype, Extent, FORMAT, Launch, Manifest, MapRows, PtxKernel, Steps, Weight,
+    Arg, Code, Count, Dims, Dtype, Extent, FORMAT, Launch, Manifest, MapRows, PtxKernel, Weight,
 };
 pub use signature::{Slot, signature};
 use std::collections::BTreeSet;
@@ -25,6 +26,14 @@ const MAX_WEIGHTS: u64 = 1 << 46;
 
 fn bad(at: impl Into<String>, found: impl Into<String>) -> EngineError {
     EngineError::Manifest { at: at.into(), found: found.into() }
+}
+
+/// The error of a launch, whose place within it begins with a comma.
+fn within(number: usize, launch: &Launch, error: EngineError) -> EngineError {
+    match error {
+        EngineError::Manifest { at, found } => bad(format!("launch {number} ({}){at}", launch.loc), found),
+        other => other,
+    }
 }
 
 /// Refuses a number outside `1..=max`.
@@ -90,11 +99,9 @@ impl Manifest {
             return Err(bad("launches", "there are none"));
         }
         for (i, launch) in self.launches.iter().enumerate() {
-            self.check_launch(launch).map_err(|e| match e {
-                EngineError::Manifest { at, found } => bad(format!("launch {i} ({}){at}", launch.loc), found),
-                other => other,
-            })?;
+            self.check_launch(launch).map_err(|e| within(i, launch, e))?;
         }
+        self.check_ops()?;
         if let Some(sampled) = self.sampled {
             self.check_arena("sampled tokens", sampled.tokens, Count::Rows, 1, 4)?;
             self.check_arena("sampled log-probabilities", sampled.logprobs, Count::Rows, 1, 4)?;
@@ -203,27 +210,8 @@ impl Manifest {
         Ok(())
     }
 
-    /// The kernels for one kind of steps; errors as of [`Manifest::check_launch`].
-    fn check_ranges(&self, launch: &Launch, kind: Steps) -> Result<(), EngineError> {
-        let mut next = Some(1);
-        for choice in launch.choices.iter().filter(|c| c.steps.serve(kind)) {
-            if next != Some(choice.from) || choice.to < choice.from || choice.to > self.dims.max_step_tokens {
-                let found =
-                    format!("the range {}..={} does not follow the one before", choice.from, choice.to);
-                return Err(bad(", choices", found));
-            }
-            next = choice.to.checked_add(1);
-        }
-        if next != self.dims.max_step_tokens.checked_add(1) {
-            let found = format!("they do not cover 1..={}{}", self.dims.max_step_tokens, kind.suffix());
-            return Err(bad(", choices", found));
-        }
-        Ok(())
-    }
-
     /// Errors have the place within the launch, with a comma before it.
     fn check_launch(&self, launch: &Launch) -> Result<(), EngineError> {
-        Steps::KINDS.into_iter().try_for_each(|kind| self.check_ranges(launch, kind))?;
         if launch.args.len() > 64 {
             return Err(bad("", format!("{} arguments", launch.args.len())));
         }

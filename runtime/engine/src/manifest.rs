@@ -10,7 +10,7 @@ pub use map::{Map, MapElem, MapRows};
 use serde::{Deserialize, Serialize};
 
 /// Version of the format; another one is refused.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 /// The whole manifest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -308,11 +308,15 @@ pub enum Count {
     Seqs,
 }
 
-/// One op of the step.
+/// One op of the step, or several that one kernel computes. Several launches may be of one op: those that have no choice
+/// for a step are left out of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Launch {
-    /// Kernels by token count; for either kind of step ranges are adjacent and cover `1..=max_step_tokens`.
+    /// The ops, numbered in order from 0. Over all launches of an op, and for either kind of step, the ranges of choices
+    /// are adjacent and cover `1..=max_step_tokens`: every step computes it once.
+    pub ops: Vec<u32>,
+    /// Kernels by token count.
     pub choices: Vec<Choice>,
     /// Arguments, in the kernel's order.
     pub args: Vec<Arg>,
@@ -321,9 +325,16 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// The choice for a step of a kind with so many tokens.
+    /// The choice for a step of a kind with so many tokens; none if the step does without the launch.
     pub fn choice(&self, kind: Steps, tokens: u32) -> Option<&Choice> {
         self.choices.iter().find(|c| c.steps.serve(kind) && (c.from..=c.to).contains(&tokens))
+    }
+}
+
+impl Manifest {
+    /// How many launches a step of this kind and of `tokens` tokens has.
+    pub fn launches_of(&self, kind: Steps, tokens: u32) -> usize {
+        self.launches.iter().filter(|l| l.choice(kind, tokens).is_some()).count()
     }
 }
 

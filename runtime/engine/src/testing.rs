@@ -99,6 +99,7 @@ pub fn manifest() -> Manifest {
     ];
     let launches = (arguments().into_iter().enumerate())
         .map(|(i, args)| Launch {
+            ops: vec![i as u32],
             choices: vec![Choice { from: 1, to: 16, steps: Steps::Any, kernel: i as u32 }],
             args,
             loc: format!("op {i}"),

@@ -151,6 +151,7 @@ fn bindings(arena: Buffer, none: Buffer) -> Bindings {
 fn manifest(target: Target, kernels: Vec<(Kernel, Vec<Arg>)>, arena: u64) -> Manifest {
     let (kernels, args): (Vec<Kernel>, Vec<Vec<Arg>>) = kernels.into_iter().unzip();
     let launch = |(i, args): (usize, Vec<Arg>)| Launch {
+        ops: vec![i as u32],
         choices: vec![Choice { from: 1, to: 1, steps: Steps::Any, kernel: i as u32 }],
         args,
         loc: "test".to_owned(),

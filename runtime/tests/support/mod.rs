@@ -119,12 +119,13 @@ pub fn manifest(dims: Dims, page_tokens: u32) -> Manifest {
     let step = u64::from(dims.max_step_tokens) * 16;
     let logits = 5 * step;
     let launch = |kernel: u32, args: Vec<Arg>| Launch {
+        ops: Vec::new(),
         choices: vec![Choice { from: 1, to: dims.max_step_tokens, steps: Steps::Any, kernel }],
         args,
         loc: String::new(),
     };
     let (h0, h1, h2, r) = (Arg::Arena(0), Arg::Arena(step), Arg::Arena(2 * step), Arg::Arena(3 * step));
-    let launches = vec![
+    let launches = numbered(vec![
         launch(0, vec![Arg::Tokens, Arg::Weight(0), h0]),
         launch(1, vec![h0, h0, Arg::Batch, Arg::Kv(0)]),
         launch(2, vec![h0, Arg::Batch, Arg::Kv(0), h1]),
@@ -132,7 +133,7 @@ pub fn manifest(dims: Dims, page_tokens: u32) -> Manifest {
         launch(2, vec![h1, Arg::Batch, Arg::Kv(1), h2]),
         launch(3, vec![h2, Arg::Rows, r]),
         launch(4, vec![r, Arg::Weight(1), Arg::Arena(logits)]),
-    ];
+    ]);
     let layer = KvLayer { heads: 1, head_dim: 2, window: None };
     Manifest {
         format: FORMAT,
@@ -166,6 +167,12 @@ pub fn manifest(dims: Dims, page_tokens: u32) -> Manifest {
     }
 }
 
+/// Launches of one op each, in order.
+fn numbered(mut launches: Vec<Launch>) -> Vec<Launch> {
+    (0..).zip(&mut launches).for_each(|(i, launch)| launch.ops = vec![i]);
+    launches
+}
+
 /// The same with tokens that the device chooses.
 pub fn sampling(mut m: Manifest) -> Manifest {
     let (rows, tokens) = (4 * u64::from(m.dims.max_logit_rows), 4 * u64::from(m.dims.max_step_tokens));
@@ -181,6 +188,7 @@ pub fn sampling(mut m: Manifest) -> Manifest {
         m.kernels.push(Kernel { name: name.into(), code: Code::Host(host), contract: String::new() });
     }
     let launch = |kernel: u32, args: Vec<Arg>| Launch {
+        ops: Vec::new(),
         choices: vec![Choice { from: 1, to: m.dims.max_step_tokens, steps: Steps::Any, kernel }],
         args,
         loc: String::new(),
@@ -191,6 +199,7 @@ pub fn sampling(mut m: Manifest) -> Manifest {
     m.launches[0].args[0] = Arg::Arena(ids);
     m.launches.insert(0, feed);
     m.launches.push(sample);
+    m.launches = numbered(m.launches);
     m.sampled = Some(Sampled { tokens: at, logprobs });
     m
 }

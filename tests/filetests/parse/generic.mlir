@@ -9,8 +9,8 @@ llm.module @m arch("llama") target("sm_90") precision("int4") dims(T in 1..512) 
   llm.func @step(%x: tensor<Tx64xbf16>, %pos: tensor<Txi32>, %b: !llm.batch, %kv0: !llm.kv<layer 0, 2 heads, 16, bf16, page 32>) {
     %n = llm.rms_norm %x, @l0.norm {eps = 1e-5} : tensor<Tx64xbf16> kernel("1..512" = @k1) at(0) loc("model.norm")
     %qkv = llm.linear %n, @qkv : tensor<Tx128xbf16> at(0x100) loc(unknown)
-    %q, %kv = llm.rope_kv_append %qkv, %pos, %kv0, %b, @f {heads = 4} : tensor<Tx4x16xbf16>, !llm.kv<layer 0, 2 heads, 16, bf16, page 32> at(0, _) loc("rope")
-    %a = llm.attention %q, %kv, %b {scale = 0.25} : tensor<Tx64xbf16> at(0x200) loc(fused["a", "b"])
+    %q, %kv = llm.rope_kv_append %qkv, %pos, %kv0, %b, @f {heads = 4} : tensor<Tx4x16xbf16>, !llm.kv<layer 0, 2 heads, 16, bf16, page 32> kernel("1..512" prefill = @k2) at(0, _) loc("rope")
+    %a = llm.attention %q, %kv, %b {scale = 0.25} : tensor<Tx64xbf16> kernel("1..512" decode with %q = @k3, "1..512" prefill = @k4) at(0x200) loc(fused["a", "b"])
     llm.return %a
   }
 }

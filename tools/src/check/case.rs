@@ -2,7 +2,7 @@
 
 use super::inputs::{Kind, Laid, lay};
 use super::memory::{Memory, Place};
-use super::{Tolerance, op_of, quantised, sampling};
+use super::{Tolerance, appends, op_of, quantised, sampling};
 use crate::render::Failure;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -104,10 +104,26 @@ impl Requests {
 
     /// The steps of at most `most` tokens that bring the same requests to where this one leaves them.
     fn steps_so_far(&self, most: usize) -> Vec<Requests> {
+        self.steps_to(|run| run.past + run.new, most)
+    }
+
+    /// The steps that bring them to where this one finds them; the last of these decodes.
+    fn steps_before(&self, most: usize) -> Vec<Requests> {
+        let mut steps = self.steps_to(|run| run.past.saturating_sub(1), most);
+        let last = |run: &Run| Some(Run { past: run.past.checked_sub(1)?, new: 1, ..*run });
+        let runs: Vec<Run> = self.runs.iter().filter_map(last).collect();
+        if !runs.is_empty() {
+            steps.push(Requests { runs, pages: Rc::clone(&self.pages) });
+        }
+        steps
+    }
+
+    /// The steps of at most `most` tokens that bring each request to `end` tokens.
+    fn steps_to(&self, end: impl Fn(&Run) -> usize, most: usize) -> Vec<Requests> {
         let mut steps: Vec<Vec<Run>> = vec![];
         let mut room = 0;
         for run in &self.runs {
-            let (mut past, end) = (0, run.past + run.new);
+            let (mut past, end) = (0, end(run));
             while past < end {
                 if room == 0 {
                     steps.push(vec![]);
@@ -186,12 +202,12 @@ impl Requests {
     }
 }
 
-/// Checks a kernel of a launch with `tokens` tokens, in steps that `choice` says it serves. `append` is the launch that
-/// fills the same cache.
+/// Checks a kernel of a launch with `tokens` tokens, in steps that `choice` says it serves. `users` are the launches that
+/// use the same cache, in order: the first that a step has is the one that appends.
 pub fn check(
     memory: &mut Memory<'_>,
     (launch, choice): (&Launch, &Choice),
-    append: Option<&Launch>,
+    users: &[&Launch],
     tokens: u32,
     random: &mut Random,
 ) -> Result<Outcome, Failure> {
@@ -200,16 +216,21 @@ pub fn check(
     let module = contract(kernel.1)?;
     let reads = matches!(op_of(&module), Some(Op::Attention(_)));
     let mut cache = empty(&requests, &module);
-    if let (true, Some(append)) = (reads, append) {
-        // Everything that the requests have so far.
+    if reads {
+        memory.poison_cache(launch)?;
         cache = Rc::new(KvState::default());
         let most = most_tokens(tokens as usize, memory.manifest());
-        for before in requests.steps_so_far(most) {
+        // Everything that the requests have so far. A kernel that appends by itself finds in its cache what it has stored
+        // a step before.
+        let steps = if appends(&module) { requests.steps_before(most) } else { requests.steps_so_far(most) };
+        for before in steps {
             let (all, seqs) = (before.tokens() as u32, before.runs.len() as u32);
-            let choice = append.choice(Steps::of(all, seqs), all);
-            let index = choice.ok_or_else(|| Failure::bug(format!("no kernel appends {all} tokens")))?.kernel;
-            let appends = &memory.manifest().kernels[index as usize];
-            let ran = run(memory, (append, (index, appends)), &contract(appends)?, &before, &cache, random)?;
+            let kind = Steps::of(all, seqs);
+            let append = users.iter().find_map(|l| Some((*l, l.choice(kind, all)?.kernel)));
+            let (append, index) =
+                append.ok_or_else(|| Failure::bug(format!("no kernel appends {all} tokens")))?;
+            let kernel = &memory.manifest().kernels[index as usize];
+            let ran = run(memory, (append, (index, kernel)), &contract(kernel)?, &before, &cache, random)?;
             let stored =
                 ran.want.into_iter().find_map(|d| if let Data::Kv(kv) = d { Some(kv) } else { None });
             cache = stored.ok_or_else(|| Failure::bug("an append does not give a cache"))?;
@@ -350,6 +371,15 @@ mod tests {
                 }
             }
             assert!(all.runs.iter().all(|r| stored[r.seq] == r.past + r.new));
+
+            let mut stored = vec![0; all.runs.len()];
+            let steps = all.steps_before(most);
+            assert!(steps.last().is_some_and(|step| step.runs.iter().all(|r| r.new == 1)));
+            for run in steps.into_iter().flat_map(|step| step.runs) {
+                assert_eq!(stored[run.seq], run.past);
+                stored[run.seq] += run.new;
+            }
+            assert!(all.runs.iter().all(|r| stored[r.seq] == r.past));
         }
     }
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use trtc_engine::EngineFile;
 use trtc_engine::dummy;
 use trtc_engine::layout::{Part, sizes, unpack_row};
-use trtc_engine::manifest::{DRAW, Dims, Dtype, Encoding, Layout, Manifest};
+use trtc_engine::manifest::{Arg, DRAW, Dims, Dtype, Encoding, Launch, Layout, Manifest};
 use trtc_ir::interp::Tensor;
 use trtc_ir::random::Random;
 use trtc_runtime::device::{Bindings, Buffer, Device, Region, WeightRegions};
@@ -94,6 +94,18 @@ impl<'a> Memory<'a> {
         for (buffer, len) in [(self.bind.scratch, self.scratch), (self.bind.arena, self.arena)] {
             self.device.upload(buffer, 0, &vec![POISON; len as usize])?;
             self.device.forget(Region { buffer, offset: 0, len })?;
+        }
+        Ok(())
+    }
+
+    /// Fills the cache that a launch uses with NaN. Whole pages may be copied; nothing is to come of what no kernel stored.
+    pub fn poison_cache(&mut self, launch: &Launch) -> Result<(), Failure> {
+        for layer in
+            launch.args.iter().filter_map(|a| if let Arg::Kv(i) = a { Some(*i as usize) } else { None })
+        {
+            let kv = &self.manifest().kv;
+            let len = u64::from(self.bind.pages) * kv.page_bytes(&kv.layers[layer]);
+            self.device.upload(self.bind.kv[layer], 0, &vec![POISON; len as usize])?;
         }
         Ok(())
     }

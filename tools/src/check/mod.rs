@@ -79,9 +79,14 @@ pub fn memory_for(
     Memory::new(device, file, (arena, most, pages), seed)
 }
 
-/// The one op of a contract.
+/// The op of a contract; of a chain the one that ends it.
 pub fn op_of(contract: &Module) -> Option<&Op> {
-    contract.func.order.first().map(|&id| &contract.func.ops[id].op)
+    contract.func.order.last().map(|&id| &contract.func.ops[id].op)
+}
+
+/// True if a kernel stores keys and values in the cache.
+pub fn appends(contract: &Module) -> bool {
+    contract.func.results.iter().any(|&v| contract.func.values[v].ty.kv().is_some())
 }
 
 #[cfg(test)]

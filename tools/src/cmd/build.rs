@@ -76,7 +76,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         grouped(report.parameters)
     )?;
     if report.phase == Phase::Pack {
-        write!(out, ", {} launches a step, {} of activations", report.launches, human(report.arena))?;
+        write!(out, ", {} launches to decode, {} of activations", report.launches, human(report.arena))?;
     } else {
         write!(out, ", the module after {}", report.phase.name())?;
     }

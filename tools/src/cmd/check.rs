@@ -97,7 +97,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let mut lines = Vec::new();
     for (launch, choice, tokens) in plan {
         let mut random = Random::named(args.seed, &m.kernels[choice.kernel as usize].name);
-        let outcome = check(&mut memory, (launch, choice), append_of(m, launch), tokens, &mut random)?;
+        let outcome = check(&mut memory, (launch, choice), &users(m, launch), tokens, &mut random)?;
         lines.push(Line { kernel: choice.kernel, tokens, outcome });
         bar.advance(1);
     }
@@ -140,11 +140,11 @@ fn least_tokens(m: &Manifest) -> u32 {
     m.launches.iter().flat_map(|l| &l.choices).map(|c| c.from).max().unwrap_or(1)
 }
 
-/// The launch that writes the cache that this one uses.
-fn append_of<'m>(m: &'m Manifest, launch: &Launch) -> Option<&'m Launch> {
+/// The launches that use the same cache as this one.
+fn users<'m>(m: &'m Manifest, launch: &Launch) -> Vec<&'m Launch> {
     let cache = |l: &Launch| l.args.iter().find_map(|a| if let Arg::Kv(i) = a { Some(*i) } else { None });
-    let own = cache(launch)?;
-    m.launches.iter().find(|l| cache(l) == Some(own))
+    let own = cache(launch);
+    m.launches.iter().filter(|l| own.is_some() && cache(l) == own).collect()
 }
 
 fn print(args: &Args, m: &Manifest, device: &str, lines: &[Line]) -> Result<(), Failure> {

@@ -5,7 +5,7 @@ use crate::html;
 use crate::render::Failure;
 use std::io::Write;
 use std::path::PathBuf;
-use trtc_engine::manifest::{Choice, Code, Kernel, Manifest};
+use trtc_engine::manifest::{Choice, Code, Kernel, Manifest, Steps};
 use trtc_engine::{EngineFile, Verify};
 
 /// Show what is in an engine file
@@ -100,12 +100,20 @@ pub fn summary(m: &Manifest, bytes: u64, hash: &str) -> Vec<(&'static str, Strin
         ("read a step", human(facts::read_per_step(m))),
         ("activations", human(m.arena)),
         ("cache", format!("{} a token, pages of {}", human(facts::kv_per_token(m)), m.kv.page_tokens)),
-        ("launches a step", m.launches.len().to_string()),
+        ("launches a step", launches_a_step(m)),
         ("text", text),
         ("built from", m.provenance.source.clone()),
         ("built with", format!("{} {}{assembler}", m.provenance.compiler, m.provenance.options.join(" "))),
         ("file", format!("{}, hash {hash}", human(bytes))),
     ]
+}
+
+/// Launches of a step of few tokens, by its kind where that matters.
+fn launches_a_step(m: &Manifest) -> String {
+    match Steps::KINDS.map(|kind| m.launches_of(kind, 1)) {
+        [decode, prefill] if decode == prefill => decode.to_string(),
+        [decode, prefill] => format!("{decode} to decode, {prefill} with prompts"),
+    }
 }
 
 /// A kernel's code in one phrase.

@@ -85,7 +85,7 @@ mod tests {
             "dummy_seed": 7,
             "kernels": [{ "name": "k", "code": { "host": { "embedding": { "width": 8, "scale": 1.0, "out": "bf16" } } },
                 "contract": "" }],
-            "launches": [{ "choices": [{ "from": 1, "to": 4, "steps": "any", "kernel": 0 }],
+            "launches": [{ "ops": [0], "choices": [{ "from": 1, "to": 4, "steps": "any", "kernel": 0 }],
                 "args": ["tokens", { "weight": 0 }, { "arena": 0 }], "loc": "" }],
             "generation": {}, "provenance": trtc_engine::manifest::Provenance::default(),
         }))

@@ -75,6 +75,13 @@ fn contradictions_are_found() {
             let choice = m.launches[0].choices[0];
             m.launches[0].choices.push(Choice { steps: Steps::Prefill, ..choice });
         }),
+        ("launch 2 (op 2), ops", |m| m.launches[2].ops.clear()),
+        ("none computes op 1", |m| m.launches[1].ops = vec![0]),
+        ("does not follow", |m| m.launches[1].ops = vec![0, 1]),
+        ("does not follow", |m| m.launches[1].ops = vec![1, 1]),
+        ("none computes op 1, but one op 2", |m| {
+            m.launches.remove(1);
+        }),
         ("no kernel 10", |m| m.launches[0].choices[0].kernel = 10),
         ("64", |m| m.launches[0].args = vec![Arg::Tokens; 64]),
         ("arguments", |m| m.launches[0].args = vec![Arg::Tokens; 65]),
@@ -173,6 +180,40 @@ fn either_kind_of_step_has_its_kernels() {
     };
     assert_eq!([chosen(4, 1), chosen(4, 4)], [Some(0); 2]);
     assert_eq!([chosen(8, 8), chosen(8, 7), chosen(9, 1), chosen(17, 1)], [Some(1), Some(2), Some(3), None]);
+}
+
+#[test]
+fn a_launch_may_compute_another_ones_op_in_some_steps() {
+    let split = || {
+        let mut m = manifest();
+        // Two ops: by themselves in prompts, both at once in decode steps.
+        let [first, second] = [0, 1].map(|i: usize| m.launches[i].clone());
+        let all = first.choices[0];
+        let some = |steps| vec![Choice { steps, ..all }];
+        m.launches[0].choices = some(Steps::Prefill);
+        m.launches[1].choices = vec![Choice { steps: Steps::Prefill, ..second.choices[0] }];
+        m.launches.insert(1, Launch { ops: vec![0, 1], choices: some(Steps::Decode), ..first });
+        m
+    };
+    let m = split();
+    m.check().unwrap();
+    let chosen = |tokens, seqs| {
+        m.launches.iter().map(|l| l.choice(Steps::of(tokens, seqs), tokens).is_some()).collect::<Vec<_>>()
+    };
+    assert_eq!(chosen(4, 4)[..3], [false, true, false]);
+    assert_eq!(chosen(4, 1)[..3], [true, false, true]);
+    let cases: [(&str, fn(&mut Manifest)); 4] = [
+        ("do not cover 1..=16 of decode steps", |m| drop(m.launches.remove(1))),
+        ("launch 2 (op 1), choices", |m| m.launches[1].ops = vec![0]),
+        ("do not cover 1..=16 of decode steps", |m| m.launches[1].choices[0].to = 15),
+        ("does not follow", |m| m.launches[0].choices[0].steps = Steps::Any),
+    ];
+    for (i, (wanted, change)) in cases.into_iter().enumerate() {
+        let mut m = split();
+        change(&mut m);
+        let message = m.check().unwrap_err().to_string();
+        assert!(message.contains(wanted), "{i}: {message}");
+    }
 }
 
 #[test]

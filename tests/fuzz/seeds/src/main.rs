@@ -182,6 +182,7 @@ fn host() -> eng::Manifest {
         contract: String::new(),
     };
     let launch = |kernel, args| eng::Launch {
+        ops: vec![kernel],
         choices: vec![eng::Choice { from: 1, to: 16, steps: eng::Steps::Any, kernel }],
         args,
         loc: "model".into(),
@@ -279,7 +280,7 @@ fn gpu() -> eng::Manifest {
         target: "sm_90".into(),
         capability: Some((9, 0)),
         kernels: vec![kernel],
-        launches: vec![eng::Launch { choices, args, loc: "model".into() }],
+        launches: vec![eng::Launch { ops: vec![0], choices, args, loc: "model".into() }],
         ..host()
     }
 }

@@ -1,7 +1,7 @@
 //! What a launch has to do at least, from its contract: bytes to move and operations to compute. No device.
 
 use crate::check::inputs::dims_of;
-use crate::check::op_of;
+use crate::check::{appends, op_of};
 use crate::facts::weight_bytes;
 use trtc_engine::manifest::Weight;
 use trtc_ir::ops::{GatedLinear, Linear};
@@ -48,6 +48,8 @@ pub fn work(module: &Module, dims: StepDims, requests: &[(usize, usize)], weight
     // Key and value of one token.
     let token = kv.map_or(0, |kv| kv.dtype.bytes(2 * u64::from(kv.heads) * u64::from(kv.head_dim)));
     let window = kv.and_then(|kv| kv.window).map_or(usize::MAX, |w| w as usize);
+    let stored = if appends(module) { u64::from(dims.tokens) } else { 0 };
+    work.cache_written = token * stored;
     match op_of(module) {
         Some(Op::Embedding(_)) => {
             let rows = weights.first().and_then(|w| w.shape.first()).copied().unwrap_or(1).max(1);
@@ -58,15 +60,13 @@ pub fn work(module: &Module, dims: StepDims, requests: &[(usize, usize)], weight
             work.activations = 2 * results + tensor(op.rows).map_or(0, bytes);
         }
         Some(Op::Slice(_)) => work.activations = 2 * results,
-        Some(Op::KvAppend(_) | Op::RopeKvAppend(_)) => {
-            work.cache_written = token * u64::from(dims.tokens);
-        }
         Some(Op::Linear(Linear { x, weight, .. }) | Op::GatedLinear(GatedLinear { x, weight, .. })) => {
             let outputs = module.weights[*weight].ty.shape().and_then(|s| s.first().copied());
             work.operations = 2 * tensor(*x).map_or(0, count) * outputs.unwrap_or(0);
         }
         Some(Op::Attention(op)) => {
-            work.cache_read = token * requests.iter().map(|r| seen(*r, window)).sum::<u64>();
+            // What the kernel stores by itself it does not read.
+            work.cache_read = token * (requests.iter().map(|r| seen(*r, window)).sum::<u64>() - stored);
             let pairs: u64 = requests.iter().map(|r| pairs(*r, window)).sum();
             // An element of the query costs a multiplication and an addition with a key, and as many with a value.
             let width = tensor(op.q).map_or(0, count) / u64::from(dims.tokens.max(1));
@@ -135,6 +135,27 @@ mod tests {
         // The first of two queries sees tokens 7..=10, the second 8..=11.
         assert_eq!((seen((10, 2), 4), pairs((10, 2), 4)), (5, 8));
         assert_eq!((seen((1, 2), 4), pairs((1, 2), 4)), (3, 2 + 3));
+    }
+
+    #[test]
+    fn a_chain_writes_a_key_and_reads_those_before() {
+        let kv = "!llm.kv<layer 0, 1 heads, 16, bf16, page 16>";
+        let m = contract(&format!(
+            "llm.module @k dims(T in 1..64) {{\n  llm.weight @w : tensor<8xf32> from rope<16, 10000>\n  \
+             llm.func @f(%x: tensor<Tx64xbf16>, %p: tensor<Txi32>, %c: {kv}, %b: !llm.batch) {{\n    \
+             %q, %d = llm.rope_kv_append %x, %p, %c, %b, @w {{heads = 2}} : tensor<Tx2x16xbf16>, {kv}\n    \
+             %y = llm.attention %q, %d, %b {{scale = 0.25}} : tensor<Tx32xbf16>\n    llm.return %d, %y\n  }}\n}}\n",
+        ));
+        let got = work(&m, StepDims { tokens: 2, rows: 2, seqs: 2 }, &[(10, 1), (0, 1)], &[]);
+        let token = 2 * 16 * 2;
+        let want = Work {
+            activations: 2 * (64 * 2 + 4 + 32 * 2),
+            cache_read: 10 * token,
+            cache_written: 2 * token,
+            operations: 4 * 32 * 12,
+            ..Work::default()
+        };
+        assert_eq!(got, want);
     }
 
     #[test]

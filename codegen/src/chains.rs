@@ -1,0 +1,50 @@
+//! Chains: two ops, one after the other, that one kernel computes, so that what is between them is never written and a
+//! launch less is passed on.
+//!
+//! The op that makes the operand has no kernel where a chain serves it, and the op that reads it names the chain. Nobody
+//! else may read what the first one makes: a tensor is not there, and a cache is complete only after the second.
+
+use crate::kernels::decode_attention::DecodeAttention;
+use crate::recipes::{Ranged, attention, rope_kv_append};
+use crate::signature::Types;
+use trtc_ir::{Module, Op, OpId, Steps, Sym};
+
+/// The op that alone reads what `maker` makes.
+pub fn reader(module: &Module, maker: OpId) -> Option<OpId> {
+    let func = &module.func;
+    let made = &func.ops[maker].results;
+    let mut readers =
+        func.order.iter().copied().filter(|&o| func.ops[o].op.operands().iter().any(|v| made.contains(v)));
+    let only = readers.next()?;
+    let tensor = |v| func.values[v].ty.tensor().is_some();
+    let returned = func.results.iter().any(|&v| made.contains(&v) && tensor(v));
+    (readers.next().is_none() && !returned).then_some(only)
+}
+
+/// The kernel that computes an op and the one that makes an operand of it, where there is one.
+pub fn chain(module: &Module, id: OpId) -> Option<Ranged> {
+    let t = Types { module };
+    let data = &module.func.ops[id];
+    match &data.op {
+        // In a decode step the blocks of a request make their queries and its new key by themselves.
+        Op::Attention(op) => {
+            let maker = module.func.def_op(op.q)?;
+            let made = &module.func.ops[maker];
+            let Op::RopeKvAppend(rope) = &made.op else { return None };
+            if made.results != [op.q, op.kv] || reader(module, maker) != Some(id) {
+                return None;
+            }
+            let prologue = Some(rope_kv_append(t, made, rope).ok()?);
+            let decode = DecodeAttention { attention: attention(t, data, op).ok()?, prologue };
+            decode.unsupported().is_none().then_some(Ranged {
+                from: 1,
+                to: module.max_dim(Sym::T)?,
+                steps: Steps::Decode,
+                with: Some(op.q),
+                suffix: "decode",
+                recipe: decode.into(),
+            })
+        }
+        _ => None,
+    }
+}
