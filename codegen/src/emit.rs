@@ -4,7 +4,7 @@ use crate::builder::{Builder, Built};
 use crate::kernels::{ArgKind, Extent, Launch, Map, Recipe, Scratch};
 use crate::mlir::{Mlir, OptLevel, PtxTarget};
 use crate::ptxas::{Assembled, Ptxas};
-use crate::recipes::recipes;
+use crate::tuning::kernels::chosen;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
@@ -135,7 +135,7 @@ pub fn emit(module: &Module, target: &Target, options: EmitOptions) -> Result<Ve
     let Some(gpu) = &target.gpu else {
         return Ok(Vec::new());
     };
-    let wanted: Vec<(String, Recipe)> = wanted(module, gpu)?.into_iter().collect();
+    let wanted: Vec<(String, Recipe)> = wanted(module, target)?.into_iter().collect();
     let make = |mlir: &Mlir, (name, recipe): &(String, Recipe)| compile(mlir, name, recipe, gpu, options.opt);
     each(&wanted, options.threads, Mlir::new, make).into_iter().collect()
 }
@@ -184,29 +184,12 @@ fn each<T: Sync, S, R: Send>(
 }
 
 /// The chosen kernels by name. One name stands for one recipe and, as an entry point, for nothing else.
-fn wanted(module: &Module, gpu: &Gpu) -> Result<BTreeMap<String, Recipe>, Diag> {
-    let mut wanted = BTreeMap::new();
-    let mut entries: BTreeMap<String, String> = BTreeMap::new();
-    for &id in &module.func.order {
-        let data = &module.func.ops[id];
-        if data.kernels.is_empty() {
-            continue;
-        }
-        let bug = |what: String| Diag::bug(&data.loc, format!("llm.{}: {what}", data.op.name()));
-        let ranges = recipes(module, id, gpu).map_err(bug)?;
-        if ranges.len() != data.kernels.len() {
-            let (n, m) = (data.kernels.len(), ranges.len());
-            return Err(bug(format!("{n} kernels were selected where {m} exist: run select again")));
-        }
-        for (choice, ranged) in data.kernels.iter().zip(ranges) {
-            let other = wanted.insert(choice.kernel.clone(), ranged.recipe);
-            if other.is_some_and(|o| o != ranged.recipe) {
-                return Err(bug(format!("two kernels are called {}", choice.kernel)));
-            }
-            let other = entries.insert(entry_point(&choice.kernel), choice.kernel.clone());
-            if other.is_some_and(|o| o != choice.kernel) {
-                return Err(bug(format!("two kernels have the entry point of {}", choice.kernel)));
-            }
+fn wanted(module: &Module, target: &Target) -> Result<BTreeMap<String, Recipe>, Diag> {
+    let wanted = chosen(module, target)?;
+    let mut entries: BTreeMap<String, &str> = BTreeMap::new();
+    for name in wanted.keys() {
+        if entries.insert(entry_point(name), name).is_some() {
+            return Err(Diag::bug(&Loc::name(name), format!("two kernels have the entry point of {name}")));
         }
     }
     Ok(wanted)

@@ -15,3 +15,4 @@ pub mod recipes;
 pub mod select;
 pub mod signature;
 pub mod tile;
+pub mod tuning;

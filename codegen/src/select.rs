@@ -5,6 +5,7 @@
 
 use crate::recipes::{Ranged, recipes};
 use crate::signature::signature;
+use crate::tuning::{Tuning, kernels};
 use std::collections::BTreeMap;
 use trtc_ir::{Diag, Elem, KernelChoice, Loc, Module, Op, OpId, Packing, Scheme, Steps, Sym, Target};
 
@@ -61,12 +62,13 @@ pub fn select(module: &mut Module, target: &Target) -> Result<Selection, Diag> {
         .max_dim(Sym::T)
         .filter(|&max| max > 0)
         .ok_or_else(|| Diag::bug(&Loc::Unknown, "the module has no bound on the dimension T"))?;
+    let tuning = Tuning::built_in(target.name)?;
     let mut selection = Selection::default();
     let mut chosen = Vec::new();
     for &id in &module.func.order {
         let data = &module.func.ops[id];
         let bug = |what: String| Diag::bug(&data.loc, format!("llm.{}: {what}", data.op.name()));
-        let kernels = match choices(module, id, target, max).map_err(bug)? {
+        let kernels = match choices(module, id, target, &tuning, max).map_err(bug)? {
             Ok(kernels) => kernels,
             Err(why) => {
                 selection.missing.push(Missing { op: data.op.name(), loc: data.loc.clone(), why });
@@ -93,20 +95,19 @@ fn choices(
     module: &Module,
     id: OpId,
     target: &Target,
+    tuning: &Tuning,
     max: u64,
 ) -> Result<Result<Vec<KernelChoice>, String>, String> {
-    let data = &module.func.ops[id];
-    let own = signature(module, data)?;
     let Some(gpu) = &target.gpu else {
-        let kernel = format!("{}.{own}", target.name);
+        let kernel = format!("{}.{}", target.name, signature(module, &module.func.ops[id])?);
         return Ok(Ok(vec![KernelChoice { from: 1, to: max, steps: Steps::Any, with: None, kernel }]));
     };
     let choice = |r: Ranged| {
-        let before = r.with.and_then(|v| module.func.def_op(v)).map(|id| &module.func.ops[id]);
-        let before = before.map(|data| signature(module, data)).transpose()?;
-        let parts = [Some(target.name), before.as_deref(), Some(own.as_str()), Some(r.suffix)];
-        let parts: Vec<&str> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
-        Ok(KernelChoice { from: r.from, to: r.to, steps: r.steps, with: r.with, kernel: parts.join(".") })
+        let name = kernels::name(module, id, target, &r)?;
+        // What was measured for a product may not be among the kernels of one whose order of sums is prescribed.
+        let variant = tuning.get(&name).filter(|v| v.make(&r.recipe, r.to).is_ok());
+        let kernel = variant.map_or(name.clone(), |variant| format!("{name}.{variant}"));
+        Ok(KernelChoice { from: r.from, to: r.to, steps: r.steps, with: r.with, kernel })
     };
     match recipes(module, id, gpu) {
         Ok(ranges) => ranges.into_iter().map(choice).collect::<Result<_, String>>().map(Ok),

@@ -6,6 +6,10 @@
 //! measured for a target is part of the compiler, and every build uses it. `trtc tune` makes one.
 
 use crate::kernels::Recipe;
+pub(crate) mod kernels;
+
+pub use kernels::{candidates, tune};
+
 use crate::kernels::operands::{Order, Product};
 use crate::kernels::stream_matmul::StreamMatmul;
 use crate::kernels::wgmma_matmul::{self, WgmmaMatmul};

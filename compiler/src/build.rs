@@ -5,10 +5,12 @@ use crate::frontend::{self, Checkpoint, ImportOptions};
 use crate::options::{BuildOptions, Resolved};
 use crate::phase::Phase;
 use crate::{engine, gpu, pipeline, plan};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
+use trtc_codegen::tuning::{self, Variant};
 use trtc_ir::text::PrintOptions;
-use trtc_ir::{DType, Diag, KernelChoice, Loc, Module, Steps, text};
+use trtc_ir::{DType, Diag, KernelChoice, Loc, Module, Steps, Target, text};
 use trtc_passes::{KvOptions, Options, PassCx, run_passes};
 
 /// How far a build is.
@@ -63,6 +65,18 @@ pub fn module_after(model: &Path, phase: Phase, options: &BuildOptions) -> Resul
     let checkpoint = frontend::open(model)?;
     let resolved = options.resolve(checkpoint.config.context)?;
     graph(model, &checkpoint, &resolved, options, phase, &mut |_| (), &mut dump)
+}
+
+/// The kernels of `model` that can be made in several ways, by name: the greatest number of rows that they serve, and at most
+/// `most` ways that are worth measuring, first the one that the model of the chip proposes.
+pub fn variants(
+    model: &Path,
+    options: &BuildOptions,
+    most: usize,
+) -> Result<BTreeMap<String, (u64, Vec<Variant>)>, Diag> {
+    let module = module_after(model, Phase::Select, options)?;
+    let target = Target::named(&options.target);
+    target.map_or(Ok(BTreeMap::new()), |target| tuning::candidates(&module, target, most))
 }
 
 fn stages(
@@ -190,6 +204,12 @@ fn graph(
             let run = Options { spec: options.spec, first_index: index, ..Options::default() };
             run_passes(&mut module, &passes, &cx, run)?
         };
+        if let (Phase::Select, Some(tuning)) = (phase, &options.tuning)
+            && tuning::tune(&mut module, resolved.target, tuning)? == 0
+        {
+            let what = "the tuning names no kernel of this model for this target and precision";
+            return Err(Diag::user(&Loc::Unknown, what).help("make one by trtc tune"));
+        }
         for timing in &report.timings {
             dump.time(timing.pass, timing.seconds);
         }

@@ -14,7 +14,8 @@ pub mod phase;
 pub mod pipeline;
 pub mod plan;
 
-pub use build::{BuildReport, Progress, build, module_after};
+pub use build::{BuildReport, Progress, build, module_after, variants};
 pub use options::BuildOptions;
 pub use phase::Phase;
 pub use plan::Plan;
+pub use trtc_codegen::tuning::{Tuning, Variant};

@@ -4,6 +4,7 @@ use crate::phase::Phase;
 use crate::plan::Plan;
 use std::path::PathBuf;
 use trtc_codegen::ptxas::Ptxas;
+use trtc_codegen::tuning::Tuning;
 use trtc_ir::{DType, Diag, Loc, Target, target::TARGETS};
 use trtc_passes::Precision;
 use trtc_passes::kv_layout::{KV_PRECISIONS, kv_precision};
@@ -31,6 +32,8 @@ pub struct BuildOptions {
     pub recipe: Option<String>,
     /// Which linears the precision leaves as they are.
     pub plan: Option<Plan>,
+    /// Which ways of making kernels were measured to be fast, over what is built in.
+    pub tuning: Option<Tuning>,
     /// Also put the result of this assembler for each kernel into an engine for a GPU.
     pub cubin: Option<Ptxas>,
     /// Folder for the module after each pass, diffs, kernels and timings.
@@ -56,6 +59,7 @@ impl Default for BuildOptions {
             deterministic: false,
             recipe: None,
             plan: None,
+            tuning: None,
             cubin: None,
             dump_dir: None,
             compile_to: None,
@@ -96,6 +100,10 @@ impl BuildOptions {
             return Err(Diag::user(&Loc::Unknown, "--cubin is for a GPU target, and the target is host")
                 .help("give --target sm_90 or another GPU, or leave --cubin out"));
         }
+        if on_host && self.tuning.is_some() {
+            return Err(Diag::user(&Loc::Unknown, "--tuning is for a GPU target, and the target is host")
+                .help("give --target sm_90 or another GPU, or leave --tuning out"));
+        }
         let positive = |name: &str, value: Option<u32>, default: u32, most: u32| {
             let value = value.unwrap_or(default);
             if (1..=most).contains(&value) {
@@ -134,6 +142,7 @@ impl BuildOptions {
         add("--max-seq-len", self.max_seq_len.map(|n| n.to_string()));
         add("--max-step-tokens", self.max_step_tokens.map(|n| n.to_string()));
         add("--deterministic", self.deterministic.then(String::new));
+        add("--tuning", self.tuning.as_ref().map(|t| format!("({} kernels)", t.iter().count())));
         add("--cubin", self.cubin.as_ref().map(|_| String::new()));
         add("--recipe", self.recipe.as_ref().map(|r| format!("{:?}", r.trim())));
         add("--plan", self.plan.as_ref().map(|p| format!("{:?}", p.kept().collect::<Vec<_>>().join(" "))));

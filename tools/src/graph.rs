@@ -4,7 +4,7 @@ use crate::render::Failure;
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use std::path::{Path, PathBuf};
-use trtc_compiler::{BuildOptions, Phase, Plan};
+use trtc_compiler::{BuildOptions, Phase, Plan, Tuning};
 use trtc_ir::Module;
 use trtc_ir::target::TARGETS;
 use trtc_ir::text::{PrintOptions, print, print_generic};
@@ -40,6 +40,9 @@ pub struct GraphArgs {
     /// File of `trtc calibrate`: linears that the precision leaves unquantised, so that it costs no more than was asked for
     #[arg(long, value_name = "PLAN")]
     pub plan: Option<PathBuf>,
+    /// File of `trtc tune`: which ways of making kernels are fast on a GPU
+    #[arg(long, value_name = "FILE")]
+    pub tuning: Option<PathBuf>,
 }
 
 impl GraphArgs {
@@ -55,6 +58,7 @@ impl GraphArgs {
             deterministic: self.deterministic,
             recipe: recipe(self.recipe.as_deref())?,
             plan: plan(self.plan.as_deref())?,
+            tuning: tuning(self.tuning.as_deref())?,
             spec: crate::env::spec(),
             ..BuildOptions::default()
         })
@@ -90,6 +94,15 @@ pub fn plan(path: Option<&Path>) -> Result<Option<Plan>, Failure> {
     let read = |path: &Path| -> Result<Plan, Failure> {
         let text = std::fs::read_to_string(path).map_err(|e| Failure::file("read", path, &e))?;
         Ok(Plan::parse(&path.display().to_string(), &text)?)
+    };
+    path.map(read).transpose()
+}
+
+/// What a tuning file says.
+fn tuning(path: Option<&Path>) -> Result<Option<Tuning>, Failure> {
+    let read = |path: &Path| -> Result<Tuning, Failure> {
+        let text = std::fs::read_to_string(path).map_err(|e| Failure::file("read", path, &e))?;
+        Ok(Tuning::parse(&path.display().to_string(), &text)?)
     };
     path.map(read).transpose()
 }

@@ -17,6 +17,8 @@ mod options;
 mod perplexity;
 mod progress;
 mod render;
+#[cfg(feature = "compiler")]
+mod scratch;
 mod session;
 mod signal;
 

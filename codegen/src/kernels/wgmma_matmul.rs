@@ -15,7 +15,7 @@ mod splits;
 mod store;
 mod tilings;
 
-pub use tilings::choose;
+pub use tilings::{choose, fastest, grid};
 
 use super::operands::{Order, Product};
 use super::{Count, Extent, Launch};
@@ -33,6 +33,8 @@ const THREADS: u32 = 128 * (1 + CONSUMERS);
 const REGISTERS: [u32; 2] = [40, 232];
 /// Most sums of a thread: with the addresses that they are stored to, they fit its registers.
 const MOST_SUMS: u32 = 128;
+/// Most blocks of a cluster that every GPU has.
+const MOST_BLOCKS: u32 = 8;
 /// Rows of a tile of tiles that is walked through before the next: its rows of x stay in the second-level cache.
 const GROUP_ROWS: u32 = 2048;
 
@@ -86,6 +88,7 @@ impl Tiling {
         let served = rows.is_multiple_of(64)
             && columns.is_multiple_of(8 * self.splits)
             && columns <= 256
+            && self.blocks() <= MOST_BLOCKS
             && self.sums() <= MOST_SUMS
             && [of_x, of_w].iter().all(|&loads| loads.is_multiple_of(8) && (8..=256).contains(&loads))
             && self.stages >= 2;

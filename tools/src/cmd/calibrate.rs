@@ -5,6 +5,7 @@ use crate::graph::GraphArgs;
 use crate::options::{self, percent};
 use crate::progress::Bar;
 use crate::render::Failure;
+use crate::scratch::{Scratch, write_whole};
 use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -69,16 +70,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let products = trtc_compiler::plan::products(&model, &options)?;
     let mut bench = Bench::open(args, &model, &text, options, config.arch, products)?;
     let plan = bench.search(args.loss)?;
-    write(&args.output, &plan)?;
+    write_whole(&args.output, &plan.print()?)?;
     report(&args.output, &plan)
-}
-
-/// Writes the plan, whole or not at all.
-fn write(path: &Path, plan: &Plan) -> Result<(), Failure> {
-    let part = Scratch::beside(path);
-    std::fs::write(&part.0, plan.print()?)
-        .and_then(|()| std::fs::rename(&part.0, path))
-        .map_err(|e| Failure::file("write", path, &e))
 }
 
 /// Products that are shown by name.
@@ -116,24 +109,6 @@ fn report(path: &Path, plan: &Plan) -> Result<(), Failure> {
         writeln!(out, "{:>9.6} nats a token: {} {keep}", nats, product.title())?;
     }
     Ok(())
-}
-
-/// A file beside another that goes when it is done with.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn beside(path: &Path) -> Scratch {
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".part-{}", std::process::id()));
-        Scratch(name.into())
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // It may never have been made, or be renamed; a file that stays is no reason to fail.
-        let _ = std::fs::remove_file(&self.0);
-    }
 }
 
 /// Engines of one model with different products kept, and the text that they are measured on.

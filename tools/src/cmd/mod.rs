@@ -16,6 +16,8 @@ pub mod inspect;
 #[cfg(feature = "compiler")]
 mod opt;
 mod run;
+#[cfg(feature = "compiler")]
+mod tune;
 
 use crate::render::Failure;
 use clap::Subcommand;
@@ -27,6 +29,8 @@ pub enum Command {
     Build(build::Args),
     #[cfg(feature = "compiler")]
     Calibrate(calibrate::Args),
+    #[cfg(feature = "compiler")]
+    Tune(tune::Args),
     Run(run::Args),
     Chat(chat::Args),
     Eval(eval::Args),
@@ -49,6 +53,8 @@ impl Command {
             Command::Build(args) => build::run(&args),
             #[cfg(feature = "compiler")]
             Command::Calibrate(args) => calibrate::run(&args),
+            #[cfg(feature = "compiler")]
+            Command::Tune(args) => tune::run(&args),
             Command::Run(args) => run::run(&args),
             Command::Chat(args) => chat::run(&args),
             Command::Eval(args) => eval::run(&args),

@@ -12,4 +12,5 @@ mod engines;
 mod measurements;
 mod requests;
 mod support;
+mod tuning;
 mod usage;

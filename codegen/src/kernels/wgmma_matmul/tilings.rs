@@ -34,13 +34,9 @@ const EXCHANGE_RATE: f64 = 64.0;
 
 /// A tiling and the blocks of a grid that stays, for up to `m` rows of a product that adds in this order.
 pub fn choose(m: u64, of: &Product, order: Order) -> (Tiling, u32) {
-    let Product { n, k, operands, gate, .. } = *of;
+    let Product { n, k, operands, .. } = *of;
     let cost = |t: &Tiling| cycles(t, m, n, k, operands.bytes());
-    let steps = (k * operands.bytes()).div_ceil(ROW_BYTES);
-    // Gate and up of an output are sums of one thread of one block.
-    let whole = |t: &Tiling| gate.is_none() || (t.splits == 1 && t.of_warpgroup().1.is_multiple_of(16));
-    let served = |t: &Tiling| whole(t) && t.keeps(order) && (t.splits == 1 || steps >= 4 * t.splits);
-    let best = candidates(m).filter(served).min_by(|a, b| cost(a).total_cmp(&cost(b)));
+    let best = served(m, of, order).min_by(|a, b| cost(a).total_cmp(&cost(b)));
     let t = best.unwrap_or(Tiling {
         bm: 128,
         bn: 128,
@@ -49,9 +45,31 @@ pub fn choose(m: u64, of: &Product, order: Order) -> (Tiling, u32) {
         splits: 1,
         stages: 4,
     });
-    let blocks = u64::from(t.blocks());
-    let grid = (clusters(&t, m, n) * blocks).min(u64::from(MULTIPROCESSORS));
-    (t, grid as u32)
+    (t, grid(&t, m, n))
+}
+
+/// The tilings that the model takes to be at most `within` times as slow as the fastest, the fastest first.
+pub fn fastest(m: u64, of: &Product, order: Order, within: f64) -> Vec<Tiling> {
+    let cost = |t: Tiling| (cycles(&t, m, of.n, of.k, of.operands.bytes()), t);
+    let mut all: Vec<(f64, Tiling)> = served(m, of, order).map(cost).collect();
+    all.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let most = all.first().map_or(0.0, |best| within * best.0);
+    all.into_iter().take_while(|(cost, _)| *cost <= most).map(|(_, t)| t).collect()
+}
+
+/// Every tiling for up to `m` rows of a product that adds in this order.
+fn served(m: u64, of: &Product, order: Order) -> impl Iterator<Item = Tiling> {
+    let steps = (of.k * of.operands.bytes()).div_ceil(ROW_BYTES);
+    let gated = of.gate.is_some();
+    // Gate and up of an output are sums of one thread of one block.
+    let whole = move |t: &Tiling| !gated || (t.splits == 1 && t.of_warpgroup().1.is_multiple_of(16));
+    candidates(m).filter(move |t| whole(t) && t.keeps(order) && (t.splits == 1 || steps >= 4 * t.splits))
+}
+
+/// Blocks of a grid that stays, for up to `m` rows and `n` rows of w.
+pub fn grid(t: &Tiling, m: u64, n: u32) -> u32 {
+    (clusters(t, m, n) * u64::from(t.blocks())).min(u64::from(MULTIPROCESSORS / t.blocks() * t.blocks()))
+        as u32
 }
 
 /// Clusters that the product is shared out to.
@@ -73,12 +91,25 @@ fn candidates(m: u64) -> impl Iterator<Item = Tiling> {
     let all = tiles.flat_map(move |tile| clusters.into_iter().map(move |cluster| (tile, cluster)));
     all.filter_map(|(((bm, warpgroups), bn), (cluster, splits))| {
         let t = Tiling { bm, bn, warpgroups, cluster, splits, stages: 0 };
-        // What others send of a tile whose K is shared out is not part of the ring.
-        let received = bm * bn * 4 / splits * (splits - 1);
-        let stages = (SHARED.saturating_sub(received) / t.stage_bytes()).min(MOST_STAGES);
-        let t = Tiling { stages, ..t };
-        (stages >= 3 && t.unsupported().is_none()).then_some(t)
+        t.filled()
     })
+}
+
+impl Tiling {
+    /// The tiling of tiles and clusters of these sizes, with as many stages as there is room for, if there is one.
+    pub fn with([bm, bn]: [u32; 2], cluster: [u32; 2], splits: u32) -> Option<Tiling> {
+        let warpgroups = if bm == 64 { [1, 2] } else { [2, 1] };
+        Tiling { bm, bn, warpgroups, cluster, splits, stages: 0 }.filled()
+    }
+
+    /// The same with as many stages as there is room for.
+    fn filled(self) -> Option<Tiling> {
+        // What others send of a tile whose K is shared out is not part of the ring.
+        let received = self.bm * self.bn * 4 / self.splits * (self.splits - 1);
+        let stages = (SHARED.saturating_sub(received) / self.stage_bytes()).min(MOST_STAGES);
+        let t = Tiling { stages, ..self };
+        (stages >= 3 && t.unsupported().is_none()).then_some(t)
+    }
 }
 
 /// What the product takes.
@@ -120,7 +151,6 @@ fn cycles(t: &Tiling, m: u64, n: u32, k: u32, bytes: u32) -> f64 {
 mod tests {
     use super::super::super::Count;
     use super::super::super::operands::Operands;
-    use super::super::WgmmaMatmul;
     use super::*;
     use trtc_ir::DType;
     use trtc_ir::ops::Act;
@@ -145,8 +175,9 @@ mod tests {
                         gate,
                     };
                     for order in [Order::Shares(1), Order::Shares(2)] {
-                        let (tiling, grid) = choose(m, &of, order);
-                        assert_eq!(WgmmaMatmul { of, tiling, grid, order }.unsupported(), None);
+                        let (tiling, _) = choose(m, &of, order);
+                        assert_eq!(tiling.unsupported(), None);
+                        assert!(tiling.keeps(order), "{tiling:?} {order:?}");
                     }
                     let (t, grid) = choose(m, &of, Order::Free);
                     assert_eq!(t.unsupported(), None);

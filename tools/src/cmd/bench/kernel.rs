@@ -83,9 +83,17 @@ pub struct Case<'a> {
 }
 
 /// A measured one.
-struct Line<'a> {
-    case: Case<'a>,
-    timing: Timing,
+pub struct Line<'a> {
+    pub case: Case<'a>,
+    pub timing: Timing,
+}
+
+/// What was measured in one run.
+pub struct Times<'a> {
+    /// The device's name.
+    pub device: String,
+    pub yardstick: Yardstick,
+    pub lines: Vec<Line<'a>>,
 }
 
 /// Measures and prints.
@@ -109,14 +117,26 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         .help("trtc inspect ENGINE lists the kernels, trtc inspect ENGINE --kernel NAME says what one serves"));
     }
     let options = LoadOptions { device: args.on.device, threads: args.on.threads, ..LoadOptions::default() };
-    let mut device = trtc_runtime::open_device(m, &options)?;
-    let yardstick = Yardstick::measure(m, &mut *device, args.on.threads)?;
+    let measured = times(&file, &options, cases, args.repeat)?;
+    print(args, m, context, &measured)
+}
+
+/// Times cases of an engine on a device that is opened for them.
+pub fn times<'a>(
+    file: &EngineFile,
+    options: &LoadOptions,
+    cases: Vec<Case<'a>>,
+    repeat: u32,
+) -> Result<Times<'a>, Failure> {
+    let m = file.manifest();
+    let mut device = trtc_runtime::open_device(m, options)?;
+    let yardstick = Yardstick::measure(m, &mut *device, options.threads)?;
     let most = cases.iter().map(|c| c.copies as usize).max().unwrap_or(1);
     let load = with_copies(m, most);
     device.load(&load, &|name: &str| Ok(file.tensor(name).map_err(trtc_runtime::Error::from)?.to_vec()))?;
     let arena = cases.iter().map(|c| arena(&c.module, c.dims)).max().unwrap_or(0);
     let tokens = cases.iter().map(|c| u64::from(c.dims.tokens)).max().unwrap_or(1);
-    let mut memory = Memory::new(device, &file, (arena, tokens, 0), SEED)?;
+    let mut memory = Memory::new(device, file, (arena, tokens, 0), SEED)?;
     let none =
         WeightRegions { payload: Region { buffer: Buffer(0), offset: 0, len: 0 }, scale: None, zero: None };
     memory.bind.weights.resize(load.weights.len(), none);
@@ -124,12 +144,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let bar = Bar::new("kernels", cases.len() as u64);
     let mut lines = Vec::new();
     for case in cases {
-        let timing = measure(&mut memory, &case, args.repeat)?;
+        let timing = measure(&mut memory, &case, repeat)?;
         lines.push(Line { case, timing });
         bar.advance(1);
     }
     bar.finish();
-    print(args, m, &memory.device.name(), &yardstick, context, &lines)
+    Ok(Times { device: memory.device.name(), yardstick, lines })
 }
 
 /// Every kernel that was asked for, at its numbers of tokens.
@@ -170,7 +190,7 @@ fn tokens(given: &[u32], choice: &Choice, max_batch: u32) -> Vec<u32> {
 }
 
 /// The requests of a step: `(tokens before, tokens of the step)`.
-fn sizes(m: &Manifest, tokens: u32, context: u32, prompt: bool) -> Vec<(usize, usize)> {
+pub fn sizes(m: &Manifest, tokens: u32, context: u32, prompt: bool) -> Vec<(usize, usize)> {
     if tokens <= m.dims.max_batch && !prompt {
         return vec![(context as usize - 1, 1); tokens as usize];
     }
@@ -185,7 +205,8 @@ fn sizes(m: &Manifest, tokens: u32, context: u32, prompt: bool) -> Vec<(usize, u
     sizes
 }
 
-fn case<'a>(
+/// A case of a kernel for requests of these sizes.
+pub fn case<'a>(
     m: &'a Manifest,
     launch: &'a Launch,
     kernel: (u32, &'a Kernel),
@@ -243,14 +264,8 @@ fn arena(module: &Module, dims: StepDims) -> u64 {
     tensors.map(|t| Memory::room(room(t)) + Memory::room(4 * dims_of(t, dims)[0] as u64)).sum()
 }
 
-fn print(
-    args: &Args,
-    m: &Manifest,
-    device: &str,
-    yardstick: &Yardstick,
-    context: u32,
-    lines: &[Line<'_>],
-) -> Result<(), Failure> {
+fn print(args: &Args, m: &Manifest, context: u32, times: &Times<'_>) -> Result<(), Failure> {
+    let Times { device, yardstick, lines } = times;
     let mut out = std::io::stdout().lock();
     // Part of the kernel's time that moving its bytes takes.
     let of_limit = |l: &Line<'_>| l.case.work.bytes() as f64 / (yardstick.gb_s * 1e9) / l.timing.seconds;

@@ -1,7 +1,7 @@
 //! `trtc bench`: decode latency, prefill, throughput, single kernels. Measured and printed; nothing is asserted.
 
 mod bandwidth;
-mod kernel;
+pub mod kernel;
 mod prepare;
 mod timing;
 mod work;
