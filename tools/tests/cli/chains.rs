@@ -1,5 +1,5 @@
 //! Kernels that compute two ops: a decode step of an engine for a GPU has one launch for both, and a check finds each store
-//! that such a kernel leaves out, be it of a result, of the new key and value, or of their scales.
+//! that such a kernel leaves out: of results, of queries, of the new key and value and their scales, in memory and in tiles.
 
 use super::support::*;
 use std::path::{Path, PathBuf};
