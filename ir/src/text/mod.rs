@@ -14,6 +14,8 @@
 //! * Parts that are not set are left out. Values are defined before they are used, weights before the function.
 //! * An op lists values, then weights, then attributes; an attribute that names a weight is written `bias = @b`.
 //! * `at` has one offset for each result, `_` for one without. Integers are decimal or `0x` hexadecimal.
+//! * `kernel` has for each range of token counts a kernel, with the kind of steps if it serves one alone, and with the
+//!   operand whose maker it computes too: `"1..512" decode with %q = @k2`.
 //! * A name of other characters than letters, digits and `_ . $ -` is quoted: `@"a b"`. `//` begins a comment.
 //! * Locations are printed on request, then on every op. An op without one gets its place in the file.
 //!

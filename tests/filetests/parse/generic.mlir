@@ -23,8 +23,8 @@ llm.module @m arch("llama") target("sm_90") precision("int4") dims(T in 1..512) 
 //   func.func @step(%x: tensor<?x64xbf16>, %pos: tensor<?xi32>, %b: !llm.batch, %kv0: !llm.kv<layer = 0, heads = 2, dim = 16, bf16, page = 32>) -> (tensor<?x64xbf16>) {
 //     %n = "llm.rms_norm"(%x) {weights = [@l0.norm], eps = 1.0e-5 : f32, kernels = [{from = 1, to = 512, steps = "any", kernel = @k1}], offsets = [0]} : (tensor<?x64xbf16>) -> (tensor<?x64xbf16>) loc("model.norm")
 //     %qkv = "llm.linear"(%n) {weights = [@qkv], offsets = [256]} : (tensor<?x64xbf16>) -> (tensor<?x128xbf16>)
-//     %q:2 = "llm.rope_kv_append"(%qkv, %pos, %kv0, %b) {weights = [@f], heads = 4, offsets = [0, -1]} : (tensor<?x128xbf16>, tensor<?xi32>, !llm.kv<layer = 0, heads = 2, dim = 16, bf16, page = 32>, !llm.batch) -> (tensor<?x4x16xbf16>, !llm.kv<layer = 0, heads = 2, dim = 16, bf16, page = 32>) loc("rope")
-//     %a = "llm.attention"(%q#0, %q#1, %b) {scale = 0.25 : f32, offsets = [512]} : (tensor<?x4x16xbf16>, !llm.kv<layer = 0, heads = 2, dim = 16, bf16, page = 32>, !llm.batch) -> (tensor<?x64xbf16>) loc(fused["a", "b"])
+//     %q:2 = "llm.rope_kv_append"(%qkv, %pos, %kv0, %b) {weights = [@f], heads = 4, kernels = [{from = 1, to = 512, steps = "prefill", kernel = @k2}], offsets = [0, -1]} : (tensor<?x128xbf16>, tensor<?xi32>, !llm.kv<layer = 0, heads = 2, dim = 16, bf16, page = 32>, !llm.batch) -> (tensor<?x4x16xbf16>, !llm.kv<layer = 0, heads = 2, dim = 16, bf16, page = 32>) loc("rope")
+//     %a = "llm.attention"(%q#0, %q#1, %b) {scale = 0.25 : f32, kernels = [{from = 1, to = 512, steps = "decode", with = 0, kernel = @k3}, {from = 1, to = 512, steps = "prefill", kernel = @k4}], offsets = [512]} : (tensor<?x4x16xbf16>, !llm.kv<layer = 0, heads = 2, dim = 16, bf16, page = 32>, !llm.batch) -> (tensor<?x64xbf16>) loc(fused["a", "b"])
 //     return %a : tensor<?x64xbf16>
 //   }
 // }

@@ -3,8 +3,6 @@
 use super::support::*;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use trtc_engine::manifest::Code;
-use trtc_engine::{EngineError, EngineFile, EngineWriter};
 
 /// An engine for a GPU, built once.
 fn gpu() -> &'static str {
@@ -21,36 +19,16 @@ fn gpu() -> &'static str {
 
 /// The same engine, but its gathering of rows stores a word far before its first argument.
 fn wrong(path: &Path) {
-    let file = EngineFile::open(Path::new(gpu())).expect("the engine");
-    let m = file.manifest();
-    let mut modules = Vec::new();
-    for kernel in &m.kernels {
-        let Code::Ptx(code) = &kernel.code else { panic!("{} is no PTX", kernel.name) };
-        let mut ptx = file.tensor(&code.module).expect("its text").to_vec();
-        if kernel.name.contains("gather_rows") {
-            let whole = String::from_utf8(ptx).expect("PTX is text");
-            // Everything before the body, then another one.
-            let head = whole.split('{').next().expect("a head");
-            let body = "{\n.reg .b64 %a;\n.reg .b32 %x;\nmov.u32 %x, 1;\nld.param.u64 %a, [PARAM];\n\
-                        add.s64 %a, %a, -2048;\nst.global.u32 [%a], %x;\nret;\n}\n";
-            let body = body.replace("PARAM", &format!("{}_param_0", code.entry));
-            ptx = format!("{head}{body}").into_bytes();
+    rewrite(Path::new(gpu()), path, &|kernel, code, ptx| {
+        if !kernel.contains("gather_rows") {
+            return ptx;
         }
-        if modules.iter().all(|(name, _)| *name != code.module) {
-            modules.push((code.module.clone(), ptx));
-        }
-    }
-    let sizes: Vec<(&str, u64)> = modules.iter().map(|(n, ptx)| (n.as_str(), ptx.len() as u64)).collect();
-    let mut writer = EngineWriter::create(path, m, &sizes).expect("a writer");
-    while let Some(name) = writer.next_tensor().map(|t| t.name.clone()) {
-        let ptx = modules.iter().find(|(n, _)| *n == name).map(|(_, ptx)| ptx.as_slice());
-        let bytes = ptx.unwrap_or_else(|| file.tensor(&name).expect("the same tensor"));
-        let filled = writer.tensor(&name, |sink| {
-            sink.write_all(bytes).map_err(|error| EngineError::Io { doing: "write", error })
-        });
-        filled.expect("it is written");
-    }
-    writer.finish().expect("a whole engine");
+        // Everything before the body, then another one.
+        let head = ptx.split('{').next().expect("a head");
+        let body = "{\n.reg .b64 %a;\n.reg .b32 %x;\nmov.u32 %x, 1;\nld.param.u64 %a, [PARAM];\n\
+                    add.s64 %a, %a, -2048;\nst.global.u32 [%a], %x;\nret;\n}\n";
+        format!("{head}{}", body.replace("PARAM", &format!("{}_param_0", code.entry)))
+    });
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod building;
 mod calibration;
+mod chains;
 mod checkpoints;
 mod checks;
 mod emulator;

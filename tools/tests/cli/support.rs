@@ -1,10 +1,13 @@
 //! What the tests share: runs of the binary, and engines that are built once.
 
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
+use trtc_engine::manifest::{Code, PtxKernel};
+use trtc_engine::{EngineError, EngineFile, EngineWriter};
 
 /// What one run of the binary came to.
 pub struct Ran {
@@ -143,4 +146,28 @@ pub fn listing(dir: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// Writes an engine for a GPU again, with the text of each kernel as `change` makes it from the kernel's name, what the
+/// manifest says of it, and the text.
+pub fn rewrite(from: &Path, to: &Path, change: &dyn Fn(&str, &PtxKernel, String) -> String) {
+    let file = EngineFile::open(from).expect("the engine");
+    let mut modules: BTreeMap<&str, Vec<u8>> = BTreeMap::new();
+    for kernel in &file.manifest().kernels {
+        let Code::Ptx(code) = &kernel.code else { panic!("{} is no PTX", kernel.name) };
+        let ptx = file.tensor(&code.module).expect("its text").to_vec();
+        let ptx = change(&kernel.name, code, String::from_utf8(ptx).expect("PTX is text"));
+        modules.entry(&code.module).or_insert(ptx.into_bytes());
+    }
+    let sizes: Vec<(&str, u64)> = modules.iter().map(|(n, ptx)| (*n, ptx.len() as u64)).collect();
+    let mut writer = EngineWriter::create(to, file.manifest(), &sizes).expect("a writer");
+    while let Some(name) = writer.next_tensor().map(|t| t.name.clone()) {
+        let same = || file.tensor(&name).expect("the same tensor");
+        let bytes = modules.get(name.as_str()).map_or_else(same, Vec::as_slice);
+        let filled = writer.tensor(&name, |sink| {
+            sink.write_all(bytes).map_err(|error| EngineError::Io { doing: "write", error })
+        });
+        filled.expect("it is written");
+    }
+    writer.finish().expect("a whole engine");
 }
