@@ -16,6 +16,7 @@ pub mod inspect;
 #[cfg(feature = "compiler")]
 mod opt;
 mod run;
+mod serve;
 
 use crate::render::Failure;
 use clap::Subcommand;
@@ -29,6 +30,7 @@ pub enum Command {
     Calibrate(calibrate::Args),
     Run(run::Args),
     Chat(chat::Args),
+    Serve(serve::Args),
     Eval(eval::Args),
     Bench(bench::Args),
     Check(check::Args),
@@ -51,6 +53,7 @@ impl Command {
             Command::Calibrate(args) => calibrate::run(&args),
             Command::Run(args) => run::run(&args),
             Command::Chat(args) => chat::run(&args),
+            Command::Serve(args) => serve::run(&args),
             Command::Eval(args) => eval::run(&args),
             Command::Bench(args) => bench::run(&args),
             Command::Check(args) => check::run(&args),

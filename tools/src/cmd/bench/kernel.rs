@@ -108,9 +108,13 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         ))
         .help("trtc inspect ENGINE lists the kernels, trtc inspect ENGINE --kernel NAME says what one serves"));
     }
-    let options = LoadOptions { device: args.on.device, threads: args.on.threads, ..LoadOptions::default() };
+    let options = LoadOptions {
+        device: args.on.place.device,
+        threads: args.on.place.threads,
+        ..LoadOptions::default()
+    };
     let mut device = trtc_runtime::open_device(m, &options)?;
-    let yardstick = Yardstick::measure(m, &mut *device, args.on.threads)?;
+    let yardstick = Yardstick::measure(m, &mut *device, args.on.place.threads)?;
     let most = cases.iter().map(|c| c.copies as usize).max().unwrap_or(1);
     let load = with_copies(m, most);
     device.load(&load, &|name: &str| Ok(file.tensor(name).map_err(trtc_runtime::Error::from)?.to_vec()))?;
