@@ -18,6 +18,11 @@ pub fn colours(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && var("NO_COLOR").is_none() && var("TERM").as_deref() != Some("dumb")
 }
 
+/// `TRTC_API_KEY`: a key that `trtc serve` takes.
+pub fn api_key() -> Option<String> {
+    var("TRTC_API_KEY")
+}
+
 /// `TRTC_SPEC=1`: print, parse and compare the module after each pass.
 #[cfg(feature = "compiler")]
 pub fn spec() -> bool {

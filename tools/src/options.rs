@@ -3,6 +3,7 @@
 use crate::render::Failure;
 use clap::Args;
 use std::path::PathBuf;
+use std::time::Duration;
 use trtc_runtime::{CacheSize, DeviceChoice, Sampling};
 
 /// An engine and the device that executes its kernels.
@@ -10,6 +11,13 @@ use trtc_runtime::{CacheSize, DeviceChoice, Sampling};
 pub struct DeviceArgs {
     /// Engine file, as `trtc build` writes it
     pub engine: PathBuf,
+    #[command(flatten)]
+    pub place: PlaceArgs,
+}
+
+/// Where an engine runs.
+#[derive(Args, Debug, Clone)]
+pub struct PlaceArgs {
     /// Where to run: auto (what the engine was built for), host, cuda:0, emulator
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
     pub device: DeviceChoice,
@@ -23,6 +31,13 @@ pub struct DeviceArgs {
 pub struct EngineArgs {
     #[command(flatten)]
     pub on: DeviceArgs,
+    #[command(flatten)]
+    pub memory: MemoryArgs,
+}
+
+/// How much memory the KV cache has.
+#[derive(Args, Debug, Clone)]
+pub struct MemoryArgs {
     /// Memory for the KV cache, such as 512M or 2G; what a full batch of the longest sequences needs if left out
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub kv_memory: Option<u64>,
@@ -32,7 +47,7 @@ pub struct EngineArgs {
     pub gpu_memory_fraction: Option<f64>,
 }
 
-impl EngineArgs {
+impl MemoryArgs {
     /// The size of the cache for an engine that was built for `target`.
     pub fn cache(&self, target: &str) -> Result<CacheSize, Failure> {
         match (self.kv_memory, self.gpu_memory_fraction) {
@@ -118,8 +133,24 @@ pub fn device(text: &str) -> Result<DeviceChoice, String> {
     text.parse().map_err(|e: trtc_runtime::Error| e.help.unwrap_or(e.message))
 }
 
+/// Seconds, above 0: `30`, `0.5`.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    match seconds_or_never(text)? {
+        Some(time) => Ok(time),
+        None => Err("a number of seconds above 0, such as 30".to_owned()),
+    }
+}
+
+/// The same, and 0 for never.
+pub fn seconds_or_never(text: &str) -> Result<Option<Duration>, String> {
+    // A year is as good as never, and what is longer does not fit everywhere.
+    let number = text.parse::<f64>().ok().filter(|s| (0.0..=3.2e7).contains(s));
+    let number = number.ok_or_else(|| "a number of seconds, such as 30".to_owned())?;
+    Ok((number > 0.0).then(|| Duration::from_secs_f64(number)))
+}
+
 /// `512M`, `2G`, `1073741824`.
-fn bytes(text: &str) -> Result<u64, String> {
+pub fn bytes(text: &str) -> Result<u64, String> {
     let (digits, shift) = match text.as_bytes().last() {
         Some(b'K' | b'k') => (&text[..text.len() - 1], 10),
         Some(b'M' | b'm') => (&text[..text.len() - 1], 20),
@@ -178,6 +209,19 @@ mod tests {
         assert!(bytes("").is_err());
         assert!(bytes("99999999999G").is_err());
         assert!(bytes("1é").is_err());
+    }
+
+    #[test]
+    fn times() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        assert_eq!(
+            (seconds_or_never("0"), seconds_or_never("30")),
+            (Ok(None), Ok(Some(Duration::from_secs(30))))
+        );
+        assert!(seconds("0").is_err());
+        for text in ["-1", "nan", "inf", "1e30", "", "5s"] {
+            assert!(seconds_or_never(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -110,6 +110,23 @@ impl From<trtc_runtime::Error> for Failure {
     }
 }
 
+impl From<trtc_server::ServerError> for Failure {
+    fn from(e: trtc_server::ServerError) -> Failure {
+        use trtc_server::ServerError;
+        let report = match e {
+            ServerError::Stuck(_) => Failure::bug(e.to_string()),
+            _ => Failure::user(e.to_string()),
+        };
+        match e {
+            ServerError::Bind { .. } => {
+                report.help("give another --port or --host; --port 0 takes any that is free")
+            }
+            ServerError::Models(_) => report.help("give engines as NAME=ENGINE, each with a name of its own"),
+            ServerError::Start(_) | ServerError::Stuck(_) => report,
+        }
+    }
+}
+
 impl From<trtc_engine::EngineError> for Failure {
     fn from(e: trtc_engine::EngineError) -> Failure {
         use trtc_engine::Fault;

@@ -37,9 +37,9 @@ impl Session {
     ) -> Result<(Session, T), Failure> {
         let file = EngineFile::open(&args.on.engine)?;
         let options = LoadOptions {
-            device: args.on.device,
-            threads: args.on.threads,
-            cache: args.cache(&file.manifest().target)?,
+            device: args.on.place.device,
+            threads: args.on.place.threads,
+            cache: args.memory.cache(&file.manifest().target)?,
             ..LoadOptions::default()
         };
         let mut device = trtc_runtime::open_device(file.manifest(), &options)?;

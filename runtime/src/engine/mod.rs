@@ -17,6 +17,7 @@ use crate::device::Device;
 use crate::error::Error;
 use crate::exec::Executor;
 use crate::kv::KvPool;
+use crate::limits::Limits;
 use crate::metrics::Stats;
 use crate::request::{AnswerId, Event, Finish, Request, Sampling};
 use crate::sched::{NewSequence, Plan, Scheduler, SeqId};
@@ -45,7 +46,7 @@ pub struct Engine {
     /// Events that the next step gives.
     backlog: Events,
     tokenizer: Option<Arc<Tokenizer>>,
-    template: Option<ChatTemplate>,
+    template: Option<Arc<ChatTemplate>>,
     scratch: Scratch,
     /// The step under way.
     flight: Option<step::Flight>,
@@ -101,8 +102,8 @@ impl Engine {
     }
 
     /// The tokenizer, if the engine has one.
-    pub fn tokenizer(&self) -> Option<&Tokenizer> {
-        self.tokenizer.as_deref()
+    pub fn tokenizer(&self) -> Option<&Arc<Tokenizer>> {
+        self.tokenizer.as_ref()
     }
 
     /// Tokens of a text, as the model's prompts begin (with its BOS token where it has one).
@@ -112,8 +113,20 @@ impl Engine {
     }
 
     /// The chat template, if the engine has one.
-    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+    pub fn chat_template(&self) -> Option<&Arc<ChatTemplate>> {
         self.template.as_ref()
+    }
+
+    /// What a request is held to.
+    pub fn limits(&self) -> Limits {
+        let pool = self.sched.pool();
+        Limits {
+            vocab: self.manifest.model.vocab,
+            dims: self.manifest.dims,
+            pages: pool.total(),
+            page_tokens: pool.page_tokens(),
+            text: self.tokenizer.is_some(),
+        }
     }
 
     /// The model's own sampling defaults.
@@ -149,11 +162,10 @@ impl Engine {
 
     /// Takes in a request and gives its number; numbers ascend by one. Refuses what cannot be answered.
     pub fn submit(&mut self, request: Request) -> Result<u64, Error> {
-        let (dims, vocab) = (self.manifest.dims, self.manifest.model.vocab);
-        request.check(vocab, &dims, self.tokenizer.is_some())?;
+        let limits = self.limits();
+        limits.check(&request)?;
         let prompt = request.prompt.len() as u32;
-        let max_len = prompt.saturating_add(request.max_tokens).min(dims.max_seq_len);
-        self.sched.check_fits(prompt, max_len)?;
+        let max_len = limits.max_len(prompt, request.max_tokens);
         let number = self.next_request;
         let request = Arc::new(request);
         let all_logits = request.prompt_logprobs.is_some();
@@ -239,7 +251,7 @@ impl Engine {
 }
 
 /// The tokenizer and the chat template of an engine file.
-fn load_text(file: &EngineFile) -> Result<(Option<Arc<Tokenizer>>, Option<ChatTemplate>), Error> {
+fn load_text(file: &EngineFile) -> Result<(Option<Arc<Tokenizer>>, Option<Arc<ChatTemplate>>), Error> {
     let Some(text) = &file.manifest().text else {
         return Ok((None, None));
     };
@@ -250,5 +262,5 @@ fn load_text(file: &EngineFile) -> Result<(Option<Arc<Tokenizer>>, Option<ChatTe
         .as_ref()
         .map(|t| ChatTemplate::new(t, text.bos_token.as_deref(), text.eos_token.as_deref()))
         .transpose()?;
-    Ok((Some(Arc::new(tokenizer)), template))
+    Ok((Some(Arc::new(tokenizer)), template.map(Arc::new)))
 }

@@ -22,6 +22,7 @@ pub use sequence::{NewSequence, SeqId, Sequence};
 
 use crate::error::Error;
 use crate::kv::KvPool;
+use crate::limits;
 use trtc_engine::manifest::{Dims, Steps};
 
 /// Sequences, those that wait and those that run, and the pages they hold.
@@ -90,21 +91,6 @@ impl Scheduler {
         self.seqs.get(id.index())?.as_ref()
     }
 
-    /// Refuses a sequence that needs more pages than the pool has; `max_len` as in [`NewSequence`].
-    pub fn check_fits(&self, prompt: u32, max_len: u32) -> Result<(), Error> {
-        // The last token of an answer is never computed.
-        let cached = prompt.max(max_len.saturating_sub(1));
-        let (need, have) = (self.pool.pages_for(cached), self.pool.total());
-        if need <= have {
-            return Ok(());
-        }
-        let tokens = u64::from(have) * u64::from(self.pool.page_tokens());
-        Err(Error::user(format!(
-            "the request needs {cached} tokens of KV cache (prompt {prompt}), the cache holds {tokens}"
-        ))
-        .help("ask for fewer tokens, or load the engine with a larger KV cache"))
-    }
-
     /// Takes in a sequence; it waits. Refused if it could never run.
     pub fn add(&mut self, new: NewSequence) -> Result<SeqId, Error> {
         let (prompt, max) = (new.tokens.len() as u32, self.limits.max_seq_len);
@@ -117,7 +103,7 @@ impl Scheduler {
                 new.max_len
             )));
         }
-        self.check_fits(prompt, new.max_len)?;
+        limits::check_fits(prompt, new.max_len, self.pool.total(), self.pool.page_tokens())?;
         let leader = new.leader.filter(|&l| self.sequence(l).is_some_and(|l| !l.prompt_computed()));
         let id = match self.vacant.pop() {
             Some(index) => SeqId(index),

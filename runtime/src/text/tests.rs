@@ -136,7 +136,7 @@ fn known_texts() {
 
 /// The token of a byte of the byte-level vocabulary.
 fn byte_id(t: &Tokenizer, byte: u8) -> u32 {
-    (0..256).find(|&i| t.pieces_for_test(i) == [byte]).unwrap()
+    (0..256).find(|&i| t.token_bytes(i) == [byte]).unwrap()
 }
 
 #[test]

@@ -73,14 +73,14 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    /// What a token adds to a text, which may be a part of a character; nothing for special tokens.
+    pub fn token_bytes(&self, id: u32) -> &[u8] {
+        self.pieces.get(id)
+    }
+
     /// True for tokens that are no text: begin and end of sequence, turns of a chat.
     pub fn is_special(&self, id: u32) -> bool {
         self.inner.get_added_tokens_decoder().get(&id).is_some_and(|t| t.special)
-    }
-
-    #[cfg(test)]
-    pub(super) fn pieces_for_test(&self, id: u32) -> &[u8] {
-        self.pieces.get(id)
     }
 
     pub(super) fn pieces(&self) -> &Pieces {

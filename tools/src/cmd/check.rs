@@ -57,7 +57,7 @@ impl Args {
 
     /// The device for an engine.
     fn device(&self, m: &Manifest) -> Result<Box<dyn Device>, Failure> {
-        let (device, threads) = (self.on.device, self.on.threads);
+        let (device, threads) = (self.on.place.device, self.on.place.threads);
         let Some(folder) = &self.dump else {
             let options = LoadOptions { device, threads, ..LoadOptions::default() };
             return Ok(trtc_runtime::open_device(m, &options)?);

@@ -16,6 +16,7 @@ pub mod inspect;
 #[cfg(feature = "compiler")]
 mod opt;
 mod run;
+mod serve;
 #[cfg(feature = "compiler")]
 mod tune;
 
@@ -33,6 +34,7 @@ pub enum Command {
     Tune(tune::Args),
     Run(run::Args),
     Chat(chat::Args),
+    Serve(serve::Args),
     Eval(eval::Args),
     Bench(bench::Args),
     Check(check::Args),
@@ -57,6 +59,7 @@ impl Command {
             Command::Tune(args) => tune::run(&args),
             Command::Run(args) => run::run(&args),
             Command::Chat(args) => chat::run(&args),
+            Command::Serve(args) => serve::run(&args),
             Command::Eval(args) => eval::run(&args),
             Command::Bench(args) => bench::run(&args),
             Command::Check(args) => check::run(&args),

@@ -7,9 +7,20 @@ use std::process::Stdio;
 fn help_and_version_succeed_and_usage_errors_are_the_users() {
     assert!(trtc(&["--help"]).ok().contains("build"));
     assert!(trtc(&["--version"]).ok().starts_with("trtc "));
-    for sub in
-        ["build", "run", "chat", "eval", "bench", "check", "emulate", "inspect", "dump", "opt", "completions"]
-    {
+    for sub in [
+        "build",
+        "run",
+        "chat",
+        "serve",
+        "eval",
+        "bench",
+        "check",
+        "emulate",
+        "inspect",
+        "dump",
+        "opt",
+        "completions",
+    ] {
         assert!(trtc(&[sub, "--help"]).ok().contains("Examples:"), "{sub}");
     }
     for args in

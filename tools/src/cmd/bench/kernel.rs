@@ -116,7 +116,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         ))
         .help("trtc inspect ENGINE lists the kernels, trtc inspect ENGINE --kernel NAME says what one serves"));
     }
-    let options = LoadOptions { device: args.on.device, threads: args.on.threads, ..LoadOptions::default() };
+    let options = LoadOptions {
+        device: args.on.place.device,
+        threads: args.on.place.threads,
+        ..LoadOptions::default()
+    };
     let measured = times(&file, &options, cases, args.repeat)?;
     print(args, m, context, &measured)
 }

@@ -99,7 +99,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         What::Throughput { common, .. } => ("throughput", common),
         What::Kernel(args) => return kernel::run(args),
     };
-    let threads = common.engine.on.threads;
+    let threads = common.engine.on.place.threads;
     let (session, yardstick) =
         Session::open_after(&common.engine, |m, device| Yardstick::measure(m, device, threads))?;
     let mut bench = Bench { session, random: 0 };

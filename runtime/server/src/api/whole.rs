@@ -1,0 +1,197 @@
+//! An answer that is sent whole: what came is gathered, then written as one object.
+
+use super::Endpoint;
+use super::logprobs::{self, Lists};
+use crate::desk::Update;
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use trtc_runtime::text::Tokenizer;
+use trtc_runtime::{Finish, TokenLogprob};
+
+/// What a response says besides what the engine brings.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Where it was asked for.
+    pub endpoint: Endpoint,
+    /// The response's own name.
+    pub id: String,
+    /// When it was asked for, seconds since 1970.
+    pub created: u64,
+    /// The model's name.
+    pub model: Arc<str>,
+    /// Spells tokens.
+    pub tokenizer: Option<Arc<Tokenizer>>,
+    /// Answers to each prompt.
+    pub n: u32,
+    /// Prompts; their tokens are kept only if they are reported on.
+    pub prompts: Vec<Vec<u32>>,
+    /// Tokens of all prompts.
+    pub prompt_tokens: u64,
+    /// What answers to each prompt begin with; empty if prompts are not repeated.
+    pub echo: Vec<String>,
+    /// Alternatives with each token, if log-probabilities are wanted.
+    pub logprobs: Option<u32>,
+    /// Alternatives with each token of the prompt, in a field of its own.
+    pub prompt_logprobs: Option<u32>,
+}
+
+impl Shape {
+    /// The number of an answer among all choices.
+    pub fn choice(&self, part: u32, index: u32) -> usize {
+        part as usize * self.n as usize + index as usize
+    }
+
+    /// Which prompt a choice answers.
+    pub fn part(&self, choice: usize) -> usize {
+        choice / self.n.max(1) as usize
+    }
+
+    /// The lists of a prompt's tokens, as an echo has them before those of the answer.
+    pub fn echoed(&self, part: usize, entries: &[TokenLogprob], offset: &mut usize) -> Lists {
+        let tokenizer = self.tokenizer.as_deref();
+        let mut lists = Lists::default();
+        if let Some(&first) = self.prompts.get(part).and_then(|p| p.first()) {
+            lists.push_first(tokenizer, first, offset);
+        }
+        for entry in entries {
+            lists.push(tokenizer, entry, self.logprobs.unwrap_or(0), offset);
+        }
+        lists
+    }
+}
+
+/// Counts of tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Usage {
+    /// Of prompts, once each.
+    pub prompt_tokens: u64,
+    /// Of answers.
+    pub completion_tokens: u64,
+    /// Of both.
+    pub total_tokens: u64,
+}
+
+impl Usage {
+    /// Of so many tokens.
+    pub fn new(prompt: u64, completion: u64) -> Usage {
+        Usage { prompt_tokens: prompt, completion_tokens: completion, total_tokens: prompt + completion }
+    }
+}
+
+/// Why an answer ended, in OpenAI's words.
+pub fn reason(finish: Finish) -> &'static str {
+    match finish {
+        Finish::Stop => "stop",
+        Finish::Length => "length",
+        // Who gives a request up reads no answer.
+        Finish::Cancelled => "abort",
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Choice {
+    text: String,
+    logprobs: Vec<TokenLogprob>,
+    prompt: Vec<TokenLogprob>,
+    finish: Option<Finish>,
+}
+
+/// Answers as they come.
+#[derive(Clone, Debug, Default)]
+pub struct Gathered {
+    choices: Vec<Choice>,
+    tokens: u64,
+}
+
+impl Gathered {
+    /// None yet.
+    pub fn new(shape: &Shape, prompts: usize) -> Gathered {
+        Gathered { choices: vec![Choice::default(); prompts * shape.n as usize], tokens: 0 }
+    }
+
+    /// Tokens so far.
+    pub fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    /// Why each answer ended.
+    pub fn reasons(&self) -> Vec<&'static str> {
+        self.choices.iter().filter_map(|c| c.finish.map(reason)).collect()
+    }
+
+    /// Takes news.
+    pub fn take(&mut self, shape: &Shape, update: Update) {
+        match update {
+            Update::Taken { .. } | Update::Failed(_) => {}
+            Update::Prompt { part, index, logprobs } => {
+                self.choices[shape.choice(part, index)].prompt = logprobs;
+            }
+            Update::Token { part, index, text, logprob, .. } => {
+                self.tokens += 1;
+                let choice = &mut self.choices[shape.choice(part, index)];
+                choice.text.push_str(&text);
+                choice.logprobs.extend(logprob);
+            }
+            Update::Done { part, index, finish, text } => {
+                let choice = &mut self.choices[shape.choice(part, index)];
+                choice.text.push_str(&text);
+                choice.finish = Some(finish);
+            }
+        }
+    }
+
+    /// The response.
+    pub fn body(&self, shape: &Shape) -> Value {
+        let choices: Vec<Value> =
+            self.choices.iter().enumerate().map(|(i, choice)| choice.value(i, shape)).collect();
+        json!({
+            "id": shape.id,
+            "object": shape.endpoint.object(),
+            "created": shape.created,
+            "model": &*shape.model,
+            "choices": choices,
+            "usage": Usage::new(shape.prompt_tokens, self.tokens),
+        })
+    }
+}
+
+impl Choice {
+    fn value(&self, index: usize, shape: &Shape) -> Value {
+        let mut value = match shape.endpoint {
+            Endpoint::Completions => {
+                let echo = shape.echo.get(shape.part(index)).map_or("", String::as_str);
+                json!({ "text": format!("{echo}{}", self.text) })
+            }
+            Endpoint::Chat => {
+                json!({ "message": { "role": "assistant", "content": self.text, "refusal": null } })
+            }
+        };
+        value["index"] = index.into();
+        value["logprobs"] = self.logprobs(index, shape);
+        value["finish_reason"] = json!(self.finish.map(reason));
+        if let Some(alternatives) = shape.prompt_logprobs {
+            value["prompt_logprobs"] =
+                logprobs::prompt(shape.tokenizer.as_deref(), &self.prompt, alternatives);
+        }
+        value
+    }
+
+    fn logprobs(&self, index: usize, shape: &Shape) -> Value {
+        let (Some(alternatives), tokenizer) = (shape.logprobs, shape.tokenizer.as_deref()) else {
+            return Value::Null;
+        };
+        if shape.endpoint == Endpoint::Chat {
+            let content: Vec<Value> =
+                self.logprobs.iter().map(|e| logprobs::chat(tokenizer, e, alternatives)).collect();
+            return json!({ "content": content, "refusal": null });
+        }
+        let mut offset = 0;
+        let mut lists = match shape.echo.is_empty() {
+            true => Lists::default(),
+            false => shape.echoed(shape.part(index), &self.prompt, &mut offset),
+        };
+        self.logprobs.iter().for_each(|e| lists.push(tokenizer, e, alternatives, &mut offset));
+        json!(lists)
+    }
+}

@@ -1,0 +1,211 @@
+//! The routes, and those of their handlers that are short.
+
+use super::generate::{generate, prepared};
+use super::respond::{json, outcome, with};
+use super::{Context, body, respond};
+use crate::api::fields::Fields;
+use crate::api::{Endpoint, chat, params};
+use crate::app::{App, Model};
+use crate::desk::Update;
+use crate::error::ApiError;
+use crate::metrics;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Extension, Path, State};
+use axum::response::Response;
+use axum::routing::{get, post};
+use hyper::{Method, Uri};
+use serde_json::{Value, json as value};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use trtc_runtime::{Request, Sampling};
+
+/// How long one token may take when health is asked for.
+const PROBE: Duration = Duration::from_secs(10);
+
+type Shared = State<Arc<App>>;
+
+/// All routes.
+pub fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/health", get(health))
+        .route("/health_generate", get(health_generate))
+        .route("/ready", get(ready))
+        .route("/version", get(version))
+        .route("/metrics", get(prometheus))
+        .route("/v1/models", get(models))
+        .route("/v1/models/{*id}", get(model))
+        .route("/v1/completions", post(completions))
+        .route("/v1/chat/completions", post(chat_completions))
+        .route("/v1/embeddings", post(embeddings))
+        .route("/tokenize", post(tokenize))
+        .route("/detokenize", post(detokenize))
+        .fallback(not_found)
+        .method_not_allowed_fallback(not_allowed)
+        .with_state(app)
+}
+
+async fn not_found(method: Method, uri: Uri) -> Response {
+    respond::error(ApiError::refused(404, format!("there is no {method} {}", uri.path())).code("unknown_url"))
+}
+
+async fn not_allowed(method: Method, uri: Uri) -> Response {
+    let what = format!("{} does not take {method}", uri.path());
+    respond::error(ApiError::refused(405, what).code("method_not_allowed"))
+}
+
+fn is_well(app: &App) -> Result<(), ApiError> {
+    let complaints = app.complaints();
+    if complaints.is_empty() { Ok(()) } else { Err(ApiError::unavailable(complaints.join("; "))) }
+}
+
+async fn health(State(app): Shared) -> Response {
+    outcome(is_well(&app).map(|()| json(200, &value!({ "status": "ok" }))))
+}
+
+async fn ready(State(app): Shared) -> Response {
+    let draining = || ApiError::unavailable("the server is shutting down");
+    let state = is_well(&app).and_then(|()| if app.is_draining() { Err(draining()) } else { Ok(()) });
+    outcome(state.map(|()| json(200, &value!({ "status": "ready" }))))
+}
+
+async fn health_generate(State(app): Shared) -> Response {
+    let mut done = is_well(&app);
+    for model in &app.models {
+        if done.is_ok() {
+            done = probe(model).await;
+        }
+    }
+    outcome(done.map(|()| json(200, &value!({ "status": "ok" }))))
+}
+
+/// One token, ahead of everybody.
+async fn probe(model: &Model) -> Result<(), ApiError> {
+    let request = Request {
+        max_tokens: 1,
+        sampling: Sampling::greedy(),
+        ignore_eos: true,
+        priority: i32::MAX,
+        ..Request::new(vec![model.first_token])
+    };
+    let mut ticket = model.desk.submit(&"health".into(), vec![request], Instant::now(), true)?;
+    let wait = async {
+        let mut news = Vec::new();
+        while !ticket.is_done() {
+            ticket.receive(&mut news).await;
+            for update in news.drain(..) {
+                if let Update::Failed(error) = update {
+                    return Err(ApiError::unavailable(format!("{}: {error}", model.name)));
+                }
+            }
+        }
+        Ok(())
+    };
+    let late = |_| ApiError::unavailable(format!("{}: no token within {} s", model.name, PROBE.as_secs()));
+    tokio::time::timeout(PROBE, wait).await.map_err(late)?
+}
+
+async fn version() -> Response {
+    json(200, &value!({ "version": env!("CARGO_PKG_VERSION") }))
+}
+
+async fn prometheus(State(app): Shared) -> Response {
+    let engines: Vec<_> = app.models.iter().map(|m| (&*m.name, &m.desk.metrics, m.desk.levels())).collect();
+    with(200, "text/plain; version=0.0.4; charset=utf-8", metrics::render(&app.metrics, &engines))
+}
+
+fn described(model: &Model) -> Value {
+    value!({
+        "id": &*model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "trtc",
+        "max_model_len": model.facts.limits.dims.max_seq_len,
+    })
+}
+
+async fn models(State(app): Shared) -> Response {
+    let data: Vec<Value> = app.models.iter().map(|m| described(m)).collect();
+    json(200, &value!({ "object": "list", "data": data }))
+}
+
+async fn model(State(app): Shared, Path(id): Path<String>) -> Response {
+    outcome(app.model(Some(&id)).map(|m| json(200, &described(m))))
+}
+
+async fn completions(State(app): Shared, Extension(context): Extension<Context>, body: Body) -> Response {
+    outcome(generate(app, context, Endpoint::Completions, body).await)
+}
+
+async fn chat_completions(
+    State(app): Shared,
+    Extension(context): Extension<Context>,
+    body: Body,
+) -> Response {
+    outcome(generate(app, context, Endpoint::Chat, body).await)
+}
+
+async fn embeddings() -> Response {
+    let what = "these models write text and have no embeddings: use /v1/completions or /v1/chat/completions";
+    respond::error(ApiError::invalid(what).code("unsupported_endpoint"))
+}
+
+async fn tokenize(State(app): Shared, body: Body) -> Response {
+    let answer = async {
+        let bytes = body::read(&app, body).await?;
+        prepared(&app, move |app| tokens_of(app, &bytes)).await
+    };
+    outcome(answer.await.map(|v| json(200, &v)))
+}
+
+/// The tokens of a text, or of messages up to where the answer begins.
+fn tokens_of(app: &App, bytes: &[u8]) -> Result<Value, ApiError> {
+    let mut fields = Fields::parse(bytes)?;
+    let model = app.model(fields.text("model")?.as_deref())?;
+    let tokens = match fields.text("prompt")? {
+        Some(text) => {
+            let special = fields.flag("add_special_tokens")?.unwrap_or(true);
+            fields.finish()?;
+            params::encode(&model.facts, &text, special)?
+        }
+        None => {
+            let messages = chat::messages(&mut fields).map_err(|e| match e.param.as_deref() {
+                Some("messages") => ApiError::invalid("give prompt, a string, or messages").param("prompt"),
+                _ => e,
+            })?;
+            let answer = fields.flag("add_generation_prompt")?.unwrap_or(true);
+            fields.finish()?;
+            chat::prompt(&messages, &model.facts, answer)?
+        }
+    };
+    Ok(value!({
+        "count": tokens.len(),
+        "max_model_len": model.facts.limits.dims.max_seq_len,
+        "tokens": tokens,
+    }))
+}
+
+async fn detokenize(State(app): Shared, body: Body) -> Response {
+    let answer = async {
+        let bytes = body::read(&app, body).await?;
+        prepared(&app, move |app| text_of(app, &bytes)).await
+    };
+    outcome(answer.await.map(|v| json(200, &v)))
+}
+
+fn text_of(app: &App, bytes: &[u8]) -> Result<Value, ApiError> {
+    let mut fields = Fields::parse(bytes)?;
+    let model = app.model(fields.text("model")?.as_deref())?;
+    let tokens = fields.ids("tokens")?;
+    fields.finish()?;
+    let tokens =
+        tokens.ok_or_else(|| ApiError::invalid("tokens is missing: give a list of ids").param("tokens"))?;
+    let vocab = model.facts.limits.vocab;
+    if let Some(token) = tokens.iter().find(|&&t| t >= vocab) {
+        let what = format!("tokens has {token}, the vocabulary has {vocab}");
+        return Err(ApiError::invalid(what).param("tokens"));
+    }
+    let none = || ApiError::invalid("this model has no tokenizer");
+    let tokenizer = model.facts.tokenizer.as_ref().ok_or_else(none)?;
+    Ok(value!({ "prompt": tokenizer.decode(&tokens) }))
+}

@@ -1,0 +1,257 @@
+//! [`Server`]: engines behind an address, from the first connection to the last.
+
+use crate::api::params::Facts;
+use crate::app::{App, Model, unix_ms};
+use crate::config::Config;
+use crate::desk::Desk;
+use crate::http::{connection, router};
+use crate::log::Log;
+use crate::worker::{self, Pulse};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::sync::{Semaphore, watch};
+use trtc_runtime::Engine;
+
+/// How often the server looks whether its requests have ended.
+const LOOK: Duration = Duration::from_millis(10);
+/// How long connections and threads have to end once no request is left.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// Most threads for connections; the rest of the machine is the engines'.
+const MOST_THREADS: usize = 4;
+
+/// What keeps a server from serving.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The address cannot be had.
+    #[error("cannot listen at {address}: {error}")]
+    Bind {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The system gives no threads, or no events.
+    #[error("cannot start: {0}")]
+    Start(std::io::Error),
+    /// Two engines under one name, or none at all.
+    #[error("{0}")]
+    Models(String),
+    /// A step took too long, and the server was told to end then.
+    #[error("the watchdog ended the server: {0}")]
+    Stuck(String),
+}
+
+/// How a server came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Requests that were given up for want of time.
+    pub cut: usize,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Phase {
+    Serving,
+    Draining,
+    Stuck(String),
+}
+
+/// Tells a server to end; from any thread.
+#[derive(Clone)]
+pub struct Handle {
+    app: Arc<App>,
+    phase: Arc<watch::Sender<Phase>>,
+}
+
+impl Handle {
+    /// No new requests; what runs may end. The server ends after it.
+    pub fn drain(&self) {
+        self.app.drain();
+        self.phase.send_if_modified(|phase| {
+            let serving = *phase == Phase::Serving;
+            if serving {
+                *phase = Phase::Draining;
+            }
+            serving
+        });
+    }
+}
+
+/// An address that is taken, before there are engines behind it.
+pub struct Listener {
+    config: Config,
+    socket: std::net::TcpListener,
+}
+
+impl Listener {
+    /// Takes the address of the configuration.
+    ///
+    /// # Errors
+    /// Somebody else has it, or it is none of this machine's.
+    pub fn bind(config: Config) -> Result<Listener, ServerError> {
+        let address = config.address;
+        let failed = |error| ServerError::Bind { address, error };
+        let socket = std::net::TcpListener::bind(address).map_err(failed)?;
+        socket.set_nonblocking(true).map_err(failed)?;
+        Ok(Listener { config, socket })
+    }
+
+    /// Starts a thread for each engine.
+    ///
+    /// # Errors
+    /// No engine, two of one name, or no thread.
+    pub fn serve(self, engines: Vec<(String, Engine)>, log: Log) -> Result<Server, ServerError> {
+        if engines.is_empty() {
+            return Err(ServerError::Models("there is no engine to serve".to_owned()));
+        }
+        let mut models: Vec<Arc<Model>> = Vec::new();
+        let mut workers = Vec::new();
+        for (name, engine) in engines {
+            if models.iter().any(|m| *m.name == *name) {
+                return Err(ServerError::Models(format!("two engines have the name {name:?}")));
+            }
+            let (model, thread) = start(&name, engine, &self.config).map_err(ServerError::Start)?;
+            models.push(Arc::new(model));
+            workers.push(thread);
+        }
+        let app = Arc::new(App::new(self.config, models, log));
+        Ok(Server { app, socket: self.socket, workers, phase: Arc::new(watch::channel(Phase::Serving).0) })
+    }
+}
+
+/// Starts the thread of an engine.
+fn start(name: &str, engine: Engine, config: &Config) -> std::io::Result<(Model, JoinHandle<()>)> {
+    let batch = engine.manifest().dims.max_batch;
+    let model = Model {
+        name: name.into(),
+        facts: Facts {
+            limits: engine.limits(),
+            sampling: engine.default_sampling(),
+            tokenizer: engine.tokenizer().cloned(),
+            template: engine.chat_template().cloned(),
+        },
+        desk: Arc::new(Desk::new(config.queue, batch + worker::surplus(batch))),
+        pulse: Arc::new(Pulse::default()),
+        first_token: engine.manifest().model.bos.unwrap_or(0),
+        created: unix_ms() / 1000,
+    };
+    let thread = worker::spawn(name, engine, Arc::clone(&model.desk), Arc::clone(&model.pulse))?;
+    Ok((model, thread))
+}
+
+/// Engines behind an address.
+pub struct Server {
+    app: Arc<App>,
+    socket: std::net::TcpListener,
+    workers: Vec<JoinHandle<()>>,
+    phase: Arc<watch::Sender<Phase>>,
+}
+
+impl Server {
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// What tells it to end.
+    pub fn handle(&self) -> Handle {
+        Handle { app: Arc::clone(&self.app), phase: Arc::clone(&self.phase) }
+    }
+
+    /// Serves until it is told to end; this thread waits for it.
+    ///
+    /// # Errors
+    /// It cannot start, or the watchdog ended it.
+    pub fn run(self) -> Result<Ended, ServerError> {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads)
+            .max_blocking_threads(2 * threads)
+            .thread_name("http")
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(ServerError::Start)?;
+        let Server { app, socket, workers, phase } = self;
+        let ended = runtime.block_on(serve(&app, socket, &phase));
+        // Also if it could not start.
+        app.models.iter().for_each(|m| m.desk.close());
+        runtime.shutdown_timeout(LAST_WORDS);
+        let deadline = Instant::now() + LAST_WORDS;
+        let stuck = ended.as_ref().is_err_and(|e| matches!(e, ServerError::Stuck(_)));
+        // A thread in a step that does not end is left to the end of the process.
+        while !stuck && workers.iter().any(|w| !w.is_finished()) && Instant::now() < deadline {
+            std::thread::sleep(LOOK);
+        }
+        ended
+    }
+}
+
+async fn serve(
+    app: &Arc<App>,
+    socket: std::net::TcpListener,
+    phase: &Arc<watch::Sender<Phase>>,
+) -> Result<Ended, ServerError> {
+    let listener = tokio::net::TcpListener::from_std(socket).map_err(ServerError::Start)?;
+    let connections = app.config.max_connections.clamp(1, Semaphore::MAX_PERMITS) as u32;
+    let permits = Arc::new(Semaphore::new(connections as usize));
+    let (closing, told) = watch::channel(false);
+    let accepting = tokio::spawn(connection::accept(
+        Arc::clone(app),
+        router(Arc::clone(app)),
+        listener,
+        Arc::clone(&permits),
+        told,
+    ));
+    let watching = tokio::spawn(watch_steps(Arc::clone(app), Arc::clone(phase)));
+    let mut changes = phase.subscribe();
+    let ending = changes.wait_for(|phase| *phase != Phase::Serving).await.map(|p| p.clone());
+    watching.abort();
+    if let Ok(Phase::Stuck(what)) = ending {
+        return Err(ServerError::Stuck(what));
+    }
+    app.note(format!("draining: {} requests are being answered", app.active()));
+    let deadline = Instant::now() + app.config.drain_timeout;
+    while app.active() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(LOOK).await;
+    }
+    let cut = app.active();
+    // Those who still wait are told that they wait in vain.
+    app.models.iter().for_each(|m| m.desk.close());
+    accepting.abort();
+    // Nobody listens if all connections are closed already.
+    let _ = closing.send(true);
+    let _ = tokio::time::timeout(LAST_WORDS, permits.acquire_many(connections)).await;
+    Ok(Ended { cut })
+}
+
+/// Tells when a step begins to take too long and when it is over; ends the server if that is wanted.
+async fn watch_steps(app: Arc<App>, phase: Arc<watch::Sender<Phase>>) {
+    let Some(limit) = app.config.watchdog else {
+        return;
+    };
+    let pause = (limit / 4).clamp(LOOK, Duration::from_secs(1));
+    let mut told: Vec<String> = Vec::new();
+    loop {
+        tokio::time::sleep(pause).await;
+        let stuck: Vec<&Arc<Model>> =
+            app.models.iter().filter(|m| m.pulse.stepping().is_some_and(|d| d > limit)).collect();
+        let names: Vec<String> = stuck.iter().map(|m| m.name.to_string()).collect();
+        for name in names.iter().filter(|n| !told.contains(n)) {
+            let what = format!("a step of {name} takes longer than {} s", limit.as_secs_f64());
+            app.note(format!("watchdog: {what}"));
+            if app.config.watchdog_exit {
+                phase.send_replace(Phase::Stuck(what));
+                return;
+            }
+        }
+        for name in told.iter().filter(|n| !names.contains(n)) {
+            app.note(format!("watchdog: {name} goes on"));
+        }
+        told = names;
+    }
+}
