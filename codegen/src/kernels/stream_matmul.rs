@@ -18,6 +18,7 @@ use super::operands::{Operands, Order, Params, Product};
 use super::{Count, Extent, Launch, MULTIPROCESSORS, Scratch, grid_of, last_of};
 use crate::builder::{Bf16, Builder, F32, GlobalPtr, I32, SharedPtr, Smem, Special, StepDims, Val, WgmmaA};
 use ring::{Cursor, Run};
+use trtc_ir::DType;
 
 /// Bytes along K of a tensor copy and of a row in shared memory.
 const CHUNK: u32 = 128;
@@ -318,8 +319,10 @@ impl StreamMatmul {
     ) -> Vec<Val<'b, F32>> {
         let group = b.special(Special::ThreadX) % self.team() / GROUP;
         let x = at.at_bytes(self.chunks() * self.tile() * CHUNK);
-        // The hardware adds e4m3 products in some 14 bits: units are added here, in f32, unless an order is prescribed.
-        let alone = self.of.operands == Operands::E4m3 && self.shares().is_none();
+        // The hardware adds e4m3 products in some 14 bits, and cuts off what is less than a bit of a sum of bf16 products, each
+        // time: units of e4m3, and of results that stay f32, are added here, rounded, unless an order is prescribed.
+        let precise = self.of.operands == Operands::E4m3 || self.of.out == DType::F32;
+        let alone = precise && self.shares().is_none();
         let d = if alone { vec![b.value(0.0f32); sums.len()] } else { sums.clone() };
         let mut d = b.wgmma_fence_on(&d);
         for c in 0..self.chunks() {
