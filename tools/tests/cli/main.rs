@@ -11,5 +11,6 @@ mod emulator;
 mod engines;
 mod measurements;
 mod requests;
+mod serving;
 mod support;
 mod usage;
