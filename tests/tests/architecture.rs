@@ -17,7 +17,21 @@ const ABSENT: &[(&str, &[&str])] = &[
     ("trtc-compiler", &["trtc-runtime", "cudarc"]),
     ("trtc-engine", &["*", "melior", "cudarc"]),
     ("trtc-emulator", &["*", "melior", "cudarc"]),
-    ("trtc-runtime", &["trtc-ir", "trtc-passes", "trtc-codegen", "trtc-compiler", "melior"]),
+    ("trtc-server", &["trtc-ir", "trtc-passes", "trtc-codegen", "trtc-compiler", "melior"]),
+    (
+        "trtc-runtime",
+        &[
+            "trtc-server",
+            "axum",
+            "hyper",
+            "tokio",
+            "trtc-ir",
+            "trtc-passes",
+            "trtc-codegen",
+            "trtc-compiler",
+            "melior",
+        ],
+    ),
 ];
 
 /// Most lines of a Rust file.
@@ -373,7 +387,18 @@ fn one_version_of_each_direct_dependency() {
             package.lines().find_map(|l| l.strip_prefix("name = \"")).expect("a name").trim_end_matches('"');
         *versions.entry(name).or_default() += 1;
     }
-    for name in ["serde", "serde_json", "safetensors", "half", "tokenizers", "melior", "clap", "memmap2"] {
+    for name in [
+        "serde",
+        "serde_json",
+        "safetensors",
+        "half",
+        "tokenizers",
+        "melior",
+        "clap",
+        "memmap2",
+        "tokio",
+        "hyper",
+    ] {
         assert_eq!(versions.get(name), Some(&1), "{name}");
     }
 }

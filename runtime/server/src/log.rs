@@ -14,7 +14,7 @@ pub type Log = Arc<dyn Fn(&Entry) + Send + Sync>;
 #[serde(untagged)]
 pub enum Entry {
     /// A request that is over.
-    Request(Record),
+    Request(Box<Record>),
     /// Something else.
     Note {
         /// When, milliseconds since 1970.
@@ -123,12 +123,12 @@ mod tests {
             total_ms: 2.0,
             ..Record::default()
         };
-        let line = Entry::Request(record.clone()).to_string();
+        let line = Entry::Request(Box::new(record.clone())).to_string();
         assert_eq!(
             line,
             "200 POST /v1/completions from alice, m, 3+4 tokens stop, first token 1.2 ms, total 2.0 ms [r1]"
         );
-        let json = serde_json::to_value(Entry::Request(record)).unwrap();
+        let json = serde_json::to_value(Entry::Request(Box::new(record))).unwrap();
         assert_eq!(
             (&json["status"], &json["ttft_ms"], &json["gone"]),
             (&200.into(), &1.25.into(), &false.into())

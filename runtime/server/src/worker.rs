@@ -138,6 +138,11 @@ pub fn spawn(
     })
 }
 
+/// Steps that were computed.
+fn steps(stats: &Stats) -> u64 {
+    stats.prefill.steps + stats.decode.steps
+}
+
 impl Worker {
     fn run(mut self) {
         let mut inbox = Inbox::default();
@@ -147,11 +152,14 @@ impl Worker {
             if self.engine.is_idle() {
                 continue;
             }
+            let before = steps(&self.engine.stats());
             self.pulse.begin();
             let done = self.engine.step_into(&mut self.events);
             self.pulse.end();
             self.deliver();
             match done {
+                // The events of what was cancelled come without a step.
+                Ok(()) if steps(&self.engine.stats()) == before => {}
                 Ok(()) => self.pulse.failures.store(0, Ordering::Relaxed),
                 Err(error) => self.fail(ApiError::broken(format!("a step failed: {error}"))),
             }
@@ -214,7 +222,7 @@ impl Worker {
     fn deliver(&mut self) {
         let now = Instant::now();
         let metrics = &self.desk.metrics;
-        let mut tokens = 0;
+        // Counted before it is told: who has an answer finds it in the metrics.
         for event in self.events.drain() {
             let id = event.id();
             // The last events of what was cancelled.
@@ -225,7 +233,7 @@ impl Worker {
             let update = match event {
                 Event::Prompt { logprobs, .. } => Update::Prompt { part, index, logprobs },
                 Event::Token { token, text, logprob, .. } => {
-                    tokens += 1;
+                    metrics.generation_tokens.fetch_add(1, Ordering::Relaxed);
                     live.tokens += 1;
                     match live.last[index as usize].replace(now) {
                         Some(before) => metrics.inter_token.time(now - before),
@@ -239,19 +247,20 @@ impl Worker {
                     live.open -= 1;
                     self.inside -= 1;
                     metrics.finish(finish, 1);
+                    if live.open == 0 {
+                        metrics.end_to_end.time(now - live.arrived);
+                        metrics.generation_lengths.count(live.tokens);
+                    }
                     Update::Done { part, index, finish, text: text.to_owned() }
                 }
             };
             // Room is never missing, and who is gone has the ticket that cancels.
             let _ = live.updates.try_send(update);
             if live.open == 0 {
-                metrics.end_to_end.time(now - live.arrived);
-                metrics.generation_lengths.count(live.tokens);
                 self.numbers.remove(&live.number);
                 self.live.remove(&id.request);
             }
         }
-        metrics.generation_tokens.fetch_add(tokens, Ordering::Relaxed);
     }
 
     /// A step failed: those who wait are told, and the engine begins anew with whoever comes next.

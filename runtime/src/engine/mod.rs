@@ -250,8 +250,11 @@ impl Engine {
     }
 }
 
+/// A tokenizer and a chat template, as far as there are any.
+type Text = (Option<Arc<Tokenizer>>, Option<Arc<ChatTemplate>>);
+
 /// The tokenizer and the chat template of an engine file.
-fn load_text(file: &EngineFile) -> Result<(Option<Arc<Tokenizer>>, Option<Arc<ChatTemplate>>), Error> {
+fn load_text(file: &EngineFile) -> Result<Text, Error> {
     let Some(text) = &file.manifest().text else {
         return Ok((None, None));
     };

@@ -12,6 +12,7 @@ mod emulator;
 mod engines;
 mod measurements;
 mod requests;
+mod serving;
 mod support;
 mod tuning;
 mod usage;

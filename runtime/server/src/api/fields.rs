@@ -43,9 +43,12 @@ impl Fields {
     pub fn of(value: Value, at: String) -> Refused<Fields> {
         match value {
             Value::Object(map) => Ok(Fields { map, at }),
+            other if at.is_empty() => {
+                Err(ApiError::invalid(format!("the body is {}, not an object", found(&other))))
+            }
             other => {
-                let what = if at.is_empty() { "the body" } else { at.trim_end_matches('.') };
-                Err(ApiError::invalid(format!("{what} is {}, not an object", found(&other))))
+                let path = at.trim_end_matches('.');
+                Err(ApiError::invalid(format!("{path} is {}, not an object", found(&other))).param(path))
             }
         }
     }

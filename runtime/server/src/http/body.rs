@@ -129,7 +129,7 @@ impl Drop for End {
             self.app.metrics.gone.fetch_add(1, Ordering::Relaxed);
         }
         if !self.silent {
-            self.app.log(&Entry::Request(record.clone()));
+            self.app.log(&Entry::Request(Box::new(record.clone())));
         }
     }
 }

@@ -92,7 +92,7 @@ impl Drop for Gone {
         let mut record = self.context.record();
         (record.gone, record.total_ms) = (true, super::ms(self.context.arrived.elapsed()));
         app.metrics.gone.fetch_add(1, Ordering::Relaxed);
-        app.log(&crate::log::Entry::Request(record.clone()));
+        app.log(&crate::log::Entry::Request(Box::new(record.clone())));
     }
 }
 

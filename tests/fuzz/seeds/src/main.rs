@@ -10,6 +10,26 @@ use trtc_engine::manifest as eng;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
+/// Requests to the server; the first byte chooses the endpoint.
+const BODIES: [(&str, &str); 4] = [
+    (
+        "completion",
+        r#"0{"prompt":["a b","b"],"max_tokens":4,"n":2,"stop":["a"],"seed":1,"logit_bias":{"1":-1},"stream":true,"stream_options":{"include_usage":true}}"#,
+    ),
+    (
+        "ids",
+        r#"0{"prompt":[[1,2],[3]],"echo":true,"logprobs":2,"temperature":0.5,"top_p":0.9,"top_k":-1,"min_p":0.1,"stop_token_ids":[1]}"#,
+    ),
+    (
+        "chat",
+        r#"1{"messages":[{"role":"system","content":"a"},{"role":"user","content":[{"type":"text","text":"b"}]}],"logprobs":true,"top_logprobs":3,"max_completion_tokens":5}"#,
+    ),
+    (
+        "informs",
+        r#"1{"messages":[{"role":"user","content":"a"}],"user":"u","metadata":{},"store":false,"tools":[],"response_format":{"type":"text"},"timeout":1.5,"priority":-3}"#,
+    ),
+];
+
 fn main() -> Result<()> {
     let folder = PathBuf::from(std::env::args().nth(1).ok_or("usage: seeds FOLDER")?);
     let target = |name: &str| -> Result<PathBuf> {
@@ -29,6 +49,10 @@ fn main() -> Result<()> {
     let copied = copy_all(&filetests, "mlir", &modules)?;
     if copied == 0 {
         return Err(format!("no module under {}", filetests.display()).into());
+    }
+    let bodies = target("http_body")?;
+    for (name, body) in BODIES {
+        std::fs::write(bodies.join(name), body)?;
     }
     let kernels = target("ptx")?;
     let emulator = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../runtime/emulator/tests");

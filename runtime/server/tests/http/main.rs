@@ -1,0 +1,11 @@
+//! The server over real sockets, with a small engine behind it: what clients see, and what is left of them.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod answers;
+mod client;
+mod clients;
+mod device;
+mod ending;
+mod limits;
+mod refusals;
+mod support;
