@@ -146,6 +146,8 @@ impl DecodeAttention {
         let keys = Keys { table: paged.table(seq), cache: paged.cache, head, to: there, last };
         let own = self.own(b, &shares, share);
         let block = Block { seq, head, part, first_head, queries: all.min(self.rows()), position: to - 1 };
+        // A block without a share waits and is done. What comes before the wait stands in the branch of the others: LLVM would
+        // move it there, behind the wait.
         let works = share.lt(shares.count);
         b.if_(!works, || b.after_grids());
         b.if_(works, || {

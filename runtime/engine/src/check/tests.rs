@@ -76,7 +76,6 @@ fn contradictions_are_found() {
             m.launches[0].choices.push(Choice { steps: Steps::Prefill, ..choice });
         }),
         ("launch 2 (op 2), ops", |m| m.launches[2].ops.clear()),
-        ("none computes op 1", |m| m.launches[1].ops = vec![0]),
         ("does not follow", |m| m.launches[1].ops = vec![0, 1]),
         ("does not follow", |m| m.launches[1].ops = vec![1, 1]),
         ("none computes op 1, but one op 2", |m| {
