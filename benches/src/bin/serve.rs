@@ -1,6 +1,6 @@
 //! Measures a running `trtc serve` as its clients see it: tokens a second, and time to the first token.
 //!
-//! usage: serve ADDRESS MODEL VOCAB [--requests 64] [--clients 8] [--input-len 128] [--output-len 128] [--whole]
+//! usage: serve ADDRESS MODEL VOCAB [--requests 64] [--clients 8] [--input-len 128] [--output-len 128] [--whole] [--logprobs]
 //!
 //! Prompts are random token ids, the best token is taken and end-of-sequence tokens are ignored, as in
 //! `trtc bench throughput`. Each client sends its next request when it has the answer to the last. The client is small
@@ -12,7 +12,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -39,6 +39,9 @@ struct Args {
     /// Ask for whole answers instead of streams
     #[arg(long)]
     whole: bool,
+    /// Ask for log-probabilities too: then a token without text is an event of a stream as well
+    #[arg(long)]
+    logprobs: bool,
 }
 
 /// Seconds to the first event of an answer, and to its end.
@@ -102,13 +105,21 @@ fn client(args: &Args, next: &AtomicU32, times: &Mutex<Vec<Times>>) -> Result<()
         if number >= args.requests {
             return Ok(());
         }
-        let mut state = u64::from(number) << 32;
+        // No two runs have the same prompts: nothing is found in the cache.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64;
+        let mut state = now ^ (u64::from(number) << 40);
         let prompt: Vec<u32> = (0..args.input_len).map(|_| token(&mut state, args.vocab)).collect();
-        let body = json!({
+        let mut body = json!({
             "model": args.model, "prompt": prompt, "max_tokens": args.output_len, "temperature": 0,
-            "ignore_eos": true, "stream": !args.whole, "logprobs": 0,
-        })
-        .to_string();
+            "ignore_eos": true, "stream": !args.whole,
+        });
+        if !args.whole {
+            body["stream_options"] = json!({ "include_usage": true });
+        }
+        if args.logprobs {
+            body["logprobs"] = 0.into();
+        }
+        let body = body.to_string();
         let start = Instant::now();
         let length = body.len();
         write!(
@@ -138,32 +149,33 @@ fn answer(reader: &mut BufReader<TcpStream>, args: &Args, start: Instant) -> Res
     if let Some(length) = length {
         let mut body = vec![0; length];
         std::io::Read::read_exact(reader, &mut body)?;
-        let body: Value = serde_json::from_slice(&body)?;
-        return match body["usage"]["completion_tokens"].as_u64() == Some(u64::from(args.output_len)) {
-            true => Ok(None),
-            false => {
-                Err(format!("the answer has other tokens than {}: {}", args.output_len, body["usage"]).into())
-            }
-        };
+        complete(&body, args)?;
+        return Ok(None);
     }
-    let (mut first, mut events) = (None, 0);
+    let (mut first, mut last) = (None, String::new());
     loop {
         line.clear();
         if reader.read_line(&mut line)? == 0 {
             return Err("the stream has no end".into());
         }
-        if line.starts_with("data: {") {
+        if let Some(data) = line.strip_prefix("data: {") {
             first = first.or_else(|| Some(start.elapsed().as_secs_f64()));
-            events += 1;
+            last = format!("{{{data}");
         }
         // The last chunk of the encoding.
         if line == "0\r\n" {
             reader.read_line(&mut line)?;
-            // One a token, and one for the reason.
-            return match events == args.output_len + 1 {
-                true => Ok(first),
-                false => Err(format!("{events} events for {} tokens", args.output_len).into()),
-            };
+            complete(last.as_bytes(), args)?;
+            return Ok(first);
         }
+    }
+}
+
+/// Holds the counts of an answer to what was asked for.
+fn complete(body: &[u8], args: &Args) -> Result<(), Failure> {
+    let body: Value = serde_json::from_slice(body)?;
+    match body["usage"]["completion_tokens"].as_u64() == Some(u64::from(args.output_len)) {
+        true => Ok(()),
+        false => Err(format!("the answer has other tokens than {}: {body}", args.output_len).into()),
     }
 }

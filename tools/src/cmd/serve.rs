@@ -154,9 +154,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         out.flush()?;
         engines.push((name.clone(), session.engine));
     }
-    let lines = log(args.log_format)?;
-    let log: Log = match &lines {
-        Some((lines, _)) => {
+    let writer = log(args.log_format)?;
+    let log: Log = match &writer {
+        Some(Writer { lines, .. }) => {
             let lines = Arc::clone(lines);
             Arc::new(move |entry| lines.put(entry))
         }
@@ -170,9 +170,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     out.flush()?;
     drop(out);
     let ended = server.run();
-    if let Some((lines, thread)) = &lines {
-        close(lines, thread);
-    }
+    writer.iter().for_each(Writer::close);
     let ended = ended?;
     if ended.cut > 0 {
         eprintln!("{} requests were given up: --drain-timeout was over", ended.cut);
@@ -231,6 +229,12 @@ struct Lines {
     dropped: AtomicU64,
 }
 
+/// The log, and the thread that writes it.
+struct Writer {
+    lines: Arc<Lines>,
+    thread: JoinHandle<()>,
+}
+
 impl Lines {
     fn put(&self, entry: &Entry) {
         let line = |entry: &Entry| match self.json {
@@ -251,8 +255,8 @@ impl Lines {
     }
 }
 
-/// The log of a format, and the thread that writes it; none if nothing is to be written.
-fn log(format: Format) -> Result<Option<(Arc<Lines>, JoinHandle<()>)>, Failure> {
+/// The log of a format; none if nothing is to be written.
+fn log(format: Format) -> Result<Option<Writer>, Failure> {
     let json = match format {
         Format::None => return Ok(None),
         Format::Text => false,
@@ -268,16 +272,18 @@ fn log(format: Format) -> Result<Option<(Arc<Lines>, JoinHandle<()>)>, Failure> 
     };
     let thread = std::thread::Builder::new().name("log".to_owned()).spawn(write);
     let thread = thread.map_err(|e| Failure::user(format!("cannot start a thread for the log: {e}")))?;
-    Ok(Some((Arc::new(Lines { json, sender, dropped: AtomicU64::new(0) }), thread)))
+    Ok(Some(Writer { lines: Arc::new(Lines { json, sender, dropped: AtomicU64::new(0) }), thread }))
 }
 
-/// Lets the last lines out, unless nobody reads them.
-fn close(lines: &Lines, thread: &JoinHandle<()>) {
-    let deadline = Instant::now() + Duration::from_secs(1);
-    let mut told = false;
-    while !thread.is_finished() && Instant::now() < deadline {
-        told = told || lines.sender.try_send(None).is_ok();
-        std::thread::sleep(Duration::from_millis(1));
+impl Writer {
+    /// Lets the last lines out, unless nobody reads them.
+    fn close(&self) {
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let mut told = false;
+        while !self.thread.is_finished() && Instant::now() < deadline {
+            told = told || self.lines.sender.try_send(None).is_ok();
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
