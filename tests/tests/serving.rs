@@ -56,7 +56,7 @@ impl Made<'_> {
 
     fn loaded(&self, path: &Path, cache: CacheSize, prefix_cache: bool) -> Engine {
         let device = if self.on_host() { DeviceChoice::Auto } else { DeviceChoice::Emulator };
-        let options = LoadOptions { threads: Some(2), device, cache, prefix_cache, ..LoadOptions::default() };
+        let options = LoadOptions { threads: Some(2), device, cache, prefix_cache };
         Engine::load(path, options).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
     }
 }

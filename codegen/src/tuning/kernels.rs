@@ -58,8 +58,11 @@ pub fn candidates(
     Ok(variants.filter(|(_, (_, variants))| variants.len() > 1).collect())
 }
 
-/// Every op that has kernels, with their names without variants.
-fn selected(module: &Module, target: &Target) -> Result<Vec<(OpId, Vec<(String, Ranged)>)>, Diag> {
+/// The kernels of an op, with their names without variants.
+type Named = Vec<(String, Ranged)>;
+
+/// Every op that has kernels, with them.
+fn selected(module: &Module, target: &Target) -> Result<Vec<(OpId, Named)>, Diag> {
     let Some(gpu) = &target.gpu else { return Ok(Vec::new()) };
     let ops = module.func.order.iter().filter(|&&id| !module.func.ops[id].kernels.is_empty());
     ops.map(|&id| {

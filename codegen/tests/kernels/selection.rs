@@ -256,6 +256,36 @@ fn decode_steps_and_prompts_have_their_own_attention() {
 }
 
 #[test]
+fn attention_of_decode_steps_takes_in_what_makes_its_queries() {
+    use Steps::{Any, Decode, Prefill};
+    let of = |module: &Module, op: &str| -> Vec<Vec<(Steps, Option<ValueId>)>> {
+        let data = module.func.order.iter().map(|&id| &module.func.ops[id]).filter(|d| d.op.name() == op);
+        data.map(|d| d.kernels.iter().map(|k| (k.steps, k.with)).collect()).collect()
+    };
+    let mut module = model(DType::Bf16);
+    let ops = module.func.order.iter().map(|&id| &module.func.ops[id].op);
+    let q = ops.filter_map(|op| if let Op::Attention(a) = op { Some(a.q) } else { None }).nth(1).unwrap();
+    let (made, read) = (vec![(Any, None)], vec![(Decode, None), (Prefill, None)]);
+    for gpu in ["sm_80", "sm_90", "sm_120"] {
+        select(&mut module, target(gpu)).unwrap();
+        // The cache of the first layer has another reader: the second one.
+        assert_eq!(of(&module, "rope_kv_append"), [made.clone(), vec![(Prefill, None)]], "{gpu}");
+        let chain = vec![(Decode, Some(q)), (Prefill, None)];
+        assert_eq!(of(&module, "attention"), [read.clone(), chain], "{gpu}");
+        let chains: Vec<_> = module.func.chains().collect();
+        let [(maker, choice)] = chains[..] else { panic!("{chains:?}") };
+        assert_eq!((module.func.def_op(q), choice.from, choice.to), (Some(maker), 1, 512));
+        assert!(choice.kernel.contains(".rope_kv_append.") && choice.kernel.contains(".attention."));
+    }
+    // Queries that are returned have to be made.
+    module.func.results.push(q);
+    select(&mut module, target("sm_90")).unwrap();
+    assert_eq!(of(&module, "rope_kv_append"), [made.clone(), made]);
+    assert_eq!(of(&module, "attention"), [read.clone(), read]);
+    assert_eq!(module.func.chains().count(), 0);
+}
+
+#[test]
 fn small_tiles_serve_where_large_ones_are_few() {
     let mut module = model(DType::Bf16);
     for (name, n) in [("layers.0.gate_up", 4096), ("layers.1.gate_up", 2 * 14336)] {
