@@ -262,10 +262,11 @@ mod tests {
             }
         }
         for (part, count) in [
-            ("decode, batch", 13),
+            ("deterministic decode, batch", 4),
+            ("decode, batch", 18),
             ("bf16 first token, ", 6),
             ("fp8 first token, ", 3),
-            ("throughput", 5),
+            ("throughput", 6),
             ("GEMM bf16", 32),
             ("GEMM fp8", 32),
             ("attention prefill", 3),
