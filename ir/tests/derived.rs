@@ -102,7 +102,7 @@ fn a_chain_has_one_contract_without_what_is_between() {
     );
     let m = parse(&source, "m").unwrap();
     let contract = extract(&m, &m.func.order);
-    let kv = kv.replace('3', "0");
+    let kv = kv.replace("layer 3", "layer 0");
     let wanted = format!(
         r#"llm.module @contract dims(T in 1..8) {{
   llm.weight @w0 : tensor<2xf32> from rope<4, 10000>
