@@ -10,6 +10,9 @@ use std::f32::consts::{LN_2, LOG2_E};
 
 /// Blocks that share a row.
 const CHUNKS: u32 = 16;
+/// Logits of a vector load, if rows are aligned to it, and of a thread that are under way at once.
+const VEC: u32 = 4;
+const BATCH: u32 = 16;
 
 /// Constants of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -83,15 +86,39 @@ impl Sample {
         });
     }
 
+    /// Logits of a load.
+    fn vec(&self) -> u32 {
+        if self.vocab.is_multiple_of(VEC) { VEC } else { 1 }
+    }
+
     /// The best of a block's chunk of the row; every thread gets it. Takes shared memory and a barrier.
     fn best_of_chunk<'b>(&self, b: &'b Builder, x: GlobalPtr<'b, F32>, chunk: Val<'b, I32>) -> Best<'b> {
-        let each = self.vocab.div_ceil(CHUNKS);
+        let vec = self.vec();
+        let each = self.vocab.div_ceil(CHUNKS).next_multiple_of(vec);
         let from = chunk * each;
         let to = (from + each).min(self.vocab);
         let thread = b.special(Special::ThreadX);
         let none: Best<'b> = (b.value(f32::MIN), b.value(self.vocab), b.value(0.0f32));
-        let own = b.for_(from + thread, to, THREADS, none, |i, best| {
-            merge(best, (clean(x.at(i).load()), i, b.value(1.0f32)))
+        let own = b.for_(from + thread * vec, to, THREADS * BATCH, none, |first, best| {
+            // All loads are under way together; what lies behind the chunk is read from its end, and is nothing.
+            let step = THREADS * vec;
+            let firsts: Vec<_> = (0..BATCH / vec).map(|i| first + i * step).collect();
+            let read = |at: Val<'b, I32>| -> Vec<Val<'b, F32>> {
+                let at = x.at(at.min(to - vec));
+                if vec == 1 {
+                    vec![at.load()]
+                } else {
+                    at.load_vector::<{ VEC as usize }>().elements().to_vec()
+                }
+            };
+            let read: Vec<_> = firsts.iter().map(|&at| read(at)).collect();
+            let there = |at: Val<'b, I32>, v| at.lt(to).select(clean(v), f32::NEG_INFINITY);
+            let all: Vec<(Val<'b, F32>, Val<'b, I32>)> = firsts
+                .iter()
+                .zip(&read)
+                .flat_map(|(&at, row)| (0..).zip(row).map(move |(i, &v): (u32, _)| (there(at, v), at + i)))
+                .collect();
+            add(best, &all)
         });
         let (most, at, sum) = merge_lanes(b, own, 32);
         let (lane, warp) = b.lane_and_warp();
@@ -106,6 +133,17 @@ impl Sample {
         let read = (shared.0.at(mine).load(), shared.1.at(mine).load(), shared.2.at(mine).load());
         merge_lanes(b, read, WARPS)
     }
+}
+
+/// `best` and logits with greater ids, in order.
+fn add<'b>(best: Best<'b>, all: &[(Val<'b, F32>, Val<'b, I32>)]) -> Best<'b> {
+    let (most, at) = all.iter().fold((best.0, best.1), |(most, at), &(v, id)| {
+        let better = most.lt(v);
+        (better.select(v, most), better.select(id, at))
+    });
+    let part = |v: Val<'b, F32>| ((v - most) * LOG2_E).exp2();
+    let sum = all.iter().fold(part(best.0) * best.2, |sum, &(v, _)| sum + part(v));
+    (most, at, sum)
 }
 
 /// The better of two and the sum of both; of equal logits the lower id. A logit of minus infinity is none.
