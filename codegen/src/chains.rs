@@ -4,10 +4,13 @@
 //! The op that makes the operand has no kernel where a chain serves it, and the op that reads it names the chain. Nobody
 //! else may read what the first one makes: a tensor is not there, and a cache is complete only after the second.
 
+use crate::kernels::Recipe;
 use crate::kernels::decode_attention::DecodeAttention;
-use crate::recipes::{Ranged, attention, rope_kv_append};
+use crate::kernels::stream_matmul::{Prologue, StreamMatmul};
+use crate::recipes::{Ranged, alone, attention, rope_kv_append};
 use crate::signature::Types;
-use trtc_ir::{Module, Op, OpId, Steps, Sym};
+use trtc_ir::target::Gpu;
+use trtc_ir::{Module, Op, OpId, Steps, Sym, ValueId};
 
 /// The op that alone reads what `maker` makes.
 pub fn reader(module: &Module, maker: OpId) -> Option<OpId> {
@@ -22,7 +25,7 @@ pub fn reader(module: &Module, maker: OpId) -> Option<OpId> {
 }
 
 /// The kernel that computes an op and the one that makes an operand of it, where there is one.
-pub fn chain(module: &Module, id: OpId) -> Option<Ranged> {
+pub fn chain(module: &Module, id: OpId, gpu: &Gpu) -> Option<Ranged> {
     let t = Types { module };
     let data = &module.func.ops[id];
     match &data.op {
@@ -45,6 +48,31 @@ pub fn chain(module: &Module, id: OpId) -> Option<Ranged> {
                 recipe: decode.into(),
             })
         }
+        Op::Linear(op) => streamed(module, id, op.x, op.residual, gpu),
+        Op::GatedLinear(op) => streamed(module, id, op.x, None, gpu),
         _ => None,
     }
+}
+
+/// The kernel of a product with one token, if it streams weights and can make `x` by itself.
+fn streamed(module: &Module, id: OpId, x: ValueId, residual: Option<ValueId>, gpu: &Gpu) -> Option<Ranged> {
+    let maker = module.func.def_op(x)?;
+    let made = &module.func.ops[maker];
+    // An argument of both would be one.
+    let apart = residual.is_none_or(|residual| !made.op.operands().contains(&residual));
+    if !apart || reader(module, maker) != Some(id) {
+        return None;
+    }
+    let prologue = match alone(module, made, gpu).ok()?.as_slice() {
+        [Ranged { recipe: Recipe::RmsNorm(norm), .. }] => Prologue::Norm(*norm),
+        [Ranged { recipe: Recipe::Quantize(quantize), .. }] => Prologue::Quantize(*quantize),
+        _ => return None,
+    };
+    let own = alone(module, &module.func.ops[id], gpu).ok()?;
+    own.into_iter().find_map(|own| {
+        let Recipe::StreamMatmul(product) = own.recipe else { return None };
+        let kernel = StreamMatmul { prologue: Some(prologue), ..product };
+        let served = own.from == 1 && kernel.unsupported().is_none();
+        served.then(|| Ranged { to: 1, with: Some(x), suffix: "one", recipe: kernel.into(), ..own })
+    })
 }

@@ -79,7 +79,7 @@ fn hopper_forms(
     let most = streamed.clone().map(|(tokens, ..)| u64::from(tokens)).max().unwrap_or(0);
     let others = WGMMA_RANGES.into_iter().filter(move |&(to, ..)| to > most);
     let streamed = streamed.map(move |(tokens, suffix, _)| {
-        (u64::from(tokens), suffix, StreamMatmul { of, tokens, order }.into())
+        (u64::from(tokens), suffix, StreamMatmul { of, tokens, order, prologue: None }.into())
     });
     let others = others.map(move |(to, suffix, alone)| {
         let (tiling, grid) = wgmma_matmul::choose(to.min(max), &of, order);

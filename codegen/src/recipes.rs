@@ -64,8 +64,8 @@ impl Ranged {
 /// of a chain that it belongs to serves it; that is among those of the op that reads the other.
 pub fn recipes(module: &Module, id: OpId, gpu: &Gpu) -> Result<Vec<Ranged>, String> {
     let mut own = alone(module, &module.func.ops[id], gpu)?;
-    let reads = chains::chain(module, id);
-    let read = chains::reader(module, id).and_then(|reader| chains::chain(module, reader));
+    let reads = chains::chain(module, id, gpu);
+    let read = chains::reader(module, id).and_then(|reader| chains::chain(module, reader, gpu));
     for chain in [&reads, &read].into_iter().flatten() {
         own = own.into_iter().flat_map(|r| r.without(chain)).collect();
     }
@@ -96,7 +96,7 @@ fn stored(elem: Elem) -> Result<DType, String> {
 
 /// The kernels of an op by itself. Those of a deterministic module give the same for a token of a request, to the bit, whatever else
 /// is in the step, among steps of one kind.
-fn alone(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ranged>, String> {
+pub(crate) fn alone(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ranged>, String> {
     let t = Types { module };
     let max = module.max_dim(Sym::T).ok_or("the module has no bound on T")?;
     let weight_dtype = |norm: &RmsNormWeight| plain(t.weight(norm.weight).elem, "a norm's weight");

@@ -96,15 +96,28 @@ impl Builder {
         value: Val<'b, F32>,
         combine: impl Fn(Val<'b, F32>, Val<'b, F32>) -> Val<'b, F32>,
     ) -> Val<'b, F32> {
-        let warps = self.threads().div_ceil(WARP);
-        let all = self.reduce_lanes(value, WARP, &combine);
-        if warps == 1 {
-            return all;
+        let threads = self.threads();
+        if threads <= WARP {
+            return self.reduce_lanes(value, WARP, &combine);
         }
+        self.reduce_some(value, threads, &|| self.sync(), combine)
+    }
+
+    /// `combine` over the first `threads` threads of a block, for whom `sync` is a barrier. 0 is the neutral element; the order
+    /// is that of [`Builder::sum_block`] of as many threads. Takes shared memory of its own.
+    pub fn reduce_some<'b>(
+        &'b self,
+        value: Val<'b, F32>,
+        threads: u32,
+        sync: &dyn Fn(),
+        combine: impl Fn(Val<'b, F32>, Val<'b, F32>) -> Val<'b, F32>,
+    ) -> Val<'b, F32> {
+        let warps = threads.div_ceil(WARP);
+        let all = self.reduce_lanes(value, WARP, &combine);
         let partial = self.shared::<F32>(warps, 16);
-        let (thread, lane) = (self.special(Special::ThreadX), self.special(Special::Lane));
-        self.if_(lane.eq(0), || partial.at(thread / WARP).store(all));
-        self.sync();
+        let (lane, warp) = self.lane_and_warp();
+        self.if_(lane.eq(0), || partial.at(warp).store(all));
+        sync();
         // Every warp combines all that the warps have: no second barrier.
         let lanes = warps.next_power_of_two();
         let mine = lane & (lanes as i32 - 1);

@@ -108,18 +108,14 @@ impl Matmul {
         let (of, div) = if splits == 1 { (self.of.rows, bm) } else { (Count::One, 1) };
         let tiles = Extent { of, div, plus: None, mul: self.tiles_n() };
         let bytes = 4 * u64::from(splits * bm) * u64::from(self.of.n);
-        Launch {
-            grid: [tiles, Extent { mul: splits, ..Extent::ONE }, Extent::ONE],
-            block: [self.threads(), 1, 1],
-            args: self.of.args(),
-            maps: Vec::new(),
-            scratch: (splits > 1).then(|| Scratch { of: Count::One, bytes, counters: self.tiles_n() }),
-        }
+        let grid = [tiles, Extent { mul: splits, ..Extent::ONE }, Extent::ONE];
+        let scratch = (splits > 1).then(|| Scratch { of: Count::One, bytes, counters: self.tiles_n() });
+        Launch { scratch, ..Launch::new(grid, self.threads(), self.of.args()) }
     }
 
     /// The kernel.
     pub fn build(&self, b: &Builder) {
-        let params = self.of.params(b);
+        let (x, params) = self.of.params(b);
         let Tiling { bm, bn, bk, stages, splits, .. } = self.tiling;
         let scratch = (splits > 1).then(|| b.param_scratch());
         if self.threads() > 128 && self.of.operands == Operands::Bf16 {
@@ -135,7 +131,7 @@ impl Matmul {
         };
         let (tile_m, tile_n) = self.tile_of_block(b, m);
         let (m0, n0) = (tile_m * bm, tile_n * bn);
-        let copy_x = self.copy(b, params.x.data, ring.x, m0, Some(m));
+        let copy_x = self.copy(b, x.data, ring.x, m0, Some(m));
         let copy_w = self.copy(
             b,
             params.w.data,

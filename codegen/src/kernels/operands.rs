@@ -3,7 +3,7 @@
 
 use super::epilogue::Epilogue;
 use super::{ArgKind, Count, Map, MapElem, MapRows};
-use crate::builder::{Bf16, Builder, F32, FloatPtr, GlobalPtr, I32, Val, WgmmaType};
+use crate::builder::{Bf16, Builder, F32, FloatPtr, GlobalPtr, I32, SharedPtr, Val, WgmmaType};
 use trtc_ir::DType;
 use trtc_ir::ops::Act;
 
@@ -28,13 +28,13 @@ pub struct Product {
     pub gate: Option<Act>,
 }
 
-/// The parameters of a product's kernel.
+/// The parameters of a product's kernel, but for x.
 #[derive(Clone, Copy)]
 pub(super) struct Params<'b> {
-    /// `(M, K)`.
-    pub(super) x: Operand<'b>,
     /// `(N, K)`.
     pub(super) w: Operand<'b>,
+    /// The scales of x.
+    rows: Option<RowScales<'b>>,
     bias: Option<FloatPtr<'b>>,
     residual: Option<FloatPtr<'b>>,
     y: FloatPtr<'b>,
@@ -94,11 +94,17 @@ impl Product {
         }
     }
 
-    /// The parameters of the arguments.
-    pub(super) fn params<'b>(&self, b: &'b Builder) -> Params<'b> {
+    /// The parameters of the arguments: x `(M, K)`, and the others.
+    pub(super) fn params<'b>(&self, b: &'b Builder) -> (Operand<'b>, Params<'b>) {
+        let x = self.operands.param_x(b);
+        (x, Params { rows: x.scale.map(RowScales::Global), ..self.params_without_x(b) })
+    }
+
+    /// Those of a kernel that makes x.
+    pub(super) fn params_without_x<'b>(&self, b: &'b Builder) -> Params<'b> {
         Params {
-            x: self.operands.param_x(b),
             w: self.operands.param_w(b),
+            rows: None,
             bias: self.bias.map(|d| b.param_const_floats(d)),
             residual: self.residual.map(|d| b.param_floats(d)),
             y: b.param_floats(self.out),
@@ -107,9 +113,16 @@ impl Product {
 
     /// The end of the product of `m` rows; `ragged` if a tile can reach beyond y's last column.
     pub(super) fn epilogue<'b>(&self, params: Params<'b>, m: Val<'b, I32>, ragged: bool) -> Epilogue<'b> {
-        let Params { x, w, bias, residual, y } = params;
-        let scales = x.scale.zip(w.scale).map(|(rows, columns)| Scales { rows, columns });
+        let Params { w, rows, bias, residual, y, .. } = params;
+        let scales = rows.zip(w.scale).map(|(rows, columns)| Scales { rows, columns });
         Epilogue { n: self.outputs(), ragged, m, gate: self.gate, scales, bias, residual, y }
+    }
+}
+
+impl<'b> Params<'b> {
+    /// The same with scales of x in shared memory.
+    pub(super) fn scaled_by(self, scales: SharedPtr<'b, F32>) -> Params<'b> {
+        Params { rows: Some(RowScales::Shared(scales)), ..self }
     }
 }
 
@@ -147,11 +160,30 @@ pub(super) struct Operand<'b> {
     scale: Option<GlobalPtr<'b, F32>>,
 }
 
+/// Where the scales of a product's rows are.
+#[derive(Clone, Copy)]
+pub(super) enum RowScales<'b> {
+    /// In an argument.
+    Global(GlobalPtr<'b, F32>),
+    /// The kernel made them.
+    Shared(SharedPtr<'b, F32>),
+}
+
+impl<'b> RowScales<'b> {
+    /// That of a row.
+    pub(super) fn of(self, row: Val<'b, I32>) -> Val<'b, F32> {
+        match self {
+            RowScales::Global(scales) => scales.at(row).load(),
+            RowScales::Shared(scales) => scales.at(row).load(),
+        }
+    }
+}
+
 /// The scales of a product's rows and columns.
 #[derive(Clone, Copy)]
 pub(super) struct Scales<'b> {
     /// `(M)`.
-    pub(super) rows: GlobalPtr<'b, F32>,
+    pub(super) rows: RowScales<'b>,
     /// `(N)`.
     pub(super) columns: GlobalPtr<'b, F32>,
 }
@@ -163,13 +195,20 @@ impl<'b> Scales<'b> {
         [row, column]: [Val<'b, I32>; 2],
         sum: [Val<'b, F32>; N],
     ) -> [Val<'b, F32>; N] {
-        let (row, columns) =
-            (self.rows.at(row).load(), self.columns.at(column).load_vector::<N>().elements());
+        let (row, columns) = (self.rows.of(row), self.columns.at(column).load_vector::<N>().elements());
         std::array::from_fn(|i| sum[i] * (row * columns[i]))
     }
 }
 
 impl Operands {
+    /// The type of an element.
+    pub const fn dtype(self) -> DType {
+        match self {
+            Operands::Bf16 => DType::Bf16,
+            Operands::E4m3 => DType::F8E4M3,
+        }
+    }
+
     /// Bytes of an element.
     pub const fn bytes(self) -> u32 {
         match self {

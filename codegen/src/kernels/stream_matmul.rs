@@ -7,23 +7,30 @@
 //! [`MULTIPROCESSORS`] blocks in equal runs, whatever the shape: a block's run may end inside of a tile. Parts of one tile go through
 //! scratch memory, and the last block to arrive adds them in the order of K, so that a result does not depend on which
 //! block that is. Where sums have to be the same whichever kernel makes them ([`StreamMatmul::order`]), runs end between
-//! shares of K alone, and a share is one chain of products. Weights are asked for before the launch waits for those before it, and a block takes less than half of a
+//! shares of K alone, and a share is one chain of products. With a *prologue* the kernel is that of a chain: a block norms or
+//! quantises rows of x by itself (`prologue.rs`), and weights alone come through the ring. Weights are asked for before the launch waits for those before it, and a block takes less than half of a
 //! multiprocessor's shared memory: the next product fills its ring while this one ends.
 
+mod prologue;
 mod ring;
 mod store;
 
+pub use prologue::Prologue;
+
 use super::epilogue::Epilogue;
 use super::operands::{Operands, Order, Params, Product};
-use super::{Count, Extent, Launch, MULTIPROCESSORS, Scratch, grid_of, last_of};
-use crate::builder::{Bf16, Builder, F32, GlobalPtr, I32, SharedPtr, Smem, Special, StepDims, Val, WgmmaA};
+use super::{Count, Extent, Launch, MULTIPROCESSORS, Map, Scratch, grid_of, last_of};
+use crate::builder::{Bf16, Builder, F32, GlobalPtr, I32, SharedPtr, Smem, Special, Val, WgmmaA};
+use prologue::Made;
 use ring::{Cursor, Run};
 use trtc_ir::DType;
 
 /// Bytes along K of a tensor copy and of a row in shared memory.
 const CHUNK: u32 = 128;
-/// Most bytes of the ring: two blocks, of this launch and the next, fit a multiprocessor.
-const RING: u32 = 100 << 10;
+/// Most bytes of the ring, and of x if the block makes it: two blocks, of this launch and the next, fit a multiprocessor.
+const MEMORY: u32 = 104 << 10;
+/// Least stages of the ring: fewer do not cover the latency of memory.
+const LEAST_STAGES: u32 = 3;
 /// Outputs of a warpgroup.
 const ROWS: u32 = 64;
 /// Threads of a warpgroup.
@@ -46,6 +53,8 @@ pub struct StreamMatmul {
     pub tokens: u32,
     /// The order of sums. Its shares divide the units of K.
     pub order: Order,
+    /// What makes x, if it is this kernel.
+    pub prologue: Option<Prologue>,
 }
 
 /// A team, as one of its threads sees it.
@@ -60,11 +69,18 @@ struct Team<'b> {
 impl StreamMatmul {
     /// Why there is no kernel for these constants.
     pub fn unsupported(&self) -> Option<String> {
+        let Product { k, rows, operands, .. } = self.of;
+        let wide = || {
+            let least = self.kept_bytes() + LEAST_STAGES * self.stage_bytes();
+            (least > MEMORY).then(|| format!("{} bytes of x leave no room for weights", self.kept_bytes()))
+        };
+        let made =
+            || self.prologue.and_then(|prologue| prologue.unsupported(k, rows, operands).or_else(wide));
         let uneven = || {
             let shares = self.shares().filter(|&shares| !self.units().is_multiple_of(shares))?;
             Some(format!("{} units along K are not {shares} equal shares", self.units()))
         };
-        self.of.unsupported().or_else(uneven)
+        self.of.unsupported().or_else(uneven).or_else(made)
     }
 
     /// Shares of K, if the order of sums is prescribed.
@@ -91,9 +107,7 @@ impl StreamMatmul {
     }
 
     /// Threads that multiply, the first of the block.
-    const fn workers(&self) -> u32 {
-        2 * GROUP
-    }
+    const WORKERS: u32 = 2 * GROUP;
 
     /// Rows of w in a tile.
     fn tile(&self) -> u32 {
@@ -135,7 +149,8 @@ impl StreamMatmul {
     }
 
     fn stage_bytes(&self) -> u32 {
-        self.chunks() * CHUNK * (self.tile() + self.tokens)
+        let tokens = if self.prologue.is_some() { 0 } else { self.tokens };
+        self.chunks() * CHUNK * (self.tile() + tokens)
     }
 
     /// Sums of a tile.
@@ -143,49 +158,77 @@ impl StreamMatmul {
         self.tile() * self.tokens
     }
 
-    /// Geometry. Arguments: `[x, weight, bias?, residual?, y]`.
+    /// Geometry. Arguments: `[x, weight, bias?, residual?, y]`; with a prologue what makes x in its place.
     pub fn launch(&self) -> Launch {
         // Of w all rows of a tile, or half of a warpgroup's.
         let w_rows = if self.of.gate.is_some() { ROWS / 2 } else { self.tile() };
-        let maps = vec![self.of.map_x(self.tokens, CHUNK), self.of.map_w(w_rows, CHUNK)];
+        let w = self.of.map_w(w_rows, CHUNK);
         let bytes = 4 * u64::from(self.parts()) * u64::from(self.sums());
         let scratch = Some(Scratch { of: Count::One, bytes, counters: self.tiles() });
         let grid = grid_of(Extent { mul: self.blocks(), ..Extent::ONE });
-        Launch { maps, scratch, ..Launch::new(grid, self.workers() + 64, self.of.args()) }
+        let args = self.of.args();
+        let (maps, args) = match &self.prologue {
+            None => (vec![self.of.map_x(self.tokens, CHUNK), w], args),
+            Some(prologue) => {
+                let made = prologue.args();
+                (
+                    vec![Map { arg: made.len() as u32, ..w }],
+                    made.into_iter().chain(args.into_iter().skip(1)).collect(),
+                )
+            }
+        };
+        Launch { maps, scratch, ..Launch::new(grid, Self::WORKERS + 32 * self.leaders(), args) }
+    }
+
+    /// Warps of which one thread brings something: weights, and x unless the block makes it.
+    fn leaders(&self) -> u32 {
+        if self.prologue.is_some() { 1 } else { 2 }
     }
 
     /// The kernel.
     pub fn build(&self, b: &Builder) {
-        let params = self.of.params(b);
-        let maps = [b.param_tensor_map(), b.param_tensor_map()];
+        let inputs = self.prologue.map(|prologue| (prologue, prologue.inputs(b)));
+        let params = if inputs.is_some() { self.of.params_without_x(b) } else { self.of.params(b).1 };
+        let maps: Vec<_> = (0..self.leaders()).map(|_| b.param_tensor_map()).collect();
         let (parts, counters) = b.param_scratch();
         let dims = b.param_dims_early();
-        let ring = self.ring(b, RING / self.stage_bytes());
+        let m = self.of.rows.of(dims);
+        if inputs.is_some() {
+            b.min_blocks(2);
+        }
+        let ring = self.ring(b, (MEMORY - self.kept_bytes()) / self.stage_bytes());
         let thread = b.special(Special::ThreadX);
-        let leaders = [0, 32].map(|warp| thread.eq(self.workers() + warp));
-        b.if_(leaders[0], || {
+        let leads = |i: u32| thread.eq(Self::WORKERS + 32 * i);
+        b.if_(leads(0), || {
             maps.iter().for_each(|&map| b.prefetch_tensor_map(map));
             self.begin_ring(b, ring);
         });
         b.sync();
         let block = b.special(Special::BlockX);
         let first = self.begin(block);
-        let run = Run { ring, maps, first, count: self.begin(block + 1) - first };
-        b.if_(leaders[0], || self.bring_weights(b, &run));
-        b.if_(leaders[1], || {
-            b.after_grids();
-            self.bring_x(b, &run);
-        });
-        b.if_(thread.lt(self.workers()), || {
-            b.after_grids();
-            self.multiply(b, &run, (parts.cast(), counters), self.epilogue(params, dims));
+        let run = Run { ring, first, count: self.begin(block + 1) - first };
+        b.if_(leads(0), || self.bring_weights(b, &run, maps[maps.len() - 1]));
+        if inputs.is_none() {
+            b.if_(leads(1), || {
+                b.after_grids();
+                self.bring_x(b, &run, maps[0]);
+            });
+        }
+        b.if_(thread.lt(Self::WORKERS), || {
+            let made = inputs.map(|(prologue, inputs)| self.make_x(b, prologue, inputs, first));
+            if made.is_none() {
+                b.after_grids();
+            }
+            let scale = made.and_then(|made| made.scale);
+            let params = scale.map_or(params, |scale| params.scaled_by(scale));
+            self.multiply(b, &run, (parts.cast(), counters), (self.epilogue(params, m), made));
         });
     }
 
     /// The end of the product.
-    fn epilogue<'b>(&self, params: Params<'b>, dims: StepDims<'b>) -> Epilogue<'b> {
+    fn epilogue<'b>(&self, params: Params<'b>, m: Val<'b, I32>) -> Epilogue<'b> {
         let ragged = !self.of.outputs().is_multiple_of(self.tile() / self.of.halves());
-        self.of.epilogue(params, self.of.rows.of(dims), ragged)
+        self.of.epilogue(params, m, ragged)
     }
 
     /// The first unit of a block.
@@ -204,7 +247,7 @@ impl StreamMatmul {
         b: &'b Builder,
         run: &Run<'b>,
         (parts, counters): (GlobalPtr<'b, F32>, GlobalPtr<'b, I32>),
-        epilogue: Epilogue<'b>,
+        (epilogue, made): (Epilogue<'b>, Option<Made<'b>>),
     ) {
         let Run { ring, first, count, .. } = *run;
         let end = first + count;
@@ -220,7 +263,7 @@ impl StreamMatmul {
             let from = first.max(tile_units(tile));
             let to = end.min(tile_units(tile + 1));
             if self.teams() > 1 {
-                b.if_(tile.ne(begin), || b.sync_some(turn_of(team.number), self.workers()));
+                b.if_(tile.ne(begin), || b.sync_some(turn_of(team.number), Self::WORKERS));
             }
             let zero = vec![b.value(0.0f32); self.tokens as usize / 2];
             let whole = (to - from).eq(units);
@@ -229,7 +272,12 @@ impl StreamMatmul {
                 b.for_(from, to, 1, (zero.clone(), cursor), |unit, (sums, cursor)| {
                     let [s, parity] = cursor;
                     ring.full.at(s).wait(parity);
-                    let sums = self.product(b, self.slot(ring.memory, s), sums, unit.ne(from));
+                    let weights = self.slot(ring.memory, s);
+                    let x = match &made {
+                        None => weights.at_bytes(self.chunks() * self.tile() * CHUNK),
+                        Some(made) => self.made_unit(made, unit),
+                    };
+                    let sums = self.product(b, [weights, x], sums, unit.ne(from));
                     b.if_((thread & (GROUP as i32 - 1)).eq(0), || ring.empty.at(s).arrive());
                     (sums, ring.next(cursor))
                 })
@@ -252,7 +300,7 @@ impl StreamMatmul {
             };
             if self.teams() > 1 {
                 // All before the next tile is done: its team finds the ring where it expects it.
-                b.if_((tile + 1).lt(behind), || b.arrive_some(turn_of(team.number ^ 1), self.workers()));
+                b.if_((tile + 1).lt(behind), || b.arrive_some(turn_of(team.number ^ 1), Self::WORKERS));
             }
             b.if_(whole, || self.store(b, &sums, tile, &team, epilogue));
             b.if_(!whole, || {
@@ -309,16 +357,15 @@ impl StreamMatmul {
         parts.at(part * self.sums()).at(team.thread)
     }
 
-    /// `sums` (or nothing, if it is not `more`) and the product of the unit at `at`, a warpgroup.
+    /// `sums` (or nothing, if it is not `more`) and the product of a unit of weights and one of x, a warpgroup.
     fn product<'b>(
         &self,
         b: &'b Builder,
-        at: SharedPtr<'b, Bf16>,
+        [weights, x]: [SharedPtr<'b, Bf16>; 2],
         sums: Vec<Val<'b, F32>>,
         more: Val<'b, crate::builder::I1>,
     ) -> Vec<Val<'b, F32>> {
         let group = b.special(Special::ThreadX) % self.team() / GROUP;
-        let x = at.at_bytes(self.chunks() * self.tile() * CHUNK);
         // The hardware adds e4m3 products in some 14 bits, and cuts off what is less than a bit of a sum of bf16 products, each
         // time: units of e4m3, and of results that stay f32, are added here, rounded, unless an order is prescribed.
         let precise = self.of.operands == Operands::E4m3 || self.of.out == DType::F32;
@@ -326,7 +373,7 @@ impl StreamMatmul {
         let d = if alone { vec![b.value(0.0f32); sums.len()] } else { sums.clone() };
         let mut d = b.wgmma_fence_on(&d);
         for c in 0..self.chunks() {
-            let rows = at.at_bytes(c * self.tile() * CHUNK).at_bytes(group * (ROWS * CHUNK));
+            let rows = weights.at_bytes(c * self.tile() * CHUNK).at_bytes(group * (ROWS * CHUNK));
             let a = b.wgmma_descriptor(rows, Smem::Rows128);
             let columns = b.wgmma_descriptor(x.at_bytes(c * self.tokens * CHUNK), Smem::Rows128);
             for step in 0..i64::from(CHUNK / 32) {

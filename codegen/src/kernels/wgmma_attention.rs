@@ -224,9 +224,9 @@ impl WgmmaAttention {
             maps.push(map(2, head_dim, MapRows::Paged(2 * kv_heads * PAGE), PAGE));
         }
         let grid = grid_of(Extent { mul: MULTIPROCESSORS, ..Extent::ONE });
-        let block = [GROUP * (1 + self.tiling().groups), 1, 1];
+        let threads = GROUP * (1 + self.tiling().groups);
         let scratch = Some(Scratch { of: Count::One, bytes: 16, counters: 2 });
-        Launch { grid, block, args: Attention::args(), maps, scratch }
+        Launch { maps, scratch, ..Launch::new(grid, threads, Attention::args()) }
     }
 
     /// The kernel.

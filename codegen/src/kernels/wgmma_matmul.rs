@@ -18,7 +18,7 @@ mod tilings;
 pub use tilings::{choose, fastest, grid};
 
 use super::operands::{Order, Product};
-use super::{Count, Extent, Launch};
+use super::{Count, Extent, Launch, grid_of};
 use crate::builder::{Barrier, Bf16, Builder, I32, SharedPtr, Special, TensorMap, Val};
 
 /// Bytes of a row in a stage: what a tensor copy swizzles.
@@ -218,19 +218,14 @@ impl WgmmaMatmul {
                 mul: self.tiles_n() * t.blocks(),
             }
         };
-        Launch {
-            grid: [blocks, Extent::ONE, Extent::ONE],
-            block: [THREADS, 1, 1],
-            args: self.of.args(),
-            maps: vec![self.of.map_x(t.loads()[0], ROW_BYTES), self.of.map_w(self.copied(), ROW_BYTES)],
-            scratch: None,
-        }
+        let maps = vec![self.of.map_x(t.loads()[0], ROW_BYTES), self.of.map_w(self.copied(), ROW_BYTES)];
+        Launch { maps, ..Launch::new(grid_of(blocks), THREADS, self.of.args()) }
     }
 
     /// The kernel.
     pub fn build(&self, b: &Builder) {
         let t = self.tiling;
-        let params = self.of.params(b);
+        let (_, params) = self.of.params(b);
         let maps = [b.param_tensor_map(), b.param_tensor_map()];
         let m = self.of.rows.of(b.param_dims_early());
         let epilogue = self.of.epilogue(params, m, self.ragged());

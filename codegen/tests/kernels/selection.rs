@@ -272,7 +272,7 @@ fn attention_of_decode_steps_takes_in_what_makes_its_queries() {
         assert_eq!(of(&module, "rope_kv_append"), [made.clone(), vec![(Prefill, None)]], "{gpu}");
         let chain = vec![(Decode, Some(q)), (Prefill, None)];
         assert_eq!(of(&module, "attention"), [read.clone(), chain], "{gpu}");
-        let chains: Vec<_> = module.func.chains().collect();
+        let chains: Vec<_> = module.func.chains().filter(|(_, k)| k.steps == Decode).collect();
         let [(maker, choice)] = chains[..] else { panic!("{chains:?}") };
         assert_eq!((module.func.def_op(q), choice.from, choice.to), (Some(maker), 1, 512));
         assert!(choice.kernel.contains(".rope_kv_append.") && choice.kernel.contains(".attention."));
@@ -282,7 +282,27 @@ fn attention_of_decode_steps_takes_in_what_makes_its_queries() {
     select(&mut module, target("sm_90")).unwrap();
     assert_eq!(of(&module, "rope_kv_append"), [made.clone(), made]);
     assert_eq!(of(&module, "attention"), [read.clone(), read]);
-    assert_eq!(module.func.chains().count(), 0);
+    assert!(module.func.chains().all(|(_, k)| k.steps == Any));
+}
+
+#[test]
+fn streamed_products_of_one_token_take_in_what_makes_it() {
+    let mut module = model(DType::Bf16);
+    select(&mut module, target("sm_90")).unwrap();
+    let products = |module: &Module| -> Vec<(u64, bool)> {
+        let data = module.func.order.iter().map(|&id| &module.func.ops[id]);
+        let linear = data.filter(|d| d.op.name() == "linear");
+        linear.map(|d| (d.kernels[0].to, d.kernels[0].with.is_some())).collect()
+    };
+    // Query, key and value, output, gate and up, down of either layer, and the logits.
+    let layer = [(1, true), (8, false), (1, true), (8, false)];
+    assert_eq!(products(&module), [&layer[..], &layer, &[(1, true)]].concat());
+    let norms =
+        module.func.order.iter().map(|&id| &module.func.ops[id]).filter(|d| d.op.name() == "rms_norm");
+    assert!(norms.clone().count() >= 5 && norms.clone().all(|d| d.kernels[0].from == 2));
+    // Others do not stream.
+    select(&mut module, target("sm_80")).unwrap();
+    assert!(products(&module).iter().all(|&(_, chained)| !chained));
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! Kernels that only targets with `wgmma` have: compiled, assembled, what they use recorded.
 
 use super::{on_sm_90, product};
-use trtc_codegen::kernels::Recipe;
 use trtc_codegen::kernels::operands::{Operands, Order, Product};
-use trtc_codegen::kernels::stream_matmul::StreamMatmul;
+use trtc_codegen::kernels::quantize::Quantize;
+use trtc_codegen::kernels::rms_norm::RmsNorm;
+use trtc_codegen::kernels::stream_matmul::{Prologue, StreamMatmul};
 use trtc_codegen::kernels::wgmma_matmul::{Tiling, WgmmaMatmul};
-use trtc_ir::DType::{Bf16, F32};
+use trtc_codegen::kernels::{Count, Recipe};
+use trtc_ir::DType::{Bf16, F8E4M3, F32};
 use trtc_ir::ops::Act;
 
 fn matmul(of: Product, tiling: Tiling) -> Recipe {
@@ -13,14 +15,14 @@ fn matmul(of: Product, tiling: Tiling) -> Recipe {
 }
 
 fn stream(of: Product, tokens: u32) -> Recipe {
-    StreamMatmul { of, tokens, order: Order::Free }.into()
+    StreamMatmul { of, tokens, order: Order::Free, prologue: None }.into()
 }
 
 /// Those of a deterministic engine.
 fn ordered() -> Vec<(&'static str, Recipe)> {
     let order = Order::Shares(2);
     let gated = |operands| Product { gate: Some(Act::Silu), operands, ..product(28672, 4096) };
-    let stream = |of, tokens| StreamMatmul { of, tokens, order }.into();
+    let stream = |of, tokens| StreamMatmul { of, tokens, order, prologue: None }.into();
     let matmul = |of, tiling| WgmmaMatmul { of, tiling, grid: 132, order }.into();
     vec![
         ("stream_ordered_to8", stream(product(4096, 4096), 8)),
@@ -31,6 +33,42 @@ fn ordered() -> Vec<(&'static str, Recipe)> {
             "wgmma_gated_e4m3_ordered_128x128_cluster2x1",
             matmul(gated(Operands::E4m3), tiling(128, 128, [2, 1], [2, 1], 1, 6)),
         ),
+    ]
+}
+
+/// Those that make x by themselves.
+fn with_prologue() -> Vec<(&'static str, Recipe)> {
+    let stream = |of: Product, prologue| {
+        StreamMatmul { of, tokens: 8, order: Order::Free, prologue: Some(prologue) }.into()
+    };
+    let e4m3 = |n, k| Product { operands: Operands::E4m3, ..product(n, k) };
+    let norm = |width, out| {
+        let (rows, weight) = (Count::Tokens, F32);
+        Prologue::Norm(RmsNorm {
+            width,
+            per_row: 1,
+            rows,
+            x: Bf16,
+            residual: None,
+            weight,
+            out,
+            eps: 1e-5,
+            offset: 0.0,
+        })
+    };
+    let quantize = |width| Prologue::Quantize(Quantize { width, rows: Count::Tokens, x: Bf16 });
+    let residual = Some(Bf16);
+    vec![
+        ("stream_norm_to8", stream(product(3072, 2048), norm(2048, Bf16))),
+        ("stream_norm_logits", stream(Product { out: F32, ..product(128_256, 2048) }, norm(2048, Bf16))),
+        ("stream_norm_e4m3_to8", stream(e4m3(6144, 4096), norm(4096, F8E4M3))),
+        (
+            "stream_norm_gated_e4m3_to8",
+            stream(Product { gate: Some(Act::Silu), ..e4m3(28672, 4096) }, norm(4096, F8E4M3)),
+        ),
+        ("stream_norm_small", stream(e4m3(64, 112), norm(112, F8E4M3))),
+        ("stream_quantized_to8", stream(Product { residual, ..e4m3(4096, 4096) }, quantize(4096))),
+        ("stream_quantized_wide", stream(Product { residual, ..e4m3(4096, 14336) }, quantize(14336))),
     ]
 }
 
@@ -82,6 +120,6 @@ fn cases() -> Vec<(&'static str, Recipe)> {
 /// One line a kernel: what assembling it uses. A change here is a change of performance: look at it.
 #[test]
 fn every_kernel_with_wgmma() {
-    let Some(table) = on_sm_90(&[cases(), ordered()].concat()) else { return };
+    let Some(table) = on_sm_90(&[cases(), ordered(), with_prologue()].concat()) else { return };
     insta::assert_snapshot!("wgmma", table);
 }

@@ -16,7 +16,6 @@ pub(super) struct Ring<'b> {
 #[derive(Clone, Copy)]
 pub(super) struct Run<'b> {
     pub(super) ring: Ring<'b>,
-    pub(super) maps: [Val<'b, TensorMap>; 2],
     /// The block's first unit.
     pub(super) first: Val<'b, I32>,
     /// How many there are.
@@ -64,7 +63,7 @@ impl StreamMatmul {
 
     /// Brings the weights of the block's units into the ring, one thread. Nobody writes them: they are asked for whenever
     /// there is room.
-    pub(super) fn bring_weights<'b>(&self, b: &'b Builder, run: &Run<'b>) {
+    pub(super) fn bring_weights<'b>(&self, b: &'b Builder, run: &Run<'b>, map: Val<'b, TensorMap>) {
         let Ring { full, memory, .. } = run.ring;
         let once = b.cache_policy(Evict::First);
         let init = (self.corner(run.first), run.cursor_of(b.value(0)));
@@ -73,7 +72,7 @@ impl StreamMatmul {
             run.ring.left(cursor);
             full.at(s).arrive_expect(self.stage_bytes());
             for (to, at) in self.boxes(corner) {
-                b.tensor_load(self.slot(memory, s).at_bytes(to), run.maps[1], &at, full.at(s), Some(once));
+                b.tensor_load(self.slot(memory, s).at_bytes(to), map, &at, full.at(s), Some(once));
             }
             (self.next(corner), run.ring.next(cursor))
         });
@@ -81,7 +80,7 @@ impl StreamMatmul {
 
     /// Brings x for them, another thread. Its bytes may come before the weights' thread has said how many there are: the
     /// phase waits for that thread.
-    pub(super) fn bring_x<'b>(&self, b: &'b Builder, run: &Run<'b>) {
+    pub(super) fn bring_x<'b>(&self, b: &'b Builder, run: &Run<'b>, map: Val<'b, TensorMap>) {
         let Ring { full, memory, .. } = run.ring;
         let often = b.cache_policy(Evict::Last);
         let init = (self.corner(run.first), run.cursor_of(b.value(0)));
@@ -92,7 +91,7 @@ impl StreamMatmul {
                 let to = self.chunks() * self.tile() * CHUNK + c * self.tokens * CHUNK;
                 let (to, at) =
                     (self.slot(memory, s).at_bytes(to), [corner[1] + c * self.columns(), b.value(0)]);
-                b.tensor_load(to, run.maps[0], &at, full.at(s), Some(often));
+                b.tensor_load(to, map, &at, full.at(s), Some(often));
             }
             (self.next(corner), run.ring.next(cursor))
         });

@@ -12,7 +12,7 @@ impl StreamMatmul {
 
     /// The memory for that.
     pub(super) fn turn<'b>(&self, b: &'b Builder) -> SharedPtr<'b, F32> {
-        b.shared(self.workers() / GROUP * self.together() * PITCH, 16)
+        b.shared(Self::WORKERS / GROUP * self.together() * PITCH, 16)
     }
 
     /// Stores the tile of y from sums in the order of `wgmma`.

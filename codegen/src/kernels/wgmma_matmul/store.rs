@@ -81,7 +81,7 @@ impl<'b> Lane<'b> {
     fn store(&self, [tiles, ups]: [&[Four<'b>]; 2], groups: Range<usize>) {
         // Everything is read before anything is stored: the reads are under way together.
         let scales = self.epilogue.scales.map(|s| {
-            let scale = |(row, exists): (Val<'b, I32>, Val<'b, I1>)| s.rows.at(exists.select(row, 0)).load();
+            let scale = |(row, exists): (Val<'b, I32>, Val<'b, I1>)| s.rows.of(exists.select(row, 0));
             self.rows.map(scale)
         });
         let (gate, n) = (self.epilogue.gate, self.epilogue.n);
