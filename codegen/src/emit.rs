@@ -1,7 +1,7 @@
 //! The `codegen` phase: the selected kernels of a module as PTX, each once, several at a time.
 
 use crate::builder::{Builder, Built};
-use crate::kernels::{ArgKind, Extent, Launch, Map, Recipe, Scratch};
+use crate::kernels::{ArgKind, Extent, Launch, Map, Recipe, Scratch, Shared};
 use crate::mlir::{Mlir, OptLevel, PtxTarget};
 use crate::ptxas::{Assembled, Ptxas};
 use crate::tuning::kernels::chosen;
@@ -46,6 +46,8 @@ pub struct Kernel {
     pub arch: &'static str,
     /// Blocks: x, y, z.
     pub grid: [Extent; 3],
+    /// See [`Launch::shares`].
+    pub shares: Option<Shared>,
     /// Threads of a block: x, y, z.
     pub block: [u32; 3],
     /// Dynamic shared memory, bytes.
@@ -202,7 +204,7 @@ fn entry_point(name: &str) -> String {
 
 /// Compiles one kernel for a chip.
 pub fn compile(mlir: &Mlir, name: &str, recipe: &Recipe, gpu: &Gpu, opt: OptLevel) -> Result<Kernel, Diag> {
-    let Launch { grid, block, args, maps, scratch } = recipe.launch();
+    let Launch { grid, block, args, maps, scratch, shares } = recipe.launch();
     let b = Builder::new(&entry_point(name), gpu, block);
     recipe.build(&b);
     let built = b.finish()?;
@@ -221,6 +223,7 @@ pub fn compile(mlir: &Mlir, name: &str, recipe: &Recipe, gpu: &Gpu, opt: OptLeve
         maps,
         dependent,
         scratch,
+        shares,
     })
 }
 

@@ -21,6 +21,7 @@ fn for_gpu() -> Manifest {
             cubin: None,
             entry: "main".into(),
             grid: [one; 3],
+            shares: None,
             block: [32, 1, 1],
             shared: 0,
             scratch: None,

@@ -25,13 +25,15 @@ use super::attention::{Attention, Paged};
 use super::flash_softmax::{State, WarpRows};
 use super::flash_tiles::{Keys, Tiles};
 use super::rope_kv_append::RopeKvAppend;
-use super::{Count, Extent, Launch, Scratch, last_to_arrive};
+use super::{Count, Extent, Launch, Scratch, Shared, last_to_arrive};
 use crate::builder::{Bf16, Builder, I1, I32, Special, Val};
 
 /// Rows of a tile: most query heads of a block.
 const ROWS: u32 = 16;
 /// Most shares of a context.
 const SHARES: u32 = 16;
+/// Blocks that are so few that those without a share are launched too.
+const FEW: u32 = 2048;
 /// Keys of a share, of bf16, unless there would be more than [`SHARES`]; of e4m3 as many bytes.
 const SHARE_KEYS: u32 = 256;
 
@@ -107,11 +109,12 @@ impl DecodeAttention {
         let seqs = Extent { of: Count::Seqs, div: 1, plus: None, mul: 1 };
         let bytes = 4 * self.scratch().iter().sum::<u64>();
         Launch {
-            grid: [seqs, one(self.units()), one(SHARES)],
+            grid: [seqs, one(self.units()), Extent::ONE],
             block: [self.tiling().warps * 32, 1, 1],
             args: self.prologue.map_or_else(Attention::args, |rope| rope.args()),
             maps: Vec::new(),
             scratch: Some(Scratch { of: Count::Seqs, bytes, counters: self.units() }),
+            shares: Some(Shared { keys: self.share_keys(), most: SHARES, few: FEW }),
         }
     }
 
@@ -194,6 +197,11 @@ impl DecodeAttention {
         });
     }
 
+    /// Keys of a share, unless there would be too many shares.
+    fn share_keys(&self) -> u32 {
+        if self.attention.pages().scaled() { 2 * SHARE_KEYS } else { SHARE_KEYS }
+    }
+
     /// How the keys before `to` are shared out.
     fn shares<'b>(&self, b: &'b Builder, to: Val<'b, I32>) -> Shares<'b> {
         let Tiling { warps, keys } = self.tiling();
@@ -203,8 +211,7 @@ impl DecodeAttention {
         };
         let end = to.div_ceil(keys);
         let tiles = end - first;
-        let share = if self.attention.pages().scaled() { 2 * SHARE_KEYS } else { SHARE_KEYS };
-        let wanted = tiles.div_ceil(share / keys).min(SHARES);
+        let wanted = tiles.div_ceil(self.share_keys() / keys).min(SHARES);
         let each = ((tiles + wanted - 1) / wanted).div_ceil(warps) * warps;
         Shares { tiles: [first, end], each, count: (tiles + each - 1) / each }
     }

@@ -40,6 +40,7 @@ pub(super) fn ptx_kernel(
             plus: e.plus.map(count),
             mul: e.mul,
         }),
+        shares: kernel.shares.map(|s| eng::Shares { keys: s.keys, most: s.most, few: s.few }),
         block: kernel.block,
         shared: kernel.shared,
         scratch: kernel.scratch.map(|s| eng::Scratch {

@@ -10,7 +10,7 @@ use crate::container;
 use crate::error::EngineError;
 use crate::layout::{Part, sizes};
 use crate::manifest::{
-    Arg, Code, Count, Dims, Dtype, Extent, FORMAT, Launch, Manifest, MapRows, PtxKernel, Weight,
+    Arg, Code, Count, Dims, Dtype, Extent, FORMAT, Launch, Manifest, MapRows, PtxKernel, Shares, Weight,
 };
 pub use signature::{Slot, signature};
 use std::collections::BTreeSet;
@@ -360,6 +360,11 @@ fn check_ptx(at: &str, ptx: &PtxKernel) -> Result<(), EngineError> {
         ptx.grid.iter().find(|e| e.div == 0 || e.mul == 0 || e.mul > 1 << 24)
     {
         return Err(bad(at, format!("a grid extent with the divisor {div} and the factor {mul}")));
+    }
+    if let Some(Shares { keys, most, .. }) = ptx.shares
+        && (keys == 0 || most == 0 || most > 1 << 16)
+    {
+        return Err(bad(at, format!("contexts shared out to {most} blocks of {keys} positions")));
     }
     // Limits of every GPU: 1024 threads, 64 of them in z, 256 KiB of shared memory.
     let [x, y, z] = ptx.block.map(u64::from);

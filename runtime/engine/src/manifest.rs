@@ -10,7 +10,7 @@ pub use map::{Map, MapElem, MapRows};
 use serde::{Deserialize, Serialize};
 
 /// Version of the format; another one is refused.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
 
 /// The whole manifest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -253,6 +253,9 @@ pub struct PtxKernel {
     pub entry: String,
     /// Blocks: x, y, z.
     pub grid: [Extent; 3],
+    /// Blocks along z, in place of the grid's, if contexts are shared out to them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shares: Option<Shares>,
     /// Threads of a block.
     pub block: [u32; 3],
     /// Dynamic shared memory, bytes.
@@ -278,6 +281,19 @@ pub struct Scratch {
     pub bytes: u64,
     /// Counters for each.
     pub counters: u32,
+}
+
+/// How many blocks share a context: one for each `keys` positions of the step's longest one, at least one and at most `most`; or
+/// `most`, where the whole grid is no more than `few` blocks then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shares {
+    /// Positions, at least 1.
+    pub keys: u32,
+    /// Most blocks, at least 1.
+    pub most: u32,
+    /// Blocks of a grid.
+    pub few: u32,
 }
 
 /// A launch extent: `(ceil(of / div) + plus) * mul`.

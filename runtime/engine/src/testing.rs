@@ -163,6 +163,7 @@ pub fn ptx_manifest() -> Manifest {
             cubin: (i / 2 == 1).then(|| "kernel/m1.cubin".to_owned()),
             entry: format!("k{i}"),
             grid: [tokens, one, one],
+            shares: None,
             block: [128, 1, 1],
             shared: 1024,
             scratch: None,

@@ -93,6 +93,7 @@ impl Bench {
                 cubin: None,
                 entry: "k".to_owned(),
                 grid: [Extent { mul: test.blocks, ..one }, one, one],
+                shares: None,
                 block: [test.block, 1, 1],
                 shared: test.shared_bytes(),
                 scratch: None,
@@ -113,7 +114,7 @@ impl Bench {
         let mut bytes = vec![UNWRITTEN; test.output_bytes()];
         self.device.upload(arena, 0, given)?;
         self.device.upload(arena, at, &bytes)?;
-        let dims = StepDims { tokens: 1, rows: 1, seqs: 1 };
+        let dims = StepDims { tokens: 1, rows: 1, seqs: 1, context: 0 };
         for (kernel, launch) in manifest.kernels.iter().zip(&manifest.launches) {
             self.device.launch(
                 Call { kernel: (0, kernel), args: &launch.args, loc: &launch.loc },

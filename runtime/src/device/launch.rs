@@ -4,7 +4,7 @@
 use super::{Bindings, Buffer, Region, StepDims};
 use crate::error::Error;
 use serde::{Deserialize, Serialize};
-use trtc_engine::manifest::{Arg, Code, Count, Extent, Kernel, Map, PtxKernel};
+use trtc_engine::manifest::{Arg, Code, Count, Extent, Kernel, Map, PtxKernel, Shares};
 
 /// A parameter of a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,8 +106,19 @@ pub fn params(
 
 /// Blocks of a launch, x, y, z; `None` if there are none, which no device launches.
 pub fn grid(code: &PtxKernel, dims: StepDims) -> Option<[u32; 3]> {
-    let grid = code.grid.map(|e| blocks(e, dims));
+    let mut grid = code.grid.map(|e| blocks(e, dims));
+    if let Some(shares) = code.shares {
+        grid[2] = shared(shares, grid[0].saturating_mul(grid[1]), dims);
+    }
     (!grid.contains(&0)).then_some(grid)
+}
+
+/// Blocks along z of a grid with `plane` for each of them.
+fn shared(Shares { keys, most, few }: Shares, plane: u32, dims: StepDims) -> u32 {
+    if dims.context == 0 || plane.saturating_mul(most) <= few {
+        return most;
+    }
+    dims.context.div_ceil(keys.max(1)).clamp(1, most.max(1))
 }
 
 /// `(ceil(of / div) + plus) * mul`.
@@ -124,7 +135,7 @@ fn blocks(e: Extent, dims: StepDims) -> u32 {
 
 /// A launch in an error's words.
 pub fn facts(code: &PtxKernel, grid: [u32; 3], dims: StepDims) -> String {
-    let StepDims { tokens, rows, seqs } = dims;
+    let StepDims { tokens, rows, seqs, .. } = dims;
     format!(
         "grid {grid:?}, block {:?}, {} bytes of shared memory; {tokens} tokens, {rows} rows, {seqs} requests",
         code.block, code.shared
@@ -136,8 +147,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn contexts_are_shared_out_to_as_many_blocks_as_they_need() {
+        let shares = Shares { keys: 256, most: 16, few: 2048 };
+        let of = |plane, context| shared(shares, plane, StepDims { context, ..StepDims::NONE });
+        assert_eq!([of(8, 1), of(128, 300), of(129, 300), of(129, 256)], [16, 16, 2, 1]);
+        assert_eq!([of(1 << 20, 0), of(1 << 20, 1 << 20), of(1 << 20, 1024)], [16, 16, 4]);
+    }
+
+    #[test]
     fn extents_count_blocks() {
-        let dims = StepDims { tokens: 100, rows: 5, seqs: 3 };
+        let dims = StepDims { tokens: 100, rows: 5, seqs: 3, context: 0 };
         let extent = |of, div, plus, mul| blocks(Extent { of, div, plus, mul }, dims);
         assert_eq!(extent(Count::Tokens, 32, None, 2), 8);
         assert_eq!(extent(Count::Tokens, 32, Some(Count::Seqs), 2), 14);

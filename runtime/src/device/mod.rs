@@ -90,11 +90,13 @@ pub struct StepDims {
     pub rows: u32,
     /// S, requests.
     pub seqs: u32,
+    /// No context of the step is longer; 0 if nobody knows.
+    pub context: u32,
 }
 
 impl StepDims {
     /// A step of nothing.
-    pub const NONE: StepDims = StepDims { tokens: 0, rows: 0, seqs: 0 };
+    pub const NONE: StepDims = StepDims { tokens: 0, rows: 0, seqs: 0, context: 0 };
 }
 
 /// One kernel with its arguments.

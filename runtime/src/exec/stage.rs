@@ -167,6 +167,11 @@ impl Stage {
         Ok(())
     }
 
+    /// Positions of the longest context.
+    pub fn longest(&self) -> u32 {
+        self.context.now.iter().copied().max().unwrap_or(0) as u32
+    }
+
     /// Makes a decode step one of `to` requests: the new ones have one token each, in page `page`, which is nobody's.
     pub fn pad(&mut self, to: u32, page: i32) {
         for s in self.context.now.len() as i32..to as i32 {

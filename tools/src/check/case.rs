@@ -102,6 +102,11 @@ impl Requests {
         Requests::on_pages(runs, page_tokens, random)
     }
 
+    /// Positions of the longest context.
+    pub fn longest(&self) -> usize {
+        self.runs.iter().map(|run| run.past + run.new).max().unwrap_or(0)
+    }
+
     /// The steps of at most `most` tokens that bring the same requests to where this one leaves them.
     fn steps_so_far(&self, most: usize) -> Vec<Requests> {
         self.steps_to(|run| run.past + run.new, most)
@@ -318,7 +323,8 @@ fn run(
     requests.upload(memory)?;
     let tokens = requests.tokens();
     let rows = tokens.min(memory.manifest().dims.max_logit_rows as usize);
-    let dims = StepDims { tokens: tokens as u32, rows: rows as u32, seqs: requests.runs.len() as u32 };
+    let (seqs, context) = (requests.runs.len() as u32, requests.longest() as u32);
+    let dims = StepDims { tokens: tokens as u32, rows: rows as u32, seqs, context };
 
     let Laid { inputs, args, results } = lay(memory, launch, module, (requests, dims), cache, random)?;
     let (mut weights, mut used) = (BTreeMap::new(), Vec::new());

@@ -39,6 +39,7 @@ fn engine_for_gpu(path: &Path) {
         cubin: None,
         entry: "k".into(),
         grid: [one; 3],
+        shares: None,
         block: [32, 1, 1],
         shared: 0,
         scratch: None,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 #[test]
 fn a_recording_reads_the_inputs_of_its_replay() {
     let mut rig = Rig::new(Isa::detect(), 2);
-    rig.dims = StepDims { tokens: 2, rows: 0, seqs: 0 };
+    rig.dims = StepDims { tokens: 2, rows: 0, seqs: 0, context: 0 };
     let (a, b) = (rig.input(&[1.0, 2.0], Dtype::F32), rig.input(&[10.0, 20.0], Dtype::F32));
     let (sum, twice) = (rig.output(2, Dtype::F32), rig.output(2, Dtype::F32));
     let kernel = HostKernel::Add { width: 1, lhs: Dtype::F32, rhs: Dtype::F32, out: Dtype::F32 };
@@ -78,6 +78,7 @@ fn gpu_code_and_missing_engines_are_refused() {
         module: "kernel/a.ptx".into(),
         cubin: None,
         entry: "a".into(),
+        shares: None,
         grid: [Extent { of: Count::One, div: 1, plus: None, mul: 1 }; 3],
         block: [1, 1, 1],
         shared: 0,

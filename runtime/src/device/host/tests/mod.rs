@@ -155,7 +155,7 @@ impl Rig {
             scratch: take(0),
             counters: take(0),
         };
-        Rig { device, manifest: manifest(kv), bind, used: 0, dims: StepDims { tokens: 0, rows: 0, seqs: 0 } }
+        Rig { device, manifest: manifest(kv), bind, used: 0, dims: StepDims::NONE }
     }
 
     fn place(&mut self, bytes: &[u8]) -> Arg {
@@ -231,7 +231,7 @@ impl Rig {
             positions.extend(s.past as i32..(s.past + s.new) as i32);
             table.extend(s.pages.iter().copied().chain(std::iter::repeat(-1)).take(width));
         }
-        self.dims = StepDims { tokens: positions.len() as u32, rows: 0, seqs: seqs.len() as u32 };
+        self.dims = StepDims { tokens: positions.len() as u32, rows: 0, seqs: seqs.len() as u32, context: 0 };
         let b = self.bind.clone();
         for (buffer, list) in
             [(b.query_start, starts), (b.context, contexts), (b.block_table, table), (b.positions, positions)]
