@@ -1,11 +1,11 @@
 //! Variants of the kernels of a module: their names, what they are, and what could be measured.
 
-use super::{Tuning, Variant};
-use crate::kernels::Recipe;
+use super::{Tuning, Variant, product};
+use crate::kernels::{Count, Recipe};
 use crate::recipes::{Ranged, recipes};
 use crate::signature::signature;
 use std::collections::BTreeMap;
-use trtc_ir::{Diag, Module, OpId, Target};
+use trtc_ir::{Diag, Module, OpId, Sym, Target};
 
 /// The name of an op's kernel without a variant.
 pub(crate) fn name(module: &Module, id: OpId, target: &Target, r: &Ranged) -> Result<String, String> {
@@ -54,7 +54,12 @@ pub fn candidates(
     most: usize,
 ) -> Result<BTreeMap<String, (u64, Vec<Variant>)>, Diag> {
     let all = selected(module, target)?.into_iter().flat_map(|(_, ranges)| ranges);
-    let variants = all.map(|(name, r)| (name, (r.to, Variant::candidates(&r.recipe, r.to, most))));
+    let logits = module.max_dim(Sym::L).unwrap_or(u64::MAX);
+    let variants = all.map(|(name, r)| {
+        let of_logits = product(&r.recipe).is_some_and(|(of, _)| of.rows == Count::Rows);
+        let rows = if of_logits { r.to.min(logits) } else { r.to };
+        (name, (rows, Variant::candidates(&r.recipe, rows, most)))
+    });
     Ok(variants.filter(|(_, (_, variants))| variants.len() > 1).collect())
 }
 
