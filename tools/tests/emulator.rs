@@ -86,20 +86,20 @@ fn build(model: &Path, engine: &Path, target: &str, how: How) {
     trtc(&args).unwrap_or_else(|text| panic!("{text}"));
 }
 
-/// What a kernel of chips that calculate alike is: all but the header of its text, which names one of them.
-fn body(text: &[u8]) -> Vec<u8> {
-    let named = |line: &&[u8]| line.starts_with(b".target") || line.starts_with(b".version");
-    text.split(|&byte| byte == b'\n').filter(|line| !named(line)).collect::<Vec<_>>().join(&b'\n')
+/// What a kernel of chips that calculate alike is: its text without the name of one of them and without the version of PTX.
+fn body(text: &[u8], target: &str) -> String {
+    let text = String::from_utf8_lossy(text).replace(target, "");
+    text.lines().filter(|line| !line.starts_with(".version")).collect::<Vec<_>>().join("\n")
 }
 
 /// Kernels of an engine that are not among `seen`: text and contract are all that a check depends on.
-fn unseen(engine: &Path, seen: &mut HashSet<(Vec<u8>, String)>) -> Vec<String> {
+fn unseen(engine: &Path, target: &str, seen: &mut HashSet<[String; 2]>) -> Vec<String> {
     let file = EngineFile::open(engine).expect("the engine");
     let mut out = Vec::new();
     for kernel in &file.manifest().kernels {
         let Code::Ptx(code) = &kernel.code else { panic!("{} is no PTX", kernel.name) };
         let text = file.tensor(&code.module).expect("the kernel's text");
-        if seen.insert((body(text), kernel.contract.clone())) {
+        if seen.insert([body(text, target), kernel.contract.replace(target, "")]) {
             out.push(kernel.name.clone());
         }
     }
@@ -122,7 +122,7 @@ fn kernels(targets: &[&str]) {
         for model in checkpoints() {
             for how in BUILDS.into_iter().filter(|how| serves(target, how)) {
                 build(&model, &engine, target, how);
-                let new = unseen(&engine, &mut seen);
+                let new = unseen(&engine, target, &mut seen);
                 if new.is_empty() || check(&engine, &new).is_ok() {
                     continue;
                 }
