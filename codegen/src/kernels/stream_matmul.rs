@@ -3,13 +3,14 @@
 //!
 //! x `(M, K)` with M at most [`StreamMatmul::tokens`], w `(N, K)`, row-major, bf16 or e4m3 with scales. Weights are the first
 //! operand of `wgmma`, `(64, k) x (k, tokens)`, so that few tokens make narrow products. Two threads bring weights and x by
-//! tensor copies into a ring; two warpgroups multiply, a tile each by turns or one tile together. The tiles of w, cut into *units* along K, are dealt out to
-//! [`MULTIPROCESSORS`] blocks in equal runs, whatever the shape: a block's run may end inside of a tile. Parts of one tile go through
-//! scratch memory, and the last block to arrive adds them in the order of K, so that a result does not depend on which
-//! block that is. Where sums have to be the same whichever kernel makes them ([`StreamMatmul::order`]), runs end between
-//! shares of K alone, and a share is one chain of products. With a *prologue* the kernel is that of a chain: a block norms or
-//! quantises rows of x by itself (`prologue.rs`), and weights alone come through the ring. Weights are asked for before the launch waits for those before it, and a block takes less than half of a
-//! multiprocessor's shared memory: the next product fills its ring while this one ends.
+//! tensor copies into a ring; two warpgroups multiply, a tile each by turns or one tile together.
+//!
+//! The tiles of w, cut into *units* along K, are dealt out to [`MULTIPROCESSORS`] blocks in equal runs, which may end inside of a
+//! tile. Parts of one tile go through scratch memory; the last block to arrive adds them in the order of K, whichever it is.
+//! For sums that do not depend on the kernel ([`StreamMatmul::order`]) runs end between shares of K, each one chain of products.
+//! Weights are asked for before the launch waits for those before it, and a block takes less than half of a multiprocessor's
+//! shared memory: the next product fills its ring while this one ends. With a *prologue* the kernel is that of a chain: a
+//! block norms or quantises the row of x by itself (`prologue.rs`), and weights alone come through the ring.
 
 mod prologue;
 mod ring;
