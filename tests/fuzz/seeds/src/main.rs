@@ -286,6 +286,7 @@ fn gpu() -> eng::Manifest {
             cubin: Some("kernel/step.cubin".into()),
             entry: "step".into(),
             grid: [extent(eng::Count::Tokens), extent(eng::Count::One), extent(eng::Count::Seqs)],
+            shares: Some(eng::Shares { keys: 256, most: 16, few: 2048 }),
             block: [128, 1, 1],
             shared: 1024,
             scratch: None,
