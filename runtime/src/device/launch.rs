@@ -113,6 +113,14 @@ pub fn grid(code: &PtxKernel, dims: StepDims) -> Option<[u32; 3]> {
     (!grid.contains(&0)).then_some(grid)
 }
 
+/// True if a launch for `dims` is the same with another bound on contexts.
+pub fn same_with(kernel: &Kernel, dims: StepDims, context: u32) -> bool {
+    match &kernel.code {
+        Code::Ptx(code) => grid(code, dims) == grid(code, StepDims { context, ..dims }),
+        Code::Host(_) => true,
+    }
+}
+
 /// Blocks along z of a grid with `plane` for each of them.
 fn shared(Shares { keys, most, few }: Shares, plane: u32, dims: StepDims) -> u32 {
     if dims.context == 0 || plane.saturating_mul(most) <= few {

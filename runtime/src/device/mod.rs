@@ -8,7 +8,7 @@ pub mod emulator;
 pub mod host;
 mod instants;
 mod landed;
-mod launch;
+pub(crate) mod launch;
 mod meminfo;
 
 pub use cuda::{CudaDevice, present as cuda_present};
