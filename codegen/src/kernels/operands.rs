@@ -113,7 +113,7 @@ impl Product {
 
     /// The end of the product of `m` rows; `ragged` if a tile can reach beyond y's last column.
     pub(super) fn epilogue<'b>(&self, params: Params<'b>, m: Val<'b, I32>, ragged: bool) -> Epilogue<'b> {
-        let Params { w, rows, bias, residual, y, .. } = params;
+        let Params { w, rows, bias, residual, y } = params;
         let scales = rows.zip(w.scale).map(|(rows, columns)| Scales { rows, columns });
         Epilogue { n: self.outputs(), ragged, m, gate: self.gate, scales, bias, residual, y }
     }

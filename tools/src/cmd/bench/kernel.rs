@@ -129,7 +129,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 pub fn times<'a>(
     file: &EngineFile,
     options: &LoadOptions,
-    cases: Vec<Case<'a>>,
+    mut cases: Vec<Case<'a>>,
     repeat: u32,
 ) -> Result<Times<'a>, Failure> {
     let m = file.manifest();
@@ -140,7 +140,6 @@ pub fn times<'a>(
     // Those that are measured: the driver takes longer to compile the others than they would take.
     let used: BTreeSet<u32> = cases.iter().map(|c| c.kernel.0).collect();
     load.kernels = used.iter().map(|&k| m.kernels[k as usize].clone()).collect();
-    let mut cases = cases;
     for case in &mut cases {
         case.kernel.0 = used.range(..case.kernel.0).count() as u32;
     }
