@@ -142,7 +142,7 @@ impl Bench {
         let rows = Count::Tokens;
         let code = HostKernel::Linear { n: n as u32, k: k as u32, rows, bias: false, residual: None, x, out };
         let kernel = Kernel { name: "linear".into(), code: Code::Host(code), contract: String::new() };
-        let dims = StepDims { tokens: tokens as u32, rows: 0, seqs: 0, context: 0 };
+        let dims = StepDims { tokens: tokens as u32, rows: 0, seqs: 0, ..StepDims::NONE };
         Ok(Bench { device, kernel, calls, bind, dims, next: 0, bytes, flops: 2 * n * k * tokens })
     }
 
@@ -175,7 +175,7 @@ impl Bench {
         let code = HostKernel::Attention { heads: heads as u32, scale, softcap: None, x, out };
         let kernel = Kernel { name: "attention".into(), code: Code::Host(code), contract: String::new() };
         let calls = vec![vec![Arg::Arena(0), Arg::Batch, Arg::Kv(0), Arg::Arena(out_at)]];
-        let dims = StepDims { tokens: (seqs * tokens) as u32, rows: 0, seqs: seqs as u32, context: 0 };
+        let dims = StepDims { tokens: (seqs * tokens) as u32, rows: 0, seqs: seqs as u32, ..StepDims::NONE };
         let pairs: u64 = (context - tokens + 1..=context).sum::<u64>() * seqs;
         let (bytes, flops) =
             (2 * kv_type.bytes() * seqs * context * kv_heads * head_dim, 4 * pairs * heads * head_dim);

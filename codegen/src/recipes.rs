@@ -265,10 +265,15 @@ pub(crate) fn alone(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ran
             let prefill = if wgmma { wide.into() } else { flash.into() };
             match decode.unsupported().or(flash.unsupported()) {
                 Some(_) => always(TokenAttention(attention).into()),
-                None => Ok(vec![
-                    all(Steps::Decode, "decode", decode.into()),
-                    all(Steps::Prefill, "prefill", prefill),
-                ]),
+                None => {
+                    let kinds =
+                        [(Steps::Decode, "decode", decode.into()), (Steps::Prefill, "prefill", prefill)];
+                    let both = kinds.into_iter().map(|(steps, suffix, recipe)| all(steps, suffix, recipe));
+                    // Requests that decode beside prompts: tiles of queries would be empty but for one token. A prompt's
+                    // own last token is not to be computed so if it depends on the step whether it is by itself.
+                    let single = all(Steps::Single, "decode", decode.into());
+                    Ok(both.chain((!module.deterministic).then_some(single)).collect())
+                }
             }
         }
     };

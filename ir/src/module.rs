@@ -173,6 +173,9 @@ pub enum Steps {
     Decode,
     /// Several tokens of at least one.
     Prefill,
+    /// Of a prefill step the requests at its beginning that have one token each; the kernel for prefill steps then leaves
+    /// them out.
+    Single,
 }
 
 impl Steps {
@@ -180,10 +183,14 @@ impl Steps {
     pub const KINDS: [Steps; 2] = [Steps::Decode, Steps::Prefill];
 
     /// Names in the text form.
-    const NAMES: [(Steps, &'static str); 3] =
-        [(Steps::Any, "any"), (Steps::Decode, "decode"), (Steps::Prefill, "prefill")];
+    const NAMES: [(Steps, &'static str); 4] = [
+        (Steps::Any, "any"),
+        (Steps::Decode, "decode"),
+        (Steps::Prefill, "prefill"),
+        (Steps::Single, "single"),
+    ];
 
-    /// Name in the text form: `any`, `decode`, `prefill`.
+    /// Name in the text form: `any`, `decode`, `prefill`, `single`.
     pub fn name(self) -> &'static str {
         Steps::NAMES[self as usize].1
     }
@@ -195,7 +202,7 @@ impl Steps {
 
     /// True if steps of this kind are among them.
     pub fn serve(self, kind: Steps) -> bool {
-        self == Steps::Any || self == kind
+        self == kind || self == Steps::Any && kind != Steps::Single
     }
 }
 

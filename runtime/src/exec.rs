@@ -147,7 +147,7 @@ impl Executor {
         for i in 0..exec.buckets.len() {
             let n = exec.buckets[i];
             for context in bounds(d.max_seq_len) {
-                exec.record(StepDims { tokens: n, rows: n, seqs: n, context })?;
+                exec.record(StepDims { tokens: n, rows: n, seqs: n, first: 0, context })?;
             }
         }
         Ok(exec)
@@ -179,17 +179,17 @@ impl Executor {
         self.stage.fill(plan, sched, draws)?;
         let seqs = plan.chunks.len() as u32;
         let context = bound(self.stage.longest());
-        let mut dims = StepDims { tokens: plan.tokens, rows: plan.rows, seqs, context };
+        let mut dims = StepDims { tokens: plan.tokens, rows: plan.rows, seqs, first: 0, context };
         let bucket = self.buckets.iter().copied().find(|&b| b >= seqs);
         if let Some(n) = bucket.filter(|_| plan.decode_only()) {
             self.stage.pad(n, self.pages as i32);
-            dims = StepDims { tokens: n, rows: n, seqs: n, context };
+            dims = StepDims { tokens: n, rows: n, seqs: n, first: 0, context };
         }
         self.upload()?;
         if plan.decode_only() && self.records {
             self.replay(dims)?
         } else {
-            self.launch(plan.kind, dims)?
+            self.launch((plan.kind, plan.single), dims)?
         }
         let row = 4 * u64::from(self.manifest.model.vocab);
         let arena = self.bind.arena;
@@ -265,9 +265,10 @@ impl Executor {
         Ok(())
     }
 
-    fn launch(&mut self, kind: Steps, dims: StepDims) -> Result<(), Error> {
+    fn launch(&mut self, kind: (Steps, u32), dims: StepDims) -> Result<(), Error> {
         for call in calls(&self.manifest, kind, dims) {
-            self.device.launch(call?, &self.bind, dims)?;
+            let (call, dims) = call?;
+            self.device.launch(call, &self.bind, dims)?;
         }
         Ok(())
     }
@@ -280,13 +281,14 @@ impl Executor {
         self.record(dims)?;
         match self.graphs.get(&dims) {
             Some(&graph) => self.device.replay(graph),
-            None => self.launch(Steps::Decode, dims),
+            None => self.launch((Steps::Decode, 0), dims),
         }
     }
 
     /// Records a decode step, unless one that is executed alike was. A device that cannot record is not asked again.
     fn record(&mut self, dims: StepDims) -> Result<(), Error> {
-        let list: Vec<Call<'_>> = calls(&self.manifest, Steps::Decode, dims).collect::<Result<_, _>>()?;
+        let calls = calls(&self.manifest, (Steps::Decode, 0), dims).map(|call| call.map(|(call, _)| call));
+        let list: Vec<Call<'_>> = calls.collect::<Result<_, _>>()?;
         // Small grids are the same whatever the bound on contexts is.
         let same = |&(made, _): &(&StepDims, &Graph)| {
             let StepDims { context, .. } = *made;
@@ -308,18 +310,20 @@ impl Executor {
     }
 }
 
-/// The kernels of a step of a kind and these sizes, in order. A launch without a choice is of an op that another one computes; that
-/// there is one for each was checked with the manifest.
-fn calls(manifest: &Manifest, kind: Steps, dims: StepDims) -> impl Iterator<Item = Result<Call<'_>, Error>> {
-    manifest.launches.iter().filter_map(move |launch| {
-        let index = launch.choice(kind, dims.tokens)?.kernel;
+/// The kernels of a step of a kind and these sizes, whose first `single` requests have one token each, in order, each with
+/// the sizes of its part. A launch without a choice is of an op that another one computes; that there is one for each was checked with the manifest.
+fn calls(
+    manifest: &Manifest,
+    (kind, single): (Steps, u32),
+    dims: StepDims,
+) -> impl Iterator<Item = Result<(Call<'_>, StepDims), Error>> {
+    let chosen = manifest.launches.iter().filter_map(move |l| Some((l, l.choice(kind, dims.tokens)?)));
+    let parts = move |(launch, choice)| launch::parts(launch, choice, dims, single).map(move |p| (launch, p));
+    chosen.flat_map(parts).map(|(launch, (index, dims))| {
         let kernel = manifest.kernels.get(index as usize);
-        let none = || Error::bug(format!("{}: there is no kernel {index}", launch.loc));
-        Some(kernel.ok_or_else(none).map(|kernel| Call {
-            kernel: (index, kernel),
-            args: &launch.args,
-            loc: &launch.loc,
-        }))
+        let kernel =
+            kernel.ok_or_else(|| Error::bug(format!("{}: there is no kernel {index}", launch.loc)))?;
+        Ok((Call { kernel: (index, kernel), args: &launch.args, loc: &launch.loc }, dims))
     })
 }
 

@@ -95,7 +95,7 @@ impl Rig {
 
     fn launch(&mut self, args: &[Arg], tokens: u32) -> Result<(), Error> {
         let call = Call { kernel: (0, &self.kernel), args, loc: "layers.0.add" };
-        self.device.launch(call, &self.bind, StepDims { tokens, rows: 0, seqs: 1, context: 0 })
+        self.device.launch(call, &self.bind, StepDims { tokens, rows: 0, seqs: 1, ..StepDims::NONE })
     }
 
     fn ints(&mut self, at: u64, count: usize) -> Vec<i32> {
@@ -159,8 +159,10 @@ fn launches_and_recordings_read_what_is_there() {
     let twice = [Arg::Arena(32), Arg::Arena(32)];
     let call = |args| Call { kernel: (0, &rig.kernel), args, loc: "" };
     let calls = [call(&IN_OUT[..]), call(&twice[..])];
-    let graph =
-        rig.device.record(&calls, &rig.bind, StepDims { tokens: 2, rows: 0, seqs: 1, context: 0 }).unwrap();
+    let graph = rig
+        .device
+        .record(&calls, &rig.bind, StepDims { tokens: 2, rows: 0, seqs: 1, ..StepDims::NONE })
+        .unwrap();
     rig.set(0, &[10, 20]);
     rig.device.replay(graph).unwrap();
     assert_eq!(rig.ints(32, 3), [12, 22, 4]);

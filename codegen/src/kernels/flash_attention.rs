@@ -71,7 +71,7 @@ impl FlashAttention {
 
     /// Geometry. Arguments: [`Attention::args`].
     ///
-    /// Request s has the blocks from `floor(query_start[s] * group / rows) + s` on, up to those of the next one: at
+    /// Request s has the blocks from `floor((query_start[s] - query_start[0]) * group / rows) + s` on, up to those of the next one: at
     /// least as many as it has tiles, since `floor(b) - floor(a) + 1 >= ceil(b - a)`. Those left over do nothing.
     pub fn launch(&self) -> Launch {
         let (group, rows) = (self.0.group().max(1), self.rows());
@@ -117,7 +117,7 @@ impl FlashAttention {
 
     /// The first block of request `seq`, see [`FlashAttention::launch`].
     fn first_block<'b>(&self, query_start: GlobalPtr<'b, I32>, seq: Val<'b, I32>) -> Val<'b, I32> {
-        query_start.at(seq).load() * self.0.group() / self.rows() + seq
+        (query_start.at(seq).load() - query_start.load()) * self.0.group() / self.rows() + seq
     }
 
     /// One tile of rows of request `seq`.

@@ -244,8 +244,14 @@ fn decode_steps_and_prompts_have_their_own_attention() {
         *module.func.order.iter().find(|id| matches!(module.func.ops[**id].op, Op::Attention(_))).unwrap();
     let kernels = &module.func.ops[id].kernels;
     let steps: Vec<_> = kernels.iter().map(|k| (k.steps, k.from, k.to)).collect();
-    assert_eq!(steps, [(Steps::Decode, 1, 512), (Steps::Prefill, 1, 512)]);
+    assert_eq!(steps, [(Steps::Decode, 1, 512), (Steps::Prefill, 1, 512), (Steps::Single, 1, 512)]);
     assert!(kernels[0].kernel.ends_with(".decode") && kernels[1].kernel.ends_with(".prefill"));
+    assert_eq!(kernels[0].kernel, kernels[2].kernel);
+    // Which tokens are alone in a step depends on the others.
+    module.deterministic = true;
+    select(&mut module, target("sm_80")).unwrap();
+    assert_eq!(module.func.ops[id].kernels.len(), 2);
+    module.deterministic = false;
     // What the kernel for prompts does not serve, the one for decoding does.
     if let Op::Attention(op) = &mut module.func.ops[id].op {
         op.scale = -1.0;
@@ -257,7 +263,7 @@ fn decode_steps_and_prompts_have_their_own_attention() {
 
 #[test]
 fn attention_of_decode_steps_takes_in_what_makes_its_queries() {
-    use Steps::{Any, Decode, Prefill};
+    use Steps::{Any, Decode, Prefill, Single};
     let of = |module: &Module, op: &str| -> Vec<Vec<(Steps, Option<ValueId>)>> {
         let data = module.func.order.iter().map(|&id| &module.func.ops[id]).filter(|d| d.op.name() == op);
         data.map(|d| d.kernels.iter().map(|k| (k.steps, k.with)).collect()).collect()
@@ -265,12 +271,12 @@ fn attention_of_decode_steps_takes_in_what_makes_its_queries() {
     let mut module = model(DType::Bf16);
     let ops = module.func.order.iter().map(|&id| &module.func.ops[id].op);
     let q = ops.filter_map(|op| if let Op::Attention(a) = op { Some(a.q) } else { None }).nth(1).unwrap();
-    let (made, read) = (vec![(Any, None)], vec![(Decode, None), (Prefill, None)]);
+    let (made, read) = (vec![(Any, None)], vec![(Decode, None), (Prefill, None), (Single, None)]);
     for gpu in ["sm_80", "sm_90", "sm_120"] {
         select(&mut module, target(gpu)).unwrap();
         // The cache of the first layer has another reader: the second one.
         assert_eq!(of(&module, "rope_kv_append"), [made.clone(), vec![(Prefill, None)]], "{gpu}");
-        let chain = vec![(Decode, Some(q)), (Prefill, None)];
+        let chain = vec![(Decode, Some(q)), (Prefill, None), (Single, None)];
         assert_eq!(of(&module, "attention"), [read.clone(), chain], "{gpu}");
         let chains: Vec<_> = module.func.chains().filter(|(_, k)| k.steps == Decode).collect();
         let [(maker, choice)] = chains[..] else { panic!("{chains:?}") };

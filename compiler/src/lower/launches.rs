@@ -87,6 +87,7 @@ impl Cx<'_> {
             Steps::Any => eng::Steps::Any,
             Steps::Decode => eng::Steps::Decode,
             Steps::Prefill => eng::Steps::Prefill,
+            Steps::Single => eng::Steps::Single,
         };
         Ok(Choice { from: self.count(choice.from)?, to: self.count(choice.to)?, steps, kernel })
     }

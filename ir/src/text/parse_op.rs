@@ -139,7 +139,8 @@ impl Parser<'_> {
             let steps = match *p.peek() {
                 Tok::Word(word) if word != "with" => {
                     let Some(steps) = Steps::parse(word) else {
-                        let message = format!("'{}' is no kind of steps: any, decode or prefill", clip(word));
+                        let message =
+                            format!("'{}' is no kind of steps: any, decode, prefill or single", clip(word));
                         return p.fail(message);
                     };
                     p.bump();

@@ -49,6 +49,17 @@ impl Verifier<'_> {
             }
             errors.extend(self.ranges(name, kind, &ranges));
         }
+        let single: Vec<_> = data.kernels.iter().filter(|k| k.steps == Steps::Single).collect();
+        if !single.is_empty() {
+            errors.extend(self.ranges(name, Steps::Single, &single));
+            // They leave the rest to a kernel of the same op, by itself.
+            let rest = |k: &KernelChoice| k.steps == Steps::Prefill && k.with.is_none();
+            if single.iter().any(|k| k.with.is_some()) || !data.kernels.iter().any(rest) {
+                errors.insert(format!(
+                    "the kernels of llm.{name} for single tokens stand beside none for prefill steps"
+                ));
+            }
+        }
         errors.into_iter().for_each(|message| self.error(&data.loc, message));
     }
 

@@ -212,7 +212,7 @@ impl Gen {
                 .map(|_| KernelChoice {
                     from: self.u64(),
                     to: self.u64(),
-                    steps: [Steps::Any, Steps::Decode, Steps::Prefill][self.below(3)],
+                    steps: [Steps::Any, Steps::Decode, Steps::Prefill, Steps::Single][self.below(4)],
                     with: if self.below(3) == 0 { Some(self.pick(&values)) } else { None },
                     kernel: self.name(),
                 })

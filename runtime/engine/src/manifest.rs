@@ -10,7 +10,7 @@ pub use map::{Map, MapElem, MapRows};
 use serde::{Deserialize, Serialize};
 
 /// Version of the format; another one is refused.
-pub const FORMAT: u32 = 5;
+pub const FORMAT: u32 = 6;
 
 /// The whole manifest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -330,7 +330,8 @@ pub enum Count {
 #[serde(deny_unknown_fields)]
 pub struct Launch {
     /// The ops, numbered in order from 0. Over all launches of an op, and for either kind of step, the ranges of choices
-    /// are adjacent and cover `1..=max_step_tokens`: every step computes it once.
+    /// are adjacent and cover `1..=max_step_tokens`: every step computes it once. A launch may have [`Steps::Single`] besides:
+    /// all of them, beside choices for prefill steps.
     pub ops: Vec<u32>,
     /// Kernels by token count.
     pub choices: Vec<Choice>,
@@ -364,6 +365,9 @@ pub enum Steps {
     Decode,
     /// Several tokens of at least one.
     Prefill,
+    /// Of a prefill step the requests at its beginning that have one token each; the kernel for prefill steps then leaves
+    /// them out. Such a choice is by the number of these requests.
+    Single,
 }
 
 impl Steps {
@@ -377,7 +381,7 @@ impl Steps {
 
     /// True if steps of this kind are among them.
     pub fn serve(self, kind: Steps) -> bool {
-        self == Steps::Any || self == kind
+        self == kind || self == Steps::Any && kind != Steps::Single
     }
 
     /// For people: ` of decode steps`, or nothing for all steps.
@@ -386,6 +390,7 @@ impl Steps {
             Steps::Any => "",
             Steps::Decode => " of decode steps",
             Steps::Prefill => " of prefill steps",
+            Steps::Single => " of requests with one token in prefill steps",
         }
     }
 }

@@ -114,7 +114,7 @@ impl Bench {
         let mut bytes = vec![UNWRITTEN; test.output_bytes()];
         self.device.upload(arena, 0, given)?;
         self.device.upload(arena, at, &bytes)?;
-        let dims = StepDims { tokens: 1, rows: 1, seqs: 1, context: 0 };
+        let dims = StepDims { tokens: 1, rows: 1, seqs: 1, ..StepDims::NONE };
         for (kernel, launch) in manifest.kernels.iter().zip(&manifest.launches) {
             self.device.launch(
                 Call { kernel: (0, kernel), args: &launch.args, loc: &launch.loc },

@@ -4,7 +4,10 @@
 use super::{Bindings, Buffer, Region, StepDims};
 use crate::error::Error;
 use serde::{Deserialize, Serialize};
-use trtc_engine::manifest::{Arg, Code, Count, Extent, Kernel, Map, PtxKernel, Shares};
+use std::iter;
+use trtc_engine::manifest::{
+    Arg, Choice, Code, Count, Extent, Kernel, Launch, Map, PtxKernel, Shares, Steps,
+};
 
 /// A parameter of a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,10 +87,11 @@ pub fn params(
             Arg::Rows => params.push(at(bind.rows, 0)?),
             Arg::Draws => params.push(at(bind.draws, 0)?),
             Arg::Batch => {
-                for buffer in [bind.query_start, bind.context, bind.block_table] {
-                    params.push(at(buffer, 0)?);
+                let (first, width) = (4 * u64::from(dims.first), u64::from(bind.table_width));
+                for (buffer, row) in [(bind.query_start, 1), (bind.context, 1), (bind.block_table, width)] {
+                    params.push(at(buffer, first * row)?);
                 }
-                params.push(u64::from(bind.table_width));
+                params.push(width);
             }
         }
     }
@@ -102,6 +106,23 @@ pub fn params(
     }
     out.extend([dims.tokens, dims.rows, dims.seqs].map(|n| Param::Word(u64::from(n))));
     Ok(out)
+}
+
+/// The kernels, by their numbers in the manifest, that compute a launch of a step with these sizes, of which the first `single`
+/// requests have one token each, by the choice for the step: its kernel, and another one for these requests if there is one.
+pub fn parts(
+    launch: &Launch,
+    choice: &Choice,
+    dims: StepDims,
+    single: u32,
+) -> impl Iterator<Item = (u32, StepDims)> {
+    let splits = choice.steps == Steps::Prefill && single > 0;
+    let other = if splits { launch.choice(Steps::Single, single) } else { None };
+    let StepDims { tokens, seqs, first, .. } = dims;
+    let rest = StepDims { tokens: tokens - single, seqs: seqs - single, first: first + single, ..dims };
+    let own = (choice.kernel, if other.is_some() { rest } else { dims });
+    let other = other.map(|c| (c.kernel, StepDims { tokens: single, seqs: single, ..dims }));
+    iter::once(own).chain(other)
 }
 
 /// Blocks of a launch, x, y, z; `None` if there are none, which no device launches.
@@ -163,8 +184,29 @@ mod tests {
     }
 
     #[test]
+    fn single_tokens_of_a_prefill_step_may_have_a_kernel_of_their_own() {
+        let choice = |steps, kernel| Choice { from: 1, to: 64, steps, kernel };
+        let launch = |choices: &[Choice]| Launch {
+            ops: vec![0],
+            choices: choices.to_vec(),
+            args: vec![],
+            loc: String::new(),
+        };
+        let dims = StepDims { tokens: 40, rows: 5, seqs: 6, first: 0, context: 512 };
+        let of = |choices: &[Choice], single| {
+            parts(&launch(choices), &choices[0], dims, single).collect::<Vec<_>>()
+        };
+        let [prefill, single] = [choice(Steps::Prefill, 3), choice(Steps::Single, 7)];
+        assert_eq!(of(&[prefill, single], 0), [(3, dims)]);
+        assert_eq!(of(&[prefill], 4), [(3, dims)]);
+        assert_eq!(of(&[choice(Steps::Decode, 1), single], 4), [(1, dims)]);
+        let rest = StepDims { tokens: 36, seqs: 2, first: 4, ..dims };
+        assert_eq!(of(&[prefill, single], 4), [(3, rest), (7, StepDims { tokens: 4, seqs: 4, ..dims })]);
+    }
+
+    #[test]
     fn extents_count_blocks() {
-        let dims = StepDims { tokens: 100, rows: 5, seqs: 3, context: 0 };
+        let dims = StepDims { tokens: 100, rows: 5, seqs: 3, ..StepDims::NONE };
         let extent = |of, div, plus, mul| blocks(Extent { of, div, plus, mul }, dims);
         assert_eq!(extent(Count::Tokens, 32, None, 2), 8);
         assert_eq!(extent(Count::Tokens, 32, Some(Count::Seqs), 2), 14);

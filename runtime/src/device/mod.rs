@@ -14,7 +14,7 @@ mod meminfo;
 pub use cuda::{CudaDevice, present as cuda_present};
 pub use emulator::EmulatorDevice;
 pub use landed::Landed;
-pub use launch::Param;
+pub use launch::{Param, parts};
 
 use crate::error::Error;
 use std::sync::Arc;
@@ -90,13 +90,15 @@ pub struct StepDims {
     pub rows: u32,
     /// S, requests.
     pub seqs: u32,
+    /// Requests before them that another launch computes: rows of the batch's tables that are passed over.
+    pub first: u32,
     /// No context of the step is longer; 0 if nobody knows.
     pub context: u32,
 }
 
 impl StepDims {
     /// A step of nothing.
-    pub const NONE: StepDims = StepDims { tokens: 0, rows: 0, seqs: 0, context: 0 };
+    pub const NONE: StepDims = StepDims { tokens: 0, rows: 0, seqs: 0, first: 0, context: 0 };
 }
 
 /// One kernel with its arguments.

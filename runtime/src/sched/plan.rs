@@ -23,6 +23,8 @@ pub struct Plan {
     pub chunks: Vec<Chunk>,
     /// Which kernels compute it.
     pub kind: Steps,
+    /// How many of the first sequences of a prefill step have one token each, and may be computed apart from the others.
+    pub single: u32,
     /// Tokens in all.
     pub tokens: u32,
     /// Rows of logits in all.
@@ -38,7 +40,8 @@ pub struct Plan {
 impl Default for Plan {
     fn default() -> Plan {
         let chunks = Vec::new();
-        Plan { chunks, kind: Steps::Prefill, tokens: 0, rows: 0, preempted: 0, reused: 0, barrier: None }
+        let kind = Steps::Prefill;
+        Plan { chunks, kind, single: 0, tokens: 0, rows: 0, preempted: 0, reused: 0, barrier: None }
     }
 }
 
@@ -55,6 +58,7 @@ impl Plan {
 
     pub(super) fn clear(&mut self) {
         self.chunks.clear();
-        (self.tokens, self.rows, self.preempted, self.reused, self.barrier) = (0, 0, 0, 0, None);
+        (self.single, self.tokens, self.rows) = (0, 0, 0);
+        (self.preempted, self.reused, self.barrier) = (0, 0, None);
     }
 }

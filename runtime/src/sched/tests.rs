@@ -293,6 +293,9 @@ impl World {
 
         let n = self.s.pool().page_tokens() as usize;
         let mut seen = BTreeSet::new();
+        let long = self.plan.chunks.iter().position(|c| c.len > 1);
+        let apart = if self.deterministic { 0 } else { long.unwrap_or(0) };
+        assert_eq!(self.plan.single as usize, apart, "{:?}", self.plan);
         for c in &self.plan.chunks {
             assert!(seen.insert(c.seq) && c.len > 0 && c.rows <= c.len);
             let seq = self.s.sequence(c.seq).unwrap();

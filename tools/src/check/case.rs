@@ -11,7 +11,7 @@ use trtc_ir::entity::WeightId;
 use trtc_ir::interp::{self, Batch, Data, KvState, Segment, Tensor, Weights};
 use trtc_ir::random::Random;
 use trtc_ir::{Module, Op};
-use trtc_runtime::device::{Call, StepDims};
+use trtc_runtime::device::{Call, StepDims, parts};
 
 /// What a case came to.
 pub struct Outcome {
@@ -74,17 +74,17 @@ pub fn most_tokens(tokens: usize, m: &Manifest) -> usize {
 
 /// The requests of a step. Of a decode step one token each: one has a long context, others begin or end at the bounds
 /// of pages or in the middle, and if there are many the contexts of the rest are short. Of any other step one long run,
-/// and from three tokens on two requests that decode. None is above `longest` tokens.
+/// and from three tokens on a request with one token before it and one behind it. None is above `longest` tokens.
 fn runs(steps: Steps, tokens: usize, page: usize, longest: usize) -> Vec<Run> {
     let all: Vec<(usize, usize)> = match (steps, tokens) {
         (_, 0) => vec![],
-        (Steps::Decode, _) => {
+        (Steps::Decode | Steps::Single, _) => {
             let first = [33 * page, 0, 3 * page - 1, 2 * page + 3, 1, page / 2, 9 * page, page - 1];
             let rest = [1, 0, page / 2].into_iter().cycle();
             first.into_iter().chain(rest).take(tokens).map(|past| (past, 1)).collect()
         }
         (_, 1 | 2) => vec![(2 * page + 3, tokens)],
-        _ => vec![(2 * page + 3, tokens - 2), (0, 1), (3 * page - 1, 1)],
+        _ => vec![(3 * page - 1, 1), (2 * page + 3, tokens - 2), (0, 1)],
     };
     let run = |(seq, (past, new)): (usize, (usize, usize))| Run {
         seq,
@@ -105,6 +105,11 @@ impl Requests {
     /// Positions of the longest context.
     pub fn longest(&self) -> usize {
         self.runs.iter().map(|run| run.past + run.new).max().unwrap_or(0)
+    }
+
+    /// How many requests at the beginning have one token.
+    fn single(&self) -> u32 {
+        self.runs.iter().take_while(|run| run.new == 1).count() as u32
     }
 
     /// The steps of at most `most` tokens that bring the same requests to where this one leaves them.
@@ -207,7 +212,8 @@ impl Requests {
     }
 }
 
-/// Checks a kernel of a launch with `tokens` tokens, in steps that `choice` says it serves. `users` are the launches that
+/// Checks a kernel of a launch with `tokens` tokens, in steps that `choice` says it serves, beside the kernel for single tokens if
+/// it leaves them to one. `users` are the launches that
 /// use the same cache, in order: the first that a step has is the one that appends.
 pub fn check(
     memory: &mut Memory<'_>,
@@ -216,9 +222,9 @@ pub fn check(
     tokens: u32,
     random: &mut Random,
 ) -> Result<Outcome, Failure> {
-    let kernel = (choice.kernel, &memory.manifest().kernels[choice.kernel as usize]);
+    let kernel = &memory.manifest().kernels[choice.kernel as usize];
     let requests = Requests::new(memory, choice.steps, tokens as usize, random);
-    let module = contract(kernel.1)?;
+    let module = contract(kernel)?;
     let reads = matches!(op_of(&module), Some(Op::Attention(_)));
     let mut cache = empty(&requests, &module);
     if reads {
@@ -231,17 +237,16 @@ pub fn check(
         for before in steps {
             let (all, seqs) = (before.tokens() as u32, before.runs.len() as u32);
             let kind = Steps::of(all, seqs);
-            let append = users.iter().find_map(|l| Some((*l, l.choice(kind, all)?.kernel)));
-            let (append, index) =
-                append.ok_or_else(|| Failure::bug(format!("no kernel appends {all} tokens")))?;
-            let kernel = &memory.manifest().kernels[index as usize];
-            let ran = run(memory, (append, (index, kernel)), &contract(kernel)?, &before, &cache, random)?;
+            let append = users.iter().find_map(|l| Some((*l, l.choice(kind, all)?)));
+            let append = append.ok_or_else(|| Failure::bug(format!("no kernel appends {all} tokens")))?;
+            let kernel = &memory.manifest().kernels[append.1.kernel as usize];
+            let ran = run(memory, append, &contract(kernel)?, &before, &cache, random)?;
             let stored =
                 ran.want.into_iter().find_map(|d| if let Data::Kv(kv) = d { Some(kv) } else { None });
             cache = stored.ok_or_else(|| Failure::bug("an append does not give a cache"))?;
         }
     }
-    let ran = run(memory, (launch, kernel), &module, &requests, &cache, random)?;
+    let ran = run(memory, (launch, choice), &module, &requests, &cache, random)?;
     let tolerance =
         op_of(&module).map_or(Tolerance { ulps: 0.0, of_greatest: 0.0 }, |op| Tolerance::of(&module, op));
     let mut outcome = Outcome { worst: 0.0, overrun: false };
@@ -310,10 +315,10 @@ struct Done {
     places: Vec<(Place, Kind)>,
 }
 
-/// Launches a kernel on random inputs and evaluates its contract on the same.
+/// Launches the kernels of a choice on random inputs and evaluates their contract on the same.
 fn run(
     memory: &mut Memory<'_>,
-    (launch, kernel): (&Launch, (u32, &Kernel)),
+    (launch, choice): (&Launch, &Choice),
     module: &Module,
     requests: &Requests,
     cache: &Rc<KvState>,
@@ -324,7 +329,7 @@ fn run(
     let tokens = requests.tokens();
     let rows = tokens.min(memory.manifest().dims.max_logit_rows as usize);
     let (seqs, context) = (requests.runs.len() as u32, requests.longest() as u32);
-    let dims = StepDims { tokens: tokens as u32, rows: rows as u32, seqs, context };
+    let dims = StepDims { tokens: tokens as u32, rows: rows as u32, seqs, first: 0, context };
 
     let Laid { inputs, args, results } = lay(memory, launch, module, (requests, dims), cache, random)?;
     let (mut weights, mut used) = (BTreeMap::new(), Vec::new());
@@ -334,13 +339,18 @@ fn run(
             used.push(i);
         }
     }
-    let call = Call { kernel, args: &args, loc: &launch.loc };
-    memory.device.launch(call, &memory.bind, dims)?;
-    if !memory.counters_rest()? {
-        return Err(Failure::bug(format!("kernel {} leaves counters that are not 0", kernel.1.name)));
+    let mut name = "";
+    for (index, dims) in parts(launch, choice, dims, requests.single()) {
+        let kernel = &memory.manifest().kernels[index as usize];
+        let call = Call { kernel: (index, kernel), args: &args, loc: &launch.loc };
+        memory.device.launch(call, &memory.bind, dims)?;
+        name = &kernel.name;
+        if !memory.counters_rest()? {
+            return Err(Failure::bug(format!("kernel {name} leaves counters that are not 0")));
+        }
     }
     let want = interp::run(module, &Given(weights), &inputs).map_err(|d| {
-        Failure::bug(format!("the contract of kernel {} cannot be evaluated: {}", kernel.1.name, d.message))
+        Failure::bug(format!("the contract of kernel {name} cannot be evaluated: {}", d.message))
     })?;
     used.into_iter().for_each(|i| memory.forget(i));
     Ok(Done { inputs, want, places: results })
@@ -352,12 +362,12 @@ mod tests {
 
     #[test]
     fn requests_keep_to_the_engines_limits() {
-        for steps in [Steps::Any, Steps::Decode, Steps::Prefill] {
+        for steps in [Steps::Any, Steps::Decode, Steps::Prefill, Steps::Single] {
             for (tokens, longest) in (1..200).flat_map(|t| [200, 300, 4096].map(|l| (t, l))) {
                 let all = runs(steps, tokens, 64, longest);
                 assert_eq!(all.iter().map(|r| r.new).sum::<usize>(), tokens);
                 assert!(all.iter().all(|r| r.past + r.new <= longest), "{tokens} {all:?}");
-                if steps == Steps::Decode {
+                if matches!(steps, Steps::Decode | Steps::Single) {
                     assert!(all.len() == tokens && all.iter().all(|r| r.new == 1));
                 }
             }

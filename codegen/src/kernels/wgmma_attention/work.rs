@@ -1,6 +1,6 @@
 //! Which tiles of queries there are, and which block takes which.
 //!
-//! Request s has the tiles from `floor(query_start[s] / tokens) + s` on, up to those of the next one: at least as many as
+//! Request s has the tiles from `floor((query_start[s] - query_start[0]) / tokens) + s` on, up to those of the next one: at least as many as
 //! it needs, since `floor(b) - floor(a) + 1 >= ceil(b - a)`. Those left over are empty. An item is a tile and a unit, a
 //! group of query heads; units follow each other, so that blocks which run together read the same keys. The last tiles of
 //! a request see the most keys and come first. A block begins with the item of its number and takes the next one from a
@@ -93,7 +93,7 @@ impl WgmmaAttention {
 
     /// The first tile of request `seq`.
     fn first_tile<'b>(&self, query_start: GlobalPtr<'b, I32>, seq: Val<'b, I32>) -> Val<'b, I32> {
-        query_start.at(seq).load() / self.tokens() + seq
+        (query_start.at(seq).load() - query_start.load()) / self.tokens() + seq
     }
 
     /// The request that `tile` belongs to: each lane looks at others, and one of all finds it.

@@ -18,6 +18,12 @@ impl Manifest {
             if launch.choices.is_empty() {
                 return Err(wrong(", choices", "there are none"));
             }
+            if launch.choices.iter().any(|c| c.steps == Steps::Single) {
+                if !launch.choices.iter().any(|c| c.steps == Steps::Prefill) {
+                    return Err(wrong(", choices", "one for single tokens, but none for prefill steps"));
+                }
+                self.check_ranges(&[i], Steps::Single)?;
+            }
             launch.ops.iter().for_each(|&op| all.entry(op).or_default().push(i));
         }
         for (op, (&found, launches)) in (0..).zip(&all) {

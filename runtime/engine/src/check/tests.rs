@@ -19,6 +19,11 @@ fn broken_ptx(change: impl FnOnce(&mut PtxKernel)) -> String {
     m.check().expect_err("the change should be refused").to_string()
 }
 
+/// The same kernel for single tokens of prefill steps.
+fn single(choice: &Choice) -> Choice {
+    Choice { steps: Steps::Single, ..*choice }
+}
+
 #[test]
 fn samples_pass() {
     manifest().check().unwrap();
@@ -74,6 +79,13 @@ fn contradictions_are_found() {
         ("does not follow", |m| {
             let choice = m.launches[0].choices[0];
             m.launches[0].choices.push(Choice { steps: Steps::Prefill, ..choice });
+        }),
+        ("none for prefill steps", |m| m.launches[0].choices.push(single(&m.launches[0].choices[0]))),
+        ("1..=16 of requests with one token", |m| {
+            let choice = m.launches[0].choices[0];
+            m.launches[0].choices =
+                [Steps::Decode, Steps::Prefill].map(|steps| Choice { steps, ..choice }).into();
+            m.launches[0].choices.push(Choice { to: 15, ..single(&choice) });
         }),
         ("launch 2 (op 2), ops", |m| m.launches[2].ops.clear()),
         ("does not follow", |m| m.launches[1].ops = vec![0, 1]),

@@ -191,7 +191,7 @@ fn cases<'a>(args: &Args, m: &'a Manifest, context: u32) -> Result<Vec<Case<'a>>
 fn tokens(given: &[u32], choice: &Choice, max_batch: u32) -> Vec<u32> {
     let (least, most) = match choice.steps {
         Steps::Any => (choice.from, choice.to),
-        Steps::Decode => (choice.from, choice.to.min(max_batch)),
+        Steps::Decode | Steps::Single => (choice.from, choice.to.min(max_batch)),
         Steps::Prefill => (choice.from.max(2), choice.to),
     };
     let list = if given.is_empty() { &TOKENS[..] } else { given };
@@ -229,8 +229,13 @@ pub fn case<'a>(
     let seqs = sizes.len() as u32;
     // Logits are wanted of each request's last token.
     let context = requests.longest() as u32;
-    let dims =
-        StepDims { tokens: requests.tokens() as u32, rows: seqs.min(m.dims.max_logit_rows), seqs, context };
+    let dims = StepDims {
+        tokens: requests.tokens() as u32,
+        rows: seqs.min(m.dims.max_logit_rows),
+        seqs,
+        first: 0,
+        context,
+    };
     let weights: Vec<&Weight> = weights(launch).map(|i| &m.weights[i as usize]).collect();
     let work = work(&module, dims, &sizes, &weights);
     Ok(Case { launch, kernel, copies: copies(&module, &work), module, requests, dims, work })

@@ -101,7 +101,7 @@ mod tests {
         trtc_ir::text::parse(text, "contract").expect("a module")
     }
 
-    const STEP: StepDims = StepDims { tokens: 6, rows: 2, seqs: 3, context: 0 };
+    const STEP: StepDims = StepDims { tokens: 6, rows: 2, seqs: 3, ..StepDims::NONE };
 
     #[test]
     fn a_product_reads_its_weight_once_and_multiplies_every_row() {
@@ -146,7 +146,8 @@ mod tests {
              %q, %d = llm.rope_kv_append %x, %p, %c, %b, @w {{heads = 2}} : tensor<Tx2x16xbf16>, {kv}\n    \
              %y = llm.attention %q, %d, %b {{scale = 0.25}} : tensor<Tx32xbf16>\n    llm.return %d, %y\n  }}\n}}\n",
         ));
-        let got = work(&m, StepDims { tokens: 2, rows: 2, seqs: 2, context: 0 }, &[(10, 1), (0, 1)], &[]);
+        let got =
+            work(&m, StepDims { tokens: 2, rows: 2, seqs: 2, ..StepDims::NONE }, &[(10, 1), (0, 1)], &[]);
         let token = 2 * 16 * 2;
         let want = Work {
             activations: 2 * (64 * 2 + 4 + 32 * 2),

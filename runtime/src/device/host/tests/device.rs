@@ -6,7 +6,7 @@ use std::sync::Arc;
 #[test]
 fn a_recording_reads_the_inputs_of_its_replay() {
     let mut rig = Rig::new(Isa::detect(), 2);
-    rig.dims = StepDims { tokens: 2, rows: 0, seqs: 0, context: 0 };
+    rig.dims = StepDims { tokens: 2, rows: 0, seqs: 0, ..StepDims::NONE };
     let (a, b) = (rig.input(&[1.0, 2.0], Dtype::F32), rig.input(&[10.0, 20.0], Dtype::F32));
     let (sum, twice) = (rig.output(2, Dtype::F32), rig.output(2, Dtype::F32));
     let kernel = HostKernel::Add { width: 1, lhs: Dtype::F32, rhs: Dtype::F32, out: Dtype::F32 };

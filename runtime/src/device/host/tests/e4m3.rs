@@ -92,7 +92,7 @@ fn quantize() {
             for (rows, width) in [(1, 1536), (5, 100), (70, 163), (2, 7)] {
                 for dtype in DTYPES {
                     let mut rig = Rig::new(isa, 2);
-                    rig.dims = StepDims { tokens: rows as u32, rows: rows as u32, seqs: 1, context: 0 };
+                    rig.dims = StepDims { tokens: rows as u32, rows: rows as u32, seqs: 1, ..StepDims::NONE };
                     let x = rounded(&values(&mut rng, rows, width), dtype);
                     let args = [
                         rig.input(&x, dtype),

@@ -231,7 +231,8 @@ impl Rig {
             positions.extend(s.past as i32..(s.past + s.new) as i32);
             table.extend(s.pages.iter().copied().chain(std::iter::repeat(-1)).take(width));
         }
-        self.dims = StepDims { tokens: positions.len() as u32, rows: 0, seqs: seqs.len() as u32, context: 0 };
+        self.dims =
+            StepDims { tokens: positions.len() as u32, rows: 0, seqs: seqs.len() as u32, ..StepDims::NONE };
         let b = self.bind.clone();
         for (buffer, list) in
             [(b.query_start, starts), (b.context, contexts), (b.block_table, table), (b.positions, positions)]
