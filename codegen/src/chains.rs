@@ -12,6 +12,11 @@ use crate::signature::Types;
 use trtc_ir::target::Gpu;
 use trtc_ir::{Module, Op, OpId, Steps, Sym, ValueId};
 
+/// Most requests of a decode step whose attention makes their queries and keys: with more of them blocks take turns, and what each does
+/// before its context is under way shows. Measured on an H200, 1430 positions: 64 requests take as long as with a launch more,
+/// 128 take 2 % and 400 take 3 % longer.
+const FEW: u64 = 64;
+
 /// The op that alone reads what `maker` makes.
 pub fn reader(module: &Module, maker: OpId) -> Option<OpId> {
     let func = &module.func;
@@ -39,9 +44,11 @@ pub fn chain(module: &Module, id: OpId, gpu: &Gpu) -> Option<Ranged> {
             }
             let prologue = Some(rope_kv_append(t, made, rope).ok()?);
             let decode = DecodeAttention { attention: attention(t, data, op).ok()?, prologue };
+            let most = module.max_dim(Sym::T)?;
             decode.unsupported().is_none().then_some(Ranged {
                 from: 1,
-                to: module.max_dim(Sym::T)?,
+                // One kernel for all where which one it is must not show.
+                to: if module.deterministic { most } else { most.min(FEW) },
                 steps: Steps::Decode,
                 with: Some(op.q),
                 suffix: "decode",

@@ -80,7 +80,10 @@ fn contradictions_are_found() {
             let choice = m.launches[0].choices[0];
             m.launches[0].choices.push(Choice { steps: Steps::Prefill, ..choice });
         }),
-        ("none for prefill steps", |m| m.launches[0].choices.push(single(&m.launches[0].choices[0]))),
+        ("none for prefill steps", |m| {
+            let choice = single(&m.launches[0].choices[0]);
+            m.launches[0].choices.push(choice);
+        }),
         ("1..=16 of requests with one token", |m| {
             let choice = m.launches[0].choices[0];
             m.launches[0].choices =
