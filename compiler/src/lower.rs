@@ -195,7 +195,7 @@ fn unstorable(name: &str, ty: &TensorType) -> Diag {
 /// The engine's type of activations and caches.
 fn stored(elem: Elem) -> Option<eng::Dtype> {
     match elem {
-        Elem::Quant(Scheme::FP8_TOKEN | Scheme::FP8_CACHE) => Some(eng::Dtype::F8E4M3),
+        Elem::Quant(Scheme::FP8_TOKEN) => Some(eng::Dtype::F8E4M3),
         Elem::Plain(DType::F32) => Some(eng::Dtype::F32),
         Elem::Plain(DType::Bf16) => Some(eng::Dtype::Bf16),
         _ => None,

@@ -190,7 +190,7 @@ pub struct KvType {
 impl KvType {
     /// How each key and each value of a head is quantised, if the cache is not of plain floats.
     pub fn scheme(&self) -> Option<Scheme> {
-        (self.dtype == DType::F8E4M3).then_some(Scheme::FP8_CACHE)
+        (self.dtype == DType::F8E4M3).then_some(Scheme::FP8_TOKEN)
     }
 }
 

@@ -70,15 +70,6 @@ impl Builder {
         [scale, self.value(1.0f32).div_nearest(scale)]
     }
 
-    /// The scale of a vector of an e4m3 cache whose values are up to `amax`, and its inverse: the least power of two of which
-    /// `amax` is 448 at most, and 1 where that is below the least normal f32. 448 is 1.75 times 2^8.
-    pub fn e4m3_power<'b>(&'b self, amax: Val<'b, F32>) -> [Val<'b, F32>; 2] {
-        const ONE: i32 = 127 << 23;
-        let exponent = (amax.bitcast::<I32>() + 0x1f_ffff) & 0x7f80_0000;
-        let scale = exponent.lt(9 << 23).select(ONE, exponent - (8 << 23));
-        [scale, self.value(2 * ONE) - scale].map(Val::bitcast)
-    }
-
     /// `a & mask | bits` in one instruction, which ptxas does not make of two with constants.
     pub fn and_or<'b>(
         &'b self,

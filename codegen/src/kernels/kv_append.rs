@@ -218,7 +218,7 @@ impl KvAppend {
             let at = first + thread;
             let (x, on, to, scale) = of(at, (at / lanes).min(2 * kv_heads - 1));
             let amax = x.iter().fold(b.value(0.0f32), |max, x| max.max(x.abs()));
-            let by = b.e4m3_power(b.max_lanes(amax, lanes));
+            let by = b.e4m3_scale(b.max_lanes(amax, lanes));
             b.if_(at.lt(2 * kv_heads * lanes) & (at % lanes).lt(parts), || {
                 to.at_bytes(on).cast().store_vector(b.e4m3_codes(x, by));
                 b.if_(on.eq(0), || scale.store(by[0]));

@@ -182,7 +182,7 @@ impl RopeKvAppend {
     /// The scale of a head in e4m3, and its inverse. All lanes of the head take part.
     pub(super) fn scale<'b>(&self, b: &'b Builder, [lo, hi]: [Half<'b>; 2]) -> [Val<'b, F32>; 2] {
         let amax = lo.iter().chain(&hi).fold(b.value(0.0f32), |max, v| max.max(v.abs()));
-        b.e4m3_power(b.max_lanes(amax, self.all_heads().lanes()))
+        b.e4m3_scale(b.max_lanes(amax, self.all_heads().lanes()))
     }
 
     /// The halves after the norm of their head, if it has one. All lanes take part.

@@ -18,9 +18,10 @@ mod producer;
 mod work;
 
 use super::attention::{Attention, Paged};
-use super::flash_codes::LOWER;
 use super::{Count, Extent, Launch, MULTIPROCESSORS, Map, MapElem, MapRows, Scratch, grid_of};
-use crate::builder::{Barrier, Bf16, Builder, GlobalPtr, I32, SharedPtr, Special, StepDims, TensorMap, Val};
+use crate::builder::{
+    Barrier, Bf16, Builder, F32, GlobalPtr, I32, SharedPtr, Special, StepDims, TensorMap, Val,
+};
 use converter::Codes;
 use trtc_ir::DType;
 
@@ -82,6 +83,8 @@ struct Ring<'b> {
     stages: u32,
     full: Barrier<'b>,
     empty: Barrier<'b>,
+    /// Of tiles that were e4m3 the rows' scales, see [`WgmmaAttention::place_of_scale`].
+    scales: Option<SharedPtr<'b, F32>>,
 }
 
 /// A place in a ring and the parity of its phase.
@@ -91,6 +94,7 @@ struct Stage<'b> {
     full: Barrier<'b>,
     empty: Barrier<'b>,
     parity: Val<'b, I32>,
+    scales: Option<SharedPtr<'b, F32>>,
 }
 
 /// Shared memory.
@@ -115,6 +119,7 @@ impl<'b> Ring<'b> {
             full: self.full.at(stage),
             empty: self.empty.at(stage),
             parity,
+            scales: self.scales.map(|all| all.at(stage * (self.bytes / self.row_bytes))),
         }
     }
 }
@@ -164,20 +169,10 @@ impl WgmmaAttention {
         self.0.pages().scaled()
     }
 
-    /// What makes up for tiles of keys and of values that are smaller than what is meant.
-    fn lift(&self) -> f32 {
-        if self.scaled() { LOWER } else { 1.0 }
-    }
-
-    /// [`Attention::factor`] of products with such keys.
-    fn factor(&self) -> f32 {
-        self.0.factor() * self.lift()
-    }
-
     /// Scores, weights and weighted values of 64 rows have to fit into a thread's registers, tiles into 227 KiB.
     fn tiling(&self) -> Tiling {
         // Warps that convert need more registers than those that copy.
-        let registers = if self.scaled() { [64, 216] } else { [40, 232] };
+        let registers = if self.scaled() { [56, 224] } else { [40, 232] };
         let two = Tiling { groups: 2, keys: 128, stages: 2, queries: 2, registers };
         match (self.0.head_dim, self.0.softcap) {
             (0..=64, None) if !self.scaled() => Tiling { groups: 3, stages: 4, registers: [32, 160], ..two },
@@ -276,12 +271,14 @@ impl WgmmaAttention {
         let tiles = |rows: u32, stages: u32| b.shared(stages * rows * row_bytes / 2, 1024);
         let (q, k, v) = (tiles(groups * ROWS, queries), tiles(keys, stages), tiles(keys, stages));
         let codes = self.scaled().then(|| self.codes(b));
-        let ring = |tiles, rows: u32, stages: u32| {
+        let ring = |tiles, rows: u32, stages: u32, scales| {
             let (full, empty) = (b.barriers(stages), b.barriers(stages));
-            Ring { tiles, bytes: rows * row_bytes, row_bytes, stages, full, empty }
+            Ring { tiles, bytes: rows * row_bytes, row_bytes, stages, full, empty, scales }
         };
-        let q = ring(q, groups * ROWS, queries);
-        let (k, v) = (ring(k, keys, stages), ring(v, keys, stages));
+        let scales = || codes.map(|_| b.shared(stages * keys, 16));
+        let (k_scales, v_scales) = (scales(), scales());
+        let q = ring(q, groups * ROWS, queries, None);
+        let (k, v) = (ring(k, keys, stages, k_scales), ring(v, keys, stages, v_scales));
         let items = b.shared(queries * work::WORDS, 16);
         b.if_(b.special(Special::ThreadX).eq(0), || {
             // Copies fill tiles, or the warps that make them of codes.

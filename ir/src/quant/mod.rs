@@ -52,11 +52,8 @@ impl Scheme {
     pub const FP8: Scheme =
         Scheme { payload: DType::F8E4M3, scale: DType::F32, grain: Grain::Channel, zero: false };
 
-    /// FP8 activations: e4m3, an f32 scale for each token.
+    /// FP8 activations: e4m3, an f32 scale for each token. Also each vector of an e4m3 cache.
     pub const FP8_TOKEN: Scheme = Scheme { grain: Grain::Token, ..Scheme::FP8 };
-
-    /// Each vector of an e4m3 cache: its scale is a power of two, so that bf16 holds what was stored.
-    pub const FP8_CACHE: Scheme = Scheme { scale: DType::F8E8M0, ..Scheme::FP8_TOKEN };
 
     /// Weight-only INT4: a bf16 scale and a zero point for each group of `n` inputs.
     pub const fn int4(n: u32) -> Scheme {

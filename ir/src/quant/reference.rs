@@ -6,7 +6,6 @@
 //! |---|---|---|---|
 //! | no | `max(hi, -lo) / max` | - | `clamp(round(w / scale), -max, max)` |
 //! | no, e4m3 of an activation | `max(hi, -lo) / 448` | - | `e4m3(w / scale)`, beyond the largest the largest |
-//! | no, e4m3 with powers of two | the least power of two of which `max(hi, -lo)` is 448 at most | - | as above, nothing is beyond |
 //! | no, e4m3 of a weight | that or up to an octave more, see below | - | as above |
 //! | yes | `(hi - lo) / (max - min)` | `clamp(round(-lo / scale) + min, min, max)` | `clamp(round(w / scale) + zero, min, max)` |
 //!
@@ -100,13 +99,6 @@ fn lengths(scheme: Scheme, width: usize, found: [usize; 3]) -> Result<(), QuantE
     Ok(())
 }
 
-/// The least power of two of which `most` is 448 at most, or a number below the least normal one: 448 is 1.75 times 2^8, so
-/// one more where the mantissa is greater.
-fn power_of_two(most: f32) -> f32 {
-    let exponent = (most.to_bits() + 0x1f_ffff) & 0x7f80_0000;
-    f32::from_bits(exponent.saturating_sub(8 << 23))
-}
-
 /// Quantises one row into `payload` (as long as the row), `scales` (one for each block) and `zeros` (likewise, left
 /// alone if the scheme has no zero points). A row with an error leaves the buffers in part written.
 pub fn quantize_row(
@@ -129,10 +121,7 @@ pub fn quantize_row(
             hi = hi.max(x);
         }
         let spread = if scheme.zero { (hi - lo) / (max - min) } else { hi.max(-lo) / max };
-        let mut scale = match scheme.scale {
-            DType::F8E8M0 => power_of_two(hi.max(-lo)),
-            other => round(spread, other),
-        };
+        let mut scale = round(spread, scheme.scale);
         if !scale.is_finite() {
             return Err(QuantError::NotFinite { column: b * size, value: scale });
         }
@@ -296,26 +285,6 @@ mod tests {
         // A scale below the least normal f32 becomes 1, and the row zero.
         let tiny = quantize(&[1e-37, -2e-37], 1, 2, Scheme::FP8_TOKEN).unwrap();
         assert_eq!((tiny.scales[0], &tiny.payload[..]), (1.0, &[0, 0x80u8 as i8][..]));
-    }
-
-    #[test]
-    fn scales_of_a_cache_are_powers_of_two() {
-        let of = |row: &[f32]| quantize(row, 1, row.len(), Scheme::FP8_CACHE).unwrap();
-        for (most, scale) in [
-            (448.0, 1.0),
-            (448.000_03, 2.0),
-            (-256.0, 1.0),
-            (224.0, 0.5),
-            (225.0, 1.0),
-            (3.5e-3, 2f32.powi(-17)),
-        ] {
-            assert_eq!(of(&[0.0, most]).scales, [scale], "{most}");
-        }
-        assert_eq!([of(&[0.0]).scales, of(&[f32::MIN_POSITIVE * 200.0]).scales], [[1.0], [1.0]]);
-        let mut values = [300.0, -449.0, 3.0, 0.1];
-        round_rows(&mut values, 4, Scheme::FP8_CACHE).unwrap();
-        assert_eq!(values, [304.0, -448.0, 3.0, 0.101_562_5]);
-        assert!(values.iter().all(|&x| round(x, DType::Bf16) == x));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! together: the former are waited for first, and the softmax of the next tile is made beside the latter.
 
 use super::super::attention::NONE;
+use super::super::flash_codes::LOWER;
 use super::work::Item;
 use super::{GROUP, Params, ROW_BYTES, ROWS, Smem, Stage, Tiling, WgmmaAttention};
 use crate::builder::{
@@ -91,13 +92,13 @@ impl WgmmaAttention {
         let registers = b.wgmma_fence_on(&nothing(keys));
         let scores = self.scores(b, own, stage.tile, &registers);
         b.wgmma_commit();
-        let scores = b.wgmma_wait(0, &scores);
+        let scores = self.of_rows(b.wgmma_wait(0, &scores), stage);
         stage.release();
         let scores = self.masked(b, scores, (end - 1) * keys, &rows);
         let none = [[b.value(NONE), b.value(0.0f32)]; 2];
         let (softmax, _, scores) = self.weights(b, none, scores);
         let stage = smem.values.stage(count);
-        let weights = self.packed(b, &scores);
+        let weights = self.packed_for(b, &scores, stage);
         if !self.scaled() {
             self.clear_values(b, item, stage, end);
         }
@@ -117,14 +118,14 @@ impl WgmmaAttention {
             let values = self.weigh(b, &weights, value.tile, &values);
             b.wgmma_commit();
             b.arrive_some(turn(next), 2 * GROUP);
-            let scores = b.wgmma_wait(1, &scores);
+            let scores = self.of_rows(b.wgmma_wait(1, &scores), key);
             key.release();
             let scores = self.masked(b, scores, (end - 1 - i) * keys, &rows);
             let (softmax, old, scores) = self.weights(b, softmax, scores);
             let values = b.wgmma_wait(0, &values);
             value.release();
             let values = each_row(&values, |v, h| v * old[h]);
-            let weights = self.packed(b, &scores);
+            let weights = self.packed_for(b, &scores, smem.values.stage(count + i));
             (softmax, (scores, weights), values)
         });
         let (softmax, (_, weights), values) = state;
@@ -218,7 +219,7 @@ impl WgmmaAttention {
         let [first, last] = rows.positions;
         let scores: Sums<'b> = match self.0.softcap {
             None => scores,
-            Some(_) => scores.iter().map(|&s| self.0.capped(s * self.factor())).collect(),
+            Some(_) => scores.iter().map(|&s| self.0.capped(s * self.0.factor())).collect(),
         };
         let mut edge = first.lt(key + (self.tiling().keys - 1));
         if let Some(w) = self.0.window {
@@ -247,7 +248,7 @@ impl WgmmaAttention {
         softmax: Softmax<'b>,
         scores: Sums<'b>,
     ) -> (Softmax<'b>, [Val<'b, F32>; 2], Sums<'b>) {
-        let factor = if self.0.softcap.is_some() { 1.0 } else { self.factor() };
+        let factor = self.0.factor_after();
         let of_row =
             |h: usize| scores.iter().enumerate().filter(move |(j, _)| j / 2 % 2 == h).map(|(_, &s)| s);
         let most = [0, 1].map(|h: usize| {
@@ -270,6 +271,34 @@ impl WgmmaAttention {
         pairs.iter().map(|&[low, high]| b.pack_bf16(low, high)).collect()
     }
 
+    /// Weights as the first operand of a product with the values in `stage`. Those of e4m3 take their scales along, which are
+    /// waited for.
+    fn packed_for<'b>(&self, b: &'b Builder, weights: &Sums<'b>, stage: Stage<'b>) -> Words<'b> {
+        if stage.scales.is_none() {
+            return self.packed(b, weights);
+        }
+        stage.wait_full();
+        self.packed(b, &self.of_rows(weights.clone(), stage))
+    }
+
+    /// What stands in columns times the scales of the rows in `stage`, one for each column, if they have any.
+    fn of_rows<'b>(&self, mut sums: Sums<'b>, stage: Stage<'b>) -> Sums<'b> {
+        let Some(scales) = stage.scales else { return sums };
+        let (lane, _) = scales.builder().lane_and_warp();
+        let own = scales.at((lane & 3) * 4);
+        for (i, sums) in (0u32..).zip(sums.chunks_mut(8)) {
+            let scales = own.at(16 * i).load_vector::<4>().elements();
+            sums.iter_mut().enumerate().for_each(|(j, s)| *s = *s * scales[j / 4 * 2 + j % 2]);
+        }
+        sums
+    }
+
+    /// Where in a tile's scales that of row `row` is: those of a thread's columns of 16 follow each other.
+    pub(super) fn place_of_scale<'b>(&self, row: Val<'b, I32>) -> Val<'b, I32> {
+        let (tile, pair, odd) = ((row >> 3) & 1, (row >> 1) & 3, row & 1);
+        (row >> 4) * 16 + pair * 4 + tile * 2 + odd
+    }
+
     /// Divides the weighted values by the sums of weights, and stores the rows that exist, by way of the memory of the
     /// queries, so that whole rows are written.
     fn store<'b>(
@@ -284,7 +313,8 @@ impl WgmmaAttention {
         let (lane, warp) = b.lane_and_warp();
         let (warp, part_bytes) = (warp & 3, ROWS * ROW_BYTES);
         let tile = Tile { rows: ROWS, row_bytes: ROW_BYTES };
-        let whole = [0, 1].map(|h: usize| b.value(self.lift()).div_approx(b.sum_lanes(softmax[h][1], 4)));
+        let one = if self.scaled() { LOWER } else { 1.0 };
+        let whole = [0, 1].map(|h: usize| b.value(one).div_approx(b.sum_lanes(softmax[h][1], 4)));
         let words = self.packed(b, &each_row(&values, |v, h| v * whole[h]));
         // No warp of the group reads queries any more.
         b.sync_some(group + OWN, GROUP);

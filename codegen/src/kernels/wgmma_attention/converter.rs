@@ -5,10 +5,10 @@
 //! soon as it has read this one's, so the warps wait for each other only where they tell the others of a whole tile. The first
 //! warp takes the items and copies queries besides.
 //!
-//! Codes become bf16 exactly ([`Builder::e4m3_as_bf16`], times 2^-120), and so do they times their scales, which are powers
-//! of two: both at once by a factor of the row. Tiles have 2^-24 of what is meant, for scales up to 2^31 to fit; scores and
-//! results are multiplied by `LOWER`. Rows behind the end of the context hold anything; their codes are numbers whatever they are,
-//! and their factor is 0, so that values whose weights are 0 count for nothing.
+//! Codes become bf16 exactly ([`Builder::e4m3_as_bf16`]): keys as they are, values times 2^-120, which weights that are
+//! multiplied by [`LIFT`] and results by `LOWER` make up for. Scales stay f32: those of keys go to the scores, those of
+//! values to the weights. Rows behind the end of the context hold anything; their codes are numbers whatever they are, and
+//! the scales of such values become 0, so that their weights of 0 count for nothing.
 
 use super::super::flash_codes::{LIFT, NOTHING};
 use super::work::Item;
@@ -16,8 +16,8 @@ use super::{COLUMNS, PAGE, Params, ROW_BYTES, Ring, Smem, Stage, Tiling, WARPS, 
 use crate::builder::{Barrier, Builder, F32, GlobalPtr, I8, I32, SharedPtr, Special, Val};
 use crate::tile::Tile;
 
-/// The bits of 2^127, the greatest factor.
-const MOST: i32 = 0x7f00_0000;
+/// 2^120, two bf16.
+const RAISE: i32 = 0x7b80_7b80;
 /// Codes that a lane reads at once.
 const VEC: u32 = 8;
 /// Reads of a lane that are under way together.
@@ -28,8 +28,6 @@ const READS: u32 = 4;
 pub(super) struct Codes<'b> {
     /// Codes, `(keys and values, warps, rows of a warp, head_dim)`.
     staged: SharedPtr<'b, I8>,
-    /// Factors of rows, two bf16 each, `(keys and values, warps, rows of a warp)`, see [`WgmmaAttention::place_of_factor`].
-    factors: SharedPtr<'b, I32>,
     /// What each warp waits for there, `(keys and values, warps)`.
     copied: Barrier<'b>,
     /// The item of each tile of queries is known.
@@ -53,7 +51,6 @@ struct Share<'b> {
     slot: Val<'b, I32>,
     /// Where keys and values of this warp go, and what it waits for.
     staged: [SharedPtr<'b, I8>; 2],
-    factors: [SharedPtr<'b, I32>; 2],
     copied: [Barrier<'b>; 2],
 }
 
@@ -62,8 +59,7 @@ impl WgmmaAttention {
     pub(super) fn codes<'b>(&self, b: &'b Builder) -> Codes<'b> {
         let Tiling { keys, queries, .. } = self.tiling();
         let staged = b.shared(2 * keys * self.0.head_dim, 128);
-        let factors = b.shared(2 * keys, 16);
-        Codes { staged, factors, copied: b.barriers(2 * WARPS), announced: b.barriers(queries), queries }
+        Codes { staged, copied: b.barriers(2 * WARPS), announced: b.barriers(queries), queries }
     }
 
     /// Rows of a tile that a warp makes.
@@ -87,7 +83,6 @@ impl WgmmaAttention {
             row,
             slot: row % PAGE,
             staged: [0, WARPS].map(|which| codes.staged.at_bytes((warp + which) * bytes)),
-            factors: [0, WARPS].map(|which| codes.factors.at((warp + which) * self.rows_of_warp())),
             copied: [0, WARPS].map(|which| codes.copied.at(warp + which)),
         };
         // The next item's number, in the first lane of the first warp; how many tiles of queries and of keys there were.
@@ -192,18 +187,20 @@ impl WgmmaAttention {
             let (after, next) = (page(end - 3 - i), start_of(next));
             let more = (i + 1).lt(end - first);
             let hidden = item.context.le((end - 1 - i) * keys + share.row + own);
-            for (scale, factors) in scales.into_iter().zip(share.factors) {
-                let factor = (scale * LIFT).bitcast::<I32>().min(MOST);
-                let factor = hidden.select(0, factor);
-                factors.at(self.place_of_factor(own)).store(b.permute_bytes(factor, factor, 0x3232));
-            }
-            b.sync_warp();
             let rings = [smem.keys, smem.values];
             let scales = std::array::from_fn(|which: usize| {
                 let stage = rings[which].stage(count + i);
                 stage.wait_empty();
                 share.copied[which].wait((count + i) & 1);
                 self.make_rows(b, share, which, rings[which], stage);
+                let scale_of = match which {
+                    0 => scales[0],
+                    _ => hidden.select(0.0f32, scales[1] * LIFT),
+                };
+                if let Some(at) = stage.scales {
+                    let at = at.at(self.place_of_scale(share.row + own));
+                    b.if_(lane.lt(self.rows_of_warp()), || at.store(scale_of));
+                }
                 b.fence_async();
                 b.sync_warp();
                 b.if_(one, || {
@@ -216,18 +213,6 @@ impl WgmmaAttention {
         });
     }
 
-    /// Lanes of a row of codes, and how many rows a warp reads at once.
-    fn lanes_and_rows(&self) -> (u32, u32) {
-        let lanes = self.0.head_dim / VEC;
-        (lanes, 32 / lanes)
-    }
-
-    /// Where among a warp's factors that of its row `row` is: those of the rows that a lane makes follow each other.
-    fn place_of_factor<'b>(&self, row: Val<'b, I32>) -> Val<'b, I32> {
-        let (_, rows) = self.lanes_and_rows();
-        row % rows * (self.rows_of_warp() / rows) + row / rows
-    }
-
     /// Makes rows of the tile in `stage` of this warp's codes of keys or values.
     fn make_rows<'b>(
         &self,
@@ -238,23 +223,24 @@ impl WgmmaAttention {
         stage: Stage<'b>,
     ) {
         let (lane, _) = b.lane_and_warp();
-        // 8 codes of each lane make one chunk.
-        let (lanes, rows) = self.lanes_and_rows();
+        // Lanes of a row, and rows that a warp reads at once: 8 codes of each lane make one chunk.
+        let lanes = self.0.head_dim / VEC;
+        let rows = 32 / lanes;
         let (row, column) = (lane / lanes, lane % lanes);
         let tile = Tile { rows: ring.bytes / ring.row_bytes, row_bytes: ROW_BYTES };
         let (part, chunk) = (column / (COLUMNS / VEC), column % (COLUMNS / VEC));
         let to = part * tile.bytes() + tile.offset(share.row + row, chunk);
         let from = share.staged[which].cast::<I32>().at(lane * 2);
-        let factors = share.factors[which].at(self.place_of_factor(row));
         for first in (0..self.rows_of_warp() / rows).step_by(READS as usize) {
             let reads = first..(first + READS).min(self.rows_of_warp() / rows);
             let words: Vec<_> =
                 reads.clone().map(|i| from.at_bytes(i * 32 * VEC).load_vector::<2>().elements()).collect();
-            let factors = factors.at(first).load_vector::<{ READS as usize }>().elements();
-            for ((i, [left, right]), factor) in reads.zip(words).zip(factors) {
+            for (i, [left, right]) in reads.zip(words) {
                 let pairs = [(left, [0, 1]), (left, [2, 3]), (right, [0, 1]), (right, [2, 3])];
-                let pairs = pairs
-                    .map(|(word, codes)| b.fma_bf16x2(b.e4m3_as_bf16(word, codes), factor, b.value(NOTHING)));
+                let pairs = pairs.map(|(word, codes)| {
+                    let lowered = b.e4m3_as_bf16(word, codes);
+                    if which == 0 { b.fma_bf16x2(lowered, RAISE, b.value(NOTHING)) } else { lowered }
+                });
                 // Chunks are exchanged by the row's last bits, of which these rows add those that the lane's lack.
                 let on = i * rows;
                 let to = (to ^ (on % 8 * 16)) + on * ROW_BYTES;

@@ -211,7 +211,7 @@ impl Stored for E4m3 {
         local: &mut Aligned,
     ) {
         let codes = local.bytes(key.len());
-        let scale = e4m3::quantize(isa, key, codes, e4m3::of_cache);
+        let scale = e4m3::quantize(isa, key, codes);
         let first = g.panel(at.page, at.head, at.slot);
         // SAFETY: the caller's word.
         let panel = unsafe { pages.part(first..first + g.panel_elems()) };
@@ -228,7 +228,7 @@ impl Stored for E4m3 {
             let out = pages.part(first..first + g.head_dim);
             std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<u8>(), out.len())
         };
-        let scale = e4m3::quantize(isa, value, codes, e4m3::of_cache);
+        let scale = e4m3::quantize(isa, value, codes);
         // SAFETY: the caller's word.
         unsafe { put_scale(g, pages, 1, at, scale) };
     }

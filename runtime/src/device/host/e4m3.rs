@@ -1,7 +1,7 @@
 //! e4m3 with a scale for each row: rows of f32 quantised, and codes as numbers.
 //!
-//! Quantising is that of `trtc_ir::quant`, to the bit: `scale = max |x| / 448`, or in a cache the least power of two that is not
-//! less, 1 where that is below the least normal f32, and `x / scale` to the nearest code, ties to even. What is not a number becomes the code that is none.
+//! Quantising is that of `trtc_ir::quant`, to the bit: `scale = max |x| / 448`, 1 where that is below the least normal
+//! f32, and `x / scale` to the nearest code, ties to even. What is not a number becomes the code that is none.
 
 use super::elem::Elem;
 use super::isa::per_isa;
@@ -64,24 +64,13 @@ fn encode(x: f32) -> u8 {
     (code | x.to_bits() >> 24 & 0x80) as u8
 }
 
-/// The scale of a token's row whose greatest magnitude is `greatest`.
-pub fn of_token(greatest: f32) -> f32 {
-    greatest / MAX
-}
-
-/// The scale of a vector of a cache. 448 is 1.75 times 2^8, so it takes one power more where the mantissa is greater.
-pub fn of_cache(greatest: f32) -> f32 {
-    let exponent = (greatest.to_bits() + 0x1f_ffff) & 0x7f80_0000;
-    f32::from_bits(exponent.saturating_sub(8 << 23))
-}
-
 per_isa! {
-    /// Quantises a row by the scale that `scale_of` has for its greatest magnitude: writes its codes and gives its scale.
-    pub fn quantize<X: Elem>(x: &[X], codes: &mut [u8], scale_of: fn(f32) -> f32) -> f32 = quantize_body
+    /// Quantises a row: writes its codes and gives its scale.
+    pub fn quantize<X: Elem>(x: &[X], codes: &mut [u8]) -> f32 = quantize_body
 }
 
 #[inline(always)]
-fn quantize_body<const FMA: bool, X: Elem>(x: &[X], codes: &mut [u8], scale_of: fn(f32) -> f32) -> f32 {
+fn quantize_body<const FMA: bool, X: Elem>(x: &[X], codes: &mut [u8]) -> f32 {
     let mut lanes = [0f32; 32];
     let (chunks, rest) = x.as_chunks::<32>();
     let greater = |most: &mut f32, x: &X| *most = if x.get().abs() > *most { x.get().abs() } else { *most };
@@ -90,7 +79,7 @@ fn quantize_body<const FMA: bool, X: Elem>(x: &[X], codes: &mut [u8], scale_of: 
     }
     lanes.iter_mut().zip(rest).for_each(|(most, x)| greater(most, x));
     let greatest = lanes.iter().fold(0f32, |a, &b| if b > a { b } else { a });
-    let scale = scale_of(greatest);
+    let scale = greatest / MAX;
     let scale = if scale < f32::MIN_POSITIVE { 1.0 } else { scale };
     codes.iter_mut().zip(x).for_each(|(code, x)| *code = encode(x.get() / scale));
     scale

@@ -68,7 +68,7 @@ fn make_rows(cx: &mut Cx<'_>, width: usize, out: RowsMut<'_>, maker: &impl Maker
                     // SAFETY: each row is given to one call, and rows do not overlap.
                     let (codes, scale) =
                         unsafe { (codes.part(i * width..(i + 1) * width), scales.part(i..i + 1)) };
-                    scale[0] = e4m3::quantize(isa, row, codes, e4m3::of_token);
+                    scale[0] = e4m3::quantize(isa, row, codes);
                 }
             })
         }
