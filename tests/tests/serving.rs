@@ -26,6 +26,8 @@ struct Made<'a> {
     precision: &'a str,
     /// Whether its weights are made up.
     dummy: bool,
+    /// Whether it gives each answer to the bit; engines for the host do anyway.
+    deterministic: bool,
 }
 
 impl Made<'_> {
@@ -33,7 +35,7 @@ impl Made<'_> {
         self.target == "host"
     }
 
-    /// Builds it. Engines for a GPU are deterministic; those for the host are, whatever they are built with.
+    /// Builds it.
     fn built(&self, dir: &Path, max_step_tokens: u32) -> PathBuf {
         let path = dir.join(format!("{max_step_tokens}.engine"));
         let (weights, cache) =
@@ -45,7 +47,7 @@ impl Made<'_> {
             max_seq_len: Some(128),
             max_batch: Some(if self.dummy { 140 } else { 5 }),
             max_step_tokens: Some(max_step_tokens),
-            deterministic: !self.on_host(),
+            deterministic: self.deterministic,
             dummy_seed: self.dummy.then_some(1),
             ..BuildOptions::default()
         };
@@ -102,7 +104,7 @@ fn run(engine: &mut Engine, requests: &[Request], what: &str) -> (Vec<Vec<(u32, 
 
 fn same_in_every_company(arch: &str, precision: &str) {
     let model = tiny(arch);
-    let made = Made { target: "host", model: &model, precision, dummy: false };
+    let made = Made { target: "host", model: &model, precision, dummy: false, deterministic: false };
     in_every_company(made, &format!("{arch} {precision}"));
 }
 
@@ -178,7 +180,7 @@ fn int4_tokens_are_the_same_in_every_company() {
 fn tokens_of_deterministic_engines_are_the_same_in_every_company() {
     let model = tiny("llama");
     for (target, precision) in [("sm_90", "bf16"), ("sm_90", "fp8 kv fp8"), ("sm_80", "int4")] {
-        let made = Made { target, model: &model, precision, dummy: false };
+        let made = Made { target, model: &model, precision, dummy: false, deterministic: true };
         in_every_company(made, &format!("{target} {precision}"));
     }
 }
@@ -196,7 +198,7 @@ fn tokens_of_deterministic_engines_do_not_depend_on_how_many_there_are() {
     )
     .unwrap();
     for (target, precision) in [("sm_90", "bf16"), ("sm_90", "fp8"), ("sm_80", "bf16")] {
-        let made = Made { target, model: &model, precision, dummy: true };
+        let made = Made { target, model: &model, precision, dummy: true, deterministic: true };
         let path = made.built(dir.path(), 300);
         let mut engine = made.loaded(&path, CacheSize::Auto, false);
         let all = requests(&[(2, 3); 140], 384);
@@ -206,6 +208,33 @@ fn tokens_of_deterministic_engines_do_not_depend_on_how_many_there_are() {
             let (got, stats) = run(&mut engine, &all[..count], &what);
             assert_eq!(got, most[..count], "{what}");
             assert_eq!(stats.last.seqs as usize, count, "{what}");
+        }
+    }
+}
+
+/// In steps with tokens of both kinds, requests that decode are computed by kernels of their own.
+#[test]
+fn tokens_that_decode_beside_prompts_are_what_they_are_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = tiny("llama");
+    for (target, precision) in [("sm_90", "bf16 kv fp8"), ("sm_80", "bf16")] {
+        let made = Made { target, model: &model, precision, dummy: false, deterministic: false };
+        let mut engine = made.loaded(&made.built(dir.path(), 13), CacheSize::Auto, false);
+        // Greedy, for what is drawn may differ by a rounding.
+        let mut requests = requests(&FEW_SIZES, engine.manifest().model.vocab);
+        requests.iter_mut().for_each(|r| r.sampling = Sampling::greedy());
+        let mut answers = |requests: &[Request]| engine.answers(requests.iter().cloned()).unwrap();
+        let alone: Vec<_> = requests.iter().flat_map(|r| answers(std::slice::from_ref(r))).collect();
+        let before = engine.stats().decode.tokens;
+        let together = engine.answers(requests.iter().cloned()).unwrap();
+        let decoded: u32 = requests.iter().map(|r| r.max_tokens - 1).sum();
+        let apart = engine.stats().decode.tokens - before;
+        assert!(apart < u64::from(decoded), "{target}: no step had tokens of both kinds");
+        for (a, b) in alone.iter().zip(&together) {
+            assert_eq!(a.tokens, b.tokens, "{target} {precision}");
+            let far = a.logprobs.iter().zip(&b.logprobs).map(|(x, y)| (x.logprob - y.logprob).abs());
+            let far = far.fold(0.0, f32::max);
+            assert!(far < 0.03, "{target} {precision}: {far}");
         }
     }
 }
