@@ -27,9 +27,9 @@ llm.module @m target("host") dims(T in 1..8) {
     %w = llm.add %x, %x : tensor<Tx8xf32> kernel("1..8" decode with %v = @va, "1..8" prefill = @a) // error: which the op does not read
     %y = llm.add %x, %x : tensor<Tx8xf32> kernel("1..8" prefill = @a)
     %z = llm.add %y, %x : tensor<Tx8xf32> kernel("1..8" decode with %y = @ya, "1..8" prefill = @a) // error: but %y has other readers
-    %q = llm.add %x, %x : tensor<Tx8xf32> kernel("1..8" decode = @a, "1..8" prefill = @b, "1..8" single = @a)
-    %r = llm.add %x, %x : tensor<Tx8xf32> kernel("1..8" decode = @a, "1..8" prefill = @b, "2..8" single = @a) // error: cover 2..8 but T is in 1..8
-    %s = llm.add %x, %x : tensor<Tx8xf32> kernel("1..8" = @a, "1..8" single = @a) // error: for single tokens stand beside none for prefill steps
+    %aa = llm.add %x, %x : tensor<Tx8xf32> kernel("1..8" decode = @a, "1..8" prefill = @b, "1..8" single = @a)
+    %ab = llm.add %x, %x : tensor<Tx8xf32> kernel("1..8" decode = @a, "1..8" prefill = @b, "2..8" single = @a) // error: cover 2..8 but T is in 1..8
+    %ac = llm.add %x, %x : tensor<Tx8xf32> kernel("1..8" = @a, "1..8" single = @a) // error: for single tokens stand beside none for prefill steps
     llm.return %a, %y
   }
 }
