@@ -269,8 +269,8 @@ pub(crate) fn alone(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ran
                     let kinds =
                         [(Steps::Decode, "decode", decode.into()), (Steps::Prefill, "prefill", prefill)];
                     let both = kinds.into_iter().map(|(steps, suffix, recipe)| all(steps, suffix, recipe));
-                    // Requests that decode beside prompts: tiles of queries would be empty but for one token. A prompt's
-                    // own last token is not to be computed so if it depends on the step whether it is by itself.
+                    // Requests that decode beside prompts: tiles of queries would be empty but for one token. Whether a
+                    // token of a prompt is alone in a step depends on the others, which must not show.
                     let single = all(Steps::Single, "decode", decode.into());
                     Ok(both.chain((!module.deterministic).then_some(single)).collect())
                 }

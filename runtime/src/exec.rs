@@ -189,7 +189,7 @@ impl Executor {
         if plan.decode_only() && self.records {
             self.replay(dims)?
         } else {
-            self.launch((plan.kind, plan.single), dims)?
+            self.launch((plan.kind, plan.single()), dims)?
         }
         let row = 4 * u64::from(self.manifest.model.vocab);
         let arena = self.bind.arena;

@@ -71,8 +71,8 @@ impl FlashAttention {
 
     /// Geometry. Arguments: [`Attention::args`].
     ///
-    /// Request s has the blocks from `floor((query_start[s] - query_start[0]) * group / rows) + s` on, up to those of the next one: at
-    /// least as many as it has tiles, since `floor(b) - floor(a) + 1 >= ceil(b - a)`. Those left over do nothing.
+    /// Request s has the blocks from `floor((query_start[s] - query_start[0]) * group / rows) + s` on, up to those of
+    /// the next one: at least as many as it has tiles, since `floor(b) - floor(a) + 1 >= ceil(b - a)`. Those left over do nothing.
     pub fn launch(&self) -> Launch {
         let (group, rows) = (self.0.group().max(1), self.rows());
         let tiles = Extent {

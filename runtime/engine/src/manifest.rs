@@ -330,8 +330,8 @@ pub enum Count {
 #[serde(deny_unknown_fields)]
 pub struct Launch {
     /// The ops, numbered in order from 0. Over all launches of an op, and for either kind of step, the ranges of choices
-    /// are adjacent and cover `1..=max_step_tokens`: every step computes it once. A launch may have [`Steps::Single`] besides:
-    /// all of them, beside choices for prefill steps.
+    /// are adjacent and cover `1..=max_step_tokens`: every step computes it once. A launch that has
+    /// choices for prefill steps may have those for [`Steps::Single`] besides, for every number of requests.
     pub ops: Vec<u32>,
     /// Kernels by token count.
     pub choices: Vec<Choice>,

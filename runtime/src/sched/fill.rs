@@ -30,9 +30,6 @@ impl Scheduler {
             }
         }
         plan.kind = Steps::of(plan.tokens, plan.chunks.len() as u32);
-        if plan.kind == Steps::Prefill {
-            plan.single = plan.chunks.iter().take_while(|c| c.len == 1).count() as u32;
-        }
     }
 
     /// The same for a deterministic scheduler.

@@ -23,8 +23,6 @@ pub struct Plan {
     pub chunks: Vec<Chunk>,
     /// Which kernels compute it.
     pub kind: Steps,
-    /// How many of the first sequences of a prefill step have one token each, and may be computed apart from the others.
-    pub single: u32,
     /// Tokens in all.
     pub tokens: u32,
     /// Rows of logits in all.
@@ -40,8 +38,7 @@ pub struct Plan {
 impl Default for Plan {
     fn default() -> Plan {
         let chunks = Vec::new();
-        let kind = Steps::Prefill;
-        Plan { chunks, kind, single: 0, tokens: 0, rows: 0, preempted: 0, reused: 0, barrier: None }
+        Plan { chunks, kind: Steps::Prefill, tokens: 0, rows: 0, preempted: 0, reused: 0, barrier: None }
     }
 }
 
@@ -56,9 +53,13 @@ impl Plan {
         self.kind == Steps::Decode && self.chunks.iter().all(|c| c.rows == 1)
     }
 
+    /// How many of the first sequences have one token each: what has kernels of its own in a prefill step, if the engine has them.
+    pub fn single(&self) -> u32 {
+        self.chunks.iter().take_while(|c| c.len == 1).count() as u32
+    }
+
     pub(super) fn clear(&mut self) {
         self.chunks.clear();
-        (self.single, self.tokens, self.rows) = (0, 0, 0);
-        (self.preempted, self.reused, self.barrier) = (0, 0, None);
+        (self.tokens, self.rows, self.preempted, self.reused, self.barrier) = (0, 0, 0, 0, None);
     }
 }

@@ -1,7 +1,7 @@
 //! Which tiles of queries there are, and which block takes which.
 //!
-//! Request s has the tiles from `floor((query_start[s] - query_start[0]) / tokens) + s` on, up to those of the next one: at least as many as
-//! it needs, since `floor(b) - floor(a) + 1 >= ceil(b - a)`. Those left over are empty. An item is a tile and a unit, a
+//! Request s has the tiles from `floor((query_start[s] - query_start[0]) / tokens) + s` on, up to those of the
+//! next one: at least as many as it needs, since `floor(b) - floor(a) + 1 >= ceil(b - a)`. Those left over are empty. An item is a tile and a unit, a
 //! group of query heads; units follow each other, so that blocks which run together read the same keys. The last tiles of
 //! a request see the most keys and come first. A block begins with the item of its number and takes the next one from a
 //! counter: whoever is done first takes more.
