@@ -141,7 +141,8 @@ const STREAM_RANGES: [(u32, &str, u64); 4] =
     [(8, "to8", 0), (16, "to16", 0), (32, "to32", 50 << 20), (64, "to64", 100 << 20)];
 /// Greatest numbers of rows that products with `wgmma` are made for, each with a tiling of its own, and their suffixes: the
 /// second where decode steps have others.
-const WGMMA_RANGES: [(u64, &str, &str); 7] = [
+const WGMMA_RANGES: [(u64, &str, &str); 8] = [
+    (32, "to32", "prefill.to32"),
     (64, "to64", "prefill.to64"),
     (128, "to128", "prefill.to128"),
     (256, "to256", "prefill.to256"),

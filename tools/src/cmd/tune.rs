@@ -21,7 +21,7 @@ use trtc_runtime::{DeviceChoice, LoadOptions};
 /// rows this builds engines with different ways (weights are made up), measures each kernel by itself at the most rows that it
 /// serves, and writes the fastest to a file for `trtc build --tuning`, which goes before the tuning that is built into trtc.
 ///
-/// Takes as many builds as there are candidates, one after another, in a file beside the result.
+/// Takes as many builds as there are candidates, one after another, in a file beside the result, which is written anew after each.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  trtc tune model.gguf --target sm_90 -o h100.tuning\n  \
     trtc tune config.json --target sm_90 --precision fp8 --candidates 12 -o h100.tuning\n  \
@@ -82,10 +82,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let mut measured_on = String::new();
     for round in 0..rounds {
         measured_on = measure(args, &model, &options, &mut kernels, round)?;
+        // What has been measured is kept if the rest is not waited for.
+        write_whole(&args.output, &text(&measured_on, &kernels))?;
         bar.advance(1);
     }
     bar.finish();
-    write_whole(&args.output, &text(&measured_on, &kernels))?;
     report(args, &measured_on, &kernels)
 }
 
