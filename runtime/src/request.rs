@@ -3,6 +3,7 @@
 //! Plain data and its checks; no state of the engine.
 
 use crate::error::Error;
+use crate::grammar::Grammar;
 use trtc_engine::manifest::Dims;
 
 /// Most answers to one prompt.
@@ -110,6 +111,8 @@ pub struct Request {
     pub prompt_logprobs: Option<u32>,
     /// Higher goes first.
     pub priority: i32,
+    /// What answers must look like. They end where it does, also before `min_tokens`.
+    pub grammar: Option<Grammar>,
 }
 
 impl Request {
@@ -127,6 +130,7 @@ impl Request {
             logprobs: None,
             prompt_logprobs: None,
             priority: 0,
+            grammar: None,
         }
     }
 
@@ -227,6 +231,8 @@ pub enum Finish {
     Length,
     /// The caller gave it up.
     Cancelled,
+    /// The grammar's parser gave up: the grammar is too ambiguous.
+    Lost,
 }
 
 impl Finish {
@@ -236,6 +242,7 @@ impl Finish {
             Finish::Stop => "stop",
             Finish::Length => "length",
             Finish::Cancelled => "cancelled",
+            Finish::Lost => "lost",
         }
     }
 }

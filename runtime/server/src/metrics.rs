@@ -9,8 +9,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use trtc_runtime::{Finish, Stats};
 
 /// Why an answer ended, in vLLM's words.
-const FINISHES: [(Finish, &str); 3] =
-    [(Finish::Stop, "stop"), (Finish::Length, "length"), (Finish::Cancelled, "abort")];
+const FINISHES: [(Finish, &str); 4] = [
+    (Finish::Stop, "stop"),
+    (Finish::Length, "length"),
+    (Finish::Cancelled, "abort"),
+    (Finish::Lost, "error"),
+];
 
 /// Of one engine.
 #[derive(Debug)]

@@ -15,6 +15,9 @@ use trtc_runtime::{Engine, Event, Events, Finish, Stats};
 /// Steps in a row that fail before the engine counts as broken.
 const PATIENCE: u32 = 3;
 
+/// Why an answer that lost its grammar has no end.
+const LOST: &str = "the grammar of the request cannot be followed any further: make it simpler, or less ambiguous";
+
 /// Answers beyond a batch that are in the engine, so that a place that becomes free is taken in the same step.
 pub fn surplus(max_batch: u32) -> u32 {
     (max_batch / 8).clamp(1, 16)
@@ -251,7 +254,10 @@ impl Worker {
                         metrics.end_to_end.time(now - live.arrived);
                         metrics.generation_lengths.count(live.tokens);
                     }
-                    Update::Done { part, index, finish, text: text.to_owned() }
+                    match finish {
+                        Finish::Lost => Update::Failed(ApiError::invalid(LOST)),
+                        finish => Update::Done { part, index, finish, text: text.to_owned() },
+                    }
                 }
             };
             // Room is never missing, and who is gone has the ticket that cancels.

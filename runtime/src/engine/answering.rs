@@ -4,6 +4,7 @@
 
 use super::events::Events;
 use crate::exec::Draw;
+use crate::grammar::{Matcher, allows};
 use crate::request::{AnswerId, Event, Finish, Request, TokenLogprob};
 use crate::sample::{self, Sampler};
 use crate::text::{TextStream, Tokenizer};
@@ -54,7 +55,7 @@ pub(super) struct Answering {
     stops: Vec<u32>,
     /// Its tokens are reported with their log-probabilities.
     logprobs: bool,
-    /// A penalty, a bias or alternatives to report take its rows to the host.
+    /// A penalty, a bias, a grammar or alternatives to report take its rows to the host.
     by_hand: bool,
     /// A report on the prompt is being made: its rows are wanted too.
     reports: bool,
@@ -65,6 +66,8 @@ pub(super) struct Answering {
 /// What a token that the device has chosen is no reason to look at, but for how the next is drawn.
 struct Cold {
     sampler: Sampler,
+    /// Where it is in its grammar.
+    matcher: Option<Matcher>,
     request: Arc<Request>,
     /// Log-probabilities of the prompt, as far as they came; `None` if they are not wanted or have been given.
     report: Option<Vec<TokenLogprob>>,
@@ -88,6 +91,7 @@ impl Answering {
         let text = tokenizer.map(|t| TextStream::new(Arc::clone(t), request.stop.clone()));
         let report = request.prompt_logprobs.filter(|_| id.index == 0).map(|_| Vec::new());
         let alternatives = request.logprobs.is_some_and(|n| n > 0);
+        let matcher = request.grammar.as_ref().map(|g| g.matcher());
         Answering {
             id,
             prompt: request.prompt.len() as u32,
@@ -96,10 +100,13 @@ impl Answering {
             most,
             stops,
             logprobs: request.logprobs.is_some(),
-            by_hand: alternatives || sampler.has_penalties() || !request.sampling.logit_bias.is_empty(),
+            by_hand: alternatives
+                || matcher.is_some()
+                || sampler.has_penalties()
+                || !request.sampling.logit_bias.is_empty(),
             reports: report.is_some(),
             text,
-            cold: Box::new(Cold { sampler, request, report }),
+            cold: Box::new(Cold { sampler, matcher, request, report }),
         }
     }
 
@@ -169,7 +176,20 @@ impl Answering {
             scratch.row.extend_from_slice(logits);
         }
         let position = u64::from(self.prompt) + u64::from(self.len);
-        let token = self.cold.sampler.choose(logits, position, banned, &mut scratch.draw);
+        let Cold { sampler, matcher, .. } = &mut *self.cold;
+        let allowed = match matcher.as_mut().map(Matcher::mask).transpose() {
+            // Nothing but the end is left.
+            Ok(Some(mask)) if only(mask, banned) => {
+                self.end(Finish::Stop, events);
+                return Next::End { tokens: 0 };
+            }
+            Ok(mask) => mask,
+            Err(_) => {
+                self.end(Finish::Lost, events);
+                return Next::End { tokens: 0 };
+            }
+        };
+        let token = sampler.choose(logits, position, banned, allowed, &mut scratch.draw);
         let logprob = self.cold.request.logprobs.map(|top| sample::logprob(&scratch.row, token, top));
         self.accept(token, logprob, events)
     }
@@ -183,18 +203,27 @@ impl Answering {
             return Next::End { tokens: 0 };
         }
         self.len += 1;
+        let mut over = None;
         if self.by_hand {
-            self.cold.sampler.accept(token);
+            let Cold { sampler, matcher, .. } = &mut *self.cold;
+            sampler.accept(token);
+            if let Some(matcher) = matcher {
+                over = match matcher.accept(token) {
+                    Ok(()) => matcher.is_over().then_some(Finish::Stop),
+                    Err(_) => Some(Finish::Lost),
+                };
+            }
         }
         let (may_stop, stream) = (self.len >= self.least, &mut self.text);
         let stopped = events.write(
             |out| stream.as_mut().is_some_and(|stream| stream.push(token, may_stop, out)),
             |text| Event::Token { id, token, text, logprob },
         );
-        let finish = match stopped {
-            true => Finish::Stop,
-            false if self.len == self.most => Finish::Length,
-            false => return Next::Token(token),
+        let finish = match over {
+            _ if stopped => Finish::Stop,
+            Some(over) => over,
+            None if self.len == self.most => Finish::Length,
+            None => return Next::Token(token),
         };
         self.end(finish, events);
         Next::End { tokens: 1 }
@@ -206,4 +235,13 @@ impl Answering {
         let finish_text = |out: &mut String| stream.iter_mut().for_each(|stream| stream.finish(out));
         events.write(finish_text, |text| Event::Done { id, finish, text });
     }
+}
+
+/// True if a mask has no other tokens than these.
+fn only(mask: &[u32], tokens: &[u32]) -> bool {
+    let set: u32 = mask.iter().map(|word| word.count_ones()).sum();
+    let mut these = tokens.to_vec();
+    these.sort_unstable();
+    these.dedup();
+    these.iter().filter(|&&t| allows(mask, t)).count() as u32 == set
 }

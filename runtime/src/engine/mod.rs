@@ -16,6 +16,7 @@ pub use stream::Generate;
 use crate::device::Device;
 use crate::error::Error;
 use crate::exec::Executor;
+use crate::grammar::Grammars;
 use crate::kv::KvPool;
 use crate::limits::Limits;
 use crate::metrics::Stats;
@@ -47,6 +48,7 @@ pub struct Engine {
     backlog: Events,
     tokenizer: Option<Arc<Tokenizer>>,
     template: Option<Arc<ChatTemplate>>,
+    grammars: Option<Arc<Grammars>>,
     scratch: Scratch,
     /// The step under way.
     flight: Option<step::Flight>,
@@ -73,6 +75,9 @@ impl Engine {
         let exec = Executor::new(device, &file, options.cache, options.threads()?)?;
         let pool = KvPool::new(exec.pages(), manifest.kv.page_tokens, options.prefix_cache);
         let (tokenizer, template) = load_text(&file)?;
+        let grammars = tokenizer
+            .as_ref()
+            .map(|t| Arc::new(Grammars::new(Arc::clone(t), manifest.model.vocab, &manifest.model.eos)));
         Ok(Engine {
             exec,
             sched: Scheduler::new(manifest.dims, pool).deterministic(manifest.deterministic),
@@ -83,6 +88,7 @@ impl Engine {
             backlog: Events::new(),
             tokenizer,
             template,
+            grammars,
             scratch: Scratch::default(),
             flight: None,
             memory: step::Memory::default(),
@@ -115,6 +121,11 @@ impl Engine {
     /// The chat template, if the engine has one.
     pub fn chat_template(&self) -> Option<&Arc<ChatTemplate>> {
         self.template.as_ref()
+    }
+
+    /// What compiles grammars for its answers, if the engine has a tokenizer.
+    pub fn grammars(&self) -> Option<&Arc<Grammars>> {
+        self.grammars.as_ref()
     }
 
     /// What a request is held to.

@@ -14,6 +14,7 @@ mod penalty;
 pub use draw::Scratch;
 pub use penalty::Counts;
 
+use crate::grammar::allows;
 use crate::request::{Sampling, TokenLogprob};
 use math::{Candidate, best, log_sum_exp, top};
 use trtc_engine::manifest::DRAW;
@@ -35,8 +36,16 @@ impl Sampler {
     }
 
     /// Chooses the token at `position` (tokens of prompt and answer before it), changing the row on the way.
-    /// `banned` tokens are not chosen as long as there is another. The row is not empty.
-    pub fn choose(&self, logits: &mut [f32], position: u64, banned: &[u32], scratch: &mut Scratch) -> u32 {
+    /// `banned` tokens are not chosen as long as there is another; of an `allowed` mask, a bit a token, only its tokens
+    /// are, and one of them is not banned. The row is not empty.
+    pub fn choose(
+        &self,
+        logits: &mut [f32],
+        position: u64,
+        banned: &[u32],
+        allowed: Option<&[u32]>,
+        scratch: &mut Scratch,
+    ) -> u32 {
         if let Some(counts) = &self.counts {
             counts.apply(&self.sampling, logits);
         }
@@ -50,10 +59,14 @@ impl Sampler {
                 *x = f32::NEG_INFINITY;
             }
         }
+        if let Some(allowed) = allowed {
+            mask(logits, allowed);
+        }
         let top = best(logits);
         if top.logit == f32::NEG_INFINITY {
-            // Nothing has a probability: the first token that is allowed.
-            return (0..logits.len() as u32).find(|t| !banned.contains(t)).unwrap_or(0);
+            // Nothing has a probability: the first token that may be chosen.
+            let may = |t: &u32| !banned.contains(t) && allowed.is_none_or(|mask| allows(mask, *t));
+            return (0..logits.len() as u32).find(may).unwrap_or(0);
         }
         if self.sampling.temperature == 0.0 || self.sampling.top_k == 1 {
             return top.token;
@@ -99,6 +112,16 @@ pub(crate) fn device_draw(row: &[f32], numbers: &[f32]) -> (i32, f32) {
     (token as i32, logprob(row, token, 0).logprob)
 }
 
+/// Takes the probability from every token whose bit is not set.
+fn mask(logits: &mut [f32], allowed: &[u32]) {
+    for (i, row) in logits.chunks_mut(32).enumerate() {
+        let word = allowed.get(i).copied().unwrap_or(0);
+        if word != u32::MAX {
+            row.iter_mut().zip(0..).filter(|(_, bit)| word >> bit & 1 == 0).for_each(|(x, _)| *x = f32::NEG_INFINITY);
+        }
+    }
+}
+
 /// One choice without a [`Sampler`]: `prompt` and `answer` are the tokens before it. With penalties it counts them
 /// all again, which a `Sampler` does once.
 pub fn choose(
@@ -111,7 +134,7 @@ pub fn choose(
 ) -> u32 {
     let mut sampler = Sampler::new(sampling.clone(), seed, prompt);
     answer.iter().for_each(|&t| sampler.accept(t));
-    sampler.choose(logits, (prompt.len() + answer.len()) as u64, banned, &mut Scratch::default())
+    sampler.choose(logits, (prompt.len() + answer.len()) as u64, banned, None, &mut Scratch::default())
 }
 
 /// Log-probability of `token` under the row as it is, and of the `alternatives` most likely tokens, best first.

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 fn pick(row: &[f32], sampling: &Sampling, seed: u64, position: u64) -> u32 {
     let sampler = Sampler::new(sampling.clone(), seed, &[]);
-    sampler.choose(&mut row.to_vec(), position, &[], &mut Scratch::default())
+    sampler.choose(&mut row.to_vec(), position, &[], None, &mut Scratch::default())
 }
 
 /// Probabilities of a row by the definition: f64, full sort.
@@ -74,7 +74,7 @@ fn frequencies_follow_probabilities() {
         let mut scratch = Scratch::default();
         let sampler = Sampler::new(s.clone(), 99, &[]);
         for i in 0..draws {
-            counts[sampler.choose(&mut row.clone(), i, &[], &mut scratch) as usize] += 1;
+            counts[sampler.choose(&mut row.clone(), i, &[], None, &mut scratch) as usize] += 1;
         }
         let mut chi2 = 0.0;
         for (i, &p) in p.iter().enumerate() {
@@ -124,7 +124,7 @@ fn penalties_and_biases() {
     sampler.accept(2);
     let mut row = [4.0, -4.0, 4.0, 4.0, 2.5];
     // 0 is in the prompt, 1 in both, 2 twice in the answer, 3 has a bias, 9 is out of the row.
-    assert_eq!(sampler.choose(&mut row, 0, &[], &mut Scratch::default()), 3);
+    assert_eq!(sampler.choose(&mut row, 0, &[], None, &mut Scratch::default()), 3);
     assert_eq!(row, [2.0, -8.75, 1.0, 3.0, 2.5]);
     assert_eq!(choose(&mut [4.0, -4.0, 4.0, 4.0, 2.5], &s, 0, &[0, 1], &[1, 2, 2], &[]), 3);
     assert_eq!(choose(&mut [4.0, -4.0, 4.0, 4.0, 2.5], &s, 0, &[0, 1], &[1, 2, 2], &[3]), 4);

@@ -88,7 +88,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             let end = match answer.finish {
                 Finish::Stop => "\n",
                 Finish::Length => " [cut: the limit of tokens]\n",
-                Finish::Cancelled => " [stopped]\n",
+                Finish::Cancelled | Finish::Lost => " [stopped]\n",
             };
             out.write_all(end.as_bytes())?;
             history.push(("assistant", answer.text));

@@ -84,8 +84,8 @@ pub fn reason(finish: Finish) -> &'static str {
     match finish {
         Finish::Stop => "stop",
         Finish::Length => "length",
-        // Who gives a request up reads no answer.
-        Finish::Cancelled => "abort",
+        // Who gives a request up reads no answer, and what is lost is told as an error.
+        Finish::Cancelled | Finish::Lost => "abort",
     }
 }
 
