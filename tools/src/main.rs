@@ -7,6 +7,7 @@ mod calibration;
 mod check;
 mod cmd;
 mod comparison;
+mod descriptors;
 mod env;
 mod facts;
 mod golden;
@@ -34,7 +35,7 @@ use std::process::ExitCode;
     max_term_width = 110,
     after_help = "Exit codes: 0 done, 1 your input is wrong, 2 it is right but not supported, 3 a fault in trtc.\n\
                   Environment: NO_COLOR, TRTC_MODELS (folder in which a bare model file name is looked up), \
-                  TRTC_API_KEY (a key that clients of trtc serve must send), TRTC_SPEC=1 (check that every module a build makes survives printing and parsing)."
+                  TRTC_API_KEY (a key that clients of trtc serve must send, and that trtc bench serve sends; or else OPENAI_API_KEY), TRTC_SPEC=1 (check that every module a build makes survives printing and parsing)."
 )]
 struct Cli {
     #[command(subcommand)]

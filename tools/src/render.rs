@@ -53,6 +53,11 @@ impl Failure {
         Failure::new(Exit::User, message)
     }
 
+    /// Right, but not supported.
+    pub fn unsupported(message: impl Into<String>) -> Failure {
+        Failure::new(Exit::Unsupported, message)
+    }
+
     /// Our own fault.
     pub fn bug(message: impl Into<String>) -> Failure {
         Failure::new(Exit::Bug, message)

@@ -3,7 +3,7 @@
 use crate::options::{DeviceArgs, EngineArgs, MemoryArgs, PlaceArgs, bytes, seconds, seconds_or_never};
 use crate::render::Failure;
 use crate::session::Session;
-use crate::{env, signal};
+use crate::{descriptors, env, signal};
 use clap::ValueEnum;
 use std::io::{IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -139,6 +139,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         _ => signal::end_now(signal),
     })
     .map_err(|e| Failure::user(format!("cannot wait for signals: {e}")))?;
+    // A connection is a file to the system.
+    descriptors::raise();
     let listener = Listener::bind(config(args)?)?;
     let mut engines = Vec::new();
     let mut out = std::io::stdout().lock();

@@ -10,6 +10,7 @@ mod checkpoints;
 mod checks;
 mod emulator;
 mod engines;
+mod load;
 mod measurements;
 mod requests;
 mod serving;

@@ -6,15 +6,15 @@ use std::net::TcpStream;
 use std::process::{Child, ChildStderr, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
-struct Serving {
+pub struct Serving {
     child: Child,
     /// Held open: the server may still print.
     out: BufReader<ChildStdout>,
     err: Option<ChildStderr>,
-    address: String,
+    pub address: String,
 }
 
-fn serve(args: &[&str], environment: &[(&str, &str)]) -> Serving {
+pub fn serve(args: &[&str], environment: &[(&str, &str)]) -> Serving {
     let mut c = command(&[&["serve", "--port", "0"], args].concat());
     c.envs(environment.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = c.spawn().expect("trtc starts");
@@ -49,13 +49,13 @@ impl Serving {
         text
     }
 
-    fn signal(&self, signal: libc::c_int) {
+    pub fn signal(&self, signal: libc::c_int) {
         // SAFETY: sends a signal to the child, which has not been waited for.
         unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };
     }
 
     /// Its exit code, what it printed besides, and its log.
-    fn end(mut self) -> (Option<i32>, String, String) {
+    pub fn end(mut self) -> (Option<i32>, String, String) {
         let (mut out, mut err) = (String::new(), String::new());
         self.err.take().expect("stderr is a pipe").read_to_string(&mut err).expect("a log");
         self.out.read_to_string(&mut out).expect("its output");

@@ -121,6 +121,8 @@ fn described(model: &Model) -> Value {
         "created": model.created,
         "owned_by": "trtc",
         "max_model_len": model.facts.limits.dims.max_seq_len,
+        // As llama.cpp's server says it; `trtc bench serve` asks for it.
+        "meta": { "n_vocab": model.facts.limits.vocab },
     })
 }
 

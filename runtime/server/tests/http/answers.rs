@@ -218,7 +218,8 @@ fn tokens_and_models_are_told() {
     assert_eq!(text, json!({ "prompt": "w3 w4" }));
     let models = server.get("/v1/models").ok();
     assert_eq!((&models["data"][0]["id"], &models["data"][1]["id"]), (&json!("tiny"), &json!("other/name")));
-    assert_eq!(server.get("/v1/models/other/name").ok()["max_model_len"], LONGEST);
+    let model = server.get("/v1/models/other/name").ok();
+    assert_eq!((&model["max_model_len"], &model["meta"]["n_vocab"]), (&json!(LONGEST), &json!(384)));
     server.get("/v1/models/none").fails(404, "invalid_request_error", Some("model_not_found"), Some("model"));
     assert!(server.get("/version").ok()["version"].is_string());
     for path in ["/health", "/ready", "/health_generate"] {

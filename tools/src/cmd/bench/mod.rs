@@ -1,8 +1,9 @@
-//! `trtc bench`: decode latency, prefill, throughput, single kernels. Measured and printed; nothing is asserted.
+//! `trtc bench`: decode latency, prefill, throughput, single kernels, a server. Measured and printed; nothing is asserted.
 
 mod bandwidth;
 pub mod kernel;
 mod prepare;
+mod serve;
 mod timing;
 mod work;
 
@@ -15,18 +16,20 @@ use crate::session::{Flow, Session};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::time::Instant;
+use trtc_ir::random::Random;
 use trtc_runtime::{Event, Request, Sampling};
 
-/// Measure an engine's speed
+/// Measure an engine's speed, or a server's
 ///
-/// Prompts are random token ids, the best token is taken, end-of-sequence tokens are ignored. Beside each result
+/// Of an engine: prompts are random token ids, the best token is taken, end-of-sequence tokens are ignored. Beside each result
 /// stands how fast the same device moves memory in the same run: on the host a plain loop that reads on the same
 /// threads, on a GPU a copy within its memory (bytes read and written).
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  trtc bench latency model.engine --batch 1,8\n  \
                         trtc bench prefill model.engine --input-len 512,2048 --json\n  \
                         trtc bench throughput model.engine --requests 64 --input-len 128 --output-len 128\n  \
-                        trtc bench kernel model.engine --kernel linear --tokens 1,8,64")]
+                        trtc bench kernel model.engine --kernel linear --tokens 1,8,64\n  \
+                        trtc bench serve http://127.0.0.1:8000 --max-concurrency 32")]
 pub struct Args {
     #[command(subcommand)]
     what: What,
@@ -79,6 +82,7 @@ enum What {
         output_len: u32,
     },
     Kernel(kernel::Args),
+    Serve(Box<serve::Args>),
 }
 
 /// What measurements of a whole engine take.
@@ -98,11 +102,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         What::Prefill { common, .. } => ("prefill", common),
         What::Throughput { common, .. } => ("throughput", common),
         What::Kernel(args) => return kernel::run(args),
+        What::Serve(args) => return serve::run(args),
     };
     let threads = common.engine.on.place.threads;
     let (session, yardstick) =
         Session::open_after(&common.engine, |m, device| Yardstick::measure(m, device, threads))?;
-    let mut bench = Bench { session, random: 0 };
+    let mut bench = Bench { session, random: Random::new(0) };
     let rows = match &args.what {
         What::Latency { batch, input_len, output_len, repeat, .. } => {
             bench.latency(batch, *input_len, *output_len, *repeat)?
@@ -112,7 +117,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             let most = bench.session.manifest().dims.max_batch;
             bench.throughput(requests.unwrap_or(most.saturating_mul(4)), *input_len, *output_len)?
         }
-        What::Kernel(_) => Vec::new(),
+        What::Kernel(_) | What::Serve(_) => Vec::new(),
     };
     let m = bench.session.manifest();
     let mut out = std::io::stdout().lock();
@@ -170,18 +175,13 @@ impl Row {
 
 struct Bench {
     session: Session,
-    /// State of the ids' generator: no two prompts are alike, so none is found in the cache.
-    random: u64,
+    /// Gives token ids: no two prompts are alike, so none is found in the cache.
+    random: Random,
 }
 
 impl Bench {
-    /// A token id, by splitmix64.
     fn token(&mut self) -> u32 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % u64::from(self.session.manifest().model.vocab)) as u32
+        self.random.below(u64::from(self.session.manifest().model.vocab)) as u32
     }
 
     /// Seconds until `count` requests of these lengths are answered.
