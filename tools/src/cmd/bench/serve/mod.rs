@@ -45,10 +45,10 @@ const MOST_THREADS: usize = 4;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     trtc bench serve http://127.0.0.1:8000\n  \
-    trtc bench serve http://127.0.0.1:8000 --max-concurrency 32 --requests 512 --input-len 1024 --output-len 128\n  \
-    trtc bench serve http://127.0.0.1:8000 --request-rate 4 --range-ratio 0.5 --goodput ttft:500 tpot:50\n  \
+    trtc bench serve http://127.0.0.1:8000 --max-concurrency 32 --requests 512 --input-len 1024\n  \
+    trtc bench serve http://127.0.0.1:8000 --request-rate 4 --goodput ttft:500 tpot:50\n  \
     trtc bench serve http://127.0.0.1:8000 --endpoint chat --prefix-len 256 --warmup 8 --json\n  \
-    trtc bench serve http://127.0.0.1:8000 --dataset prompts.jsonl --request-rate 8 --max-concurrency 256\n\n\
+    trtc bench serve http://127.0.0.1:8000 --dataset prompts.jsonl --request-rate 8\n\n\
     Environment: TRTC_API_KEY or else OPENAI_API_KEY, a key that is sent as 'Authorization: Bearer KEY'.")]
 pub struct Args {
     /// Where the server is, such as http://127.0.0.1:8000; with or without /v1
