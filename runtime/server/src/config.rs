@@ -14,6 +14,8 @@ pub struct Config {
     pub keys: Keys,
     /// `/metrics` needs no key.
     pub public_metrics: bool,
+    /// There is a page at `/`.
+    pub page: bool,
     /// Pages of these origins may read answers; `*` is all.
     pub cors_origins: Vec<String>,
     /// What may wait for each engine.
@@ -45,6 +47,7 @@ impl Default for Config {
             address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000),
             keys: Keys::none(),
             public_metrics: false,
+            page: true,
             cors_origins: Vec::new(),
             queue: Bounds { answers: 1024, tokens: 4 << 20 },
             max_body: 32 << 20,

@@ -21,8 +21,8 @@ const LINES: usize = 4096;
 /// Serve engines over HTTP, as OpenAI's clients expect it
 ///
 /// Answers POST /v1/completions, /v1/chat/completions, /tokenize, /detokenize and GET /v1/models, /health,
-/// /health_generate, /ready, /version, /metrics. The field "model" chooses the engine, and may be left out if there is
-/// one. Ctrl-C or SIGTERM: no new requests, those that run may end, then the server does; a second one ends it at once.
+/// /health_generate, /ready, /version, /metrics. At / is a page to chat with a model and to watch the server. The field
+/// "model" chooses the engine, and may be left out if there is one. Ctrl-C or SIGTERM: no new requests, those that run may end, then the server does; a second one ends it at once.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     trtc serve model.engine\n  \
@@ -52,6 +52,9 @@ pub struct Args {
     /// Give /metrics to everybody, also where keys are needed
     #[arg(long, help_heading = "Access")]
     public_metrics: bool,
+    /// Have no page at /. It needs no key; all that it shows does
+    #[arg(long, help_heading = "Access")]
+    no_page: bool,
     /// Pages of this origin may read answers, such as https://example.org; * is all. May be repeated
     #[arg(long, value_name = "ORIGIN", help_heading = "Access")]
     cors_origin: Vec<String>,
@@ -191,6 +194,7 @@ fn config(args: &Args) -> Result<Config, Failure> {
         address: SocketAddr::new(args.host, args.port),
         keys,
         public_metrics: args.public_metrics,
+        page: !args.no_page,
         cors_origins: args.cors_origin.clone(),
         queue: Bounds { answers: args.max_queue, tokens: args.max_queue_tokens },
         max_body: usize::try_from(args.max_body).unwrap_or(usize::MAX),

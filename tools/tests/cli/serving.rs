@@ -94,6 +94,7 @@ fn ctrl_c_ends_an_idle_server_and_text_is_for_people() {
     assert!(server.answer("GET /v1/models", "").starts_with("HTTP/1.1 401 "));
     let keyed = server.answer("GET /v1/models HTTP/1.1\r\nauthorization: Bearer sk-9\r\nx: y", "");
     assert!(keyed.starts_with("HTTP/1.1 200 "), "{keyed}");
+    assert!(server.answer("GET /", "").starts_with("HTTP/1.1 200 "), "the page needs no key");
     server.signal(libc::SIGINT);
     let (code, _, log) = server.end();
     assert_eq!(code, Some(0));
@@ -106,7 +107,8 @@ fn ctrl_c_ends_an_idle_server_and_text_is_for_people() {
 
 #[test]
 fn a_second_signal_ends_at_once() {
-    let server = serve(&[engine(), "--threads", "1"], &[]);
+    let server = serve(&[engine(), "--threads", "1", "--no-page"], &[]);
+    assert!(server.answer("GET /", "").starts_with("HTTP/1.1 404 "), "there is no page");
     // A connection that has asked for much: the first signal waits for it.
     let many = r#"{"prompt":[1],"max_tokens":60,"ignore_eos":true,"stream":true,"n":600,"logprobs":20}"#;
     let mut stream = server.ask("POST /v1/completions", many);

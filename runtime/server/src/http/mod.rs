@@ -3,6 +3,7 @@
 mod body;
 pub mod connection;
 mod generate;
+mod page;
 mod respond;
 mod routes;
 mod serve;

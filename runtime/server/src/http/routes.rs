@@ -2,7 +2,7 @@
 
 use super::generate::{generate, prepared};
 use super::respond::{json, outcome, with};
-use super::{Context, body, respond};
+use super::{Context, body, page, respond};
 use crate::api::fields::Fields;
 use crate::api::{Endpoint, chat, params};
 use crate::app::{App, Model};
@@ -27,7 +27,7 @@ type Shared = State<Arc<App>>;
 
 /// All routes.
 pub fn router(app: Arc<App>) -> Router {
-    Router::new()
+    let router = Router::new()
         .route("/health", get(health))
         .route("/health_generate", get(health_generate))
         .route("/ready", get(ready))
@@ -39,10 +39,9 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/chat/completions", post(chat_completions))
         .route("/v1/embeddings", post(embeddings))
         .route("/tokenize", post(tokenize))
-        .route("/detokenize", post(detokenize))
-        .fallback(not_found)
-        .method_not_allowed_fallback(not_allowed)
-        .with_state(app)
+        .route("/detokenize", post(detokenize));
+    let router = if app.config.page { page::routes(router) } else { router };
+    router.fallback(not_found).method_not_allowed_fallback(not_allowed).with_state(app)
 }
 
 async fn not_found(method: Method, uri: Uri) -> Response {

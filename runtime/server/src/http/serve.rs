@@ -1,7 +1,7 @@
 //! What is the same for every request: an id, a key, rules for browsers, counters, a line of the log.
 
 use super::respond::{self, Failed};
-use super::{Context, body::Watched};
+use super::{Context, body::Watched, page};
 use crate::app::{App, unix_ms};
 use crate::error::ApiError;
 use crate::log::Record;
@@ -20,7 +20,7 @@ use tower_service::Service;
 
 /// The header with a request's id.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Paths that need no key.
+/// Paths that need no key, beside the page's.
 const OPEN: [&str; 2] = ["/health", "/ready"];
 /// Most characters of a path in the log.
 const LOGGED_PATH: usize = 200;
@@ -37,7 +37,9 @@ pub async fn serve(
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let origin = allowed_origin(&app, request.headers());
     let client = authorised(&app, request.headers(), peer);
-    let open = OPEN.contains(&&*path) || (path == "/metrics" && app.config.public_metrics);
+    let open = OPEN.contains(&&*path)
+        || (path == "/metrics" && app.config.public_metrics)
+        || (app.config.page && page::has(&path));
     let record = Record {
         time_ms: unix_ms(),
         request_id: id.clone(),
@@ -75,8 +77,8 @@ pub async fn serve(
             app.metrics.error(error.kind);
         }
     }
-    // What is asked every few seconds is not worth a line while all is well.
-    let silent = failed.is_none() && response.status().is_success() && (open || path == "/metrics");
+    // What is asked every few seconds, or by a page for itself, is not worth a line while all is well.
+    let silent = failed.is_none() && response.status().as_u16() < 400 && (open || path == "/metrics");
     Ok(response.map(|body| Body::new(Watched::new(app, context, body, silent))))
 }
 

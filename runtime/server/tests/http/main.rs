@@ -2,10 +2,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod answers;
+mod browser;
 mod client;
 mod clients;
 mod device;
 mod ending;
 mod limits;
+mod page;
 mod refusals;
 mod support;

@@ -18,10 +18,12 @@ pub const LONGEST: usize = 128;
 /// Answers that the engine computes at once.
 pub const BATCH: u32 = 4;
 
-fn engine_path() -> &'static Path {
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| {
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("server-{}", std::process::id()));
+/// An engine with a template for chats, or one without.
+fn engine_path(chats: bool) -> &'static Path {
+    static PATHS: [OnceLock<PathBuf>; 2] = [const { OnceLock::new() }; 2];
+    PATHS[usize::from(chats)].get_or_init(|| {
+        let name = format!("server-{}-{chats}", std::process::id());
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         std::fs::create_dir_all(&dir).unwrap();
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny/llama");
         for file in ["config.json", "model.safetensors"] {
@@ -37,8 +39,8 @@ fn engine_path() -> &'static Path {
         let template = "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}\
                         {{ m.role }} {{ m.content }} {% endfor %}{% if add_generation_prompt %}w9{% endif %}";
         std::fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).unwrap();
-        std::fs::write(dir.join("tokenizer_config.json"), json!({ "chat_template": template }).to_string())
-            .unwrap();
+        let config = if chats { json!({ "chat_template": template }) } else { json!({}) };
+        std::fs::write(dir.join("tokenizer_config.json"), config.to_string()).unwrap();
         let path = dir.join("model.engine");
         let options = BuildOptions {
             max_seq_len: Some(LONGEST as u32),
@@ -52,8 +54,12 @@ fn engine_path() -> &'static Path {
 
 /// The engine, on a device that can be told what to do.
 pub fn engine(control: &Arc<Control>) -> Engine {
+    engine_of(engine_path(true), control)
+}
+
+fn engine_of(path: &Path, control: &Arc<Control>) -> Engine {
     let options = LoadOptions { threads: Some(1), ..LoadOptions::default() };
-    let file = EngineFile::open(engine_path()).unwrap();
+    let file = EngineFile::open(path).unwrap();
     let device = trtc_runtime::open_device(file.manifest(), &options).unwrap();
     let device = Box::new(Controlled(device, Arc::clone(control)));
     Engine::with_device(file, device, &options).unwrap()
@@ -86,6 +92,17 @@ pub fn start(config: Config) -> Running {
 pub fn start_named(config: Config, names: &[&str]) -> Running {
     let control = Arc::new(Control::default());
     let engines = names.iter().map(|n| ((*n).to_owned(), engine(&control))).collect();
+    start_engines(config, engines, control)
+}
+
+/// With an engine that only continues texts.
+pub fn start_without_chats(config: Config) -> Running {
+    let control = Arc::new(Control::default());
+    let engine = engine_of(engine_path(false), &control);
+    start_engines(config, vec![("tiny".to_owned(), engine)], control)
+}
+
+fn start_engines(config: Config, engines: Vec<(String, Engine)>, control: Arc<Control>) -> Running {
     let log = Arc::new(Mutex::new(Vec::new()));
     let lines = Arc::clone(&log);
     let write = Arc::new(move |entry: &Entry| lines.lock().unwrap().push(entry.clone()));
