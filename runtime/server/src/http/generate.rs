@@ -60,7 +60,7 @@ pub async fn generate(
         Some(options) => {
             let chunks = Chunks::new(shape, prompts, options.usage);
             let keep_alive = app.config.keep_alive;
-            Ok(streamed(Stream { waiting, chunks, context, keep_alive, over: false, _active: active }))
+            Ok(streamed(Stream { app, waiting, chunks, context, keep_alive, over: false, _active: active }))
         }
     }
 }
@@ -108,7 +108,8 @@ impl Waiting {
     }
 
     fn too_late(&self) -> ApiError {
-        let seconds = self.limit.unwrap_or_default().as_secs_f64();
+        // As it was given: a client's own limit is an f32.
+        let seconds = self.limit.unwrap_or_default().as_secs_f32();
         ApiError::timeout(format!("the answer was not complete within {seconds} s"))
     }
 
@@ -189,6 +190,7 @@ fn add_ms(headers: &mut HeaderMap, name: HeaderName, ms: Option<f64>) {
 
 /// A response that is being streamed. Dropped before its end, it gives the request up.
 struct Stream {
+    app: Arc<App>,
     waiting: Waiting,
     chunks: Chunks,
     context: Context,
@@ -247,6 +249,7 @@ impl Stream {
     fn fail(&mut self, error: &ApiError, out: &mut String) {
         self.over = true;
         self.context.record().error = error.code.or(Some(error.kind.name()));
+        self.app.metrics.error(error.kind);
         self.chunks.fail(error, out);
     }
 }

@@ -81,15 +81,19 @@ fn time_that_is_over_ends_a_request() {
     server.control.pause(Duration::from_millis(20));
     let mut body = json!({ "prompt": "w1", "max_tokens": 120, "ignore_eos": true });
     let begin = Instant::now();
-    server.post("/v1/completions", &body).fails(504, "timeout_error", Some("timeout"), None);
+    let reply = server.post("/v1/completions", &body);
+    let message = reply.fails(504, "timeout_error", Some("timeout"), None);
+    assert!(message.contains("within 0.6 s"), "{message}");
     assert!(begin.elapsed() >= Duration::from_millis(600) && begin.elapsed() < Duration::from_secs(2));
     // The client's own limit, in a stream: an error is the last event.
     (body["timeout"], body["stream"]) = (json!(0.2), true.into());
     let chunks = server.open("/v1/completions", &body).events();
-    assert_eq!(chunks.last().unwrap()["error"]["code"], "timeout");
+    let error = &chunks.last().unwrap()["error"];
+    assert_eq!(error["code"], "timeout");
+    assert!(error["message"].as_str().unwrap().contains("within 0.2 s"), "{error}");
     assert!(chunks.len() < 60);
     server.is_empty();
-    assert_eq!(server.metric("trtc_request_error_total{kind=\"timeout_error\"}"), 1.0);
+    assert_eq!(server.metric("trtc_request_error_total{kind=\"timeout_error\"}"), 2.0);
 }
 
 #[test]
