@@ -139,6 +139,10 @@ impl Request {
     pub fn check(&self, vocab: u32, dims: &Dims, text: bool) -> Result<(), Error> {
         self.check_prompt(vocab, dims)?;
         self.check_lengths(dims)?;
+        if self.grammar.is_some() && self.ignore_eos {
+            return Err(Error::user("a grammar says where answers end, and ignore_eos that they do not")
+                .help("leave one of them out"));
+        }
         if self.n == 0 || self.n > MAX_ANSWERS {
             return Err(
                 Error::user(format!("n is {}", self.n)).help(format!("give 1 to {MAX_ANSWERS} answers"))

@@ -69,11 +69,9 @@ impl Session {
             return Err(Failure::user("this engine has no chat template")
                 .help("give the prompt as it is: trtc run ENGINE -p TEXT"));
         };
-        let messages: Vec<Message> = turns
-            .iter()
-            .map(|(role, words)| Message { role: (*role).to_owned(), content: (*words).to_owned() })
-            .collect();
-        Ok(self.engine.encode(&template.render(&messages, true)?)?)
+        let messages: Vec<Message> =
+            turns.iter().map(|(role, words)| Message::new(*role, words.as_str())).collect();
+        Ok(self.engine.encode(&template.render(&messages, &[], true)?)?)
     }
 
     /// A token as the vocabulary spells it; empty without a tokenizer.

@@ -67,13 +67,25 @@ impl GrammarSpec {
     }
 }
 
-/// A schema with bounded whitespace. How llguidance writes JSON is not the client's to choose.
+/// JSON of a schema as an element of a rule in Lark's notation.
+///
+/// # Errors
+/// It is no schema.
+pub fn lark_json(value: &Value) -> Result<String, String> {
+    Ok(format!("%json {}", bounded(value)?))
+}
+
 fn schema(value: &Value) -> Result<TopLevelGrammar, String> {
+    bounded(value).map(TopLevelGrammar::from_json_schema)
+}
+
+/// A schema with bounded whitespace. How llguidance writes JSON is not the client's to choose.
+fn bounded(value: &Value) -> Result<Value, String> {
     let mut value = match value {
         Value::Bool(true) => json!({}),
         Value::Object(_) => value.clone(),
         _ => return Err("it is not an object".to_owned()),
     };
     value["x-guidance"] = json!({ "whitespace_pattern": WHITESPACE });
-    Ok(TopLevelGrammar::from_json_schema(value))
+    Ok(value)
 }

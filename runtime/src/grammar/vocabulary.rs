@@ -12,6 +12,12 @@ pub(super) fn trie(tokenizer: &Tokenizer, vocab: u32, ends: &[u32]) -> Result<To
             .help("ask without a grammar")
     };
     let &end = ends.first().ok_or_else(none)?;
+    if tokenizer.puts_spaces() {
+        return Err(Error::unsupported(
+            "the tokenizer puts spaces between tokens, and grammars are of what tokens say",
+        )
+        .help("ask without a grammar"));
+    }
     let special = |name: String| [&[TokTrie::SPECIAL_TOKEN_MARKER], name.as_bytes()].concat();
     let bytes = |id: u32| {
         if id >= tokenizer.vocab() {

@@ -7,7 +7,7 @@
 use super::strftime::strftime;
 use crate::error::Error;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value};
+use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{Environment, ErrorKind, context};
 use serde::Serialize;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -18,10 +18,20 @@ const FUEL: u64 = 20_000_000;
 /// A message of a chat.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
 pub struct Message {
-    /// `system`, `user`, `assistant`.
+    /// `system`, `user`, `assistant`, `tool`.
     pub role: String,
     /// Text.
     pub content: String,
+    /// What else templates look at: `tool_calls`, whose arguments are objects, `tool_call_id`, `name`.
+    #[serde(flatten)]
+    pub more: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Message {
+    /// A message of nothing but text.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Message {
+        Message { role: role.into(), content: content.into(), more: serde_json::Map::new() }
+    }
 }
 
 /// A model's chat template.
@@ -58,12 +68,25 @@ impl ChatTemplate {
         Ok(ChatTemplate { env, bos: text(bos), eos: text(eos) })
     }
 
-    /// The prompt of a chat. With `add_generation_prompt` it ends where the assistant's answer begins. Encode it
-    /// without a BOS token: templates write their own.
-    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Error> {
+    /// True if the template's source has this text in it.
+    pub fn mentions(&self, text: &str) -> bool {
+        self.env.get_template("chat").is_ok_and(|t| t.source().contains(text))
+    }
+
+    /// The prompt of a chat in which these tools may be called, described as OpenAI's clients do. With
+    /// `add_generation_prompt` it ends where the assistant's answer begins. Encode it without a BOS token: templates write
+    /// their own.
+    pub fn render(
+        &self,
+        messages: &[Message],
+        tools: &[serde_json::Value],
+        add_generation_prompt: bool,
+    ) -> Result<String, Error> {
         let template = self.env.get_template("chat").map_err(|e| Error::bug(e.to_string()))?;
         let given = context! {
-            messages => messages.iter().map(value).collect::<Vec<Value>>(),
+            messages => messages.iter().map(|m| Value::from(Serde(m))).collect::<Vec<Value>>(),
+            // As transformers has it: none, and not an empty list.
+            tools => (!tools.is_empty()).then(|| Value::from(Serde(tools))),
             add_generation_prompt,
             bos_token => self.bos.as_str(),
             eos_token => self.eos.as_str(),
@@ -76,11 +99,6 @@ impl ChatTemplate {
             }
         })
     }
-}
-
-/// A message as templates see it.
-fn value(message: &Message) -> Value {
-    context! { role => message.role.as_str(), content => message.content.as_str() }
 }
 
 /// Marks of transformers around what the assistant wrote, `{% generation %}`: they change nothing in the text, so

@@ -108,6 +108,11 @@ impl Pieces {
         Ok(pieces)
     }
 
+    /// True if tokens have spaces between them that belong to none.
+    pub fn puts_spaces(&self) -> bool {
+        self.start.spaced
+    }
+
     /// Ids are below this.
     pub fn vocab(&self) -> u32 {
         self.ends.len() as u32

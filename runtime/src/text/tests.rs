@@ -238,12 +238,15 @@ const CHATML: &str = "{% for message in messages %}{{'<|im_start|>' + message['r
     '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
 fn message(role: &str, content: &str) -> Message {
-    Message { role: role.into(), content: content.into() }
+    Message::new(role, content)
 }
 
 fn render(source: &str) -> Result<String, crate::Error> {
-    ChatTemplate::new(source, Some("<s>"), None)?
-        .render(&[message("user", "a <b> & \u{e4}"), message("x", " y ")], true)
+    ChatTemplate::new(source, Some("<s>"), None)?.render(
+        &[message("user", "a <b> & \u{e4}"), message("x", " y ")],
+        &[],
+        true,
+    )
 }
 
 #[test]
@@ -251,8 +254,8 @@ fn chat_templates() {
     let t = ChatTemplate::new(CHATML, None, None).unwrap();
     let chat = [message("user", "hi"), message("assistant", "yes?")];
     let plain = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nyes?<|im_end|>\n";
-    assert_eq!(t.render(&chat, false).unwrap(), plain);
-    assert_eq!(t.render(&chat, true).unwrap(), format!("{plain}<|im_start|>assistant\n"));
+    assert_eq!(t.render(&chat, &[], false).unwrap(), plain);
+    assert_eq!(t.render(&chat, &[], true).unwrap(), format!("{plain}<|im_start|>assistant\n"));
     for (source, want) in [
         ("{{ bos_token }}{{ eos_token }}.", "<s>."),
         ("{% if true %}\n  a\n{% endif %}\nb", "  a\nb"),

@@ -78,6 +78,11 @@ impl Tokenizer {
         self.pieces.get(id)
     }
 
+    /// True if every token but the first of a text has a space before it, which is not among its bytes.
+    pub(crate) fn puts_spaces(&self) -> bool {
+        self.pieces.puts_spaces()
+    }
+
     /// True for tokens that are no text: begin and end of sequence, turns of a chat.
     pub fn is_special(&self, id: u32) -> bool {
         self.inner.get_added_tokens_decoder().get(&id).is_some_and(|t| t.special)

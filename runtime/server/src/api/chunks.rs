@@ -1,6 +1,7 @@
 //! An answer that is streamed: news become server-sent events, as OpenAI's clients read them.
 
 use super::Endpoint;
+use super::calls::{Part, Reader};
 use super::logprobs::{self, Lists};
 use super::whole::{Shape, Usage, reason};
 use crate::desk::Update;
@@ -51,15 +52,19 @@ struct Delta<'a> {
     role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_calls: Option<[Value; 1]>,
 }
 
 /// Of one choice.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Progress {
     /// Its first chunk is out.
     begun: bool,
     /// Characters of the tokens so far.
     offset: usize,
+    /// Finds calls in its text.
+    reader: Option<Reader>,
 }
 
 /// The events of one response.
@@ -76,7 +81,8 @@ pub struct Chunks {
 impl Chunks {
     /// None yet.
     pub fn new(shape: Shape, prompts: usize, usage: bool) -> Chunks {
-        let choices = vec![Progress::default(); prompts * shape.n as usize];
+        let reader = shape.tools.clone().map(Reader::new);
+        let choices = vec![Progress { reader, ..Progress::default() }; prompts * shape.n as usize];
         Chunks { shape, usage, choices, tokens: 0, reasons: Vec::new() }
     }
 
@@ -103,19 +109,55 @@ impl Chunks {
                 let choice = self.shape.choice(*part, *index);
                 self.begin(choice, None, out);
                 let logprobs = self.logprobs(choice, logprob.as_ref());
-                // Text that waits for the rest of a character is sent with it.
-                if !text.is_empty() || logprobs.is_some() {
-                    self.chunk(choice, Some(text), logprobs, None, out);
-                }
+                self.words(choice, text, logprobs, out);
             }
             Update::Done { part, index, finish, text } => {
                 let choice = self.shape.choice(*part, *index);
                 self.begin(choice, None, out);
-                if !text.is_empty() {
-                    self.chunk(choice, Some(text), None, None, out);
-                }
+                self.words(choice, text, None, out);
                 self.end(choice, *finish, out);
             }
+        }
+    }
+
+    /// Text of an answer, and the calls in it as soon as they are whole.
+    fn words(&mut self, choice: usize, text: &str, logprobs: Option<Value>, out: &mut String) {
+        let Some(reader) = &mut self.choices[choice].reader else {
+            // Text that waits for the rest of a character is sent with it.
+            if !text.is_empty() || logprobs.is_some() {
+                self.chunk(choice, Some(text), logprobs, None, out);
+            }
+            return;
+        };
+        let (mut parts, first) = (Vec::new(), reader.calls());
+        reader.push(text, &mut parts);
+        self.parts(choice, first, parts, logprobs, out);
+    }
+
+    fn parts(
+        &self,
+        choice: usize,
+        mut call: usize,
+        parts: Vec<Part>,
+        mut logprobs: Option<Value>,
+        out: &mut String,
+    ) {
+        for part in parts {
+            match part {
+                Part::Text(text) => self.chunk(choice, Some(&text), logprobs.take(), None, out),
+                Part::Call { name, arguments } => {
+                    let value = self.shape.call(choice, call, &name, &arguments, Some(call));
+                    call += 1;
+                    let delta = Some(Delta { tool_calls: Some([value]), ..Delta::default() });
+                    let logprobs = logprobs.take();
+                    let chunk =
+                        ChunkChoice { index: choice, text: None, delta, logprobs, finish_reason: None };
+                    self.write(&[chunk], None, out);
+                }
+            }
+        }
+        if logprobs.is_some() {
+            self.chunk(choice, Some(""), logprobs, None, out);
         }
     }
 
@@ -125,7 +167,7 @@ impl Chunks {
             return;
         }
         if self.shape.endpoint == Endpoint::Chat {
-            let delta = Delta { role: Some("assistant"), content: Some("") };
+            let delta = Delta { role: Some("assistant"), content: Some(""), tool_calls: None };
             let first = ChunkChoice {
                 index: choice,
                 text: None,
@@ -165,8 +207,16 @@ impl Chunks {
     }
 
     fn end(&mut self, choice: usize, finish: Finish, out: &mut String) {
-        self.reasons.push(reason(finish));
-        self.chunk(choice, None, None, Some(reason(finish)), out);
+        let mut calls = false;
+        if let Some(mut reader) = self.choices[choice].reader.take() {
+            let (mut parts, first) = (Vec::new(), reader.calls());
+            reader.finish(&mut parts);
+            self.parts(choice, first, parts, None, out);
+            calls = reader.calls() > 0;
+        }
+        let reason = reason(finish, calls);
+        self.reasons.push(reason);
+        self.chunk(choice, None, None, Some(reason), out);
     }
 
     fn chunk(
@@ -179,7 +229,7 @@ impl Chunks {
     ) {
         let choice = match self.shape.endpoint {
             Endpoint::Chat => {
-                let delta = Some(Delta { role: None, content: text });
+                let delta = Some(Delta { content: text, ..Delta::default() });
                 ChunkChoice { index, text: None, delta, logprobs, finish_reason }
             }
             Endpoint::Completions => {

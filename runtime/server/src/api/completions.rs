@@ -26,8 +26,15 @@ pub fn parse(mut fields: Fields, facts: &Facts) -> Result<Wish, ApiError> {
     if echo && max_tokens == 0 {
         base.prompt_logprobs = base.prompt_logprobs.or(Some(0));
     }
-    let mut wish =
-        Wish { requests: Vec::new(), echo: Vec::new(), stream, timeout, logprobs, prompt_logprobs };
+    let mut wish = Wish {
+        requests: Vec::new(),
+        echo: Vec::new(),
+        stream,
+        timeout,
+        logprobs,
+        prompt_logprobs,
+        tools: None,
+    };
     for prompt in prompts {
         let (ids, text) = match prompt {
             Prompt::Text(text) => (params::encode(facts, &text, true)?, text),

@@ -111,6 +111,13 @@ impl Fields {
         self.typed(name, "a list of token ids", ids)
     }
 
+    /// A list of strings.
+    pub fn texts(&mut self, name: &str) -> Refused<Option<Vec<String>>> {
+        self.typed(name, "a list of strings", |v| {
+            v.as_array()?.iter().map(|v| v.as_str().map(str::to_owned)).collect()
+        })
+    }
+
     /// An object.
     pub fn object(&mut self, name: &str) -> Refused<Option<Fields>> {
         let at = self.path(name) + ".";

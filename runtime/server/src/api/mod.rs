@@ -2,12 +2,15 @@
 //!
 //! No sockets and no clock here: text in, text out.
 
+pub mod calls;
 pub mod chat;
 pub mod chunks;
 pub mod completions;
 pub mod fields;
 pub mod logprobs;
 pub mod params;
+pub mod structured;
+pub mod tools;
 pub mod whole;
 
 use crate::error::ApiError;

@@ -3,12 +3,14 @@
 //! A parameter is honoured or refused by its name. Values out of range are for the runtime's own checks to refuse.
 
 use super::fields::{Fields, ids, whole};
+use super::structured;
+use super::tools::Tools;
 use crate::error::ApiError;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 use trtc_runtime::text::{ChatTemplate, Tokenizer};
-use trtc_runtime::{Limits, Request, Sampling};
+use trtc_runtime::{Grammars, Limits, Request, Sampling};
 
 /// Most alternatives that are reported with a token.
 pub const MOST_ALTERNATIVES: u32 = 20;
@@ -26,6 +28,8 @@ pub struct Facts {
     pub tokenizer: Option<Arc<Tokenizer>>,
     /// Messages to text.
     pub template: Option<Arc<ChatTemplate>>,
+    /// What compiles grammars.
+    pub grammars: Option<Arc<Grammars>>,
 }
 
 /// How an answer is to be sent.
@@ -50,6 +54,8 @@ pub struct Wish {
     pub logprobs: Option<u32>,
     /// Alternatives that are reported with each token of the prompt, in a field of its own.
     pub prompt_logprobs: Option<u32>,
+    /// Functions that answers may call.
+    pub tools: Option<Arc<Tools>>,
 }
 
 /// A parameter that is taken with values that change nothing.
@@ -64,9 +70,9 @@ const fn informs(name: &'static str, harmless: fn(&Value) -> bool, why: &'static
     Informs { name, harmless, why }
 }
 
-const NO_TOOLS: &str = "tools are not supported; leave it out";
+const NO_TOOLS: &str = "only chats call tools; leave it out, or use /v1/chat/completions";
 
-/// Tools and structured output come into this table as refusals; what supports them takes their fields before.
+/// What supports one of them takes its field before.
 const INFORMS: &[Informs] = &[
     informs("user", Value::is_string, "give a string"),
     informs("safety_identifier", Value::is_string, "give a string"),
@@ -76,13 +82,8 @@ const INFORMS: &[Informs] = &[
     informs("parallel_tool_calls", Value::is_boolean, "give true or false"),
     informs("tools", |v| *v == json!([]), NO_TOOLS),
     informs("tool_choice", |v| *v == "none" || *v == "auto", NO_TOOLS),
-    informs("functions", |v| *v == json!([]), NO_TOOLS),
-    informs("function_call", |v| *v == "none" || *v == "auto", NO_TOOLS),
-    informs(
-        "response_format",
-        |v| *v == json!({"type": "text"}),
-        "structured output is not supported; give {\"type\":\"text\"}, or leave it out",
-    ),
+    informs("functions", |v| *v == json!([]), "give tools, which came in its place"),
+    informs("function_call", |v| *v == "none" || *v == "auto", "give tool_choice, which came in its place"),
     informs("modalities", |v| *v == json!(["text"]), "answers are text; give [\"text\"], or leave it out"),
     informs("suffix", |v| *v == "", "text is not filled in before a suffix; leave it out"),
     informs("logits_processors", |v| *v == json!([]), "logit processors are not supported; leave it out"),
@@ -128,6 +129,7 @@ pub fn common(
     request.ignore_eos = fields.flag("ignore_eos")?.unwrap_or(false);
     request.stop_ids = fields.ids("stop_token_ids")?.unwrap_or_default();
     request.stop = stop(fields)?;
+    request.grammar = structured::take(fields, facts)?;
     request.priority = match fields.integer("priority")? {
         None => 0,
         Some(p) => i32::try_from(p).map_err(|_| {

@@ -1,7 +1,9 @@
 //! An answer that is sent whole: what came is gathered, then written as one object.
 
 use super::Endpoint;
+use super::calls::{Part, Reader};
 use super::logprobs::{self, Lists};
+use super::tools::Tools;
 use crate::desk::Update;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -34,6 +36,8 @@ pub struct Shape {
     pub logprobs: Option<u32>,
     /// Alternatives with each token of the prompt, in a field of its own.
     pub prompt_logprobs: Option<u32>,
+    /// Functions that answers may call.
+    pub tools: Option<Arc<Tools>>,
 }
 
 impl Shape {
@@ -45,6 +49,31 @@ impl Shape {
     /// Which prompt a choice answers.
     pub fn part(&self, choice: usize) -> usize {
         choice / self.n.max(1) as usize
+    }
+
+    /// The name of a choice's call.
+    pub fn call_id(&self, choice: usize, call: usize) -> String {
+        let own = self.id.rsplit('-').next().unwrap_or_default();
+        format!("call_{own}_{choice}_{call}")
+    }
+
+    /// A call as answers have it; `index` is its place in a stream.
+    pub fn call(
+        &self,
+        choice: usize,
+        call: usize,
+        name: &str,
+        arguments: &str,
+        index: Option<usize>,
+    ) -> Value {
+        let mut value = json!({
+            "id": self.call_id(choice, call), "type": "function",
+            "function": { "name": name, "arguments": arguments },
+        });
+        if let Some(index) = index {
+            value["index"] = index.into();
+        }
+        value
     }
 
     /// The lists of a prompt's tokens, as an echo has them before those of the answer.
@@ -79,9 +108,10 @@ impl Usage {
     }
 }
 
-/// Why an answer ended, in OpenAI's words.
-pub fn reason(finish: Finish) -> &'static str {
+/// Why an answer ended, in OpenAI's words; one that `calls` functions waits for what they give.
+pub fn reason(finish: Finish, calls: bool) -> &'static str {
     match finish {
+        Finish::Stop if calls => "tool_calls",
         Finish::Stop => "stop",
         Finish::Length => "length",
         // Who gives a request up reads no answer, and what is lost is told as an error.
@@ -95,6 +125,8 @@ struct Choice {
     logprobs: Vec<TokenLogprob>,
     prompt: Vec<TokenLogprob>,
     finish: Option<Finish>,
+    /// Names and arguments of the functions that it calls, which are no part of its text.
+    calls: Vec<(String, String)>,
 }
 
 /// Answers as they come.
@@ -117,7 +149,7 @@ impl Gathered {
 
     /// Why each answer ended.
     pub fn reasons(&self) -> Vec<&'static str> {
-        self.choices.iter().filter_map(|c| c.finish.map(reason)).collect()
+        self.choices.iter().filter_map(|c| c.finish.map(|f| reason(f, !c.calls.is_empty()))).collect()
     }
 
     /// Takes news.
@@ -137,6 +169,9 @@ impl Gathered {
                 let choice = &mut self.choices[shape.choice(part, index)];
                 choice.text.push_str(&text);
                 choice.finish = Some(finish);
+                if let Some(tools) = &shape.tools {
+                    choice.read_calls(tools);
+                }
             }
         }
     }
@@ -157,6 +192,20 @@ impl Gathered {
 }
 
 impl Choice {
+    /// Parts the text, which is whole, from the calls.
+    fn read_calls(&mut self, tools: &Arc<Tools>) {
+        let mut parts = Vec::new();
+        let mut reader = Reader::new(Arc::clone(tools));
+        reader.push(&std::mem::take(&mut self.text), &mut parts);
+        reader.finish(&mut parts);
+        for part in parts {
+            match part {
+                Part::Text(text) => self.text.push_str(&text),
+                Part::Call { name, arguments } => self.calls.push((name, arguments)),
+            }
+        }
+    }
+
     fn value(&self, index: usize, shape: &Shape) -> Value {
         let mut value = match shape.endpoint {
             Endpoint::Completions => {
@@ -164,12 +213,21 @@ impl Choice {
                 json!({ "text": format!("{echo}{}", self.text) })
             }
             Endpoint::Chat => {
-                json!({ "message": { "role": "assistant", "content": self.text, "refusal": null } })
+                let silent = self.text.is_empty() && !self.calls.is_empty();
+                let content = if silent { Value::Null } else { self.text.as_str().into() };
+                let mut message = json!({ "role": "assistant", "content": content, "refusal": null });
+                if !self.calls.is_empty() {
+                    let call = |(i, (name, arguments)): (usize, &(String, String))| {
+                        shape.call(index, i, name, arguments, None)
+                    };
+                    message["tool_calls"] = self.calls.iter().enumerate().map(call).collect();
+                }
+                json!({ "message": message })
             }
         };
         value["index"] = index.into();
         value["logprobs"] = self.logprobs(index, shape);
-        value["finish_reason"] = json!(self.finish.map(reason));
+        value["finish_reason"] = json!(self.finish.map(|f| reason(f, !self.calls.is_empty())));
         if let Some(alternatives) = shape.prompt_logprobs {
             value["prompt_logprobs"] =
                 logprobs::prompt(shape.tokenizer.as_deref(), &self.prompt, alternatives);

@@ -29,7 +29,7 @@ pub async fn generate(
     let active = app.begin()?;
     let bytes = body::read(&app, body).await?;
     let (model, wish) = prepared(&app, move |app| prepare(app, endpoint, &bytes)).await?;
-    let Wish { requests, echo, stream, timeout, logprobs, prompt_logprobs } = wish;
+    let Wish { requests, echo, stream, timeout, logprobs, prompt_logprobs, tools } = wish;
     let reports = (logprobs.is_some() && !echo.is_empty()) || prompt_logprobs.is_some();
     let prompts = requests.len();
     let shape = Shape {
@@ -44,6 +44,7 @@ pub async fn generate(
         echo,
         logprobs,
         prompt_logprobs,
+        tools,
     };
     {
         let mut record = context.record();

@@ -4,7 +4,7 @@ use super::generate::{generate, prepared};
 use super::respond::{json, outcome, with};
 use super::{Context, body, page, respond};
 use crate::api::fields::Fields;
-use crate::api::{Endpoint, chat, params};
+use crate::api::{Endpoint, chat, params, tools};
 use crate::app::{App, Model};
 use crate::desk::Update;
 use crate::error::ApiError;
@@ -175,8 +175,9 @@ fn tokens_of(app: &App, bytes: &[u8]) -> Result<Value, ApiError> {
                 _ => e,
             })?;
             let answer = fields.flag("add_generation_prompt")?.unwrap_or(true);
+            let tools = tools::take(&mut fields, &model.facts)?;
             fields.finish()?;
-            chat::prompt(&messages, &model.facts, answer)?
+            chat::prompt(&messages, tools.as_ref().map_or(&[], |t| &t.given), &model.facts, answer)?
         }
     };
     Ok(value!({

@@ -10,4 +10,6 @@ mod ending;
 mod limits;
 mod page;
 mod refusals;
+mod structured;
 mod support;
+mod tools;

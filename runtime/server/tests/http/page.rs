@@ -218,7 +218,7 @@ fn a_key_is_asked_for_and_kept_by_the_tab_alone() {
 #[test]
 fn models_without_a_template_continue_texts_and_figures_are_computed_right() {
     let Some(mut browser) = Browser::start() else { return };
-    let server = start_without_chats(config());
+    let server = start_that(Speaks::Alone, config());
     browser.open(&url(&server), 1280, 800);
     browser.await_true(LIVE);
     browser

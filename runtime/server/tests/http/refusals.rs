@@ -20,7 +20,6 @@ fn what_is_not_understood_is_named() {
         ("nonsense", json!(1)),
         ("tools", json!([{}])),
         ("tool_choice", json!("required")),
-        ("response_format", json!({ "type": "json_object" })),
         ("suffix", json!("x")),
         ("best_of", json!(2)),
         ("store", json!(true)),
@@ -113,6 +112,7 @@ fn messages_that_are_none_are_told_by_their_place() {
         (json!([{ "content": "w1" }]), "messages[0].role"),
         (json!([{ "role": "user" }]), "messages[0].content"),
         (user(json!(1)), "messages[0].content"),
+        (json!([{ "role": "assistant", "content": "w1", "tool_calls": [{}] }]), "messages[0].tool_calls"),
         // The template's own objection.
         (json!([{ "role": "tool", "content": "w1" }]), "messages"),
     ] {
@@ -122,8 +122,7 @@ fn messages_that_are_none_are_told_by_their_place() {
     for (messages, param) in [
         (user(json!([{ "type": "image_url", "image_url": {} }])), "messages[0].content[0].type"),
         (user(json!([{ "type": "text", "text": "w1", "x": 1 }])), "messages[0].content[0].x"),
-        (json!([{ "role": "user", "content": "w1", "name": "n" }]), "messages[0].name"),
-        (json!([{ "role": "assistant", "content": "w1", "tool_calls": [{}] }]), "messages[0].tool_calls"),
+        (json!([{ "role": "user", "content": "w1", "weight": 1 }]), "messages[0].weight"),
     ] {
         chat(messages).fails(400, INVALID, unsupported, Some(param));
     }

@@ -18,11 +18,59 @@ pub const LONGEST: usize = 128;
 /// Answers that the engine computes at once.
 pub const BATCH: u32 = 4;
 
-/// An engine with a template for chats, or one without.
-fn engine_path(chats: bool) -> &'static Path {
-    static PATHS: [OnceLock<PathBuf>; 2] = [const { OnceLock::new() }; 2];
-    PATHS[usize::from(chats)].get_or_init(|| {
-        let name = format!("server-{}-{chats}", std::process::id());
+/// What an engine's tokens are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Speaks {
+    /// Words, and there is a template for chats.
+    Words,
+    /// Words, without a template.
+    Alone,
+    /// Bytes, and the template knows tools.
+    Bytes,
+}
+
+/// Bytes from id 3 on, then two tags, which are text, and words of no use.
+fn bytes() -> Value {
+    let mut vocab: serde_json::Map<String, Value> = (0..384)
+        .map(|i: usize| match i.checked_sub(3) {
+            None => (["<unk>", "<s>", "</s>"][i].to_owned(), json!(i)),
+            Some(byte @ 0..256) => (format!("<0x{byte:02X}>"), json!(i)),
+            Some(_) => (format!("w{i}"), json!(i)),
+        })
+        .collect();
+    let added = |id: u32, content: &str, special: bool| {
+        json!({ "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": special })
+    };
+    for (id, tag) in [(259, "<tool_call>"), (260, "</tool_call>")] {
+        vocab.retain(|_, v| *v != json!(id));
+        vocab.insert(tag.to_owned(), json!(id));
+    }
+    let tokens = [
+        added(1, "<s>", true),
+        added(2, "</s>", true),
+        added(259, "<tool_call>", false),
+        added(260, "</tool_call>", false),
+    ];
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "post_processor": null, "pre_tokenizer": null,
+        "normalizer": null, "added_tokens": tokens,
+        "decoder": { "type": "Sequence", "decoders": [{ "type": "ByteFallback" }, { "type": "Fuse" }] },
+        "model": { "type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+                   "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": true, "ignore_merges": false,
+                   "vocab": vocab, "merges": [] },
+    })
+}
+
+const TOOL_TEMPLATE: &str = "{% if tools %}{% for t in tools %}{{ t.function.name | tojson }}{% endfor %} as <tool_call>{{ '\n' }}\
+    {% endif %}{% for m in messages %}{{ m.role }}: {{ m.content }}\
+    {% for c in m.tool_calls %}{{ c.function.name }}({{ c.function.arguments.x }}){% endfor %}\
+    {% if m.tool_call_id %} [{{ m.tool_call_id }}]{% endif %}{{ '\n' }}{% endfor %}";
+
+fn engine_path(speaks: Speaks) -> &'static Path {
+    static PATHS: [OnceLock<PathBuf>; 3] = [const { OnceLock::new() }; 3];
+    PATHS[speaks as usize].get_or_init(|| {
+        let name = format!("server-{}-{speaks:?}", std::process::id());
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         std::fs::create_dir_all(&dir).unwrap();
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny/llama");
@@ -38,12 +86,17 @@ fn engine_path(chats: bool) -> &'static Path {
         });
         let template = "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}\
                         {{ m.role }} {{ m.content }} {% endfor %}{% if add_generation_prompt %}w9{% endif %}";
+        let tokenizer = if speaks == Speaks::Bytes { bytes() } else { tokenizer };
         std::fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).unwrap();
-        let config = if chats { json!({ "chat_template": template }) } else { json!({}) };
+        let config = match speaks {
+            Speaks::Words => json!({ "chat_template": template }),
+            Speaks::Alone => json!({}),
+            Speaks::Bytes => json!({ "chat_template": TOOL_TEMPLATE }),
+        };
         std::fs::write(dir.join("tokenizer_config.json"), config.to_string()).unwrap();
         let path = dir.join("model.engine");
         let options = BuildOptions {
-            max_seq_len: Some(LONGEST as u32),
+            max_seq_len: Some(if speaks == Speaks::Bytes { 512 } else { LONGEST as u32 }),
             max_batch: Some(BATCH),
             ..BuildOptions::default()
         };
@@ -54,7 +107,7 @@ fn engine_path(chats: bool) -> &'static Path {
 
 /// The engine, on a device that can be told what to do.
 pub fn engine(control: &Arc<Control>) -> Engine {
-    engine_of(engine_path(true), control)
+    engine_of(engine_path(Speaks::Words), control)
 }
 
 fn engine_of(path: &Path, control: &Arc<Control>) -> Engine {
@@ -95,10 +148,10 @@ pub fn start_named(config: Config, names: &[&str]) -> Running {
     start_engines(config, engines, control)
 }
 
-/// With an engine that only continues texts.
-pub fn start_without_chats(config: Config) -> Running {
+/// With another engine.
+pub fn start_that(speaks: Speaks, config: Config) -> Running {
     let control = Arc::new(Control::default());
-    let engine = engine_of(engine_path(false), &control);
+    let engine = engine_of(engine_path(speaks), &control);
     start_engines(config, vec![("tiny".to_owned(), engine)], control)
 }
 
