@@ -18,6 +18,9 @@ use trtc_runtime::Engine;
 const LOOK: Duration = Duration::from_millis(10);
 /// How long connections and threads have to end once no request is left.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// Connections that the system completes before they are taken: as many as may be open without a flag, and as Linux allows
+/// by default. Those of clients beyond it would try again after a second.
+const BACKLOG: i32 = 4096;
 /// Most threads for connections; the rest of the machine is the engines'.
 const MOST_THREADS: usize = 4;
 
@@ -93,6 +96,8 @@ impl Listener {
         let address = config.address;
         let failed = |error| ServerError::Bind { address, error };
         let socket = std::net::TcpListener::bind(address).map_err(failed)?;
+        // Again: the standard library asks for 128.
+        socket2::SockRef::from(&socket).listen(BACKLOG).map_err(failed)?;
         socket.set_nonblocking(true).map_err(failed)?;
         Ok(Listener { config, socket })
     }
