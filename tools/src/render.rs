@@ -122,10 +122,11 @@ impl From<trtc_server::ServerError> for Failure {
             ServerError::Stuck(_) => Failure::bug(e.to_string()),
             _ => Failure::user(e.to_string()),
         };
-        match e {
+        match &e {
             ServerError::Bind { .. } => {
                 report.help("give another --port or --host; --port 0 takes any that is free")
             }
+            ServerError::Tls(e) => report.help(e.help()),
             ServerError::Models(_) => report.help("give engines as NAME=ENGINE, each with a name of its own"),
             ServerError::Start(_) | ServerError::Stuck(_) => report,
         }

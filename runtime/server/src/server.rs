@@ -4,8 +4,10 @@ use crate::api::params::Facts;
 use crate::app::{App, Model, unix_ms};
 use crate::config::Config;
 use crate::desk::Desk;
-use crate::http::{connection, router};
+use crate::http::connection::{Shared, accept};
+use crate::http::router;
 use crate::log::Log;
+use crate::tls::{Tls, TlsError};
 use crate::worker::{self, Pulse};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -35,6 +37,9 @@ pub enum ServerError {
         /// Why.
         error: std::io::Error,
     },
+    /// The certificate, its key or the authority of clients is none.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The system gives no threads, or no events.
     #[error("cannot start: {0}")]
     Start(std::io::Error),
@@ -84,22 +89,24 @@ impl Handle {
 /// An address that is taken, before there are engines behind it.
 pub struct Listener {
     config: Config,
+    tls: Option<Tls>,
     socket: std::net::TcpListener,
 }
 
 impl Listener {
-    /// Takes the address of the configuration.
+    /// Takes the address of the configuration, and reads its certificate.
     ///
     /// # Errors
-    /// Somebody else has it, or it is none of this machine's.
+    /// Somebody else has it, or it is none of this machine's; a file of TLS is not what it should be.
     pub fn bind(config: Config) -> Result<Listener, ServerError> {
         let address = config.address;
         let failed = |error| ServerError::Bind { address, error };
+        let tls = config.tls.clone().map(Tls::load).transpose()?;
         let socket = std::net::TcpListener::bind(address).map_err(failed)?;
         // Again: the standard library asks for 128.
         socket2::SockRef::from(&socket).listen(BACKLOG).map_err(failed)?;
         socket.set_nonblocking(true).map_err(failed)?;
-        Ok(Listener { config, socket })
+        Ok(Listener { config, tls, socket })
     }
 
     /// Starts a thread for each engine.
@@ -121,7 +128,8 @@ impl Listener {
             workers.push(thread);
         }
         let app = Arc::new(App::new(self.config, models, log));
-        Ok(Server { app, socket: self.socket, workers, phase: Arc::new(watch::channel(Phase::Serving).0) })
+        let phase = Arc::new(watch::channel(Phase::Serving).0);
+        Ok(Server { app, tls: self.tls, socket: self.socket, workers, phase })
     }
 }
 
@@ -148,6 +156,7 @@ fn start(name: &str, engine: Engine, config: &Config) -> std::io::Result<(Model,
 /// Engines behind an address.
 pub struct Server {
     app: Arc<App>,
+    tls: Option<Tls>,
     socket: std::net::TcpListener,
     workers: Vec<JoinHandle<()>>,
     phase: Arc<watch::Sender<Phase>>,
@@ -181,8 +190,8 @@ impl Server {
             .enable_time()
             .build()
             .map_err(ServerError::Start)?;
-        let Server { app, socket, workers, phase } = self;
-        let ended = runtime.block_on(serve(&app, socket, &phase));
+        let Server { app, tls, socket, workers, phase } = self;
+        let ended = runtime.block_on(serve(&app, tls, socket, &phase));
         // Also if it could not start.
         app.models.iter().for_each(|m| m.desk.close());
         runtime.shutdown_timeout(LAST_WORDS);
@@ -198,6 +207,7 @@ impl Server {
 
 async fn serve(
     app: &Arc<App>,
+    tls: Option<Tls>,
     socket: std::net::TcpListener,
     phase: &Arc<watch::Sender<Phase>>,
 ) -> Result<Ended, ServerError> {
@@ -205,13 +215,15 @@ async fn serve(
     let connections = app.config.max_connections.clamp(1, Semaphore::MAX_PERMITS) as u32;
     let permits = Arc::new(Semaphore::new(connections as usize));
     let (closing, told) = watch::channel(false);
-    let accepting = tokio::spawn(connection::accept(
-        Arc::clone(app),
-        router(Arc::clone(app)),
-        listener,
-        Arc::clone(&permits),
-        told,
-    ));
+    let shared = Shared {
+        app: Arc::clone(app),
+        router: router(Arc::clone(app)),
+        tls: tls.as_ref().map(Tls::current),
+        closing: told,
+    };
+    let accepting = tokio::spawn(accept(shared, listener, Arc::clone(&permits)));
+    // Ends with the runtime: who is let in while the server drains sees a certificate that is valid, too.
+    tls.map(|tls| tokio::spawn(tls.renew(Arc::clone(app))));
     let watching = tokio::spawn(watch_steps(Arc::clone(app), Arc::clone(phase)));
     let mut changes = phase.subscribe();
     let ending = changes.wait_for(|phase| *phase != Phase::Serving).await.map(|p| p.clone());

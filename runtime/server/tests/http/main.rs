@@ -11,3 +11,4 @@ mod limits;
 mod page;
 mod refusals;
 mod support;
+mod tls;
