@@ -53,11 +53,6 @@ impl Failure {
         Failure::new(Exit::User, message)
     }
 
-    /// Right, but not supported.
-    pub fn unsupported(message: impl Into<String>) -> Failure {
-        Failure::new(Exit::Unsupported, message)
-    }
-
     /// Our own fault.
     pub fn bug(message: impl Into<String>) -> Failure {
         Failure::new(Exit::Bug, message)
@@ -112,6 +107,12 @@ impl From<trtc_runtime::Error> for Failure {
             report = report.help(help);
         }
         report
+    }
+}
+
+impl From<trtc_server::TlsError> for Failure {
+    fn from(e: trtc_server::TlsError) -> Failure {
+        Failure::user(e.to_string()).help(e.help())
     }
 }
 
