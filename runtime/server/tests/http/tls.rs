@@ -13,7 +13,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, StreamOwned, SupportedProtocolVersion};
-use trtc_server::{Config, Files, Listener, ServerError, tls};
+use trtc_server::{Config, Ended, Files, Listener, ServerError, tls};
 
 type Secure = StreamOwned<ClientConnection, TcpStream>;
 
@@ -163,6 +163,25 @@ fn handshakes_that_stall_hold_a_place_until_their_time_is_over() {
     let begin = Instant::now();
     assert!(client::read_head(slow).map_or(true, |reply| reply.status == 408));
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn an_idle_server_ends_at_once_whatever_its_connections_are_about() {
+    let mut server = start(secure());
+    let mut shaking = TcpStream::connect(server.address).unwrap();
+    shaking.write_all(&[0x16, 3, 1]).unwrap();
+    // One that is kept for a next request.
+    let request = b"GET /health HTTP/1.1\r\nhost: t\r\n\r\n";
+    let mut idle = ask(&server, client_of(None, &both()), request).unwrap();
+    idle.read_exact(&mut [0; 16]).unwrap();
+    await_metric(&server, "trtc_http_connections", 3.0);
+    let begin = Instant::now();
+    server.handle.drain();
+    assert_eq!(server.ended().unwrap(), Ended { cut: 0 });
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    // The end is told, and no stranger's doing.
+    idle.read_to_end(&mut Vec::new()).unwrap();
+    assert_eq!(shaking.read_to_end(&mut Vec::new()).unwrap(), 0);
 }
 
 #[test]
