@@ -398,6 +398,7 @@ fn one_version_of_each_direct_dependency() {
         "memmap2",
         "tokio",
         "hyper",
+        "rustls",
     ] {
         assert_eq!(versions.get(name), Some(&1), "{name}");
     }

@@ -53,11 +53,6 @@ impl Failure {
         Failure::new(Exit::User, message)
     }
 
-    /// Right, but not supported.
-    pub fn unsupported(message: impl Into<String>) -> Failure {
-        Failure::new(Exit::Unsupported, message)
-    }
-
     /// Our own fault.
     pub fn bug(message: impl Into<String>) -> Failure {
         Failure::new(Exit::Bug, message)
@@ -115,6 +110,12 @@ impl From<trtc_runtime::Error> for Failure {
     }
 }
 
+impl From<trtc_server::TlsError> for Failure {
+    fn from(e: trtc_server::TlsError) -> Failure {
+        Failure::user(e.to_string()).help(e.help())
+    }
+}
+
 impl From<trtc_server::ServerError> for Failure {
     fn from(e: trtc_server::ServerError) -> Failure {
         use trtc_server::ServerError;
@@ -122,10 +123,11 @@ impl From<trtc_server::ServerError> for Failure {
             ServerError::Stuck(_) => Failure::bug(e.to_string()),
             _ => Failure::user(e.to_string()),
         };
-        match e {
+        match &e {
             ServerError::Bind { .. } => {
                 report.help("give another --port or --host; --port 0 takes any that is free")
             }
+            ServerError::Tls(e) => report.help(e.help()),
             ServerError::Models(_) => report.help("give engines as NAME=ENGINE, each with a name of its own"),
             ServerError::Start(_) | ServerError::Stuck(_) => report,
         }

@@ -2,6 +2,7 @@
 
 use crate::auth::Keys;
 use crate::desk::Bounds;
+use crate::tls::Files;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ use std::time::Duration;
 pub struct Config {
     /// Where it listens; port 0 takes any that is free.
     pub address: SocketAddr,
+    /// With a certificate it speaks TLS, and nothing else.
+    pub tls: Option<Files>,
     /// Who may ask; none means everybody.
     pub keys: Keys,
     /// `/metrics` needs no key.
@@ -26,8 +29,8 @@ pub struct Config {
     pub max_connections: usize,
     /// How long a request may take in all.
     pub request_timeout: Option<Duration>,
-    /// How long a client may take to send a request's head, and again its body; also how long it may do nothing
-    /// between two requests.
+    /// How long a client may take for the handshake of TLS, again to send a request's head, and again its body; also how
+    /// long it may do nothing between two requests.
     pub read_timeout: Duration,
     /// How long a client may read nothing while an answer waits for it.
     pub write_timeout: Duration,
@@ -45,6 +48,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000),
+            tls: None,
             keys: Keys::none(),
             public_metrics: false,
             page: true,

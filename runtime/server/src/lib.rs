@@ -2,7 +2,7 @@
 //!
 //! [`Listener::bind`] takes an address, [`Listener::serve`] gives it engines, [`Server::run`] serves until
 //! [`Handle::drain`]. Inside: [`queue`] orders what waits, [`desk`] is where it waits and where each engine's thread
-//! ([`worker`]) fetches it, [`api`] reads and writes bodies, `http` has the sockets. Arguments, environment, signals
+//! ([`worker`]) fetches it, [`api`] reads and writes bodies, `http` has the sockets, [`tls`] certificates. Arguments, environment, signals
 //! and output are the caller's.
 #![deny(missing_docs)]
 
@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod queue;
 pub mod rate;
 pub mod server;
+pub mod tls;
 pub mod worker;
 
 pub use auth::Keys;
@@ -27,3 +28,4 @@ pub use desk::Bounds;
 pub use error::ApiError;
 pub use log::{Entry, Log, Record};
 pub use server::{Ended, Handle, Listener, Server, ServerError};
+pub use tls::{Files, TlsError};

@@ -161,6 +161,8 @@ pub struct ServerMetrics {
     pub gone: AtomicU64,
     /// Open connections.
     pub connections: AtomicU64,
+    /// Connections that ended within the handshake of TLS.
+    pub failed_handshakes: AtomicU64,
 }
 
 impl ServerMetrics {
@@ -213,6 +215,10 @@ pub fn render(server: &ServerMetrics, engines: &[(&str, &EngineMetrics, Levels)]
     let _ = writeln!(out, "trtc_request_gone_total {}", server.gone.load(Ordering::Relaxed));
     head(&mut out, "http_connections", "gauge", "Open connections.");
     let _ = writeln!(out, "trtc_http_connections {}", server.connections.load(Ordering::Relaxed));
+    let help = "Connections that ended within the handshake of TLS: no TLS at all, no certificate, too slow.";
+    head(&mut out, "tls_failed_handshakes_total", "counter", help);
+    let failed = server.failed_handshakes.load(Ordering::Relaxed);
+    let _ = writeln!(out, "trtc_tls_failed_handshakes_total {failed}");
     out
 }
 

@@ -4,8 +4,10 @@ use crate::api::params::Facts;
 use crate::app::{App, Model, unix_ms};
 use crate::config::Config;
 use crate::desk::Desk;
-use crate::http::{connection, router};
+use crate::http::connection::{Shared, accept};
+use crate::http::router;
 use crate::log::Log;
+use crate::tls::{Tls, TlsError};
 use crate::worker::{self, Pulse};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,6 +20,9 @@ use trtc_runtime::Engine;
 const LOOK: Duration = Duration::from_millis(10);
 /// How long connections and threads have to end once no request is left.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// Connections that the system completes before they are taken: as many as may be open without a flag, and as Linux allows
+/// by default. Those of clients beyond it would try again after a second.
+const BACKLOG: i32 = 4096;
 /// Most threads for connections; the rest of the machine is the engines'.
 const MOST_THREADS: usize = 4;
 
@@ -32,6 +37,9 @@ pub enum ServerError {
         /// Why.
         error: std::io::Error,
     },
+    /// The certificate, its key or the authority of clients is none.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The system gives no threads, or no events.
     #[error("cannot start: {0}")]
     Start(std::io::Error),
@@ -81,20 +89,24 @@ impl Handle {
 /// An address that is taken, before there are engines behind it.
 pub struct Listener {
     config: Config,
+    tls: Option<Tls>,
     socket: std::net::TcpListener,
 }
 
 impl Listener {
-    /// Takes the address of the configuration.
+    /// Takes the address of the configuration, and reads its certificate.
     ///
     /// # Errors
-    /// Somebody else has it, or it is none of this machine's.
+    /// Somebody else has it, or it is none of this machine's; a file of TLS is not what it should be.
     pub fn bind(config: Config) -> Result<Listener, ServerError> {
         let address = config.address;
         let failed = |error| ServerError::Bind { address, error };
+        let tls = config.tls.clone().map(Tls::load).transpose()?;
         let socket = std::net::TcpListener::bind(address).map_err(failed)?;
+        // Again: the standard library asks for 128.
+        socket2::SockRef::from(&socket).listen(BACKLOG).map_err(failed)?;
         socket.set_nonblocking(true).map_err(failed)?;
-        Ok(Listener { config, socket })
+        Ok(Listener { config, tls, socket })
     }
 
     /// Starts a thread for each engine.
@@ -116,7 +128,8 @@ impl Listener {
             workers.push(thread);
         }
         let app = Arc::new(App::new(self.config, models, log));
-        Ok(Server { app, socket: self.socket, workers, phase: Arc::new(watch::channel(Phase::Serving).0) })
+        let phase = Arc::new(watch::channel(Phase::Serving).0);
+        Ok(Server { app, tls: self.tls, socket: self.socket, workers, phase })
     }
 }
 
@@ -144,6 +157,7 @@ fn start(name: &str, engine: Engine, config: &Config) -> std::io::Result<(Model,
 /// Engines behind an address.
 pub struct Server {
     app: Arc<App>,
+    tls: Option<Tls>,
     socket: std::net::TcpListener,
     workers: Vec<JoinHandle<()>>,
     phase: Arc<watch::Sender<Phase>>,
@@ -177,8 +191,8 @@ impl Server {
             .enable_time()
             .build()
             .map_err(ServerError::Start)?;
-        let Server { app, socket, workers, phase } = self;
-        let ended = runtime.block_on(serve(&app, socket, &phase));
+        let Server { app, tls, socket, workers, phase } = self;
+        let ended = runtime.block_on(serve(&app, tls, socket, &phase));
         // Also if it could not start.
         app.models.iter().for_each(|m| m.desk.close());
         runtime.shutdown_timeout(LAST_WORDS);
@@ -194,6 +208,7 @@ impl Server {
 
 async fn serve(
     app: &Arc<App>,
+    tls: Option<Tls>,
     socket: std::net::TcpListener,
     phase: &Arc<watch::Sender<Phase>>,
 ) -> Result<Ended, ServerError> {
@@ -201,13 +216,15 @@ async fn serve(
     let connections = app.config.max_connections.clamp(1, Semaphore::MAX_PERMITS) as u32;
     let permits = Arc::new(Semaphore::new(connections as usize));
     let (closing, told) = watch::channel(false);
-    let accepting = tokio::spawn(connection::accept(
-        Arc::clone(app),
-        router(Arc::clone(app)),
-        listener,
-        Arc::clone(&permits),
-        told,
-    ));
+    let shared = Shared {
+        app: Arc::clone(app),
+        router: router(Arc::clone(app)),
+        tls: tls.as_ref().map(Tls::current),
+        closing: told,
+    };
+    let accepting = tokio::spawn(accept(shared, listener, Arc::clone(&permits)));
+    // Ends with the runtime: who is let in while the server drains sees a certificate that is valid, too.
+    tls.map(|tls| tokio::spawn(tls.renew(Arc::clone(app))));
     let watching = tokio::spawn(watch_steps(Arc::clone(app), Arc::clone(phase)));
     let mut changes = phase.subscribe();
     let ending = changes.wait_for(|phase| *phase != Phase::Serving).await.map(|p| p.clone());

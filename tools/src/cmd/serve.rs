@@ -13,7 +13,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use trtc_server::{Bounds, Config, Entry, Handle, Keys, Listener, Log};
+use trtc_server::{Bounds, Config, Entry, Files, Handle, Keys, Listener, Log, tls};
 
 /// Lines of the log that may wait for a slow reader of stderr; more are dropped, and it is told how many.
 const LINES: usize = 4096;
@@ -27,6 +27,7 @@ const LINES: usize = 4096;
 #[command(after_help = "Examples:\n  \
     trtc serve model.engine\n  \
     trtc serve small=a.engine large=b.engine --host 0.0.0.0 --port 8080 --api-key-file keys.txt\n  \
+    trtc serve model.engine --host 0.0.0.0 --api-key-file keys.txt --tls-cert server.pem --tls-key server.key\n  \
     curl http://127.0.0.1:8000/v1/completions -d '{\"prompt\": \"The capital of France is\", \"max_tokens\": 8}'\n  \
     curl http://127.0.0.1:8000/v1/chat/completions -d '{\"stream\": true, \"messages\": [{\"role\": \"user\", \
     \"content\": \"Hello\"}]}'\n\n\
@@ -49,6 +50,16 @@ pub struct Args {
     /// Keys that clients may send, one a line: NAME:KEY, or KEY alone. Requests of each name have their turns
     #[arg(long, value_name = "FILE", help_heading = "Access")]
     api_key_file: Option<PathBuf>,
+    /// Speak TLS (1.2 and 1.3) with this certificate, PEM; those between it and its authority behind it. It is read anew when
+    /// the file changes
+    #[arg(long, value_name = "FILE", help_heading = "Access", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key, PEM and without a password
+    #[arg(long, value_name = "FILE", help_heading = "Access", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Let in only clients with a certificate of these authorities, PEM
+    #[arg(long, value_name = "FILE", help_heading = "Access", requires = "tls_cert")]
+    tls_client_ca: Option<PathBuf>,
     /// Give /metrics to everybody, also where keys are needed
     #[arg(long, help_heading = "Access")]
     public_metrics: bool,
@@ -73,7 +84,7 @@ pub struct Args {
     /// How long a request may take in all, seconds; without it there is no limit, and the field "timeout" can set one
     #[arg(long, value_name = "SECONDS", value_parser = seconds, help_heading = "Limits")]
     request_timeout: Option<Duration>,
-    /// How long a client may take to send a request's head, and its body, seconds
+    /// How long a client may take for the handshake of TLS, to send a request's head, and its body, seconds
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds, help_heading = "Limits")]
     read_timeout: Duration,
     /// How long a client may read nothing of its answer before it is given up, seconds
@@ -171,7 +182,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let address = server.address().map_err(|e| Failure::user(format!("the address is not known: {e}")))?;
     // Nobody else sets it.
     let _ = handle.set(server.handle());
-    writeln!(out, "listening on http://{address}")?;
+    let scheme = if args.tls_cert.is_some() { "https" } else { "http" };
+    writeln!(out, "listening on {scheme}://{address}")?;
     out.flush()?;
     drop(out);
     let ended = server.run();
@@ -185,13 +197,28 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 
 fn config(args: &Args) -> Result<Config, Failure> {
     let keys = keys(args)?;
-    if keys.is_empty() && !args.host.is_loopback() {
-        eprintln!(
-            "warning: everybody who can reach this machine can use the server; --api-key-file asks for keys"
-        );
+    if !args.host.is_loopback() {
+        if keys.is_empty() && args.tls_client_ca.is_none() {
+            eprintln!(
+                "warning: everybody who can reach this machine can use the server; --api-key-file asks for keys"
+            );
+        }
+        if args.tls_cert.is_none() {
+            eprintln!(
+                "warning: what clients send and get, keys too, can be read on its way; --tls-cert encrypts it, \
+                 or a proxy before the server"
+            );
+        }
     }
+    let tls = args.tls_cert.clone().zip(args.tls_key.clone()).map(|(certificate, key)| Files {
+        certificate,
+        key,
+        client_authority: args.tls_client_ca.clone(),
+        look: tls::LOOK,
+    });
     Ok(Config {
         address: SocketAddr::new(args.host, args.port),
+        tls,
         keys,
         public_metrics: args.public_metrics,
         page: !args.no_page,

@@ -301,13 +301,45 @@ fn a_server_that_says_nothing_is_waited_for_as_long_as_was_said() {
 }
 
 #[test]
+fn a_load_within_tls_goes_to_who_can_be_trusted() {
+    let (pem, key, authority) =
+        (golden_tls("server.pem"), golden_tls("server.key"), golden_tls("authority.pem"));
+    let server = serve(&[engine(), "--tls-cert", &pem, "--tls-key", &key, "--log-format", "none"], &[]);
+    assert_eq!(server.url, format!("https://{}", server.address));
+    let port = server.address.rsplit_once(':').expect("a port").1;
+    let flags = ["--requests", "5", "--max-concurrency", "2", "--input-len", "3", "--output-len", "4"];
+    let trusting = [&flags[..], &["--logprobs", "0", "--tls-ca", &authority]].concat();
+    for url in [server.url.clone(), format!("https://localhost:{port}/v1")] {
+        counts(
+            &bench_json(&url, &trusting),
+            [("completed", 5), ("failed", 0), ("total_input_tokens", 15), ("total_output_tokens", 20)],
+        );
+    }
+    // The authorities of the system are another file then, which has others.
+    let by_system = |file: &str| -> Ran {
+        let mut c = command(&[&["bench", "serve", &server.url], &flags[..]].concat());
+        c.env("SSL_CERT_FILE", file).env_remove("SSL_CERT_DIR").output().expect("trtc starts").into()
+    };
+    by_system(&authority).ok();
+    by_system(&golden_tls("other-authority.pem")).fails(1, &["no connection", "UnknownIssuer", "--tls-ca"]);
+    by_system("/no/such.pem").fails(1, &["trusts no authority", "/no/such.pem", "--tls-ca"]);
+    // An address that is this machine's and not in the certificate.
+    let other = format!("https://127.0.0.2:{port}");
+    bench(&other, &trusting).fails(1, &["no connection", "127.0.0.2"]);
+    bench(&server.url, &["--tls-ca", &key]).fails(1, &["server.key' has no certificate"]);
+    let plain = serve(&[engine(), "--log-format", "none"], &[]);
+    bench(&format!("https://{}", plain.address), &trusting).fails(1, &["speaks no TLS", "http://"]);
+    bench(&server.address, &flags).fails(1, &["no connection"]);
+}
+
+#[test]
 fn what_cannot_be_asked_is_told() {
     let named = ["small", "large"].map(|name| format!("{name}={}", engine()));
     let server = serve(&[&named[0], &named[1], "--log-format", "none"], &[]);
     bench(&server.address, &[]).fails(1, &["small, large", "--model"]);
     let flags = ["--model", "large", "--requests", "1", "--input-len", "2", "--output-len", "2"];
     assert_eq!(bench_json(&server.address, &flags)["prompts"], "random token ids below 384");
-    bench("https://example.org", &[]).fails(2, &["https is not supported"]);
+    bench(&server.address, &["--tls-ca", &golden_tls("authority.pem")]).fails(1, &["--tls-ca", "https"]);
     bench("http://a/v1/completions", &[]).fails(1, &["/v1"]);
     bench(&server.address, &["--dataset", "/no/such.jsonl"]).fails(1, &["/no/such.jsonl"]);
     for flags in [

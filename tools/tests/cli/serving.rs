@@ -11,6 +11,7 @@ pub struct Serving {
     /// Held open: the server may still print.
     out: BufReader<ChildStdout>,
     err: Option<ChildStderr>,
+    pub url: String,
     pub address: String,
 }
 
@@ -21,14 +22,15 @@ pub fn serve(args: &[&str], environment: &[(&str, &str)]) -> Serving {
     let mut out = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
     let err = child.stderr.take();
     let mut line = String::new();
-    let address = loop {
+    let url = loop {
         line.clear();
         assert!(out.read_line(&mut line).expect("trtc prints") > 0, "the server did not start");
-        if let Some(address) = line.trim().strip_prefix("listening on http://") {
-            break address.to_owned();
+        if let Some(url) = line.trim().strip_prefix("listening on ") {
+            break url.to_owned();
         }
     };
-    Serving { child, out, err, address }
+    let address = url.split_once("://").expect("a scheme").1.to_owned();
+    Serving { child, out, err, url, address }
 }
 
 impl Serving {
@@ -106,6 +108,23 @@ fn ctrl_c_ends_an_idle_server_and_text_is_for_people() {
 }
 
 #[test]
+fn others_on_the_network_are_warned_of() {
+    let warnings = |args: &[&str]| {
+        let common = [engine(), "--host", "0.0.0.0", "--log-format", "none"];
+        let server = serve(&[&common, args].concat(), &[]);
+        server.signal(libc::SIGTERM);
+        let (_, _, err) = server.end();
+        ["everybody", "can be read on its way"].map(|words| err.contains(words))
+    };
+    let (pem, key) = (golden_tls("server.pem"), golden_tls("server.key"));
+    let authority = golden_tls("authority.pem");
+    let tls = ["--tls-cert", &pem, "--tls-key", &key, "--tls-client-ca", &authority];
+    assert_eq!(warnings(&[]), [true, true]);
+    assert_eq!(warnings(&tls[..4]), [true, false]);
+    assert_eq!(warnings(&tls), [false, false]);
+}
+
+#[test]
 fn a_second_signal_ends_at_once() {
     let server = serve(&[engine(), "--threads", "1", "--no-page"], &[]);
     assert!(server.answer("GET /", "").starts_with("HTTP/1.1 404 "), "there is no page");
@@ -139,6 +158,12 @@ fn what_cannot_begin_is_told() {
     std::fs::write(&keys, "alice:").expect("a file");
     serve(&[engine(), "--port", "0", "--api-key-file", text(&keys)]).fails(1, &["keys.txt", "line 1"]);
     serve(&[engine(), "--port", "0", "--api-key-file", "/no/such"]).fails(1, &["/no/such"]);
+    let (pem, key, other) = (golden_tls("server.pem"), golden_tls("server.key"), golden_tls("renewed.key"));
+    serve(&[engine(), "--tls-cert", &pem, "--tls-key", &other]).fails(1, &["does not belong", "help: "]);
+    serve(&[engine(), "--tls-cert", &pem, "--tls-key", "/no/such"]).fails(1, &["/no/such"]);
+    for alone in [["--tls-cert", &pem], ["--tls-key", &key], ["--tls-client-ca", &pem]] {
+        serve(&[&[engine(), "--port", "0"], &alone[..]].concat()).fails(1, &["--tls-"]);
+    }
     for args in [
         &["--port", "70000"][..],
         &["--host", "example.org"],

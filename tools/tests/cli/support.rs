@@ -72,6 +72,11 @@ pub fn llama() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/tiny/llama")
 }
 
+/// A certificate or a key for tests.
+pub fn golden_tls(name: &str) -> String {
+    text(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/tls").join(name)).to_owned()
+}
+
 pub fn text(path: &Path) -> &str {
     path.to_str().expect("paths of this test are UTF-8")
 }

@@ -50,13 +50,13 @@ pub struct Open {
 }
 
 /// The body of a chunked message.
-struct Chunked {
-    inner: BufReader<TcpStream>,
+struct Chunked<R> {
+    inner: BufReader<R>,
     left: usize,
     over: bool,
 }
 
-impl Read for Chunked {
+impl<R: Read> Read for Chunked<R> {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
         if self.left == 0 && !self.over {
             let mut line = String::new();
@@ -88,7 +88,8 @@ pub fn send_raw(address: SocketAddr, bytes: &[u8]) -> std::io::Result<Open> {
     read_head(stream)
 }
 
-pub fn read_head(stream: TcpStream) -> std::io::Result<Open> {
+/// Reads the head of an answer.
+pub fn read_head(stream: impl Read + Send + 'static) -> std::io::Result<Open> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line)?;

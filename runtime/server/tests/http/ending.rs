@@ -51,6 +51,22 @@ fn an_idle_server_with_open_connections_ends_at_once() {
 }
 
 #[test]
+fn many_who_come_at_once_are_let_in_before_anybody_looks() {
+    // More than the standard library has room for; nobody takes them yet.
+    const MANY: usize = 300;
+    let engines = vec![("tiny".to_owned(), engine(&std::sync::Arc::default()))];
+    let server = Listener::bind(config()).unwrap().serve(engines, std::sync::Arc::new(|_| ())).unwrap();
+    let address = server.address().unwrap();
+    // Who finds no room tries again after a second.
+    let most = Duration::from_millis(900);
+    let connect = |_| std::net::TcpStream::connect_timeout(&address, most).unwrap();
+    let inside: Vec<_> = (0..MANY).map(connect).collect();
+    assert_eq!(inside.len(), MANY);
+    server.handle().drain();
+    assert_eq!(server.run().unwrap(), Ended { cut: 0 });
+}
+
+#[test]
 fn addresses_and_names_are_taken_once() {
     let server = start(config());
     let taken = Listener::bind(Config { address: server.address, ..config() });

@@ -12,4 +12,5 @@ mod page;
 mod refusals;
 mod structured;
 mod support;
+mod tls;
 mod tools;

@@ -3,6 +3,7 @@
 
 use super::answer::{Answer, Failed, Kind, Reading, refusal};
 use super::sse::{Splitter, TooLong};
+use super::tls::Tls;
 use super::url::Target;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -15,6 +16,7 @@ use serde_json::Value;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 /// Most bytes of a body that is no stream.
@@ -26,6 +28,8 @@ type Sender = SendRequest<Full<Bytes>>;
 pub struct Client {
     target: Target,
     addresses: Vec<SocketAddr>,
+    /// What connections are within.
+    tls: Option<Tls>,
     /// `Bearer KEY`.
     key: Option<HeaderValue>,
     /// How long an answer may take.
@@ -36,14 +40,19 @@ pub struct Client {
 impl Client {
     /// Looks up the server's name, and connects to nothing yet. Fails if there is no such name, or if the key is none that
     /// a header can have.
-    pub fn new(target: Target, key: Option<&str>, timeout: Option<Duration>) -> Result<Client, String> {
+    pub fn new(
+        target: Target,
+        tls: Option<Tls>,
+        key: Option<&str>,
+        timeout: Option<Duration>,
+    ) -> Result<Client, String> {
         let (host, port) = (&*target.host, target.port);
         let addresses: Vec<SocketAddr> =
             (host, port).to_socket_addrs().map_err(|e| format!("cannot look up '{host}': {e}"))?.collect();
         let bearer = |key: &str| HeaderValue::from_str(&format!("Bearer {key}"));
         let key =
             key.map(bearer).transpose().map_err(|_| "the key has characters that no header can have")?;
-        Ok(Client { target, addresses, key, timeout, free: Mutex::default() })
+        Ok(Client { target, addresses, tls, key, timeout, free: Mutex::default() })
     }
 
     /// Asks for a JSON value: `GET` of an endpoint such as `/models`.
@@ -137,10 +146,13 @@ impl Client {
         let stream = TcpStream::connect(&self.addresses[..]).await.map_err(|e| failed(&e))?;
         // A small request is not to wait for company.
         stream.set_nodelay(true).map_err(|e| failed(&e))?;
-        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|e| failed(&e))?;
-        // What ends it shows where a request is sent or an answer read.
-        tokio::spawn(async move { connection.await.unwrap_or_default() });
-        Ok(sender)
+        match &self.tls {
+            None => http(stream).await.map_err(|e| failed(&e)),
+            Some(tls) => {
+                let stream = tls.within(stream).await.map_err(|e| failed(&e))?;
+                http(stream).await.map_err(|e| failed(&e))
+            }
+        }
     }
 
     /// All of a body.
@@ -160,6 +172,17 @@ impl Client {
             self.free.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
         }
     }
+}
+
+/// HTTP/1.1 on a connection.
+async fn http<S>(stream: S) -> hyper::Result<Sender>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+    // What ends it shows where a request is sent or an answer read.
+    tokio::spawn(async move { connection.await.unwrap_or_default() });
+    Ok(sender)
 }
 
 /// An error with its causes, which hyper's own words leave out.

@@ -9,6 +9,7 @@ mod load;
 mod report;
 mod sse;
 mod stats;
+mod tls;
 mod url;
 mod workload;
 
@@ -17,6 +18,7 @@ use self::client::Client;
 use self::load::{Job, drive};
 use self::report::Facts;
 use self::stats::{Bound, Summary};
+use self::tls::Tls;
 use self::url::Target;
 use self::workload::{Alphabet, Endpoint, Form, Item, Lengths};
 use crate::options::seconds;
@@ -48,11 +50,16 @@ const MOST_THREADS: usize = 4;
     trtc bench serve http://127.0.0.1:8000 --max-concurrency 32 --requests 512 --input-len 1024\n  \
     trtc bench serve http://127.0.0.1:8000 --request-rate 4 --goodput ttft:500 tpot:50\n  \
     trtc bench serve http://127.0.0.1:8000 --endpoint chat --prefix-len 256 --warmup 8 --json\n  \
-    trtc bench serve http://127.0.0.1:8000 --dataset prompts.jsonl --request-rate 8\n\n\
-    Environment: TRTC_API_KEY or else OPENAI_API_KEY, a key that is sent as 'Authorization: Bearer KEY'.")]
+    trtc bench serve http://127.0.0.1:8000 --dataset prompts.jsonl --request-rate 8\n  \
+    trtc bench serve https://llm.example.org --tls-ca authority.pem\n\n\
+    Environment: TRTC_API_KEY or else OPENAI_API_KEY, a key that is sent as 'Authorization: Bearer KEY'.\n\
+    SSL_CERT_FILE or SSL_CERT_DIR, the authorities that https trusts in place of the system's.")]
 pub struct Args {
-    /// Where the server is, such as http://127.0.0.1:8000; with or without /v1
+    /// Where the server is, such as http://127.0.0.1:8000 or https://llm.example.org; with or without /v1
     url: String,
+    /// Trust these authorities, PEM, and no others
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
     /// The model; the server's only one if left out
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
@@ -170,8 +177,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let url = target.url(args.endpoint.path());
     let chat = args.endpoint == Endpoint::Chat;
     let items = args.dataset.as_ref().map(|file| dataset::read(file, chat)).transpose()?;
-    let client = Client::new(target, env::client_key().as_deref(), args.timeout).map_err(Failure::user)?;
-    let client = Arc::new(client);
+    let tls = Tls::new(&target, args.tls_ca.as_deref())?;
+    let client = Client::new(target, tls, env::client_key().as_deref(), args.timeout);
+    let client = Arc::new(client.map_err(Failure::user)?);
     // A connection is a file to the system.
     descriptors::raise();
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);

@@ -6,6 +6,8 @@ use hyper::Uri;
 /// Where a server answers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Target {
+    /// Within TLS.
+    pub secure: bool,
     /// A name, or an address without brackets.
     pub host: String,
     /// TCP port.
@@ -17,7 +19,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// Reads `http://HOST[:PORT][/PATH][/v1]`; without `http://` it is meant.
+    /// Reads `http://HOST[:PORT][/PATH][/v1]`, or the same with `https://`; without either `http://` is meant.
     pub fn parse(text: &str) -> Result<Target, Failure> {
         let wrong = |what: &str| {
             Failure::user(format!("'{text}' is no address of a server: {what}"))
@@ -25,22 +27,18 @@ impl Target {
         };
         let whole = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
         let uri: Uri = whole.parse().map_err(|e| wrong(&format!("{e}")))?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => {
-                return Err(Failure::unsupported(format!(
-                    "https is not supported, and '{text}' asks for it"
-                ))
-                .help("give the address of a server that speaks http, or of a proxy before it"));
-            }
-            _ => return Err(wrong("it does not begin with http://")),
-        }
+        let secure = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(wrong("it begins with neither http:// nor https://")),
+        };
         let authority = uri.authority().ok_or_else(|| wrong("it names no host"))?.as_str();
         let host = uri.host().filter(|h| !h.is_empty()).ok_or_else(|| wrong("it names no host"))?;
         if authority.contains('@') {
             return Err(wrong("it names a user"));
         }
         let port = match authority.strip_prefix(host).and_then(|rest| rest.strip_prefix(':')) {
+            None if secure => 443,
             None => 80,
             Some(port) => port.parse().ok().filter(|&p| p > 0).ok_or_else(|| wrong("its port is none"))?,
         };
@@ -50,6 +48,7 @@ impl Target {
             return Err(wrong("something stands behind /v1"));
         }
         Ok(Target {
+            secure,
             host: host.trim_matches(['[', ']']).to_owned(),
             port,
             authority: authority.to_owned(),
@@ -64,7 +63,8 @@ impl Target {
 
     /// All of its address.
     pub fn url(&self, endpoint: &str) -> String {
-        format!("http://{}{}", self.authority, self.path(endpoint))
+        let scheme = if self.secure { "https" } else { "http" };
+        format!("{scheme}://{}{}", self.authority, self.path(endpoint))
     }
 }
 
@@ -90,8 +90,15 @@ mod tests {
         assert_eq!(of("127.0.0.1:1"), want("127.0.0.1", 1, "127.0.0.1:1", "/v1/models"));
         assert_eq!(of("http://[::1]:80/x/v1"), want("::1", 80, "[::1]:80", "/x/v1/models"));
         assert_eq!(of("http://a/openai"), want("a", 80, "a", "/openai/v1/models"));
-        let target = Target::parse("[::1]:80/x/").expect("an address");
-        assert_eq!(target.url("/completions"), "http://[::1]:80/x/v1/completions");
+        assert_eq!(of("https://a/v1"), want("a", 443, "a", "/v1/models"));
+        assert_eq!(of("https://a:8443"), want("a", 8443, "a:8443", "/v1/models"));
+        for (text, secure, url) in [
+            ("[::1]:80/x/", false, "http://[::1]:80/x/v1/completions"),
+            ("HTTPS://a/v1", true, "https://a/v1/completions"),
+        ] {
+            let target = Target::parse(text).expect("an address");
+            assert_eq!((target.secure, &*target.url("/completions")), (secure, url));
+        }
     }
 
     #[test]
@@ -111,8 +118,5 @@ mod tests {
             let Err(Failure::Reports(reports)) = Target::parse(text) else { panic!("{text} is taken") };
             assert_eq!(reports[0].exit, Exit::User, "{text}");
         }
-        let Err(Failure::Reports(reports)) = Target::parse("https://a/v1") else { panic!("https is taken") };
-        assert_eq!(reports[0].exit, Exit::Unsupported);
-        assert!(reports[0].message.starts_with("https is not supported"));
     }
 }
