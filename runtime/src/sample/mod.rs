@@ -117,7 +117,10 @@ fn mask(logits: &mut [f32], allowed: &[u32]) {
     for (i, row) in logits.chunks_mut(32).enumerate() {
         let word = allowed.get(i).copied().unwrap_or(0);
         if word != u32::MAX {
-            row.iter_mut().zip(0..).filter(|(_, bit)| word >> bit & 1 == 0).for_each(|(x, _)| *x = f32::NEG_INFINITY);
+            row.iter_mut()
+                .zip(0..)
+                .filter(|(_, bit)| word >> bit & 1 == 0)
+                .for_each(|(x, _)| *x = f32::NEG_INFINITY);
         }
     }
 }
