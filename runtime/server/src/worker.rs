@@ -16,7 +16,8 @@ use trtc_runtime::{Engine, Event, Events, Finish, Stats};
 const PATIENCE: u32 = 3;
 
 /// Why an answer that lost its grammar has no end.
-const LOST: &str = "the grammar of the request cannot be followed any further: make it simpler, or less ambiguous";
+const LOST: &str =
+    "the grammar of the request cannot be followed any further: make it simpler, or less ambiguous";
 
 /// Answers beyond a batch that are in the engine, so that a place that becomes free is taken in the same step.
 pub fn surplus(max_batch: u32) -> u32 {
@@ -81,8 +82,9 @@ struct Obituary(Arc<Desk>, Arc<Pulse>);
 impl Drop for Obituary {
     fn drop(&mut self) {
         self.1.end();
-        self.1.ended.store(true, Ordering::Relaxed);
-        self.0.close();
+        // Who was told to end is missed by nobody.
+        self.1.ended.store(!self.0.is_ending(), Ordering::Relaxed);
+        self.0.close("the engine has stopped");
     }
 }
 
@@ -167,7 +169,8 @@ impl Worker {
                 Err(error) => self.fail(ApiError::broken(format!("a step failed: {error}"))),
             }
         }
-        self.fail_all(&ApiError::unavailable("the server is shutting down"));
+        // None is left of a desk that was drained.
+        self.fail_all(&ApiError::unavailable(self.desk.closed().unwrap_or("the engine has stopped")));
     }
 
     fn caller(&self) -> Caller {

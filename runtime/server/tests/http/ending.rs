@@ -55,9 +55,9 @@ fn addresses_and_names_are_taken_once() {
     let server = start(config());
     let taken = Listener::bind(Config { address: server.address, ..config() });
     assert!(matches!(taken, Err(ServerError::Bind { .. })));
-    let none = Listener::bind(config()).unwrap().serve(Vec::new(), std::sync::Arc::new(|_| ()));
+    let none = Listener::bind(config()).unwrap().serve(Vec::new(), None, std::sync::Arc::new(|_| ()));
     assert!(matches!(none, Err(ServerError::Models(_))));
     let twice = (0..2).map(|_| ("a".to_owned(), engine(&server.control))).collect();
-    let twice = Listener::bind(config()).unwrap().serve(twice, std::sync::Arc::new(|_| ()));
+    let twice = Listener::bind(config()).unwrap().serve(twice, None, std::sync::Arc::new(|_| ()));
     assert!(matches!(twice, Err(ServerError::Models(what)) if what.contains("\"a\"")));
 }

@@ -10,8 +10,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use trtc_compiler::{BuildOptions, build};
 use trtc_engine::EngineFile;
-use trtc_runtime::{Engine, LoadOptions};
-use trtc_server::{Bounds, Config, Ended, Entry, Handle, Listener, Record, ServerError};
+use trtc_runtime::{Engine, Error, LoadOptions};
+use trtc_server::{Bounds, Config, Ended, Entry, Handle, Library, Listener, Record, ServerError};
 
 /// Longest sequence of the engine.
 pub const LONGEST: usize = 128;
@@ -19,7 +19,7 @@ pub const LONGEST: usize = 128;
 pub const BATCH: u32 = 4;
 
 /// An engine with a template for chats, or one without.
-fn engine_path(chats: bool) -> &'static Path {
+pub fn engine_path(chats: bool) -> &'static Path {
     static PATHS: [OnceLock<PathBuf>; 2] = [const { OnceLock::new() }; 2];
     PATHS[usize::from(chats)].get_or_init(|| {
         let name = format!("server-{}-{chats}", std::process::id());
@@ -58,11 +58,15 @@ pub fn engine(control: &Arc<Control>) -> Engine {
 }
 
 fn engine_of(path: &Path, control: &Arc<Control>) -> Engine {
+    try_engine_of(path, control).unwrap()
+}
+
+/// The same of a file that may be none.
+pub fn try_engine_of(path: &Path, control: &Arc<Control>) -> Result<Engine, Error> {
     let options = LoadOptions { threads: Some(1), ..LoadOptions::default() };
-    let file = EngineFile::open(path).unwrap();
-    let device = trtc_runtime::open_device(file.manifest(), &options).unwrap();
-    let device = Box::new(Controlled(device, Arc::clone(control)));
-    Engine::with_device(file, device, &options).unwrap()
+    let file = EngineFile::open(path)?;
+    let device = trtc_runtime::open_device(file.manifest(), &options)?;
+    Engine::with_device(file, Box::new(Controlled(device, Arc::clone(control))), &options)
 }
 
 /// Limits for tests: any free port, nothing slow.
@@ -92,21 +96,26 @@ pub fn start(config: Config) -> Running {
 pub fn start_named(config: Config, names: &[&str]) -> Running {
     let control = Arc::new(Control::default());
     let engines = names.iter().map(|n| ((*n).to_owned(), engine(&control))).collect();
-    start_engines(config, engines, control)
+    start_engines(config, engines, None, control)
 }
 
 /// With an engine that only continues texts.
 pub fn start_without_chats(config: Config) -> Running {
     let control = Arc::new(Control::default());
     let engine = engine_of(engine_path(false), &control);
-    start_engines(config, vec![("tiny".to_owned(), engine)], control)
+    start_engines(config, vec![("tiny".to_owned(), engine)], None, control)
 }
 
-fn start_engines(config: Config, engines: Vec<(String, Engine)>, control: Arc<Control>) -> Running {
+pub fn start_engines(
+    config: Config,
+    engines: Vec<(String, Engine)>,
+    library: Option<Library>,
+    control: Arc<Control>,
+) -> Running {
     let log = Arc::new(Mutex::new(Vec::new()));
     let lines = Arc::clone(&log);
     let write = Arc::new(move |entry: &Entry| lines.lock().unwrap().push(entry.clone()));
-    let server = Listener::bind(config).unwrap().serve(engines, write).unwrap();
+    let server = Listener::bind(config).unwrap().serve(engines, library, write).unwrap();
     let (address, handle) = (server.address().unwrap(), server.handle());
     let thread = Some(std::thread::spawn(|| server.run()));
     Running { address, handle, control, log, thread }
