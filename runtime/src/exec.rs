@@ -2,21 +2,24 @@
 //!
 //! Knows how bytes lie and nothing of requests; which kernels run is in the manifest.
 
+mod needs;
 mod place;
 mod stage;
 
-pub use place::CacheSize;
+pub use needs::footprint;
+pub use place::{CACHE_SHARE, CacheSize};
 pub use stage::Draw;
 
 use crate::device::{Bindings, Call, Device, Fetch, Graph, Region, StepDims, launch};
 use crate::error::{Error, Fault};
 use crate::sched::{Plan, Scheduler};
+use needs::Needs;
 use rustc_hash::FxHashMap;
 use stage::Stage;
 use std::ops::Range;
 use std::sync::Arc;
 use trtc_engine::EngineFile;
-use trtc_engine::manifest::{DRAW, Manifest, Steps};
+use trtc_engine::manifest::{Manifest, Steps};
 
 /// A loaded engine on a device.
 pub struct Executor {
@@ -103,21 +106,18 @@ impl Executor {
         device.load(manifest, &module)?;
         let weights = place::weights(&mut *device, file, threads)?;
         let d = manifest.dims;
-        let arena = device.alloc(manifest.arena, "activations")?;
-        let mut ints = |n: u64, what: &str| device.alloc(4 * n, what);
-        let (max_step, max_batch) = (u64::from(d.max_step_tokens), u64::from(d.max_batch));
-        let tokens = ints(max_step, "token ids")?;
-        let positions = ints(max_step, "positions")?;
-        let rows = ints(u64::from(d.max_logit_rows), "rows of logits")?;
-        let draws = ints(u64::from(d.max_logit_rows) * u64::from(DRAW), "draws")?;
-        let query_start = ints(max_batch + 1, "segments")?;
-        let context = ints(max_batch, "context lengths")?;
-        let table_width = d.max_seq_len.div_ceil(manifest.kv.page_tokens);
-        let table_len = max_batch * u64::from(table_width);
-        let block_table = ints(table_len, "block tables")?;
-        let (scratch, counters) = manifest.scratch(&d);
-        let scratch = device.alloc(scratch, "scratch memory")?;
-        let counters = device.alloc(4 * counters, "counters")?;
+        let needs = Needs::of(manifest);
+        let table_width = needs.table_width;
+        let arena = device.alloc(needs.arena, "activations")?;
+        let tokens = device.alloc(needs.tokens, "token ids")?;
+        let positions = device.alloc(needs.positions, "positions")?;
+        let rows = device.alloc(needs.rows, "rows of logits")?;
+        let draws = device.alloc(needs.draws, "draws")?;
+        let query_start = device.alloc(needs.query_start, "segments")?;
+        let context = device.alloc(needs.context, "context lengths")?;
+        let block_table = device.alloc(needs.block_table, "block tables")?;
+        let scratch = device.alloc(needs.scratch, "scratch memory")?;
+        let counters = device.alloc(needs.counters, "counters")?;
         let ahead = device.records_ahead();
         let (pages, kv) = place::cache(&mut *device, manifest, cache, ahead)?;
         let bind = Bindings {

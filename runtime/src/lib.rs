@@ -21,7 +21,7 @@ pub mod text;
 
 pub use engine::{DeviceChoice, Engine, Events, Generate, LoadOptions, open_device};
 pub use error::{Error, Fault};
-pub use exec::CacheSize;
+pub use exec::{CACHE_SHARE, CacheSize, footprint};
 pub use grammar::{Grammar, GrammarSpec, Grammars};
 pub use limits::Limits;
 pub use metrics::Stats;

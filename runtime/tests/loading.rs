@@ -121,6 +121,9 @@ fn the_cache_has_the_size_that_was_asked_for() {
     // The fake device has 1 MiB: 80 % of it, and not the 2 MiB of a full batch.
     let long = Dims { max_batch: 64, max_seq_len: 1024, ..dims() };
     assert_eq!(pages(long, CacheSize::Auto), Ok(((1 << 20) / 100 * 80 / page) as u32));
+    // What a full batch needs not is left.
+    assert_eq!(pages(dims(), CacheSize::AtMost(1 << 20)), Ok(4 * 16));
+    assert_eq!(pages(dims(), CacheSize::AtMost(7 * page + 1)), Ok(7));
     // Of its 4 MiB, 3 are in use: a fraction leaves what is above them, and takes it all.
     assert_eq!(pages(dims(), CacheSize::Fraction(1.0)), Ok(((1 << 20) / page) as u32));
     assert_eq!(pages(dims(), CacheSize::Fraction(0.875)), Ok(((1 << 19) / page) as u32));
@@ -134,6 +137,29 @@ fn the_cache_has_the_size_that_was_asked_for() {
     for fraction in [0.0, -1.0, 1.001, f64::NAN] {
         let error = pages(dims(), CacheSize::Fraction(fraction)).unwrap_err();
         assert_eq!(error.help.as_deref(), Some("give a number above 0 and at most 1"));
+    }
+}
+
+#[test]
+fn what_an_engine_takes_is_known_before() {
+    let mut made_up = manifest(dims(), 4);
+    made_up.dummy_seed = Some(3);
+    made_up.weights.push(Weight {
+        name: "odd".into(),
+        shape: vec![33, 5],
+        encoding: Encoding::I8Channel,
+        layout: Layout::Panel16,
+        computed: false,
+    });
+    let mut large = manifest(Dims { max_batch: 7, max_seq_len: 501, ..dims() }, 4);
+    large.arena += 12_345;
+    for m in [manifest(dims(), 4), made_up, large] {
+        let (device, log) = FakeDevice::new();
+        let file = file(&m, None);
+        let known = trtc_runtime::footprint(&file).unwrap();
+        let engine = Engine::with_device(file, Box::new(device), &LoadOptions::default()).unwrap();
+        assert_eq!(engine.cache_bytes(), u64::from(engine.stats().pages) * m.kv.bytes_per_page());
+        assert_eq!(known + engine.cache_bytes(), log.lock().unwrap().taken);
     }
 }
 

@@ -23,6 +23,11 @@ pub fn api_key() -> Option<String> {
     var("TRTC_API_KEY")
 }
 
+/// `TRTC_ADMIN_KEY`: a key of who may load and unload models of `trtc serve`.
+pub fn admin_key() -> Option<String> {
+    var("TRTC_ADMIN_KEY")
+}
+
 /// `TRTC_API_KEY`, or else `OPENAI_API_KEY`: the key that `trtc bench serve` sends.
 pub fn client_key() -> Option<String> {
     api_key().or_else(|| var("OPENAI_API_KEY"))

@@ -4,7 +4,7 @@ use crate::render::Failure;
 use clap::Args;
 use std::path::PathBuf;
 use std::time::Duration;
-use trtc_runtime::{CacheSize, DeviceChoice, Sampling};
+use trtc_runtime::{CacheSize, DeviceChoice, Error, Sampling};
 
 /// An engine and the device that executes its kernels.
 #[derive(Args, Debug)]
@@ -49,14 +49,14 @@ pub struct MemoryArgs {
 
 impl MemoryArgs {
     /// The size of the cache for an engine that was built for `target`.
-    pub fn cache(&self, target: &str) -> Result<CacheSize, Failure> {
+    pub fn cache(&self, target: &str) -> Result<CacheSize, Error> {
         match (self.kv_memory, self.gpu_memory_fraction) {
             (Some(bytes), _) => Ok(CacheSize::Bytes(bytes)),
             (None, None) => Ok(CacheSize::Auto),
-            (None, Some(_)) if target == "host" => Err(Failure::user(
-                "--gpu-memory-fraction is for a GPU, and the engine was built for the host",
-            )
-            .help("give --kv-memory, or leave both out")),
+            (None, Some(_)) if target == "host" => {
+                Err(Error::user("--gpu-memory-fraction is for a GPU, and the engine was built for the host")
+                    .help("give --kv-memory, or leave both out"))
+            }
             (None, Some(fraction)) => Ok(CacheSize::Fraction(fraction)),
         }
     }
@@ -162,7 +162,7 @@ pub fn bytes(text: &str) -> Result<u64, String> {
 }
 
 /// `0.9`.
-fn fraction(text: &str) -> Result<f64, String> {
+pub fn fraction(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|f| (0.0..=1.0).contains(f) && *f > 0.0);
     number.ok_or_else(|| "a number above 0 and at most 1, such as 0.9".to_owned())
 }

@@ -69,8 +69,7 @@ impl Session {
             return Err(Failure::user("this engine has no chat template")
                 .help("give the prompt as it is: trtc run ENGINE -p TEXT"));
         };
-        let messages: Vec<Message> =
-            turns.iter().map(|(role, words)| Message::new(*role, words.as_str())).collect();
+        let messages: Vec<Message> = turns.iter().map(|(role, words)| Message::new(*role, *words)).collect();
         Ok(self.engine.encode(&template.render(&messages, &[], true)?)?)
     }
 

@@ -1,40 +1,24 @@
 //! What every request can see of the server: its models, its limits, and whether it is about to end.
 
-use crate::api::params::Facts;
 use crate::config::Config;
-use crate::desk::Desk;
 use crate::error::ApiError;
+use crate::library::Library;
 use crate::log::{Entry, Log};
 use crate::metrics::ServerMetrics;
-use crate::worker::Pulse;
+use crate::models::{self, Model, Models};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// An engine under its name.
-#[derive(Debug)]
-pub struct Model {
-    /// The name that requests give.
-    pub name: Arc<str>,
-    /// What parsing needs.
-    pub facts: Facts,
-    /// Where requests wait.
-    pub desk: Arc<Desk>,
-    /// Signs of life.
-    pub pulse: Arc<Pulse>,
-    /// A token that a prompt can begin with.
-    pub first_token: u32,
-    /// When it was loaded, seconds since 1970.
-    pub created: u64,
-}
-
 /// The server's state.
 pub struct App {
     /// Limits and switches.
     pub config: Config,
-    /// All models, at least one.
-    pub models: Vec<Arc<Model>>,
+    /// All models.
+    pub models: Arc<Models>,
+    /// What may be loaded later.
+    pub later: Option<Library>,
     /// Errors and connections.
     pub metrics: ServerMetrics,
     log: Log,
@@ -60,10 +44,11 @@ pub fn unix_ms() -> u64 {
 
 impl App {
     /// Before the first request.
-    pub fn new(config: Config, models: Vec<Arc<Model>>, log: Log) -> App {
+    pub fn new(config: Config, models: Arc<Models>, later: Option<Library>, log: Log) -> App {
         App {
             config,
             models,
+            later,
             metrics: ServerMetrics::default(),
             log,
             draining: AtomicBool::new(false),
@@ -74,23 +59,20 @@ impl App {
     }
 
     /// The model of a name; the only one if no name is given.
-    pub fn model(&self, name: Option<&str>) -> Result<&Arc<Model>, ApiError> {
-        let names = || self.models.iter().map(|m| &*m.name).collect::<Vec<_>>().join(", ");
-        let missing = |what: String| ApiError::refused(404, what).param("model").code("model_not_found");
-        match (name, self.models.as_slice()) {
-            (None, [only]) => Ok(only),
-            (None, _) => Err(missing(format!("model is missing: give one of {}", names()))),
-            (Some(name), models) => models
-                .iter()
-                .find(|m| *m.name == *name)
-                .ok_or_else(|| missing(format!("the model {name:?} does not exist: there is {}", names()))),
-        }
+    pub fn model(&self, name: Option<&str>) -> Result<Arc<Model>, ApiError> {
+        let serving = self.models.serving();
+        let found = match (name, &*serving) {
+            (None, [only]) => Some(only),
+            (None, all) => return Err(models::unnamed(all)),
+            (Some(name), all) => all.iter().find(|m| *m.name == *name),
+        };
+        found.cloned().ok_or_else(|| models::missing(name.unwrap_or_default(), &serving))
     }
 
     /// What is wrong with the engines, if something is.
     pub fn complaints(&self) -> Vec<String> {
         let of = |m: &Arc<Model>| Some(format!("{}: {}", m.name, m.pulse.complaint(self.config.watchdog)?));
-        self.models.iter().filter_map(of).collect()
+        self.models.serving().iter().filter_map(of).collect()
     }
 
     /// Takes no new requests from now on.

@@ -6,57 +6,13 @@ use crate::error::ApiError;
 use crate::metrics::{EngineMetrics, Levels};
 use crate::queue::{Entry, Queue};
 use crate::rate::Rate;
+pub use crate::ticket::{Ticket, Update};
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
-use trtc_runtime::{Finish, Request, Stats, TokenLogprob};
-
-/// What becomes of one prompt of a request.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Update {
-    /// The engine has taken it in.
-    Taken {
-        /// How long it waited for that.
-        waited: Duration,
-    },
-    /// Log-probabilities of the prompt's tokens but the first.
-    Prompt {
-        /// Which prompt.
-        part: u32,
-        /// Which answer to it.
-        index: u32,
-        /// One a token.
-        logprobs: Vec<TokenLogprob>,
-    },
-    /// A token of an answer.
-    Token {
-        /// Which prompt.
-        part: u32,
-        /// Which answer to it.
-        index: u32,
-        /// The token.
-        token: u32,
-        /// Text that is complete with it.
-        text: String,
-        /// If asked for.
-        logprob: Option<TokenLogprob>,
-    },
-    /// The end of an answer.
-    Done {
-        /// Which prompt.
-        part: u32,
-        /// Which answer to it.
-        index: u32,
-        /// Why.
-        finish: Finish,
-        /// Text that was held back.
-        text: String,
-    },
-    /// None of its answers will come to an end.
-    Failed(ApiError),
-}
+use trtc_runtime::{Finish, Request, Stats};
 
 /// A prompt on its way to the engine.
 #[derive(Debug)]
@@ -104,6 +60,18 @@ pub struct Caller {
     pub stats: Stats,
 }
 
+/// What the thread is to do when it comes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum Hours {
+    /// To go on.
+    #[default]
+    Open,
+    /// To end once all that was taken in is answered.
+    Draining,
+    /// To end at once, or it has ended; why.
+    Closed(&'static str),
+}
+
 #[derive(Debug, Default)]
 struct State {
     queue: Queue<Job>,
@@ -112,8 +80,7 @@ struct State {
     inside: u32,
     rate: Rate,
     stats: Stats,
-    /// The thread is to end, or has ended.
-    closed: bool,
+    hours: Hours,
 }
 
 /// The desk of one engine.
@@ -171,8 +138,10 @@ impl Desk {
         let room: usize = requests.iter().map(|r| 2 + r.n as usize * (r.max_tokens as usize + 2)).sum();
         let (sender, updates) = mpsc::channel(room.min(tokio::sync::Semaphore::MAX_PERMITS));
         let mut state = self.state();
-        if state.closed {
-            return Err(ApiError::unavailable("the engine has stopped"));
+        match state.hours {
+            Hours::Open => {}
+            Hours::Draining => return Err(ApiError::unavailable("the model is being unloaded")),
+            Hours::Closed(why) => return Err(ApiError::unavailable(why)),
         }
         let free = u64::from(self.places.saturating_sub(state.inside));
         let beyond = (state.queue.places() + places).saturating_sub(free);
@@ -201,7 +170,7 @@ impl Desk {
         let numbers = first..state.next;
         drop(state);
         self.wake.notify_one();
-        Ok(Ticket { desk: Arc::clone(self), numbers, open: places, updates })
+        Ok(Ticket::new(Arc::clone(self), numbers, places, updates))
     }
 
     /// Fetches what there is to do; waits for it if the engine is idle. False if the thread is to end.
@@ -209,11 +178,15 @@ impl Desk {
         let mut state = self.state();
         state.inside = caller.inside;
         state.stats = caller.stats;
-        while caller.idle && state.queue.is_empty() && state.cancelled.is_empty() && !state.closed {
+        let nothing = |s: &State| caller.idle && s.queue.is_empty() && s.cancelled.is_empty();
+        while nothing(&state) && state.hours == Hours::Open {
             state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        if state.closed {
-            return false;
+        match state.hours {
+            Hours::Open => {}
+            Hours::Draining if nothing(&state) => return false,
+            Hours::Draining => {}
+            Hours::Closed(_) => return false,
         }
         inbox.cancelled.append(&mut state.cancelled);
         let mut room = caller.room;
@@ -240,15 +213,51 @@ impl Desk {
         true
     }
 
-    /// Ends the thread: at once, what waits and what runs is given up.
-    pub fn close(&self) {
+    /// Takes in nothing more; the thread ends once all is answered.
+    pub fn drain(&self) {
         let mut state = self.state();
-        state.closed = true;
+        if state.hours == Hours::Open {
+            state.hours = Hours::Draining;
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Ends the thread: at once, what waits and what runs is given up, and told `why` if nobody said so before. Gives
+    /// the number of answers that were given up.
+    pub fn close(&self, why: &'static str) -> u64 {
+        let mut state = self.state();
+        if let Hours::Closed(_) = state.hours {
+            return 0;
+        }
+        state.hours = Hours::Closed(why);
+        let inside = u64::from(state.inside);
         // Their senders go with them: who waits is told.
         let waiting = std::mem::take(&mut state.queue);
         drop(state);
         self.metrics.finish(Finish::Cancelled, waiting.places());
         self.wake.notify_one();
+        inside + waiting.places()
+    }
+
+    /// Why nothing is answered any more, once that is so.
+    pub fn closed(&self) -> Option<&'static str> {
+        match self.state().hours {
+            Hours::Closed(why) => Some(why),
+            _ => None,
+        }
+    }
+
+    /// True once the thread was told to end.
+    pub fn is_ending(&self) -> bool {
+        self.state().hours != Hours::Open
+    }
+
+    /// Counts a prompt that the engine takes in.
+    pub fn count_taken(&self, prompt: u64, waited: Duration) {
+        self.metrics.prompt_tokens.fetch_add(prompt, Ordering::Relaxed);
+        self.metrics.prompt_lengths.count(prompt);
+        self.metrics.queued.time(waited);
     }
 
     /// How full the engine and the queue are.
@@ -257,75 +266,20 @@ impl Desk {
         Levels { stats: state.stats, queued: state.queue.places(), queued_tokens: state.queue.tokens() }
     }
 
-    fn cancel(&self, numbers: Range<u64>) {
+    /// Gives prompts up: they wait no longer, or the engine's thread is told.
+    pub(crate) fn cancel(&self, numbers: Range<u64>) {
         let mut state = self.state();
         let mut waited = 0;
         for number in numbers {
             match state.queue.remove(number) {
                 Some(entry) => waited += u64::from(entry.places),
-                None if !state.closed => state.cancelled.push(number),
+                None if !matches!(state.hours, Hours::Closed(_)) => state.cancelled.push(number),
                 None => {}
             }
         }
         drop(state);
         self.metrics.finish(Finish::Cancelled, waited);
         self.wake.notify_one();
-    }
-}
-
-/// What a client holds of its request. Dropped before all answers have ended, it gives them up.
-#[derive(Debug)]
-pub struct Ticket {
-    desk: Arc<Desk>,
-    numbers: Range<u64>,
-    /// Answers that have not ended.
-    open: u64,
-    updates: mpsc::Receiver<Update>,
-}
-
-impl Ticket {
-    /// Waits for news and takes all there are, in order; nothing comes after the last answer.
-    pub async fn receive(&mut self, news: &mut Vec<Update>) {
-        const MOST: usize = 256;
-        if self.open == 0 {
-            return;
-        }
-        let before = news.len();
-        if self.updates.recv_many(news, MOST).await == 0 {
-            news.push(Update::Failed(ApiError::unavailable("the server gave the request up")));
-        }
-        for update in &news[before..] {
-            match update {
-                Update::Done { .. } => self.open -= 1,
-                Update::Failed(_) => {
-                    // The prompts that share it are given up with it.
-                    return;
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// True once all answers have ended.
-    pub fn is_done(&self) -> bool {
-        self.open == 0
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if self.open > 0 {
-            self.desk.cancel(self.numbers.clone());
-        }
-    }
-}
-
-impl Desk {
-    /// Counts a prompt that the engine takes in.
-    pub fn count_taken(&self, prompt: u64, waited: Duration) {
-        self.metrics.prompt_tokens.fetch_add(prompt, Ordering::Relaxed);
-        self.metrics.prompt_lengths.count(prompt);
-        self.metrics.queued.time(waited);
     }
 }
 
@@ -403,9 +357,27 @@ mod tests {
     fn after_the_end_nothing_is_taken_in() {
         let desk = desk(10, u64::MAX);
         let mut ticket = submit(&desk, 1).unwrap();
-        desk.close();
+        assert_eq!(desk.close("it is over"), 1);
+        assert_eq!(desk.close("another reason"), 0);
         assert!(!desk.fetch(Caller { idle: true, ..caller(2) }, &mut Inbox::default()));
+        let refused = submit(&desk, 1).unwrap_err();
+        assert_eq!((refused.status, &*refused.message), (503, "it is over"));
+        let mut news = Vec::new();
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(ticket.receive(&mut news));
+        assert_eq!(news, [Update::Failed(ApiError::unavailable("it is over"))]);
+    }
+
+    #[test]
+    fn a_desk_that_drains_hands_out_what_it_has_and_takes_nothing() {
+        let desk = desk(10, u64::MAX);
+        let _tickets = [submit(&desk, 1).unwrap(), submit(&desk, 1).unwrap()];
+        desk.drain();
         assert_eq!(submit(&desk, 1).unwrap_err().status, 503);
-        assert!(ticket.updates.try_recv().is_err_and(|e| e == mpsc::error::TryRecvError::Disconnected));
+        assert!(desk.is_ending() && desk.closed().is_none());
+        let mut inbox = Inbox::default();
+        assert!(desk.fetch(Caller { idle: true, ..caller(2) }, &mut inbox));
+        assert_eq!(inbox.jobs.len(), 2);
+        assert!(desk.fetch(caller(0), &mut inbox), "its answers are not complete");
+        assert!(!desk.fetch(Caller { idle: true, ..caller(2) }, &mut inbox));
     }
 }

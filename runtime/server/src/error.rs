@@ -79,6 +79,11 @@ impl ApiError {
         ApiError::new(401, Kind::Authentication, message).code("invalid_api_key")
     }
 
+    /// Not with this key, or not on this server: 403.
+    pub fn forbidden(message: impl Into<String>) -> ApiError {
+        ApiError::new(403, Kind::Authentication, message).code("forbidden")
+    }
+
     /// Too many wait: 429.
     pub fn busy(message: impl Into<String>, retry_after: u64) -> ApiError {
         let error = ApiError::new(429, Kind::RateLimit, message).code("rate_limit_exceeded");

@@ -1,25 +1,23 @@
 //! [`Server`]: engines behind an address, from the first connection to the last.
 
-use crate::api::params::Facts;
-use crate::app::{App, Model, unix_ms};
+use crate::app::App;
 use crate::config::Config;
-use crate::desk::Desk;
 use crate::http::connection::{Shared, accept};
 use crate::http::router;
+use crate::library::Library;
 use crate::log::Log;
+use crate::models::{Model, Models};
 use crate::tls::{Tls, TlsError};
-use crate::worker::{self, Pulse};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
 use trtc_runtime::Engine;
 
-/// How often the server looks whether its requests have ended.
-const LOOK: Duration = Duration::from_millis(10);
+/// How often the server looks whether requests and threads have ended.
+pub(crate) const LOOK: Duration = Duration::from_millis(10);
 /// How long connections and threads have to end once no request is left.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Connections that the system completes before they are taken: as many as may be open without a flag, and as Linux allows
 /// by default. Those of clients beyond it would try again after a second.
 const BACKLOG: i32 = 4096;
@@ -109,49 +107,39 @@ impl Listener {
         Ok(Listener { config, tls, socket })
     }
 
-    /// Starts a thread for each engine.
+    /// Starts a thread for each engine; those of a library may come later.
     ///
     /// # Errors
-    /// No engine, two of one name, or no thread.
-    pub fn serve(self, engines: Vec<(String, Engine)>, log: Log) -> Result<Server, ServerError> {
-        if engines.is_empty() {
+    /// No engine and no library, two of one name, or no thread.
+    pub fn serve(
+        self,
+        engines: Vec<(String, Engine)>,
+        library: Option<Library>,
+        log: Log,
+    ) -> Result<Server, ServerError> {
+        if engines.is_empty() && library.is_none() {
             return Err(ServerError::Models("there is no engine to serve".to_owned()));
         }
-        let mut models: Vec<Arc<Model>> = Vec::new();
-        let mut workers = Vec::new();
-        for (name, engine) in engines {
-            if models.iter().any(|m| *m.name == *name) {
-                return Err(ServerError::Models(format!("two engines have the name {name:?}")));
-            }
-            let (model, thread) = start(&name, engine, &self.config).map_err(ServerError::Start)?;
-            models.push(Arc::new(model));
-            workers.push(thread);
+        let models = Arc::new(Models::default());
+        if let Err(error) = start(&models, engines, &self.config) {
+            models.close();
+            return Err(error);
         }
-        let app = Arc::new(App::new(self.config, models, log));
+        let app = Arc::new(App::new(self.config, models, library, log));
         let phase = Arc::new(watch::channel(Phase::Serving).0);
-        Ok(Server { app, tls: self.tls, socket: self.socket, workers, phase })
+        Ok(Server { app, tls: self.tls, socket: self.socket, phase })
     }
 }
 
-/// Starts the thread of an engine.
-fn start(name: &str, engine: Engine, config: &Config) -> std::io::Result<(Model, JoinHandle<()>)> {
-    let batch = engine.manifest().dims.max_batch;
-    let model = Model {
-        name: name.into(),
-        facts: Facts {
-            limits: engine.limits(),
-            sampling: engine.default_sampling(),
-            tokenizer: engine.tokenizer().cloned(),
-            template: engine.chat_template().cloned(),
-            grammars: engine.grammars().cloned(),
-        },
-        desk: Arc::new(Desk::new(config.queue, batch + worker::surplus(batch))),
-        pulse: Arc::new(Pulse::default()),
-        first_token: engine.manifest().model.bos.unwrap_or(0),
-        created: unix_ms() / 1000,
-    };
-    let thread = worker::spawn(name, engine, Arc::clone(&model.desk), Arc::clone(&model.pulse))?;
-    Ok((model, thread))
+/// Starts the threads of engines.
+fn start(models: &Arc<Models>, engines: Vec<(String, Engine)>, config: &Config) -> Result<(), ServerError> {
+    for (name, engine) in engines {
+        let twice = |_| ServerError::Models(format!("two engines have the name {name:?}"));
+        let place = models.reserve(&name).map_err(twice)?;
+        let model = Model::start(&name, engine, config.queue).map_err(ServerError::Start)?;
+        place.fill(model).map_err(|e| ServerError::Models(e.message))?;
+    }
+    Ok(())
 }
 
 /// Engines behind an address.
@@ -159,7 +147,6 @@ pub struct Server {
     app: Arc<App>,
     tls: Option<Tls>,
     socket: std::net::TcpListener,
-    workers: Vec<JoinHandle<()>>,
     phase: Arc<watch::Sender<Phase>>,
 }
 
@@ -191,15 +178,15 @@ impl Server {
             .enable_time()
             .build()
             .map_err(ServerError::Start)?;
-        let Server { app, tls, socket, workers, phase } = self;
+        let Server { app, tls, socket, phase } = self;
         let ended = runtime.block_on(serve(&app, tls, socket, &phase));
         // Also if it could not start.
-        app.models.iter().for_each(|m| m.desk.close());
+        app.models.close();
         runtime.shutdown_timeout(LAST_WORDS);
         let deadline = Instant::now() + LAST_WORDS;
         let stuck = ended.as_ref().is_err_and(|e| matches!(e, ServerError::Stuck(_)));
         // A thread in a step that does not end is left to the end of the process.
-        while !stuck && workers.iter().any(|w| !w.is_finished()) && Instant::now() < deadline {
+        while !stuck && app.models.is_busy() && Instant::now() < deadline {
             std::thread::sleep(LOOK);
         }
         ended
@@ -239,7 +226,7 @@ async fn serve(
     }
     let cut = app.active();
     // Those who still wait are told that they wait in vain.
-    app.models.iter().for_each(|m| m.desk.close());
+    app.models.close();
     accepting.abort();
     // Nobody listens if all connections are closed already.
     let _ = closing.send(true);
@@ -256,9 +243,9 @@ async fn watch_steps(app: Arc<App>, phase: Arc<watch::Sender<Phase>>) {
     let mut told: Vec<String> = Vec::new();
     loop {
         tokio::time::sleep(pause).await;
-        let stuck: Vec<&Arc<Model>> =
-            app.models.iter().filter(|m| m.pulse.stepping().is_some_and(|d| d > limit)).collect();
-        let names: Vec<String> = stuck.iter().map(|m| m.name.to_string()).collect();
+        let present = app.models.present();
+        let stuck = present.iter().filter(|m| m.pulse.stepping().is_some_and(|d| d > limit));
+        let names: Vec<String> = stuck.map(|m| m.name.to_string()).collect();
         for name in names.iter().filter(|n| !told.contains(n)) {
             let what = format!("a step of {name} takes longer than {} s", limit.as_secs_f64());
             app.note(format!("watchdog: {what}"));

@@ -82,8 +82,9 @@ struct Obituary(Arc<Desk>, Arc<Pulse>);
 impl Drop for Obituary {
     fn drop(&mut self) {
         self.1.end();
-        self.1.ended.store(true, Ordering::Relaxed);
-        self.0.close();
+        // Who was told to end is missed by nobody.
+        self.1.ended.store(!self.0.is_ending(), Ordering::Relaxed);
+        self.0.close("the engine has stopped");
     }
 }
 
@@ -168,7 +169,8 @@ impl Worker {
                 Err(error) => self.fail(ApiError::broken(format!("a step failed: {error}"))),
             }
         }
-        self.fail_all(&ApiError::unavailable("the server is shutting down"));
+        // None is left of a desk that was drained.
+        self.fail_all(&ApiError::unavailable(self.desk.closed().unwrap_or("the engine has stopped")));
     }
 
     fn caller(&self) -> Caller {

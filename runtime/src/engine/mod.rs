@@ -107,6 +107,11 @@ impl Engine {
         self.exec.device().name()
     }
 
+    /// Bytes of the KV cache.
+    pub fn cache_bytes(&self) -> u64 {
+        u64::from(self.exec.pages()) * self.manifest.kv.bytes_per_page()
+    }
+
     /// The tokenizer, if the engine has one.
     pub fn tokenizer(&self) -> Option<&Arc<Tokenizer>> {
         self.tokenizer.as_ref()

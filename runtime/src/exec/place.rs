@@ -13,8 +13,8 @@ const ALIGN: u64 = trtc_engine::container::ALIGN;
 /// Made-up weights are made and copied in pieces of this size, bytes.
 const PIECE: u64 = 32 << 20;
 
-/// Share of the device's free memory that the cache takes at most when nothing is asked for, in percent.
-const CACHE_SHARE: u64 = 80;
+/// Share of the device's free memory that caches take at most when nothing is asked for, in percent.
+pub const CACHE_SHARE: u64 = 80;
 
 /// How large the cache is.
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
@@ -26,9 +26,30 @@ pub enum CacheSize {
     Pages(u32),
     /// As many pages as so many bytes hold.
     Bytes(u64),
+    /// Enough for a full batch of the longest sequences, but at most what so many bytes hold.
+    AtMost(u64),
     /// All pages that fit when the device is filled up to this part of all its memory, above 0 and at most 1. What is
     /// in use counts, whoever uses it: weights, activations, other programs.
     Fraction(f64),
+}
+
+/// True if a weight's bytes are not in the file.
+fn is_made_up(manifest: &Manifest, weight: &Weight) -> bool {
+    manifest.dummy_seed.is_some() && !weight.computed
+}
+
+/// Bytes of the buffer that all made-up weights lie in.
+pub(super) fn made_up_weights(manifest: &Manifest) -> Result<u64, Error> {
+    let mut end = 0u64;
+    for weight in manifest.weights.iter().filter(|w| is_made_up(manifest, w)) {
+        let bytes = sizes(&weight.shape, weight.encoding, weight.layout).map_err(Error::from)?;
+        for len in [Part::Payload, Part::Scale, Part::Zero].map(|part| bytes.of(part)) {
+            if len > 0 {
+                end = end.next_multiple_of(ALIGN) + len;
+            }
+        }
+    }
+    Ok(end)
 }
 
 /// Regions of all weights: those of the file in place, made-up ones in a buffer of their own.
@@ -39,7 +60,7 @@ pub(super) fn weights(
 ) -> Result<Vec<WeightRegions>, Error> {
     let manifest = file.manifest();
     let shared = device.share(file.bytes(), "weights")?;
-    let made_up = |w: &Weight| manifest.dummy_seed.is_some() && !w.computed;
+    let made_up = |w: &Weight| is_made_up(manifest, w);
 
     // First where, then the buffer, then the bytes.
     let mut end = 0u64;
@@ -163,6 +184,7 @@ pub(super) fn cache(
         }
         CacheSize::Pages(pages) => (u64::from(pages), u64::from(pages) * page),
         CacheSize::Bytes(bytes) => (fit(bytes), bytes),
+        CacheSize::AtMost(bytes) => (full.min(fit(bytes)), bytes),
         CacheSize::Fraction(fraction) => {
             let bytes = left(device, fraction)?;
             (fit(bytes).min(i32::MAX as u64), bytes)

@@ -20,6 +20,8 @@ pub struct Log {
     pub fail: usize,
     /// Content of the buffer for weights.
     pub weights: Vec<u8>,
+    /// Bytes that were taken or shared.
+    pub taken: u64,
 }
 
 enum Memory {
@@ -228,6 +230,7 @@ impl Device for FakeDevice {
     fn alloc(&mut self, bytes: u64, what: &str) -> Result<Buffer, Error> {
         let buffer = Buffer(self.memory.len() as u32);
         self.memory.push(Memory::Own(vec![0; bytes as usize]));
+        self.log.lock().unwrap().taken += bytes;
         if what == "weights" {
             self.weights = Some(buffer);
             self.log.lock().unwrap().weights = vec![0; bytes as usize];
@@ -236,6 +239,7 @@ impl Device for FakeDevice {
     }
 
     fn share(&mut self, bytes: SharedBytes, _: &str) -> Result<Buffer, Error> {
+        self.log.lock().unwrap().taken += (*bytes).as_ref().len() as u64;
         self.memory.push(Memory::Shared(bytes));
         Ok(Buffer(self.memory.len() as u32 - 1))
     }

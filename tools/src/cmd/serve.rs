@@ -1,22 +1,19 @@
 //! `trtc serve`: engines behind HTTP. Arguments, signals and output; the server itself is the crate `trtc-server`.
 
-use crate::options::{DeviceArgs, EngineArgs, MemoryArgs, PlaceArgs, bytes, seconds, seconds_or_never};
+mod engines;
+mod log;
+
+use crate::options::{MemoryArgs, PlaceArgs, bytes, seconds, seconds_or_never};
 use crate::render::Failure;
-use crate::session::Session;
 use crate::{descriptors, env, signal};
-use clap::ValueEnum;
-use std::io::{IsTerminal, Write};
+use engines::{Opener, Share, share};
+use log::{Format, Writer};
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
-use trtc_server::{Bounds, Config, Entry, Files, Handle, Keys, Listener, Log, tls};
-
-/// Lines of the log that may wait for a slow reader of stderr; more are dropped, and it is told how many.
-const LINES: usize = 4096;
+use std::time::Duration;
+use trtc_server::{Bounds, Config, Files, Handle, Keys, Library, Listener, Log, tls};
 
 /// Serve engines over HTTP, as OpenAI's clients expect it
 ///
@@ -28,19 +25,29 @@ const LINES: usize = 4096;
     trtc serve model.engine\n  \
     trtc serve small=a.engine large=b.engine --host 0.0.0.0 --port 8080 --api-key-file keys.txt\n  \
     trtc serve model.engine --host 0.0.0.0 --api-key-file keys.txt --tls-cert server.pem --tls-key server.key\n  \
+    trtc serve chat=a.engine code=b.engine --gpu-memory-fraction 0.9 --kv-share chat=0.6,code=0.4\n  \
+    TRTC_ADMIN_KEY=SECRET trtc serve chat=/srv/engines/a.engine --engine-dir /srv/engines\n  \
+    curl http://127.0.0.1:8000/v1/models/load -H 'Authorization: Bearer SECRET' -d '{\"model\": \"code\", \"engine\": \"b.engine\"}'\n  \
+    curl http://127.0.0.1:8000/v1/models/unload -H 'Authorization: Bearer SECRET' -d '{\"model\": \"chat\"}'\n  \
     curl http://127.0.0.1:8000/v1/completions -d '{\"prompt\": \"The capital of France is\", \"max_tokens\": 8}'\n  \
     curl http://127.0.0.1:8000/v1/chat/completions -d '{\"stream\": true, \"messages\": [{\"role\": \"user\", \
     \"content\": \"Hello\"}]}'\n\n\
-    Environment: TRTC_API_KEY, a key that clients must send as 'Authorization: Bearer KEY'.\n\
+    Environment: TRTC_API_KEY, a key that clients must send as 'Authorization: Bearer KEY'; TRTC_ADMIN_KEY, one of who may\n\
+    load and unload models.\n\
     The address is printed on stdout once requests are taken; the log, one line a request, goes to stderr.")]
 pub struct Args {
     /// Engines, each under a name; without one it is that of the file: model.engine is model
-    #[arg(value_name = "[NAME=]ENGINE", required = true, value_parser = named)]
+    #[arg(value_name = "[NAME=]ENGINE", required_unless_present = "engine_dir", value_parser = named)]
     engines: Vec<Named>,
     #[command(flatten)]
     place: PlaceArgs,
     #[command(flatten)]
     memory: MemoryArgs,
+    /// Parts of the memory for KV caches that engines have, such as chat=0.6,code=0.4; those without one share what is
+    /// left equally. The memory is that of --kv-memory, or what all engines' weights and activations leave of
+    /// --gpu-memory-fraction or of what is free; what nobody has is for engines that are loaded later
+    #[arg(long, value_name = "NAME=F", value_delimiter = ',', value_parser = share)]
+    kv_share: Vec<Share>,
     /// Address to listen at; 0.0.0.0 is all of this machine's
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", value_parser = host)]
     host: IpAddr,
@@ -60,6 +67,13 @@ pub struct Args {
     /// Let in only clients with a certificate of these authorities, PEM
     #[arg(long, value_name = "FILE", help_heading = "Access", requires = "tls_cert")]
     tls_client_ca: Option<PathBuf>,
+    /// Engines in this folder may be loaded while the server runs, and models unloaded, by who has an admin's key: POST
+    /// /v1/models/load and /v1/models/unload
+    #[arg(long, value_name = "DIR", help_heading = "Access")]
+    engine_dir: Option<PathBuf>,
+    /// Keys of who may do so, one a line as in --api-key-file
+    #[arg(long, value_name = "FILE", requires = "engine_dir", help_heading = "Access")]
+    admin_key_file: Option<PathBuf>,
     /// Give /metrics to everybody, also where keys are needed
     #[arg(long, help_heading = "Access")]
     public_metrics: bool,
@@ -107,14 +121,6 @@ pub struct Args {
 /// A time, or none; clap takes an `Option` of its own for an argument that may be left out.
 type Never = std::option::Option<Duration>;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Auto,
-    Text,
-    Json,
-    None,
-}
-
 /// An engine and its name.
 #[derive(Clone, Debug, PartialEq)]
 struct Named {
@@ -156,21 +162,15 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     // A connection is a file to the system.
     descriptors::raise();
     let listener = Listener::bind(config(args)?)?;
-    let mut engines = Vec::new();
     let mut out = std::io::stdout().lock();
-    for Named { name, path } in &args.engines {
-        let engine = EngineArgs {
-            on: DeviceArgs { engine: path.clone(), place: args.place.clone() },
-            memory: args.memory.clone(),
-        };
-        let session = Session::open(&engine)?;
-        let m = session.manifest();
-        let device = session.engine.device_name();
+    let opener = Opener { place: args.place.clone(), memory: args.memory.clone() };
+    let library = library(args, &opener)?;
+    let engines = opener.all(&args.engines, &args.kv_share, |name, engine| {
+        let (m, device) = (engine.manifest(), engine.device_name());
         writeln!(out, "{name}: {} {}, on {device}", m.model.name, m.precision)?;
-        out.flush()?;
-        engines.push((name.clone(), session.engine));
-    }
-    let writer = log(args.log_format)?;
+        Ok(out.flush()?)
+    })?;
+    let writer = log::log(args.log_format)?;
     let log: Log = match &writer {
         Some(Writer { lines, .. }) => {
             let lines = Arc::clone(lines);
@@ -178,7 +178,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         }
         None => Arc::new(|_| ()),
     };
-    let server = listener.serve(engines, log)?;
+    let server = listener.serve(engines, library, log)?;
     let address = server.address().map_err(|e| Failure::user(format!("the address is not known: {e}")))?;
     // Nobody else sets it.
     let _ = handle.set(server.handle());
@@ -196,7 +196,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 }
 
 fn config(args: &Args) -> Result<Config, Failure> {
-    let keys = keys(args)?;
+    let keys = keys(("default", env::api_key()), args.api_key_file.as_deref())?;
     if !args.host.is_loopback() {
         if keys.is_empty() && args.tls_client_ca.is_none() {
             eprintln!(
@@ -236,12 +236,28 @@ fn config(args: &Args) -> Result<Config, Failure> {
     })
 }
 
-fn keys(args: &Args) -> Result<Keys, Failure> {
-    let mut keys = Keys::none();
-    if let Some(key) = env::api_key() {
-        keys.add("default", &key);
+/// What may be loaded later, if anything may.
+fn library(args: &Args, opener: &Opener) -> Result<Option<Library>, Failure> {
+    let Some(dir) = &args.engine_dir else {
+        return Ok(None);
+    };
+    let keys = keys(("admin", env::admin_key()), args.admin_key_file.as_deref())?;
+    if keys.is_empty() {
+        return Err(Failure::user("--engine-dir is for who has an admin's key, and there is no such key")
+            .help("give --admin-key-file, or TRTC_ADMIN_KEY in the environment"));
     }
-    if let Some(file) = &args.api_key_file {
+    let opener = opener.clone();
+    let library = Library::new(keys, dir, Box::new(move |path, wish| opener.one(path, wish)));
+    library.map(Some).map_err(|e| Failure::file("use the folder", dir, &e))
+}
+
+/// The key of the environment, under a name, and those of a file.
+fn keys((name, key): (&str, Option<String>), file: Option<&Path>) -> Result<Keys, Failure> {
+    let mut keys = Keys::none();
+    if let Some(key) = key {
+        keys.add(name, &key);
+    }
+    if let Some(file) = file {
         let text = std::fs::read_to_string(file).map_err(|e| Failure::file("read", file, &e))?;
         let before = keys.len();
         keys.add_lines(&text).map_err(|e| Failure::user(format!("'{}', {e}", file.display())))?;
@@ -251,73 +267,6 @@ fn keys(args: &Args) -> Result<Keys, Failure> {
         }
     }
     Ok(keys)
-}
-
-/// Where lines go: to a thread that writes them, so that a reader of stderr who is slow delays no answer.
-struct Lines {
-    json: bool,
-    /// None ends the thread.
-    sender: SyncSender<Option<String>>,
-    /// Lines for which there was no room since one was told of.
-    dropped: AtomicU64,
-}
-
-/// The log, and the thread that writes it.
-struct Writer {
-    lines: Arc<Lines>,
-    thread: JoinHandle<()>,
-}
-
-impl Lines {
-    fn put(&self, entry: &Entry) {
-        let line = |entry: &Entry| match self.json {
-            true => serde_json::to_string(entry).unwrap_or_default(),
-            false => entry.to_string(),
-        };
-        let lost = self.dropped.swap(0, Ordering::Relaxed);
-        if lost > 0 {
-            let message = format!("{lost} lines of the log were dropped");
-            let note = Entry::Note { time_ms: 0, message };
-            if self.sender.try_send(Some(line(&note))).is_err() {
-                self.dropped.fetch_add(lost, Ordering::Relaxed);
-            }
-        }
-        if self.sender.try_send(Some(line(entry))).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
-/// The log of a format; none if nothing is to be written.
-fn log(format: Format) -> Result<Option<Writer>, Failure> {
-    let json = match format {
-        Format::None => return Ok(None),
-        Format::Text => false,
-        Format::Json => true,
-        Format::Auto => !std::io::stderr().is_terminal(),
-    };
-    let (sender, lines) = sync_channel::<Option<String>>(LINES);
-    let write = move || {
-        for line in lines.iter().map_while(|line| line) {
-            // A stderr that nobody reads changes nothing about the answers.
-            let _ = writeln!(std::io::stderr().lock(), "{line}");
-        }
-    };
-    let thread = std::thread::Builder::new().name("log".to_owned()).spawn(write);
-    let thread = thread.map_err(|e| Failure::user(format!("cannot start a thread for the log: {e}")))?;
-    Ok(Some(Writer { lines: Arc::new(Lines { json, sender, dropped: AtomicU64::new(0) }), thread }))
-}
-
-impl Writer {
-    /// Lets the last lines out, unless nobody reads them.
-    fn close(&self) {
-        let deadline = Instant::now() + Duration::from_secs(1);
-        let mut told = false;
-        while !self.thread.is_finished() && Instant::now() < deadline {
-            told = told || self.lines.sender.try_send(None).is_ok();
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
 }
 
 #[cfg(test)]
@@ -339,21 +288,5 @@ mod tests {
         assert_eq!(host("localhost"), Ok(Ipv4Addr::LOCALHOST.into()));
         assert!(host("::1").is_ok_and(|a| a.is_loopback()));
         assert!(host("example.org").is_err());
-    }
-
-    #[test]
-    fn lines_that_nobody_reads_are_dropped_and_counted() {
-        let (sender, lines) = sync_channel(1);
-        let log = |json| Lines { json, sender: sender.clone(), dropped: AtomicU64::new(2) };
-        let note = |message: &str| Entry::Note { time_ms: 1, message: message.to_owned() };
-        let text = log(false);
-        text.put(&note("first"));
-        assert_eq!(lines.try_recv(), Ok(Some("2 lines of the log were dropped".to_owned())));
-        assert_eq!(text.dropped.load(Ordering::Relaxed), 1, "there was room for one");
-        let json = log(true);
-        json.dropped.store(0, Ordering::Relaxed);
-        json.put(&note("second"));
-        assert_eq!(lines.try_recv(), Ok(Some(r#"{"time_ms":1,"message":"second"}"#.to_owned())));
-        assert!(lines.try_recv().is_err());
     }
 }

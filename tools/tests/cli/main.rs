@@ -12,6 +12,7 @@ mod emulator;
 mod engines;
 mod load;
 mod measurements;
+mod models;
 mod requests;
 mod serving;
 mod support;

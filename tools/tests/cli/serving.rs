@@ -45,7 +45,7 @@ impl Serving {
         stream
     }
 
-    fn answer(&self, head: &str, body: &str) -> String {
+    pub fn answer(&self, head: &str, body: &str) -> String {
         let mut text = String::new();
         self.ask(head, body).read_to_string(&mut text).expect("an answer");
         text

@@ -6,9 +6,10 @@ use crate::api::chunks::{Chunks, KEEP_ALIVE, Timings};
 use crate::api::fields::Fields;
 use crate::api::params::Wish;
 use crate::api::whole::{Gathered, Shape};
-use crate::app::{Active, App, Model};
+use crate::app::{Active, App};
 use crate::desk::{Ticket, Update};
 use crate::error::ApiError;
+use crate::models::Model;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
@@ -81,7 +82,7 @@ fn prepare(app: &App, endpoint: Endpoint, bytes: &[u8]) -> Result<(Arc<Model>, W
     let mut fields = Fields::parse(bytes)?;
     let model = app.model(fields.text("model")?.as_deref())?;
     let wish = endpoint.parse(fields, &model.facts)?;
-    Ok((Arc::clone(model), wish))
+    Ok((model, wish))
 }
 
 /// A request that the engine has, and how long things took.

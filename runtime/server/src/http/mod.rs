@@ -1,5 +1,6 @@
 //! HTTP: connections, what is the same for every request, and the routes.
 
+mod admin;
 mod body;
 pub mod connection;
 mod generate;
@@ -20,6 +21,8 @@ use std::time::Instant;
 pub struct Context {
     /// The name of the key, or the address.
     pub client: Arc<str>,
+    /// Who asks may load and unload models.
+    pub admin: bool,
     /// When it came.
     pub arrived: Instant,
     /// What will be logged of it.

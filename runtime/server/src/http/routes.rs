@@ -2,13 +2,14 @@
 
 use super::generate::{generate, prepared};
 use super::respond::{json, outcome, with};
-use super::{Context, body, page, respond};
+use super::{Context, admin, body, page, respond};
 use crate::api::fields::Fields;
 use crate::api::{Endpoint, chat, params, tools};
-use crate::app::{App, Model};
+use crate::app::App;
 use crate::desk::Update;
 use crate::error::ApiError;
 use crate::metrics;
+use crate::models::Model;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, Path, State};
@@ -34,7 +35,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/version", get(version))
         .route("/metrics", get(prometheus))
         .route("/v1/models", get(models))
-        .route("/v1/models/{*id}", get(model))
+        .route("/v1/models/{*id}", get(model).post(change))
         .route("/v1/completions", post(completions))
         .route("/v1/chat/completions", post(chat_completions))
         .route("/v1/embeddings", post(embeddings))
@@ -64,18 +65,28 @@ async fn health(State(app): Shared) -> Response {
 
 async fn ready(State(app): Shared) -> Response {
     let draining = || ApiError::unavailable("the server is shutting down");
-    let state = is_well(&app).and_then(|()| if app.is_draining() { Err(draining()) } else { Ok(()) });
+    let none = || ApiError::unavailable("no model is loaded");
+    let state = is_well(&app).and_then(|()| match app.is_draining() {
+        true => Err(draining()),
+        false if app.models.serving().is_empty() => Err(none()),
+        false => Ok(()),
+    });
     outcome(state.map(|()| json(200, &value!({ "status": "ready" }))))
 }
 
 async fn health_generate(State(app): Shared) -> Response {
-    let mut done = is_well(&app);
-    for model in &app.models {
-        if done.is_ok() {
-            done = probe(model).await;
+    if let Err(error) = is_well(&app) {
+        return respond::error(error);
+    }
+    for model in app.models.serving().iter() {
+        if let Err(error) = probe(model).await
+            // One that was unloaded meanwhile is missed by nobody.
+            && app.models.serving().iter().any(|m| Arc::ptr_eq(m, model))
+        {
+            return respond::error(error);
         }
     }
-    outcome(done.map(|()| json(200, &value!({ "status": "ok" }))))
+    json(200, &value!({ "status": "ok" }))
 }
 
 /// One token, ahead of everybody.
@@ -109,11 +120,15 @@ async fn version() -> Response {
 }
 
 async fn prometheus(State(app): Shared) -> Response {
-    let engines: Vec<_> = app.models.iter().map(|m| (&*m.name, &m.desk.metrics, m.desk.levels())).collect();
+    // Also of models that end what they have begun. What was counted of one that is gone goes with it, and begins at 0
+    // when it is loaded again: to Prometheus a restart.
+    let models = app.models.present();
+    let engines: Vec<_> = models.iter().map(|m| (&*m.name, &m.desk.metrics, m.desk.levels())).collect();
     with(200, "text/plain; version=0.0.4; charset=utf-8", metrics::render(&app.metrics, &engines))
 }
 
-fn described(model: &Model) -> Value {
+/// A model as `/v1/models` has it.
+pub fn described(model: &Model) -> Value {
     value!({
         "id": &*model.name,
         "object": "model",
@@ -121,17 +136,33 @@ fn described(model: &Model) -> Value {
         "owned_by": "trtc",
         "max_model_len": model.facts.limits.dims.max_seq_len,
         // As llama.cpp's server says it; `trtc bench serve` asks for it.
-        "meta": { "n_vocab": model.facts.limits.vocab },
+        "meta": { "n_vocab": model.facts.limits.vocab, "kv_cache_bytes": model.cache_bytes },
     })
 }
 
 async fn models(State(app): Shared) -> Response {
-    let data: Vec<Value> = app.models.iter().map(|m| described(m)).collect();
+    let data: Vec<Value> = app.models.serving().iter().map(|m| described(m)).collect();
     json(200, &value!({ "object": "list", "data": data }))
 }
 
 async fn model(State(app): Shared, Path(id): Path<String>) -> Response {
-    outcome(app.model(Some(&id)).map(|m| json(200, &described(m))))
+    outcome(app.model(Some(&id)).map(|m| json(200, &described(&m))))
+}
+
+/// Not routes of their own: models may have these names too.
+async fn change(
+    State(app): Shared,
+    Path(id): Path<String>,
+    Extension(context): Extension<Context>,
+    method: Method,
+    uri: Uri,
+    body: Body,
+) -> Response {
+    match &*id {
+        "load" => outcome(admin::load(app, context, body).await),
+        "unload" => outcome(admin::unload(app, context, body).await),
+        _ => not_allowed(method, uri).await,
+    }
 }
 
 async fn completions(State(app): Shared, Extension(context): Extension<Context>, body: Body) -> Response {

@@ -43,16 +43,13 @@ pub async fn serve(
     let record = Record {
         time_ms: unix_ms(),
         request_id: id.clone(),
-        client: client.as_deref().map_or_else(|_| peer.to_string(), str::to_owned),
+        client: client.as_ref().map_or_else(|_| peer.to_string(), |(name, _)| name.to_string()),
         method: method.to_string(),
         path: path.chars().take(LOGGED_PATH).collect(),
         ..Record::default()
     };
-    let context = Context {
-        client: client.clone().unwrap_or_else(|_| peer.to_string().into()),
-        arrived,
-        record: Arc::new(Mutex::new(record)),
-    };
+    let (name, admin) = client.clone().unwrap_or_else(|_| (peer.to_string().into(), false));
+    let context = Context { client: name, admin, arrived, record: Arc::new(Mutex::new(record)) };
     let mut gone = Gone { app: Some(Arc::clone(&app)), context: context.clone() };
     let mut response = match client {
         // Browsers ask without a key whether they may ask.
@@ -105,19 +102,26 @@ fn given_id(headers: &HeaderMap) -> Option<String> {
     ((1..=128).contains(&id.len()) && id.chars().all(sane)).then(|| id.to_owned())
 }
 
-/// Who asks; an error if a key is needed and there is none, or a wrong one.
-fn authorised(app: &App, headers: &HeaderMap, peer: IpAddr) -> Result<Arc<str>, ApiError> {
-    if app.config.keys.is_empty() {
-        return Ok(peer.to_string().into());
-    }
+/// Who asks, and whether they may load and unload models; an error if a key is needed and there is none, or a wrong
+/// one.
+fn authorised(app: &App, headers: &HeaderMap, peer: IpAddr) -> Result<(Arc<str>, bool), ApiError> {
     let given = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
-    let Some(given) = given else {
+    let bearer = given.and_then(|g| g.split_once(' ')).filter(|(s, _)| s.eq_ignore_ascii_case("bearer"));
+    let key = bearer.map(|(_, key)| key.trim());
+    // An admin's key is good for everything.
+    let admin = app.later.as_ref().zip(key).and_then(|(library, key)| library.keys().find(key));
+    if let Some(name) = admin {
+        return Ok((name, true));
+    }
+    if app.config.keys.is_empty() {
+        return Ok((peer.to_string().into(), false));
+    }
+    if given.is_none() {
         return Err(ApiError::unauthorised("no API key is given: send the header Authorization: Bearer KEY"));
-    };
-    let bearer = given.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    bearer
-        .and_then(|(_, key)| app.config.keys.find(key.trim()))
-        .ok_or_else(|| ApiError::unauthorised("the API key is not one of this server's"))
+    }
+    let name = key.and_then(|key| app.config.keys.find(key));
+    let name = name.ok_or_else(|| ApiError::unauthorised("the API key is not one of this server's"))?;
+    Ok((name, false))
 }
 
 /// The origin of a page that may read the answer.

@@ -55,7 +55,7 @@ fn many_who_come_at_once_are_let_in_before_anybody_looks() {
     // More than the standard library has room for; nobody takes them yet.
     const MANY: usize = 300;
     let engines = vec![("tiny".to_owned(), engine(&std::sync::Arc::default()))];
-    let server = Listener::bind(config()).unwrap().serve(engines, std::sync::Arc::new(|_| ())).unwrap();
+    let server = Listener::bind(config()).unwrap().serve(engines, None, std::sync::Arc::new(|_| ())).unwrap();
     let address = server.address().unwrap();
     // Who finds no room tries again after a second.
     let most = Duration::from_millis(900);
@@ -71,9 +71,9 @@ fn addresses_and_names_are_taken_once() {
     let server = start(config());
     let taken = Listener::bind(Config { address: server.address, ..config() });
     assert!(matches!(taken, Err(ServerError::Bind { .. })));
-    let none = Listener::bind(config()).unwrap().serve(Vec::new(), std::sync::Arc::new(|_| ()));
+    let none = Listener::bind(config()).unwrap().serve(Vec::new(), None, std::sync::Arc::new(|_| ()));
     assert!(matches!(none, Err(ServerError::Models(_))));
     let twice = (0..2).map(|_| ("a".to_owned(), engine(&server.control))).collect();
-    let twice = Listener::bind(config()).unwrap().serve(twice, std::sync::Arc::new(|_| ()));
+    let twice = Listener::bind(config()).unwrap().serve(twice, None, std::sync::Arc::new(|_| ()));
     assert!(matches!(twice, Err(ServerError::Models(what)) if what.contains("\"a\"")));
 }

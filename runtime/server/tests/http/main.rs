@@ -8,6 +8,7 @@ mod clients;
 mod device;
 mod ending;
 mod limits;
+mod models;
 mod page;
 mod refusals;
 mod structured;

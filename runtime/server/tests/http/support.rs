@@ -10,8 +10,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use trtc_compiler::{BuildOptions, build};
 use trtc_engine::EngineFile;
-use trtc_runtime::{Engine, LoadOptions};
-use trtc_server::{Bounds, Config, Ended, Entry, Handle, Listener, Record, ServerError};
+use trtc_runtime::{Engine, Error, LoadOptions};
+use trtc_server::{Bounds, Config, Ended, Entry, Handle, Library, Listener, Record, ServerError};
 
 /// Longest sequence of the engine.
 pub const LONGEST: usize = 128;
@@ -67,7 +67,7 @@ const TOOL_TEMPLATE: &str = "{% if tools %}{% for t in tools %}{{ t.function.nam
     {% for c in m.tool_calls %}{{ c.function.name }}({{ c.function.arguments.x }}){% endfor %}\
     {% if m.tool_call_id %} [{{ m.tool_call_id }}]{% endif %}{{ '\n' }}{% endfor %}";
 
-fn engine_path(speaks: Speaks) -> &'static Path {
+pub fn engine_path(speaks: Speaks) -> &'static Path {
     static PATHS: [OnceLock<PathBuf>; 3] = [const { OnceLock::new() }; 3];
     PATHS[speaks as usize].get_or_init(|| {
         let name = format!("server-{}-{speaks:?}", std::process::id());
@@ -111,11 +111,15 @@ pub fn engine(control: &Arc<Control>) -> Engine {
 }
 
 fn engine_of(path: &Path, control: &Arc<Control>) -> Engine {
+    try_engine_of(path, control).unwrap()
+}
+
+/// The same of a file that may be none.
+pub fn try_engine_of(path: &Path, control: &Arc<Control>) -> Result<Engine, Error> {
     let options = LoadOptions { threads: Some(1), ..LoadOptions::default() };
-    let file = EngineFile::open(path).unwrap();
-    let device = trtc_runtime::open_device(file.manifest(), &options).unwrap();
-    let device = Box::new(Controlled(device, Arc::clone(control)));
-    Engine::with_device(file, device, &options).unwrap()
+    let file = EngineFile::open(path)?;
+    let device = trtc_runtime::open_device(file.manifest(), &options)?;
+    Engine::with_device(file, Box::new(Controlled(device, Arc::clone(control))), &options)
 }
 
 /// Limits for tests: any free port, nothing slow.
@@ -145,21 +149,26 @@ pub fn start(config: Config) -> Running {
 pub fn start_named(config: Config, names: &[&str]) -> Running {
     let control = Arc::new(Control::default());
     let engines = names.iter().map(|n| ((*n).to_owned(), engine(&control))).collect();
-    start_engines(config, engines, control)
+    start_engines(config, engines, None, control)
 }
 
 /// With another engine.
 pub fn start_that(speaks: Speaks, config: Config) -> Running {
     let control = Arc::new(Control::default());
     let engine = engine_of(engine_path(speaks), &control);
-    start_engines(config, vec![("tiny".to_owned(), engine)], control)
+    start_engines(config, vec![("tiny".to_owned(), engine)], None, control)
 }
 
-fn start_engines(config: Config, engines: Vec<(String, Engine)>, control: Arc<Control>) -> Running {
+pub fn start_engines(
+    config: Config,
+    engines: Vec<(String, Engine)>,
+    library: Option<Library>,
+    control: Arc<Control>,
+) -> Running {
     let log = Arc::new(Mutex::new(Vec::new()));
     let lines = Arc::clone(&log);
     let write = Arc::new(move |entry: &Entry| lines.lock().unwrap().push(entry.clone()));
-    let server = Listener::bind(config).unwrap().serve(engines, write).unwrap();
+    let server = Listener::bind(config).unwrap().serve(engines, library, write).unwrap();
     let (address, handle) = (server.address().unwrap(), server.handle());
     let thread = Some(std::thread::spawn(|| server.run()));
     Running { address, handle, control, log, thread }
