@@ -16,7 +16,8 @@ use trtc_runtime::{Engine, Event, Events, Finish, Stats};
 const PATIENCE: u32 = 3;
 
 /// Why an answer that lost its grammar has no end.
-const LOST: &str = "the grammar of the request cannot be followed any further: make it simpler, or less ambiguous";
+const LOST: &str =
+    "the grammar of the request cannot be followed any further: make it simpler, or less ambiguous";
 
 /// Answers beyond a batch that are in the engine, so that a place that becomes free is taken in the same step.
 pub fn surplus(max_batch: u32) -> u32 {

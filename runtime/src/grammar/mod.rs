@@ -36,7 +36,10 @@ pub struct Grammars {
 
 impl std::fmt::Debug for Grammars {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Grammars").field("vocab", &self.vocab).field("ends", &self.ends).finish_non_exhaustive()
+        f.debug_struct("Grammars")
+            .field("vocab", &self.vocab)
+            .field("ends", &self.ends)
+            .finish_non_exhaustive()
     }
 }
 
@@ -57,10 +60,10 @@ impl Grammars {
             return Ok(found.clone());
         }
         let factory = self.factory.get_or_init(|| self.factory()).as_ref().map_err(Clone::clone)?;
-        let wrong = |e: String| {
-            Error::user(format!("{} is not taken: {}", spec.name(), e.trim())).help(spec.help())
-        };
-        let parser = factory.create_parser(spec.lower().map_err(wrong)?).map_err(|e| wrong(format!("{e:#}")))?;
+        let wrong =
+            |e: String| Error::user(format!("{} is not taken: {}", spec.name(), e.trim())).help(spec.help());
+        let parser =
+            factory.create_parser(spec.lower().map_err(wrong)?).map_err(|e| wrong(format!("{e:#}")))?;
         let mut first = Matcher::new(parser);
         // A grammar that nothing matches, or whose first mask is beyond all bounds.
         let mask = first.mask().map_err(|e| wrong(e.message))?;
@@ -169,7 +172,8 @@ impl Matcher {
 }
 
 fn gave_up(e: impl std::fmt::Display) -> Error {
-    Error::unsupported(format!("the grammar cannot be followed: {e:#}")).help("make it simpler, or less ambiguous")
+    Error::unsupported(format!("the grammar cannot be followed: {e:#}"))
+        .help("make it simpler, or less ambiguous")
 }
 
 /// True if a mask has a token.

@@ -60,15 +60,31 @@ fn each_kind_of_grammar_takes_its_texts_and_no_others() {
         "properties": { "name": { "type": "string", "maxLength": 3 }, "age": { "type": "integer", "minimum": 0, "maximum": 99 } },
     });
     let cases = [
-        (GrammarSpec::JsonSchema(schema), vec![r#"{"name": "ab", "age": 7}"#, "{\"name\":\"\",\n\"age\":99}"],
-         vec![r#"{"name": "abcd", "age": 7}"#, r#"{"name": "a"}"#, r#"{"name": "a", "age": 100}"#, "[]", ""]),
+        (
+            GrammarSpec::JsonSchema(schema),
+            vec![r#"{"name": "ab", "age": 7}"#, "{\"name\":\"\",\n\"age\":99}"],
+            vec![
+                r#"{"name": "abcd", "age": 7}"#,
+                r#"{"name": "a"}"#,
+                r#"{"name": "a", "age": 100}"#,
+                "[]",
+                "",
+            ],
+        ),
         (GrammarSpec::JsonSchema(json!(true)), vec!["1", "[true]", r#"{"a": null}"#], vec!["tru", "{a}"]),
         (GrammarSpec::JsonObject, vec!["{}", r#"{"a": [1, 2.5e3, "x\n"]}"#], vec!["[]", "1", r#"{"a"}"#]),
         (GrammarSpec::Regex("(ab|c)+[0-9]{2}".into()), vec!["abc07", "c99"], vec!["ab1", "07", "abc070"]),
         (GrammarSpec::Regex("^ab$".into()), vec!["ab"], vec!["a", "abb"]),
-        (GrammarSpec::Lark("start: \"(\" start \")\" | \"x\"".into()), vec!["x", "((x))"], vec!["(x", "()", "xx"]),
-        (GrammarSpec::Choice(vec!["yes".into(), "no \"way\"\n".into(), "\u{e4}\u{1}".into()]),
-         vec!["yes", "no \"way\"\n", "\u{e4}\u{1}"], vec!["no", "y", "yess"]),
+        (
+            GrammarSpec::Lark("start: \"(\" start \")\" | \"x\"".into()),
+            vec!["x", "((x))"],
+            vec!["(x", "()", "xx"],
+        ),
+        (
+            GrammarSpec::Choice(vec!["yes".into(), "no \"way\"\n".into(), "\u{e4}\u{1}".into()]),
+            vec!["yes", "no \"way\"\n", "\u{e4}\u{1}"],
+            vec!["no", "y", "yess"],
+        ),
     ];
     for (spec, good, bad) in cases {
         let grammar = compile(spec);
@@ -105,7 +121,8 @@ fn whitespace_comes_to_an_end() {
     let mut matcher = compile(GrammarSpec::JsonObject).matcher();
     matcher.accept(u32::from(b'{')).unwrap();
     let space = u32::from(b' ');
-    let taken = (0..1000).take_while(|_| allows(matcher.mask().unwrap(), space) && matcher.accept(space).is_ok());
+    let taken =
+        (0..1000).take_while(|_| allows(matcher.mask().unwrap(), space) && matcher.accept(space).is_ok());
     assert_eq!(taken.count(), 64);
 }
 
