@@ -65,6 +65,7 @@ fn bindings(device: &mut HostDevice, arena: u64) -> Result<Bindings, Error> {
         positions: take(64)?,
         rows: take(64)?,
         draws: take(64)?,
+        masks: take(64)?,
         query_start: take(1 << 12)?,
         context: take(1 << 12)?,
         block_table: take(1 << 16)?,

@@ -43,7 +43,7 @@ struct Chooses {
 impl Chooses {
     fn of(call: &Call<'_>, bind: &Bindings, dims: StepDims) -> Option<Chooses> {
         match (&call.kernel.1.code, call.args) {
-            (Code::Host(HostKernel::Sample { vocab }), [_, _, Arg::Arena(tokens), _]) => {
+            (Code::Host(HostKernel::Sample { vocab }), [_, _, _, Arg::Arena(tokens), _]) => {
                 Some(Chooses { arena: bind.arena, tokens: *tokens, vocab: *vocab, rows: dims.rows })
             }
             _ => None,

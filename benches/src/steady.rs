@@ -123,13 +123,13 @@ fn manifest(text: bool) -> Manifest {
     let logits = picked + rows;
     let tokens = logits + rows * u64::from(VOCAB) / 4;
     let logprobs = tokens + rows;
-    use Arg::{Arena, Draws, Rows, Tokens, Weight as Bound};
+    use Arg::{Arena, Draws, Masks, Rows, Tokens, Weight as Bound};
     let args = [
         vec![Tokens, Arena(tokens), Arena(ids)],
         vec![Arena(ids), Bound(0), Arena(hidden)],
         vec![Arena(hidden), Rows, Arena(picked)],
         vec![Arena(picked), Bound(0), Arena(logits)],
-        vec![Arena(logits), Draws, Arena(tokens), Arena(logprobs)],
+        vec![Arena(logits), Draws, Masks, Arena(tokens), Arena(logprobs)],
     ];
     let launch = |(kernel, args)| Launch {
         ops: vec![kernel],

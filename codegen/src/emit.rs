@@ -124,7 +124,7 @@ fn arguments_of(op: &Op, results: &[ValueId]) -> Vec<Arg> {
             (vec![Value(op.x), Weight(op.weight)].into_iter().chain(op.bias.map(Weight)).collect(), 1)
         }
         Op::Feed(op) => (vec![Value(op.tokens), Value(op.last)], 1),
-        Op::Sample(op) => (vec![Value(op.logits), Value(op.draws)], 2),
+        Op::Sample(op) => (vec![Value(op.logits), Value(op.draws), Value(op.masks)], 2),
         Op::GatherRows(op) => (vec![Value(op.x), Value(op.rows)], 1),
         Op::Quantize(op) => (vec![Value(op.x)], 1),
     };

@@ -128,9 +128,10 @@ impl Cx<'_> {
                 (trtc_ir::Def::Param(_), "positions") => Ok(Arg::Positions),
                 (trtc_ir::Def::Param(_), "rows") => Ok(Arg::Rows),
                 (trtc_ir::Def::Param(_), "draws") => Ok(Arg::Draws),
+                (trtc_ir::Def::Param(_), "masks") => Ok(Arg::Masks),
                 (trtc_ir::Def::Param(_), "previous") => Ok(Arg::Arena(self.offset(v)?)),
                 (trtc_ir::Def::Param(_), name) => {
-                    let known = "tokens, positions, rows, draws, previous";
+                    let known = "tokens, positions, rows, draws, masks, previous";
                     Err(Diag::user(&Loc::Unknown, format!("the step function has a parameter %{name}"))
                         .help(format!("the runtime binds {known}, a batch and caches")))
                 }

@@ -285,7 +285,15 @@ fn bind(module: &Module, inputs: &[Data]) -> Result<BTreeMap<ValueId, Data>, Str
                 Data::Float(x)
             }
             (Type::Tensor(t), Data::Int(v)) if t.elem.plain().is_some_and(|d| !d.is_float()) => {
-                bind_dims(module, t, &[v.len()], &mut syms).map_err(wrong)?;
+                // Integers come without a shape: as many rows as there are.
+                let known = |dim: &Dim| if let Dim::Const(n) = *dim { n as usize } else { 1 };
+                let inner: Vec<usize> = t.dims.iter().skip(1).map(known).collect();
+                let width = inner.iter().product::<usize>().max(1);
+                if v.len() % width != 0 {
+                    return Err(wrong(format!("{} integers", v.len())));
+                }
+                let shape: Vec<usize> = std::iter::once(v.len() / width).chain(inner).collect();
+                bind_dims(module, t, &shape, &mut syms).map_err(wrong)?;
                 input.clone()
             }
             (Type::Kv(t), Data::Kv(state)) => {

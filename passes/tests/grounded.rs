@@ -461,6 +461,7 @@ fn sampling_keeps_the_logits_and_takes_tokens_that_the_step_before_chose() {
         inputs.push(Data::Int(previous));
         let greedy = vec![0.0; expected.rows() * 8];
         inputs.push(Data::Float(Tensor { dims: vec![expected.rows(), 8], data: greedy }));
+        inputs.push(Data::Int(vec![0; expected.rows() * expected.width().div_ceil(32)]));
         let out = interp::run(&module, &weights, &inputs).unwrap_or_else(|d| panic!("{d}"));
         let [Data::Float(got), Data::Int(chosen), Data::Float(_)] = &out[..] else { panic!("{out:?}") };
         assert_close(name, &expected, got, 1e-5);

@@ -2,9 +2,12 @@
 //!
 //! Knows how bytes lie and nothing of requests; which kernels run is in the manifest.
 
+mod masks;
 mod needs;
 mod place;
+mod sizes;
 mod stage;
+mod words;
 
 pub use needs::footprint;
 pub use place::{CACHE_SHARE, CacheSize};
@@ -13,13 +16,16 @@ pub use stage::Draw;
 use crate::device::{Bindings, Call, Device, Fetch, Graph, Region, StepDims, launch};
 use crate::error::{Error, Fault};
 use crate::sched::{Plan, Scheduler};
+use masks::Masks;
 use needs::Needs;
 use rustc_hash::FxHashMap;
+use sizes::{bound, bounds, buckets};
 use stage::Stage;
 use std::ops::Range;
 use std::sync::Arc;
 use trtc_engine::EngineFile;
-use trtc_engine::manifest::{Manifest, Steps};
+use trtc_engine::manifest::{Arg, Launch, Manifest, Steps};
+use words::{bytes, floats};
 
 /// A loaded engine on a device.
 pub struct Executor {
@@ -28,22 +34,56 @@ pub struct Executor {
     bind: Bindings,
     pages: u32,
     stage: Stage,
+    masks: Masks,
+    /// The first launch that reads masks: with it the choice of tokens begins.
+    choice: usize,
     /// Recorded decode steps.
-    graphs: FxHashMap<StepDims, Graph>,
+    graphs: FxHashMap<(Part, StepDims), Graph>,
     records: bool,
     /// Numbers of requests that decode steps are padded to, ascending; none if they are not.
     buckets: Vec<u32>,
 }
 
+/// Which launches of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Part {
+    Whole,
+    /// Those before the choice of tokens.
+    Logits,
+    /// Those from there on.
+    Choice,
+}
+
+/// What is executed of a step, and what is to come back.
+#[derive(Clone, Debug)]
+struct Run {
+    kind: (Steps, u32),
+    dims: StepDims,
+    /// It can be a recording.
+    decodes: bool,
+    /// Rows that are somebody's.
+    rows: u32,
+    wanted: Wanted,
+}
+
 /// A step that was started: what comes back of it.
 #[derive(Debug)]
 pub struct Started {
+    /// What is left of it to start, once masks are known.
+    left: Option<Run>,
     /// Tokens that the device chooses.
     tokens: Option<Fetch>,
     /// Their log-probabilities.
     logprobs: Option<Fetch>,
     /// Rows of logits, and the first of them.
     logits: Option<(Fetch, u32)>,
+}
+
+impl Started {
+    /// True if nothing of the step is left to start.
+    pub fn is_whole(&self) -> bool {
+        self.left.is_none()
+    }
 }
 
 /// What is to come back of a step besides tokens.
@@ -53,6 +93,8 @@ pub struct Wanted {
     pub logits: Range<u32>,
     /// Log-probabilities of the tokens that the device chooses.
     pub logprobs: bool,
+    /// Tokens are chosen only once [`Executor::choose`] is called: draws name masks that are not known yet.
+    pub masks: bool,
 }
 
 /// What came back of a step.
@@ -66,30 +108,6 @@ pub struct Done {
     pub first: u32,
     /// `(rows, vocab)` of the rows that were asked for.
     pub logits: Vec<f32>,
-}
-
-/// Numbers of requests that decode steps are recorded for: each power of two up to 8, then in steps of at most an eighth of the
-/// power of two before, up to `most`. Kernels serve up to a power of two: a step of so many is not padded beyond it.
-fn buckets(most: u32) -> Vec<u32> {
-    let next = |&n: &u32| Some(if n < 8 { 2 * n } else { n + ((1 << n.ilog2()) / 8).clamp(8, 32) });
-    let mut list: Vec<u32> = std::iter::successors(Some(1), next).take_while(|&n| n < most).collect();
-    list.push(most);
-    list
-}
-
-/// Decode steps whose longest contexts have the same bound share a recording: powers of two from 512 on, above the last one
-/// none, which is 0. No kernel shares out longer ones to more blocks.
-fn bound(context: u32) -> u32 {
-    if context > LAST_BOUND { 0 } else { context.next_power_of_two().max(FIRST_BOUND) }
-}
-
-const FIRST_BOUND: u32 = 512;
-const LAST_BOUND: u32 = 4096;
-
-/// The bounds of all contexts of up to `most` positions.
-fn bounds(most: u32) -> impl Iterator<Item = u32> {
-    let longest = std::iter::successors(Some(FIRST_BOUND), |&n| (n <= LAST_BOUND).then_some(2 * n));
-    longest.take_while(move |&n| n == FIRST_BOUND || n < 2 * most).map(bound)
 }
 
 impl Executor {
@@ -113,6 +131,7 @@ impl Executor {
         let positions = device.alloc(needs.positions, "positions")?;
         let rows = device.alloc(needs.rows, "rows of logits")?;
         let draws = device.alloc(needs.draws, "draws")?;
+        let masks = device.alloc(needs.masks, "masks")?;
         let query_start = device.alloc(needs.query_start, "segments")?;
         let context = device.alloc(needs.context, "context lengths")?;
         let block_table = device.alloc(needs.block_table, "block tables")?;
@@ -128,6 +147,7 @@ impl Executor {
             positions,
             rows,
             draws,
+            masks,
             query_start,
             context,
             block_table,
@@ -139,15 +159,19 @@ impl Executor {
             counters,
         };
         let stage = Stage::new(&d, table_width as usize)?;
+        let masks = Masks::new(needs.mask_words);
+        let choice = manifest.launches.iter().position(|l| l.args.contains(&Arg::Masks));
+        let choice = choice.unwrap_or(manifest.launches.len());
         let manifest = Arc::new(manifest.clone());
         let most = d.max_batch.min(d.max_step_tokens).min(d.max_logit_rows);
         let buckets = if ahead { buckets(most) } else { Vec::new() };
         let graphs = FxHashMap::default();
-        let mut exec = Executor { device, manifest, bind, pages, stage, graphs, records: true, buckets };
+        let mut exec =
+            Executor { device, manifest, bind, pages, stage, masks, choice, graphs, records: true, buckets };
         for i in 0..exec.buckets.len() {
             let n = exec.buckets[i];
             for context in bounds(d.max_seq_len) {
-                exec.record(StepDims { tokens: n, rows: n, seqs: n, first: 0, context })?;
+                exec.record(Part::Whole, StepDims { tokens: n, rows: n, seqs: n, first: 0, context })?;
             }
         }
         Ok(exec)
@@ -168,7 +192,8 @@ impl Executor {
         self.manifest.sampled.is_some()
     }
 
-    /// Starts a plan. `draws` say how each row is sampled, one a row; `wanted` is what is to come back. Everything that is started is executed in order.
+    /// Starts a plan. `draws` say how each row is sampled, one a row; `wanted` is what is to come back. Everything that is
+    /// started is executed in order. Of a step with masks only the logits are computed until [`Executor::choose`].
     pub fn start(
         &mut self,
         plan: &Plan,
@@ -181,28 +206,50 @@ impl Executor {
         let context = bound(self.stage.longest());
         let mut dims = StepDims { tokens: plan.tokens, rows: plan.rows, seqs, first: 0, context };
         let bucket = self.buckets.iter().copied().find(|&b| b >= seqs);
-        if let Some(n) = bucket.filter(|_| plan.decode_only()) {
+        let decodes = plan.decode_only();
+        if let Some(n) = bucket.filter(|_| decodes) {
             self.stage.pad(n, self.pages as i32);
             dims = StepDims { tokens: n, rows: n, seqs: n, first: 0, context };
         }
         self.upload()?;
-        if plan.decode_only() && self.records {
-            self.replay(dims)?
-        } else {
-            self.launch((plan.kind, plan.single()), dims)?
+        let run = Run { kind: (plan.kind, plan.single()), dims, decodes, rows: plan.rows, wanted };
+        self.execute(if run.wanted.masks { Part::Logits } else { Part::Whole }, &run)?;
+        self.stage.started(plan);
+        if run.wanted.masks {
+            return Ok(Started { left: Some(run), tokens: None, logprobs: None, logits: None });
         }
+        self.fetch(&run)
+    }
+
+    /// Says which tokens mask `index` has, a bit each, for the step that is chosen next. There are as many masks as requests in
+    /// a step.
+    pub fn set_mask(&mut self, index: u32, mask: &[u32]) {
+        self.masks.set(index as usize, mask);
+    }
+
+    /// Starts what was left of a step until its masks were known; nothing of a step without. Not after another step was started.
+    pub fn choose(&mut self, started: &mut Started) -> Result<(), Error> {
+        let Some(run) = started.left.take() else { return Ok(()) };
+        self.masks.upload(&mut *self.device, self.bind.masks)?;
+        self.execute(Part::Choice, &run)?;
+        *started = self.fetch(&run)?;
+        Ok(())
+    }
+
+    /// Queues copies of what is to come back of a step.
+    fn fetch(&mut self, run: &Run) -> Result<Started, Error> {
         let row = 4 * u64::from(self.manifest.model.vocab);
         let arena = self.bind.arena;
         let at = |offset, len| Region { buffer: arena, offset, len };
-        let (rows, logits) = (u64::from(plan.rows), self.manifest.logits);
-        let mut started = Started { tokens: None, logprobs: None, logits: None };
+        let (rows, logits) = (u64::from(run.rows), self.manifest.logits);
+        let mut started = Started { left: None, tokens: None, logprobs: None, logits: None };
         if let Some(sampled) = self.manifest.sampled.filter(|_| rows > 0) {
             started.tokens = Some(self.device.fetch(at(sampled.tokens, 4 * rows))?);
-            if wanted.logprobs {
+            if run.wanted.logprobs {
                 started.logprobs = Some(self.device.fetch(at(sampled.logprobs, 4 * rows))?);
             }
         }
-        let wanted = wanted.logits;
+        let wanted = &run.wanted.logits;
         if !wanted.is_empty() {
             let (first, count) = (u64::from(wanted.start), u64::from(wanted.end - wanted.start));
             let fetch = self.device.fetch(at(logits + first * row, count * row))?;
@@ -265,43 +312,61 @@ impl Executor {
         Ok(())
     }
 
-    fn launch(&mut self, kind: (Steps, u32), dims: StepDims) -> Result<(), Error> {
-        for call in calls(&self.manifest, kind, dims) {
+    /// Executes a part of a step: of a decode step a recording, unless that is a launch or two.
+    fn execute(&mut self, part: Part, run: &Run) -> Result<(), Error> {
+        if run.decodes && self.records && part != Part::Choice {
+            self.replay(part, run.dims)
+        } else {
+            self.launch(part, run.kind, run.dims)
+        }
+    }
+
+    fn launch(&mut self, part: Part, kind: (Steps, u32), dims: StepDims) -> Result<(), Error> {
+        for call in calls(&self.manifest, self.launches(part), kind, dims) {
             let (call, dims) = call?;
             self.device.launch(call, &self.bind, dims)?;
         }
         Ok(())
     }
 
-    /// Executes a decode step from its recording, made the first time.
-    fn replay(&mut self, dims: StepDims) -> Result<(), Error> {
-        if let Some(&graph) = self.graphs.get(&dims) {
-            return self.device.replay(graph);
-        }
-        self.record(dims)?;
-        match self.graphs.get(&dims) {
-            Some(&graph) => self.device.replay(graph),
-            None => self.launch((Steps::Decode, 0), dims),
+    fn launches(&self, part: Part) -> Range<usize> {
+        let all = self.manifest.launches.len();
+        match part {
+            Part::Whole => 0..all,
+            Part::Logits => 0..self.choice,
+            Part::Choice => self.choice..all,
         }
     }
 
-    /// Records a decode step, unless one that is executed alike was. A device that cannot record is not asked again.
-    fn record(&mut self, dims: StepDims) -> Result<(), Error> {
-        let calls = calls(&self.manifest, (Steps::Decode, 0), dims).map(|call| call.map(|(call, _)| call));
-        let list: Vec<Call<'_>> = calls.collect::<Result<_, _>>()?;
+    /// Executes a part of a decode step from its recording, made the first time.
+    fn replay(&mut self, part: Part, dims: StepDims) -> Result<(), Error> {
+        if let Some(&graph) = self.graphs.get(&(part, dims)) {
+            return self.device.replay(graph);
+        }
+        self.record(part, dims)?;
+        match self.graphs.get(&(part, dims)) {
+            Some(&graph) => self.device.replay(graph),
+            None => self.launch(part, (Steps::Decode, 0), dims),
+        }
+    }
+
+    /// Records a part of a decode step, unless one that is executed alike was. A device that cannot record is not asked again.
+    fn record(&mut self, part: Part, dims: StepDims) -> Result<(), Error> {
+        let calls = calls(&self.manifest, self.launches(part), (Steps::Decode, 0), dims);
+        let list: Vec<Call<'_>> = calls.map(|call| call.map(|(call, _)| call)).collect::<Result<_, _>>()?;
         // Small grids are the same whatever the bound on contexts is.
-        let same = |&(made, _): &(&StepDims, &Graph)| {
-            let StepDims { context, .. } = *made;
-            *made == StepDims { context, ..dims }
+        let same = |&(made, _): &(&(Part, StepDims), &Graph)| {
+            let (_, StepDims { context, .. }) = *made;
+            *made == (part, StepDims { context, ..dims })
                 && list.iter().all(|call| launch::same_with(call.kernel.1, dims, context))
         };
         if let Some((_, &graph)) = self.graphs.iter().find(same) {
-            self.graphs.insert(dims, graph);
+            self.graphs.insert((part, dims), graph);
             return Ok(());
         }
         match self.device.record(&list, &self.bind, dims) {
             Ok(graph) => {
-                self.graphs.insert(dims, graph);
+                self.graphs.insert((part, dims), graph);
             }
             Err(e) if e.fault == Fault::Unsupported => self.records = false,
             Err(e) => return Err(e),
@@ -310,14 +375,17 @@ impl Executor {
     }
 }
 
-/// The kernels of a step of a kind and these sizes, whose first `single` requests have one token each, in order, each with
-/// the sizes of its part. A launch without a choice is of an op that another one computes; that there is one for each was checked with the manifest.
+/// The kernels of some launches of a step of a kind and these sizes, whose first `single` requests have one token each, in
+/// order, each with the sizes of its part. A launch without a choice is of an op that another one computes; that there is one for
+/// each was checked with the manifest.
 fn calls(
     manifest: &Manifest,
+    launches: Range<usize>,
     (kind, single): (Steps, u32),
     dims: StepDims,
 ) -> impl Iterator<Item = Result<(Call<'_>, StepDims), Error>> {
-    let chosen = manifest.launches.iter().filter_map(move |l| Some((l, l.choice(kind, dims.tokens)?)));
+    let launches: &[Launch] = manifest.launches.get(launches).unwrap_or_default();
+    let chosen = launches.iter().filter_map(move |l| Some((l, l.choice(kind, dims.tokens)?)));
     let parts = move |(launch, choice)| launch::parts(launch, choice, dims, single).map(move |p| (launch, p));
     chosen.flat_map(parts).map(|(launch, (index, dims))| {
         let kernel = manifest.kernels.get(index as usize);
@@ -325,48 +393,4 @@ fn calls(
             kernel.ok_or_else(|| Error::bug(format!("{}: there is no kernel {index}", launch.loc)))?;
         Ok((Call { kernel: (index, kernel), args: &launch.args, loc: &launch.loc }, dims))
     })
-}
-
-// Buffers are little-endian, as the engine file and all devices are.
-const _: () = assert!(cfg!(target_endian = "little"));
-
-/// A number of four bytes in which every bit pattern is a value.
-trait Word: Copy {}
-impl Word for i32 {}
-impl Word for f32 {}
-
-fn bytes<T: Word>(list: &[T]) -> &[u8] {
-    // SAFETY: i32 and f32 have no padding, any byte is a valid u8, and the length is that of the slice.
-    unsafe { std::slice::from_raw_parts(list.as_ptr().cast(), size_of_val(list)) }
-}
-
-fn floats(bytes: &[u8], into: &mut Vec<f32>) {
-    into.extend(bytes.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn contexts_have_few_bounds() {
-        assert_eq!([1, 512, 513, 4096, 4097, 1 << 20].map(bound), [512, 512, 1024, 4096, 0, 0]);
-        let all = |most| bounds(most).collect::<Vec<_>>();
-        assert_eq!([all(1), all(512), all(2304)], [vec![512], vec![512], vec![512, 1024, 2048, 4096]]);
-        assert_eq!(all(1 << 17), [512, 1024, 2048, 4096, 0]);
-        for most in [1, 600, 1024, 5000] {
-            assert!((1..=most).all(|n| all(most).contains(&bound(n))), "{most}");
-        }
-    }
-
-    #[test]
-    fn buckets_rise_to_the_limit() {
-        assert_eq!(buckets(1), [1]);
-        assert_eq!(buckets(6), [1, 2, 4, 6]);
-        assert_eq!(buckets(64), [1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64]);
-        let all = buckets(256);
-        assert!(all.is_sorted() && all.last() == Some(&256) && all.len() < 32, "{all:?}");
-        let all = buckets(500);
-        assert!([64, 128, 256, 288, 480, 500].iter().all(|n| all.contains(n)), "{all:?}");
-    }
 }

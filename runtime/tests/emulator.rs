@@ -81,6 +81,7 @@ impl Rig {
             positions: none,
             rows: none,
             draws: none,
+            masks: none,
             query_start: none,
             context: none,
             block_table: none,

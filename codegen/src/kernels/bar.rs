@@ -66,7 +66,7 @@ impl<'b> Row<'b> {
         measure: &dyn Fn(Val<'b, F32>) -> Val<'b, I32>,
     ) -> (Interval<'b>, Fill<'b>) {
         let (b, (lane, warp)) = (self.b, self.b.lane_and_warp());
-        let mine = self.cells.at(b.special(Special::ThreadX));
+        let mine = self.room.cells.at(b.special(Special::ThreadX));
         for bucket in 0..BUCKETS {
             mine.at(bucket * THREADS).store(b.value(0i64));
         }
@@ -82,13 +82,13 @@ impl<'b> Row<'b> {
         b.if_(warp.lt(BUCKETS), || {
             let none = (b.value(0i64), b.value(0));
             let (much, number) = b.for_(lane, THREADS, 32, none, |i, (much, number)| {
-                let cell = self.cells.at(warp * THREADS + i).load();
+                let cell = self.room.cells.at(warp * THREADS + i).load();
                 (much + (cell & ((1i64 << NUMBER) - 1)), number + (cell >> NUMBER).to_i32())
             });
             let (much, number) = (self.over_lanes(much), b.sum_lanes_int(number));
             b.if_(lane.eq(0), || {
-                self.sums.at(warp).store(much);
-                self.numbers.at(warp).store(number);
+                self.room.sums.at(warp).store(much);
+                self.room.numbers.at(warp).store(number);
             });
         });
         b.sync();
@@ -97,11 +97,11 @@ impl<'b> Row<'b> {
         let (mut all, mut before) = (above, above);
         let (mut bucket, mut number) = (b.value(0), b.value(0));
         for p in (0..BUCKETS).rev() {
-            let with = all + self.sums.at(p).load();
+            let with = all + self.room.sums.at(p).load();
             let here = !found & target.le(with);
             before = here.select(all, before);
             bucket = here.select(p as i32, bucket);
-            number = here.select(self.numbers.at(p).load(), number);
+            number = here.select(self.room.numbers.at(p).load(), number);
             found = found | here;
             all = with;
         }
@@ -133,7 +133,7 @@ impl<'b> Row<'b> {
         });
         let finish = || {
             let n = self.make_list(row, state);
-            let list = Logits { n, load: &|i| self.list.at(i).load() };
+            let list = Logits { n, load: &|i| self.room.list.at(i).load() };
             b.for_(0, ROUNDS, 1, state, |_, state| {
                 b.if_else(several(state.0), || self.narrow(list, state, target, measure), || state)
             })
@@ -151,13 +151,13 @@ impl<'b> Row<'b> {
     ) -> Val<'b, I32> {
         let b = self.b;
         let thread = b.special(Special::ThreadX);
-        let mine = self.cells.at(bucket * THREADS + thread).load() >> NUMBER;
+        let mine = self.room.cells.at(bucket * THREADS + thread).load() >> NUMBER;
         let (before, _) = self.scan(mine);
         let (from, to) = (low.to_i32(), high.to_i32());
         self.fold(row, before.to_i32(), |x, any, at| {
             let key = key_of(x);
             let inside = any & from.le(key) & key.lt(to);
-            b.if_(inside, || self.list.at(at).store(x));
+            b.if_(inside, || self.room.list.at(at).store(x));
             at + inside.to_i32()
         });
         b.sync();

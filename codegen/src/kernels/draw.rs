@@ -13,8 +13,10 @@ use crate::builder::{Builder, Carried, F32, GlobalPtr, I1, I32, I64, SharedPtr, 
 pub(super) const THREADS: u32 = 512;
 /// Their warps.
 pub(super) const WARPS: u32 = THREADS / 32;
-/// Columns of a draw: temperature, top_k, top_p, min_p, u in two halves.
+/// Columns of a draw: temperature, top_k, top_p, min_p, u in two halves, 1 more than the row of its mask.
 pub(super) const DRAW: u32 = 8;
+/// Tokens of a word of a mask.
+pub(super) const WORD: u32 = 32;
 /// Loads that a thread has in flight.
 const UNROLL: u32 = 8;
 /// Adjacent tokens that a warp adds up.
@@ -37,12 +39,22 @@ pub(super) struct Logits<'a, 'b> {
 }
 
 /// A row that is drawn from.
+#[derive(Clone, Copy)]
 pub(super) struct Row<'b> {
     pub(super) b: &'b Builder,
     x: GlobalPtr<'b, F32>,
+    /// Which tokens may be chosen, if not all.
+    mask: Option<GlobalPtr<'b, I32>>,
     vocab: u32,
+    /// The greatest logit of these.
     pub(super) most: Val<'b, F32>,
     factor: Val<'b, F32>,
+    pub(super) room: Room<'b>,
+}
+
+/// Shared memory of a draw.
+#[derive(Clone, Copy)]
+pub(super) struct Room<'b> {
     /// `[bucket][thread]`.
     pub(super) cells: SharedPtr<'b, I64>,
     pub(super) list: SharedPtr<'b, F32>,
@@ -52,9 +64,22 @@ pub(super) struct Row<'b> {
     pub(super) numbers: SharedPtr<'b, I32>,
 }
 
+impl<'b> Room<'b> {
+    /// Takes it.
+    pub(super) fn new(b: &'b Builder) -> Room<'b> {
+        let cells = b.shared(BUCKETS * THREADS, 8);
+        Room { cells, list: b.shared(LIST, 4), sums: b.shared(WARPS, 8), numbers: b.shared(BUCKETS, 4) }
+    }
+}
+
 /// NaN as minus infinity, -0 as 0.
 pub(super) fn clean(x: Val<'_, F32>) -> Val<'_, F32> {
     x.eq(x).select(x + 0.0f32, f32::NEG_INFINITY)
+}
+
+/// A logit, or minus infinity where its bit of a mask's word is not set.
+pub(super) fn allowed<'b>(word: Val<'b, I32>, bit: Val<'b, I32>, x: Val<'b, F32>) -> Val<'b, F32> {
+    (word >> bit & 1).eq(0).select(f32::NEG_INFINITY, x)
 }
 
 /// `whole * u / 2^32`, `u` below 2^32, `whole` up to 2^47: in two parts that 64 bits hold.
@@ -75,18 +100,20 @@ pub(super) fn logit_of(key: Val<'_, I32>) -> Val<'_, F32> {
 }
 
 impl<'b> Row<'b> {
-    /// The row of `vocab` logits at `x`, of which `most` is the greatest; `factor` is `log2(e) / temperature`. Takes
-    /// shared memory.
+    /// The row of `vocab` logits at `x`, of which `most` is the greatest; `factor` is `log2(e) / temperature`.
     pub(super) fn new(
-        b: &'b Builder,
         x: GlobalPtr<'b, F32>,
         vocab: u32,
+        room: Room<'b>,
         most: Val<'b, F32>,
         factor: Val<'b, F32>,
     ) -> Row<'b> {
-        let cells = b.shared(BUCKETS * THREADS, 8);
-        let (list, sums, numbers) = (b.shared(LIST, 4), b.shared(WARPS, 8), b.shared(BUCKETS, 4));
-        Row { b, x, vocab, most, factor, cells, list, sums, numbers }
+        Row { b: x.builder(), x, mask: None, vocab, most, factor, room }
+    }
+
+    /// The same row, of which only the tokens of a mask may be chosen; `most` is the greatest of their logits.
+    pub(super) fn masked(self, mask: GlobalPtr<'b, I32>) -> Row<'b> {
+        Row { mask: Some(mask), ..self }
     }
 
     /// `e^((x - greatest) / temperature)`.
@@ -100,7 +127,9 @@ impl<'b> Row<'b> {
     }
 
     fn logit(&self, i: Val<'b, I32>) -> Val<'b, F32> {
-        clean(self.x.at(i).load())
+        let x = clean(self.x.at(i).load());
+        // Lanes read adjacent logits: as a rule those of one word.
+        self.mask.map_or(x, |mask| allowed(mask.at(i >> 5).load(), i & (WORD as i32 - 1), x))
     }
 
     /// Over this thread's logits: `work` gets one and whether it is any.
@@ -137,9 +166,9 @@ impl<'b> Row<'b> {
         // The table is free: what was read of it before lies before a barrier.
         b.sync();
         let all = self.over_lanes(sum);
-        b.if_(lane.eq(0), || self.sums.at(warp).store(all));
+        b.if_(lane.eq(0), || self.room.sums.at(warp).store(all));
         b.sync();
-        let mine = self.sums.at(lane.min(WARPS - 1)).load();
+        let mine = self.room.sums.at(lane.min(WARPS - 1)).load();
         self.over_lanes(lane.lt(WARPS).select(mine, 0i64))
     }
 
@@ -200,9 +229,9 @@ impl<'b> Row<'b> {
         };
         // The first cells are the scans'.
         let segments = self.vocab.div_ceil(SEGMENT);
-        let table = self.cells.at(THREADS);
+        let table = self.room.cells.at(THREADS);
         b.sync();
-        b.if_(thread.eq(0), || (0..3).for_each(|i| self.sums.at(i).store(b.value(0i64))));
+        b.if_(thread.eq(0), || (0..3).for_each(|i| self.room.sums.at(i).store(b.value(0i64))));
         b.for_(warp, segments, WARPS, (), |segment, ()| {
             let first = segment * SEGMENT + lane;
             let taken: Vec<_> =
@@ -236,13 +265,13 @@ impl<'b> Row<'b> {
                 let next = sum + mass + of_ties(before, ties);
                 b.if_(sum.le(wanted) & wanted.lt(next), || {
                     let found = [i.to_i64(), sum, before];
-                    found.into_iter().enumerate().for_each(|(at, v)| self.sums.at(at as u32).store(v));
+                    found.into_iter().enumerate().for_each(|(at, v)| self.room.sums.at(at as u32).store(v));
                 });
                 (next, before + ties)
             });
         });
         b.sync();
-        let [segment, sum, ties_before] = [0, 1, 2].map(|i| self.sums.at(i).load());
+        let [segment, sum, ties_before] = [0, 1, 2].map(|i| self.room.sums.at(i).load());
         let token = segment.to_i32() * SEGMENT + thread;
         let (mass, tie) = take(token, thread.lt(SEGMENT) & token.lt(self.vocab));
         let (before, _) = self.scan(tie);
@@ -254,7 +283,7 @@ impl<'b> Row<'b> {
 
     /// The sum of the threads before this one, and of all. Takes the first cells.
     pub(super) fn scan(&self, mine: Val<'b, I64>) -> (Val<'b, I64>, Val<'b, I64>) {
-        let (b, table) = (self.b, self.cells);
+        let (b, table) = (self.b, self.room.cells);
         let thread = b.special(Special::ThreadX);
         b.sync();
         table.at(thread).store(mine);

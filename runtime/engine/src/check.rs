@@ -220,7 +220,7 @@ impl Manifest {
                 Arg::Arena(offset) => offset % ARENA_ALIGN == 0 && offset <= self.arena,
                 Arg::Weight(w) => (w as usize) < self.weights.len(),
                 Arg::Kv(l) => (l as usize) < self.kv.layers.len(),
-                Arg::Tokens | Arg::Positions | Arg::Rows | Arg::Draws | Arg::Batch => true,
+                Arg::Tokens | Arg::Positions | Arg::Rows | Arg::Draws | Arg::Masks | Arg::Batch => true,
             };
             if !within {
                 return Err(bad(
@@ -311,6 +311,7 @@ impl Manifest {
                 | (Arg::Positions, Slot::Positions)
                 | (Arg::Rows, Slot::Rows)
                 | (Arg::Draws, Slot::Draws)
+                | (Arg::Masks, Slot::Masks)
                 | (Arg::Batch, Slot::Batch) => {}
                 (arg, slot) => return Err(bad(at, format!("{arg:?} where the kernel takes {slot:?}"))),
             }

@@ -10,7 +10,7 @@ pub use map::{Map, MapElem, MapRows};
 use serde::{Deserialize, Serialize};
 
 /// Version of the format; another one is refused.
-pub const FORMAT: u32 = 6;
+pub const FORMAT: u32 = 7;
 
 /// The whole manifest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -66,8 +66,11 @@ pub struct Sampled {
     pub logprobs: u64,
 }
 
-/// Numbers of a draw, f32: temperature, top_k, top_p, min_p, and the draw's number in 0..2^32 as two halves of 16 bits.
+/// Numbers of a draw, f32: temperature, top_k, top_p, min_p, the draw's number in 0..2^32 as two halves of 16 bits, and
+/// 1 more than the row of [`Arg::Masks`] that says which tokens may be chosen, or 0 for all; the last one is 0.
 pub const DRAW: u32 = 8;
+/// Which of them is the mask's.
+pub const DRAW_MASK: usize = 6;
 
 /// Facts of the model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -349,6 +352,11 @@ impl Launch {
 }
 
 impl Manifest {
+    /// Words of a row of [`Arg::Masks`].
+    pub fn mask_words(&self) -> usize {
+        self.model.vocab.div_ceil(32) as usize
+    }
+
     /// How many launches a step of this kind and of `tokens` tokens has.
     pub fn launches_of(&self, kind: Steps, tokens: u32) -> usize {
         self.launches.iter().filter(|l| l.choice(kind, tokens).is_some()).count()
@@ -427,6 +435,8 @@ pub enum Arg {
     Rows,
     /// How each row of logits is sampled, `(L, DRAW)` f32.
     Draws,
+    /// Tokens that may be chosen, a bit each, the lowest of a word first: `(max_batch, ceil(vocab / 32))` i32.
+    Masks,
     /// Segments, context lengths and block tables.
     Batch,
 }

@@ -137,6 +137,7 @@ fn bindings(arena: Buffer, none: Buffer) -> Bindings {
         positions: none,
         rows: none,
         draws: none,
+        masks: none,
         query_start: none,
         context: none,
         block_table: none,

@@ -86,6 +86,7 @@ pub fn params(
             Arg::Positions => params.push(at(bind.positions, 0)?),
             Arg::Rows => params.push(at(bind.rows, 0)?),
             Arg::Draws => params.push(at(bind.draws, 0)?),
+            Arg::Masks => params.push(at(bind.masks, 0)?),
             Arg::Batch => {
                 let (first, width) = (4 * u64::from(dims.first), u64::from(bind.table_width));
                 for (buffer, row) in [(bind.query_start, 1), (bind.context, 1), (bind.block_table, width)] {

@@ -63,6 +63,8 @@ pub struct Bindings {
     pub rows: Buffer,
     /// How each row of logits is sampled, `(L, DRAW)` f32.
     pub draws: Buffer,
+    /// Tokens that may be chosen, a bit each, as far as draws name them: `(max_batch, ceil(vocab / 32))` i32.
+    pub masks: Buffer,
     /// First token of each request, `(S + 1)` i32; the last entry is T.
     pub query_start: Buffer,
     /// Tokens in the cache after this step for each request, `(S)` i32.

@@ -9,7 +9,7 @@ use crate::request::{AnswerId, Event, Finish, Request, TokenLogprob};
 use crate::sample::{self, Sampler};
 use crate::text::{TextStream, Tokenizer};
 use std::sync::Arc;
-use trtc_engine::manifest::Manifest;
+use trtc_engine::manifest::{DRAW_MASK, Manifest};
 
 /// What becomes of a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,8 +55,10 @@ pub(super) struct Answering {
     stops: Vec<u32>,
     /// Its tokens are reported with their log-probabilities.
     logprobs: bool,
-    /// A penalty, a bias, a grammar or alternatives to report take its rows to the host.
+    /// A penalty, a bias or alternatives to report take its rows to the host.
     by_hand: bool,
+    /// A grammar says which tokens may be chosen.
+    constrained: bool,
     /// A report on the prompt is being made: its rows are wanted too.
     reports: bool,
     text: Option<TextStream>,
@@ -100,10 +102,8 @@ impl Answering {
             most,
             stops,
             logprobs: request.logprobs.is_some(),
-            by_hand: alternatives
-                || matcher.is_some()
-                || sampler.has_penalties()
-                || !request.sampling.logit_bias.is_empty(),
+            by_hand: alternatives || sampler.has_penalties() || !request.sampling.logit_bias.is_empty(),
+            constrained: matcher.is_some(),
             reports: report.is_some(),
             text,
             cold: Box::new(Cold { sampler, matcher, request, report }),
@@ -142,9 +142,30 @@ impl Answering {
         if self.by_hand || banned || self.reports { Wants::Logits } else { Wants::Token }
     }
 
-    /// How the device chooses the token at a position.
-    pub fn draw(&self, position: u32) -> Draw {
-        self.cold.sampler.draw(u64::from(position))
+    /// True if its tokens are chosen with a mask.
+    pub fn constrained(&self) -> bool {
+        self.constrained
+    }
+
+    /// Where it is in its grammar, to make masks elsewhere; it has to be given back before anything else is asked.
+    pub fn matcher(&mut self) -> &mut Option<Matcher> {
+        &mut self.cold.matcher
+    }
+
+    /// The tokens of which the device chooses the next one, if there is a grammar and a token to choose.
+    ///
+    /// # Errors
+    /// How the answer ends.
+    pub fn mask(&mut self) -> Result<Option<&[u32]>, Finish> {
+        // The device is not asked while tokens are banned.
+        if self.most == 0 { Ok(None) } else { allowed(&mut self.cold.matcher, &[]) }
+    }
+
+    /// How the device chooses the token at a position, with the mask of this number if there is one.
+    pub fn draw(&self, position: u32, mask: Option<u32>) -> Draw {
+        let mut draw = self.cold.sampler.draw(u64::from(position));
+        draw[DRAW_MASK] = mask.map_or(0.0, |mask| (mask + 1) as f32);
+        draw
     }
 
     /// True if its tokens are reported with their log-probabilities.
@@ -177,15 +198,10 @@ impl Answering {
         }
         let position = u64::from(self.prompt) + u64::from(self.len);
         let Cold { sampler, matcher, .. } = &mut *self.cold;
-        let allowed = match matcher.as_mut().map(Matcher::mask).transpose() {
-            // Nothing but the end is left.
-            Ok(Some(mask)) if only(mask, banned) => {
-                self.end(Finish::Stop, events);
-                return Next::End { tokens: 0 };
-            }
-            Ok(mask) => mask,
-            Err(_) => {
-                self.end(Finish::Lost, events);
+        let allowed = match allowed(matcher, banned) {
+            Ok(allowed) => allowed,
+            Err(finish) => {
+                self.end(finish, events);
                 return Next::End { tokens: 0 };
             }
         };
@@ -204,7 +220,7 @@ impl Answering {
         }
         self.len += 1;
         let mut over = None;
-        if self.by_hand {
+        if self.by_hand || self.constrained {
             let Cold { sampler, matcher, .. } = &mut *self.cold;
             sampler.accept(token);
             if let Some(matcher) = matcher {
@@ -234,6 +250,16 @@ impl Answering {
         let (id, stream) = (self.id, &mut self.text);
         let finish_text = |out: &mut String| stream.iter_mut().for_each(|stream| stream.finish(out));
         events.write(finish_text, |text| Event::Done { id, finish, text });
+    }
+}
+
+/// The mask of the next token, if there is a grammar; or how the answer ends, because nothing but the end is left, or the
+/// grammar cannot be followed.
+fn allowed<'a>(matcher: &'a mut Option<Matcher>, banned: &[u32]) -> Result<Option<&'a [u32]>, Finish> {
+    match matcher.as_mut().map(Matcher::mask).transpose() {
+        Ok(Some(mask)) if only(mask, banned) => Err(Finish::Stop),
+        Ok(mask) => Ok(mask),
+        Err(_) => Err(Finish::Lost),
     }
 }
 

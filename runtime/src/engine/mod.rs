@@ -30,6 +30,9 @@ use std::sync::Arc;
 use trtc_engine::EngineFile;
 use trtc_engine::manifest::Manifest;
 
+/// Most threads that make the masks of a step.
+const MASK_THREADS: usize = 8;
+
 /// A loaded engine. One thread drives it by [`Engine::step`], or by [`Engine::generate`] and the like, which do.
 ///
 /// A request that is refused leaves everything as it was. After an error of the device the requests are still
@@ -50,6 +53,8 @@ pub struct Engine {
     template: Option<Arc<ChatTemplate>>,
     grammars: Option<Arc<Grammars>>,
     scratch: Scratch,
+    /// Threads that make masks, where there are many.
+    threads: usize,
     /// The step under way.
     flight: Option<step::Flight>,
     memory: step::Memory,
@@ -90,6 +95,7 @@ impl Engine {
             template,
             grammars,
             scratch: Scratch::default(),
+            threads: options.threads()?.min(MASK_THREADS),
             flight: None,
             memory: step::Memory::default(),
             stats: Stats::default(),

@@ -1,5 +1,10 @@
 //! Steps of an engine. One can be started while the one before is under way: the device has the tokens that it needs,
 //! and the host reads them meanwhile. That goes as long as the device chooses every token of the step under way.
+//!
+//! A token of a grammar has a mask, which follows from the token before. Of a step with such tokens only the logits are
+//! computed at first; what chooses tokens is started once those of the step before are read and the masks are made (`masks.rs`).
+
+mod masks;
 
 use super::Engine;
 use super::answering::{Answering, Next, Wants};
@@ -23,6 +28,8 @@ struct Asked {
     /// True if its last row is that of a token to choose.
     chooses: bool,
     wants: Wants,
+    /// Number of the mask that its token is chosen with.
+    mask: Option<u32>,
 }
 
 /// A step under way.
@@ -43,6 +50,11 @@ pub(super) struct Memory {
     done: crate::exec::Done,
 }
 
+/// Whose a chunk is, if it has not ended.
+fn live<'a>(answers: &'a mut [Option<Answering>], of: &Asked) -> Option<&'a mut Answering> {
+    answers.get_mut(of.chunk.seq.index()).and_then(Option::as_mut).filter(|x| x.id() == of.id)
+}
+
 impl Engine {
     /// Starts what can be started, and gives what the earlier of the steps under way brings.
     pub(super) fn advance(&mut self, events: &mut Events) -> Result<(), Error> {
@@ -52,6 +64,7 @@ impl Engine {
         let Some(flight) = self.flight.take() else {
             return Ok(());
         };
+        let flight = self.choose(flight, events)?;
         let next = if flight.ahead { self.depart() } else { Ok(None) };
         let next = match next {
             Ok(next) => next,
@@ -67,7 +80,7 @@ impl Engine {
             }
             return Err(error);
         }
-        self.flight = next;
+        self.flight = next.map(|next| self.choose(next, events)).transpose()?;
         Ok(())
     }
 
@@ -116,7 +129,7 @@ impl Engine {
         asked.clear();
         self.memory.draws.clear();
         let mut wanted: Option<Range<u32>> = None;
-        let mut logprobs = false;
+        let (mut logprobs, mut masks) = (false, 0..);
         for &chunk in &plan.chunks {
             let row = self.memory.draws.len() as u32;
             self.memory.draws.resize((row + chunk.rows) as usize, Draw::default());
@@ -127,6 +140,8 @@ impl Engine {
             };
             let wants = if self.exec.samples() { answering.wants(end) } else { Wants::Logits };
             let chooses = whole && chunk.rows > 0;
+            let masked = chooses && wants == Wants::Token && answering.constrained();
+            let mask = if masked { masks.next() } else { None };
             match wants {
                 Wants::Logits if chunk.rows > 0 => {
                     let rows = row..row + chunk.rows;
@@ -135,15 +150,15 @@ impl Engine {
                 }
                 Wants::Token if chooses => {
                     if let Some(last) = self.memory.draws.last_mut() {
-                        *last = answering.draw(end);
+                        *last = answering.draw(end, mask);
                     }
                     logprobs |= answering.logprobs();
                 }
                 _ => {}
             }
-            asked.push(Asked { chunk, id: answering.id(), row, chooses, wants });
+            asked.push(Asked { chunk, id: answering.id(), row, chooses, wants, mask });
         }
-        Wanted { logits: wanted.unwrap_or(0..0), logprobs }
+        Wanted { logits: wanted.unwrap_or(0..0), logprobs, masks: masks.start > 0 }
     }
 
     /// Waits for a step and tells the answers what it brings.
@@ -162,9 +177,7 @@ impl Engine {
         }
         let vocab = self.manifest.model.vocab as usize;
         for a in &asked {
-            let index = a.chunk.seq.index();
-            let answering = self.answers.get_mut(index).and_then(Option::as_mut).filter(|x| x.id() == a.id);
-            let Some(answering) = answering else {
+            let Some(answering) = live(&mut self.answers, a) else {
                 continue;
             };
             let next = match a.wants {
@@ -231,8 +244,7 @@ impl Engine {
     /// Sends the sequences of a step that was lost back to wait.
     fn abandon(&mut self, asked: &[Asked]) {
         for a in asked {
-            let same = |x: &Answering| x.id() == a.id;
-            if self.answers.get(a.chunk.seq.index()).and_then(Option::as_ref).is_some_and(same) {
+            if live(&mut self.answers, a).is_some() {
                 self.sched.restart(a.chunk.seq, a.chunk.start + a.chunk.len - a.chunk.rows.max(1));
             }
         }

@@ -12,6 +12,7 @@ pub(super) struct Needs {
     pub positions: u64,
     pub rows: u64,
     pub draws: u64,
+    pub masks: u64,
     pub query_start: u64,
     pub context: u64,
     pub block_table: u64,
@@ -19,6 +20,8 @@ pub(super) struct Needs {
     pub counters: u64,
     /// Entries of a block table's row; no bytes.
     pub table_width: u32,
+    /// Words of a mask, 0 if tokens are not chosen on the device; no bytes.
+    pub mask_words: usize,
 }
 
 impl Needs {
@@ -29,6 +32,7 @@ impl Needs {
         let (step, batch) = (u64::from(d.max_step_tokens), u64::from(d.max_batch));
         let rows = u64::from(d.max_logit_rows);
         let table_width = d.max_seq_len.div_ceil(manifest.kv.page_tokens);
+        let mask_words = if manifest.sampled.is_some() { manifest.mask_words() } else { 0 };
         let (scratch, counters) = manifest.scratch(&d);
         Needs {
             arena: manifest.arena,
@@ -36,18 +40,20 @@ impl Needs {
             positions: ints(step),
             rows: ints(rows),
             draws: ints(rows * u64::from(DRAW)),
+            masks: ints(batch * mask_words as u64),
             query_start: ints(batch + 1),
             context: ints(batch),
             block_table: ints(batch * u64::from(table_width)),
             scratch,
             counters: ints(counters),
             table_width,
+            mask_words,
         }
     }
 
     fn sum(&self) -> u64 {
         let tables = [self.tokens, self.positions, self.rows, self.draws, self.query_start, self.context];
-        let rest = [self.arena, self.block_table, self.scratch, self.counters];
+        let rest = [self.arena, self.masks, self.block_table, self.scratch, self.counters];
         tables.into_iter().chain(rest).fold(0, u64::saturating_add)
     }
 }

@@ -154,7 +154,12 @@ impl Stage {
             }
             self.written[s] = Row { admission: seq.admission(), pages: used };
         }
-        // For the next step, whose tokens may come from the last rows of these chunks.
+        Ok(())
+    }
+
+    /// Takes note that a plan was started: tokens of the next step may come from the last rows of its chunks. Before that, those
+    /// of a step that is under way are still what a plan that is made again goes on with.
+    pub fn started(&mut self, plan: &Plan) {
         let mut row = 0;
         for chunk in &plan.chunks {
             row += chunk.rows as i32;
@@ -164,7 +169,6 @@ impl Stage {
             }
             self.row_of[index] = row - 1;
         }
-        Ok(())
     }
 
     /// Positions of the longest context.

@@ -14,10 +14,11 @@ mod penalty;
 pub use draw::Scratch;
 pub use penalty::Counts;
 
+use crate::error::Error;
 use crate::grammar::allows;
 use crate::request::{Sampling, TokenLogprob};
 use math::{Candidate, best, log_sum_exp, top};
-use trtc_engine::manifest::DRAW;
+use trtc_engine::manifest::{DRAW, DRAW_MASK};
 
 /// How the tokens of one answer are chosen: the parameters, the seed and what the penalties look at.
 #[derive(Clone, Debug)]
@@ -64,9 +65,7 @@ impl Sampler {
         }
         let top = best(logits);
         if top.logit == f32::NEG_INFINITY {
-            // Nothing has a probability: the first token that may be chosen.
-            let may = |t: &u32| !banned.contains(t) && allowed.is_none_or(|mask| allows(mask, *t));
-            return (0..logits.len() as u32).find(may).unwrap_or(0);
+            return first(logits.len(), banned, allowed);
         }
         if self.sampling.temperature == 0.0 || self.sampling.top_k == 1 {
             return top.token;
@@ -80,7 +79,7 @@ impl Sampler {
     }
 
     /// What the device is told of the choice at `position`, if no penalty, bias or ban is on: the parameters and the
-    /// number that (seed, position) gives.
+    /// number that (seed, position) gives. Of a mask it is told by who has it.
     pub fn draw(&self, position: u64) -> [f32; DRAW as usize] {
         let Sampling { temperature, top_k, top_p, min_p, .. } = self.sampling;
         // Who takes the best token draws nothing, and is told the same at every position.
@@ -98,18 +97,51 @@ impl Sampler {
     }
 }
 
-/// The choice that [`Sampler::draw`] describes, and its log-probability: what a device makes of it.
-pub(crate) fn device_draw(row: &[f32], numbers: &[f32]) -> (i32, f32) {
-    let &[temperature, top_k, top_p, min_p, high, low, ..] = numbers else { return (0, f32::NEG_INFINITY) };
+/// Where nothing has a probability: the first token that may be chosen, token 0 if there is none.
+fn first(vocab: usize, banned: &[u32], allowed: Option<&[u32]>) -> u32 {
+    let may = |t: &u32| !banned.contains(t) && allowed.is_none_or(|mask| allows(mask, *t));
+    (0..vocab as u32).find(may).unwrap_or(0)
+}
+
+/// The choice that [`Sampler::draw`] describes, and its log-probability: what a device makes of it, with the masks that it
+/// has. The row is not empty.
+///
+/// # Errors
+/// The draw is not one, or names a mask that is not there.
+pub(crate) fn device_draw(row: &[f32], numbers: &[f32], masks: &[u32]) -> Result<(i32, f32), Error> {
+    let &[temperature, top_k, top_p, min_p, high, low, ..] = numbers else {
+        return Err(Error::bug(format!("a draw of {} numbers", numbers.len())));
+    };
+    let named = numbers.get(DRAW_MASK).map_or(0, |&n| n as usize);
+    let mut masks = masks.chunks_exact(row.len().div_ceil(32));
+    let allowed = match named.checked_sub(1) {
+        None => None,
+        Some(at) => {
+            let there = masks.len();
+            let none = || Error::bug(format!("a draw names mask {named}, there are {there}"));
+            Some(masks.nth(at).ok_or_else(none)?)
+        }
+    };
+    let mut masked = Vec::new();
+    let may = match allowed {
+        None => row,
+        Some(allowed) => {
+            masked.extend_from_slice(row);
+            mask(&mut masked, allowed);
+            &masked
+        }
+    };
+    let best = best(may);
     let sampling = Sampling { temperature, top_k: top_k as u32, top_p, min_p, ..Sampling::default() };
-    let best = best(row);
-    let token = if best.logit == f32::NEG_INFINITY || temperature == 0.0 || top_k == 1.0 {
+    let token = if best.logit == f32::NEG_INFINITY {
+        first(row.len(), &[], allowed)
+    } else if temperature == 0.0 || top_k == 1.0 {
         best.token
     } else {
         let u = ((high as u32) << 16) | low as u32;
-        draw::draw(row, best, &sampling, u, &mut Scratch::default())
+        draw::draw(may, best, &sampling, u, &mut Scratch::default())
     };
-    (token as i32, logprob(row, token, 0).logprob)
+    Ok((token as i32, logprob(row, token, 0).logprob))
 }
 
 /// Takes the probability from every token whose bit is not set.

@@ -16,7 +16,9 @@ pub struct Log {
     pub replays: usize,
     /// Sizes of each step, by its first launch or its replay.
     pub steps: Vec<StepDims>,
-    /// The next so many launches or replays fail.
+    /// So many launches or replays succeed.
+    pub good: usize,
+    /// After those so many fail.
     pub fail: usize,
     /// Content of the buffer for weights.
     pub weights: Vec<u8>,
@@ -41,6 +43,8 @@ pub struct FakeDevice {
     pub no_graphs: bool,
     /// Wants recordings when an engine is loaded.
     pub ahead: bool,
+    /// Chooses as if there were no masks.
+    pub no_masks: bool,
     landed: Landed,
 }
 
@@ -56,6 +60,7 @@ impl FakeDevice {
             log: Arc::clone(&log),
             no_graphs: false,
             ahead: false,
+            no_masks: false,
             landed: Landed::default(),
         };
         (device, log)
@@ -190,13 +195,17 @@ impl FakeDevice {
             HostKernel::Sample { vocab } => {
                 let draws = self.ints(bind.draws, dims.rows as usize * DRAW as usize);
                 let draws: Vec<f32> = draws.into_iter().map(|b| f32::from_bits(b as u32)).collect();
+                let words = vocab.div_ceil(32) as usize;
                 for l in 0..dims.rows as usize {
                     let vocab = *vocab as usize;
                     let row = self.ints_at(bind.arena, bytes(0) + 4 * l * vocab, vocab);
-                    let mut row: Vec<f32> = row.into_iter().map(|b| f32::from_bits(b as u32)).collect();
-                    let (token, logprob) = sampled(&mut row, &draws[l * DRAW as usize..][..DRAW as usize]);
-                    self.set(bind.arena, bytes(2) + 4 * l, &token.to_le_bytes());
-                    self.set(bind.arena, bytes(3) + 4 * l, &logprob.to_le_bytes());
+                    let row: Vec<f32> = row.into_iter().map(|b| f32::from_bits(b as u32)).collect();
+                    let draw = &draws[l * DRAW as usize..][..DRAW as usize];
+                    let mask = (draw[DRAW_MASK] as usize).checked_sub(1).filter(|_| !self.no_masks);
+                    let mask = mask.map(|i| self.ints_at(bind.masks, 4 * i * words, words));
+                    let (token, logprob) = sampled(&row, draw, mask.as_deref());
+                    self.set(bind.arena, bytes(3) + 4 * l, &token.to_le_bytes());
+                    self.set(bind.arena, bytes(4) + 4 * l, &logprob.to_le_bytes());
                 }
             }
             other => panic!("the hash model has no {other:?}"),
@@ -205,7 +214,9 @@ impl FakeDevice {
 
     fn refuse(&mut self) -> Result<(), Error> {
         let mut log = self.log.lock().unwrap();
-        if log.fail > 0 {
+        if log.good > 0 {
+            log.good -= 1;
+        } else if log.fail > 0 {
             log.fail -= 1;
             return Err(Error::bug("the device fell over"));
         }
@@ -337,8 +348,11 @@ impl Device for FakeDevice {
     }
 }
 
-/// What the runtime's own choice makes of a row.
-fn sampled(row: &mut [f32], draw: &[f32]) -> (i32, f32) {
+/// What the runtime's own choice makes of a row, of which only the tokens of a mask may be chosen.
+fn sampled(logits: &[f32], draw: &[f32], mask: Option<&[i32]>) -> (i32, f32) {
+    let may = |t: usize| mask.is_none_or(|mask| mask[t / 32] >> (t % 32) & 1 == 1);
+    let one = |(t, &x): (usize, &f32)| if may(t) { x } else { f32::NEG_INFINITY };
+    let row: Vec<f32> = logits.iter().enumerate().map(one).collect();
     let u = ((draw[4] as u32) << 16) | draw[5] as u32;
     let w: Vec<f64> = row.iter().map(|&x| (f64::from(x) / f64::from(draw[0])).exp()).collect();
     let best = (0..row.len()).rev().max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
@@ -348,5 +362,5 @@ fn sampled(row: &mut [f32], draw: &[f32]) -> (i32, f32) {
         left < 0.0
     });
     let token = if draw[0] == 0.0 { best } else { drawn.unwrap_or(best) };
-    (token as i32, super::logprob(row, token as u32) as f32)
+    (token as i32, super::logprob(logits, token as u32) as f32)
 }

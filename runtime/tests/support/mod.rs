@@ -194,8 +194,10 @@ pub fn sampling(mut m: Manifest) -> Manifest {
         loc: String::new(),
     };
     let feed = launch(base, vec![Arg::Tokens, Arg::Arena(at), Arg::Arena(ids)]);
-    let sample =
-        launch(base + 1, vec![Arg::Arena(m.logits), Arg::Draws, Arg::Arena(at), Arg::Arena(logprobs)]);
+    let sample = launch(
+        base + 1,
+        vec![Arg::Arena(m.logits), Arg::Draws, Arg::Masks, Arg::Arena(at), Arg::Arena(logprobs)],
+    );
     m.launches[0].args[0] = Arg::Arena(ids);
     m.launches.insert(0, feed);
     m.launches.push(sample);

@@ -7,6 +7,7 @@
 use std::fmt::Write;
 use std::rc::Rc;
 use trtc_ir::interp::{Batch, Data, KvState, RandomWeights, Segment, Tensor, round, run};
+use trtc_ir::ops::sample::DRAW;
 use trtc_ir::random::Random;
 use trtc_ir::{Diag, Dim, Module, Op, Sym, Type, ValueId};
 
@@ -65,7 +66,9 @@ impl Step {
             Type::Tensor(t) => {
                 let dims: Vec<usize> = t.dims.iter().map(|d| self.extent(*d)).collect();
                 let count = dims.iter().product();
-                if t.elem.plain().is_some_and(|d| d.is_float()) {
+                if is_draws(module, param) {
+                    Data::Float(Tensor { dims, data: draws(count, &mut random) })
+                } else if t.elem.plain().is_some_and(|d| d.is_float()) {
                     let data = (0..count).map(|_| random.signed()).collect();
                     Data::Float(Tensor { dims, data })
                 } else {
@@ -83,6 +86,10 @@ impl Step {
                 Op::Embedding(e) if e.tokens == param => {
                     let vocab = module.weights[e.table].ty.shape().and_then(|s| s.first().copied());
                     return below(vocab.unwrap_or(1), random);
+                }
+                // Half of the bits of each word.
+                Op::Sample(s) if s.masks == param => {
+                    return (0..count).map(|_| (random.below(1 << 32) as u32).cast_signed()).collect();
                 }
                 Op::GatherRows(g) if g.rows == param => return self.last_rows(count),
                 Op::Rope(r) if r.pos == param => return self.positions(count),
@@ -116,6 +123,22 @@ impl Step {
         let inputs: Vec<Data> = module.func.params.iter().map(|&p| self.input(module, p)).collect();
         run(module, weights, &inputs)
     }
+}
+
+/// True if a parameter says how rows are sampled.
+fn is_draws(module: &Module, param: ValueId) -> bool {
+    let draws = |op: &Op| matches!(op, Op::Sample(s) if s.draws == param);
+    module.func.order.iter().any(|&o| draws(&module.func.ops[o].op))
+}
+
+/// Draws of some temperature without bounds, every second one with the mask of its row.
+fn draws(count: usize, random: &mut Random) -> Vec<f32> {
+    let one = |row: usize, random: &mut Random| {
+        let mask = if row % 2 == 1 { (row + 1) as f32 } else { 0.0 };
+        let u = [(); 2].map(|()| random.below(1 << 16) as f32);
+        [0.5 + random.signed().abs(), 0.0, 1.0, 0.0, u[0], u[1], mask, 0.0]
+    };
+    (0..count / DRAW as usize).flat_map(|row| one(row, random)).collect()
 }
 
 /// The results of one step as text, five significant digits.

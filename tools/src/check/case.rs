@@ -277,10 +277,11 @@ pub fn check(
         };
         let (got, whole) = memory.read(place, dtype)?;
         outcome.overrun |= !whole;
-        if let (Some(Op::Sample(_)), [Data::Float(logits), Data::Float(draws)]) =
+        if let (Some(Op::Sample(_)), [Data::Float(logits), Data::Float(draws), Data::Int(masks)]) =
             (op_of(&module), &ran.inputs[..])
         {
-            outcome.worst = outcome.worst.max(sampling::worst(logits, &draws.data, &tokens, &got));
+            let worst = sampling::worst(logits, (&draws.data, masks), &tokens, &got);
+            outcome.worst = outcome.worst.max(worst);
             continue;
         }
         let greatest = want.data.iter().fold(0f32, |m, v| m.max(v.abs()));

@@ -51,6 +51,11 @@ pub fn lay(
         inputs.push(match &module.func.values[param].ty {
             Type::Batch => Data::Batch(Rc::new(requests.batch())),
             Type::Kv(_) => Data::Kv(Rc::clone(cache)),
+            Type::Tensor(_) if role(module, param) == Some(Role::Masks) => {
+                let masks = sampling::masks(dims.rows as usize, vocab(module), random);
+                memory.ints(memory.bind.masks, &masks)?;
+                Data::Int(masks)
+            }
             Type::Tensor(ty) if is_ints(ty) => {
                 // Of a known number are only the tokens of the step before.
                 let previous = matches!(ty.dims[..], [Dim::Const(_)]);
@@ -66,7 +71,7 @@ pub fn lay(
                 }
                 Data::Int(ids)
             }
-            Type::Tensor(ty) if is_draws(module, param) => {
+            Type::Tensor(ty) if role(module, param) == Some(Role::Draws) => {
                 let draws = sampling::draws(dims.rows as usize, random);
                 memory.floats(memory.bind.draws, &draws)?;
                 Data::Float(Tensor { dims: dims_of(ty, dims), data: draws })
@@ -76,6 +81,9 @@ pub fn lay(
                 let mut data: Vec<f32> = (0..shape.iter().product()).map(|_| random.signed() * 2.0).collect();
                 let place = memory.place(data.len(), dtype)?;
                 arena.push(place);
+                if role(module, param) == Some(Role::Logits) {
+                    sampling::without_probability(&mut data, vocab(module));
+                }
                 if dtype == Dtype::F8E4M3 {
                     let rows = quantised(&data, data.len() / shape[0].max(1))?;
                     let scales = memory.place(rows.scales.len(), Dtype::F32)?;
@@ -135,9 +143,25 @@ pub fn dims_of(ty: &TensorType, dims: StepDims) -> Vec<usize> {
     ty.dims.iter().map(one).collect()
 }
 
-/// True if a parameter says how rows are sampled.
-fn is_draws(module: &Module, param: ValueId) -> bool {
-    matches!(op_of(module), Some(Op::Sample(op)) if op.draws == param)
+/// What a parameter is to `llm.sample`.
+#[derive(Clone, Copy, PartialEq)]
+enum Role {
+    Logits,
+    Draws,
+    Masks,
+}
+
+fn role(module: &Module, param: ValueId) -> Option<Role> {
+    let Some(Op::Sample(op)) = op_of(module) else { return None };
+    let roles = [(op.logits, Role::Logits), (op.draws, Role::Draws), (op.masks, Role::Masks)];
+    roles.into_iter().find_map(|(value, role)| (value == param).then_some(role))
+}
+
+/// Logits of a row that is sampled.
+fn vocab(module: &Module) -> usize {
+    let Some(Op::Sample(op)) = op_of(module) else { return 0 };
+    let width = module.func.values[op.logits].ty.tensor().and_then(TensorType::width);
+    width.map_or(0, |n| n as usize)
 }
 
 /// The arguments of a launch with its activations at these places. Arguments are in the order of operands, then results;

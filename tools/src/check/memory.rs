@@ -66,6 +66,7 @@ impl<'a> Memory<'a> {
             positions,
             rows,
             draws: device.alloc(4 * u64::from(DRAW) * tokens, "draws")?,
+            masks: device.alloc(4 * m.mask_words() as u64 * tokens, "masks")?,
             query_start,
             context,
             block_table,

@@ -47,6 +47,8 @@ pub enum Slot {
     Rows,
     /// How rows are sampled.
     Draws,
+    /// Tokens that may be chosen.
+    Masks,
     /// Segments, contexts, tables.
     Batch,
 }
@@ -247,10 +249,13 @@ pub fn signature(kernel: &HostKernel, kv: Option<&KvLayer>, vocab: u32) -> Resul
             extents(&[last])?;
             vec![Slot::Tokens, Slot::Ints { count: Count::Rows }, Slot::Ints { count: Count::Tokens }]
         }
-        HostKernel::Sample { vocab } => {
-            extents(&[vocab])?;
+        HostKernel::Sample { vocab: width } => {
+            extents(&[width])?;
+            if width != vocab {
+                return Err(format!("rows of {width} logits, the vocabulary has {vocab}"));
+            }
             let f32s = |width| rows(Count::Rows, width, Dtype::F32);
-            vec![f32s(wide(vocab)), Slot::Draws, Slot::Ints { count: Count::Rows }, f32s(1)]
+            vec![f32s(wide(vocab)), Slot::Draws, Slot::Masks, Slot::Ints { count: Count::Rows }, f32s(1)]
         }
         HostKernel::GatherRows { width, x } => {
             extents(&[width])?;

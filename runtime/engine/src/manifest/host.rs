@@ -165,7 +165,7 @@ pub enum HostKernel {
         /// Entries of `last`.
         last: u32,
     },
-    /// `[logits, Draws, token, logprob]`: a token for each row.
+    /// `[logits, Draws, Masks, token, logprob]`: a token for each row.
     Sample {
         /// Logits of a row.
         vocab: u32,

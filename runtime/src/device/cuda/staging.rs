@@ -7,10 +7,11 @@ use super::driver::{Address, Failure, Mark, Pinned, Stream};
 
 /// Bytes of a slot.
 const PIECE: usize = 64 << 10;
-/// Slots of the ring: more than two steps take.
-const SLOTS: usize = 32;
+/// Slots of the ring, 8 MiB: more than two steps take. Of a step's uploads, masks are the largest by far: 4 MiB for 256 answers
+/// of 128k tokens. Before they are known, those of the step before have been copied.
+const SLOTS: usize = 128;
 /// Most bytes of an upload that is staged: a part of the ring, which steps under way leave free.
-pub const STAGED: usize = PIECE * SLOTS / 4;
+pub const STAGED: usize = PIECE * SLOTS / 2;
 
 /// A slot: memory, and the point at which the copy from or to it is done.
 struct Slot {

@@ -197,6 +197,18 @@ impl<'a> Args<'a> {
         }
     }
 
+    /// Which tokens may be chosen: all words of all masks.
+    pub fn masks(&self) -> Result<&'a [u32], Error> {
+        match self.take() {
+            Some(Arg::Masks) => {
+                let len = self.views.len(self.bind.masks)?;
+                let region = Region { buffer: self.bind.masks, offset: 0, len };
+                self.views.read("masks", region, len as usize / 4)
+            }
+            found => self.wrong("masks", "Masks", found),
+        }
+    }
+
     /// The tokens' positions, each below the longest sequence.
     pub fn positions(&self) -> Result<&'a [i32], Error> {
         let positions =

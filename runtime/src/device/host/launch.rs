@@ -125,7 +125,7 @@ pub fn execute(
         HostKernel::Sample { vocab } => {
             let (rows, vocab) = (args.rows(Count::Rows), vocab as usize);
             let logits = args.floats("logits", Dtype::F32, rows * vocab)?;
-            let draws = args.draws()?;
+            let (draws, masks) = (args.draws()?, args.masks()?);
             let to = args.numbers_mut("token", rows)?;
             let logprobs = args.floats_mut("logprob", Dtype::F32, rows)?;
             args.end()?;
@@ -134,7 +134,7 @@ pub fn execute(
             };
             let each = logits.chunks_exact(vocab).zip(draws.chunks_exact(DRAW as usize));
             for ((row, draw), (to, logprob)) in each.zip(to.iter_mut().zip(logprobs)) {
-                (*to, *logprob) = crate::sample::device_draw(row, draw);
+                (*to, *logprob) = crate::sample::device_draw(row, draw, masks)?;
             }
             Ok(())
         }

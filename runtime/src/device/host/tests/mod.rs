@@ -146,6 +146,7 @@ impl Rig {
             positions: take(1 << 16),
             rows: take(1 << 16),
             draws: take(1 << 16),
+            masks: take(1 << 12),
             query_start: take(1 << 12),
             context: take(1 << 12),
             block_table: take(1 << 20),

@@ -68,19 +68,36 @@ fn a_row_is_sampled_as_its_draw_says() {
         let temperature = of(&[0.0, 0.7, 1.0, 1.6, 1.0]);
         let (top_k, top_p, min_p) = (of(&[0.0, 20.0, 1.0]), of(&[1.0, 0.9]), of(&[0.0, 0.0, 0.0, 0.1]));
         let (high, low) = (rng.below(1 << 16) as f32, rng.below(1 << 16) as f32);
-        draws.extend([temperature, top_k, top_p, min_p, high, low, 0.0, 0.0]);
+        // Every third row has a mask, which leaves about a half of it; the last one nothing.
+        let mask = if row % 3 == 2 { (row / 3 + 1) as f32 } else { 0.0 };
+        draws.extend([temperature, top_k, top_p, min_p, high, low, mask, 0.0]);
     }
+    let words = vocab.div_ceil(32);
+    let mut masks: Vec<u32> =
+        (0..21 * words).map(|_| (rng.below(1 << 16) << 16 | rng.below(1 << 16)) as u32).collect();
+    masks[20 * words..].fill(0);
+    let bytes: Vec<u8> = masks.iter().flat_map(|v| v.to_le_bytes()).collect();
+    rig.device.upload(rig.bind.masks, 0, &bytes).unwrap();
     let bytes: Vec<u8> = draws.iter().flat_map(|v| v.to_le_bytes()).collect();
     rig.device.upload(rig.bind.draws, 0, &bytes).unwrap();
-    let args = [rig.input(&logits, Dtype::F32), Arg::Draws];
+    let args = [rig.input(&logits, Dtype::F32), Arg::Draws, Arg::Masks];
     let (token, logprob) = (rig.output(rows, Dtype::F32), rig.output(rows, Dtype::F32));
-    rig.run(HostKernel::Sample { vocab: vocab as u32 }, &[args[0], args[1], token, logprob]);
+    rig.run(HostKernel::Sample { vocab: vocab as u32 }, &[args[0], args[1], args[2], token, logprob]);
     let (tokens, logprobs) =
         (rig.read(token, rows, Dtype::F32).map_bits(), rig.read(logprob, rows, Dtype::F32));
     for row in 0..rows {
         let (x, d) = (&logits[row * vocab..][..vocab], &draws[row * DRAW as usize..][..DRAW as usize]);
         let token = tokens[row] as usize;
-        let all = kept(x, d);
+        let named = (d[6] as usize).checked_sub(1);
+        let may = |t: usize| named.is_none_or(|i| masks[i * words + t / 32] >> (t % 32) & 1 == 1);
+        let left: Vec<f32> =
+            x.iter().enumerate().map(|(t, &x)| if may(t) { x } else { f32::NEG_INFINITY }).collect();
+        if named == Some(20) {
+            assert_eq!(token, 0, "no token may be chosen");
+            continue;
+        }
+        let all = kept(&left, d);
+        assert!(may(token), "row {row}");
         let total: f64 = all.iter().map(|(_, w)| w).sum();
         let before: f64 = all.iter().take_while(|(i, _)| *i != token).map(|(_, w)| w).sum();
         let own =
@@ -91,7 +108,22 @@ fn a_row_is_sampled_as_its_draw_says() {
             before / total <= u + near && u <= (before + own) / total + near || all.len() == 1,
             "row {row}"
         );
+        // That of the row as it is.
         let sum: f64 = x.iter().map(|&v| f64::from(v - x[token]).exp()).sum();
         assert!((f64::from(logprobs[row]) + sum.ln()).abs() < 1e-5, "row {row}");
     }
+}
+
+#[test]
+fn a_draw_names_a_mask_that_is_there() {
+    let mut rig = Rig::new(Isa::detect(), 1);
+    (rig.dims.tokens, rig.dims.rows) = (1, 1);
+    let draw: Vec<u8> =
+        [0.0f32, 0.0, 1.0, 0.0, 0.0, 0.0, 9999.0, 0.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+    rig.device.upload(rig.bind.draws, 0, &draw).unwrap();
+    let (logits, token, logprob) =
+        (rig.input(&[1.0; 40], Dtype::F32), rig.output(1, Dtype::F32), rig.output(1, Dtype::F32));
+    let args = [logits, Arg::Draws, Arg::Masks, token, logprob];
+    let error = rig.try_run(HostKernel::Sample { vocab: 40 }, &args).unwrap_err();
+    assert!(error.message.contains("a draw names mask 9999, there are 512"), "{}", error.message);
 }
