@@ -110,7 +110,8 @@ mod tests {
                 .max_by(|&a, &b| rows[row][a].total_cmp(&rows[row][b]))
                 .unwrap_or(0)
         };
-        let has = |row: usize, t: usize| row % 2 == 0 || masks[row / 2 * 2 + t / 32] >> (t % 32) & 1 == 1;
+        let has =
+            |row: usize, t: usize| row.is_multiple_of(2) || masks[row / 2 * 2 + t / 32] >> (t % 32) & 1 == 1;
         let right: Vec<i32> = (0..8).map(|r| best(r, &|t| has(r, t)) as i32).collect();
         let logprobs: Vec<f32> = (0..8).map(|r| logprob(rows[r], right[r] as usize)).collect();
         assert_eq!((right[7], logprobs[3]), (0, f32::NEG_INFINITY));
