@@ -3,7 +3,9 @@
 
 MODELS := $(or $(TRTC_MODELS),$(HOME)/.cache/trtc/models)
 SMOL   := $(MODELS)/SmolLM2-135M-Instruct.Q4_1.gguf
-TRTC   := target/release/trtc
+# What `make demo` and `make bench` build with; `dev` shares its build with the tests.
+PROFILE ?= release
+TRTC   := target/$(PROFILE:dev=debug)/trtc
 DEMO   := target/demo
 FUZZ_SECONDS ?= 60
 # Tests may unwrap, also in the helper functions that clippy does not recognise as theirs.
@@ -24,7 +26,7 @@ models:
 	@scripts/models.sh
 
 binary: setup
-	cargo build --release --locked -p trtc
+	cargo build --profile $(PROFILE) --locked -p trtc
 
 demo: binary
 	@scripts/models.sh smollm2
