@@ -14,13 +14,15 @@ use trtc_server::api::params::Facts;
 static FACTS: LazyLock<Facts> = LazyLock::new(|| {
     let tokenizer = r#"{"version":"1.0","added_tokens":[],"pre_tokenizer":{"type":"WhitespaceSplit"},
         "model":{"type":"WordLevel","vocab":{"<unk>":0,"a":1,"b":2,"user":3},"unk_token":"<unk>"}}"#;
-    let template = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}";
+    let template = "{% if tools %}<tool_call> {% endif %}{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}";
     let dims = Dims { max_batch: 4, max_seq_len: 64, max_step_tokens: 64, max_logit_rows: 64 };
     Facts {
         limits: Limits { vocab: 16, dims, pages: 8, page_tokens: 16, text: true },
         sampling: Sampling::default(),
         tokenizer: Some(Arc::new(Tokenizer::new(tokenizer.as_bytes(), Some(5)).expect("a tokenizer"))),
         template: Some(Arc::new(ChatTemplate::new(template, None, None).expect("a template"))),
+        // Bodies are what is read here; compiling grammars is a library's.
+        grammars: None,
     }
 });
 
