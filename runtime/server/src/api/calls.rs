@@ -67,21 +67,17 @@ impl Reader {
 
     /// The end of the answer: what was held is a call, or text.
     pub fn finish(&mut self, out: &mut Vec<Part>) {
-        let held = std::mem::take(&mut self.held);
-        match (self.place, self.tools.format.tags) {
-            (Place::Call, Some((open, _))) => {
-                // Models leave the last tag out.
-                if !self.calls_of(&held, out) {
-                    text_part(&format!("{open}{held}"), out);
-                }
+        let (place, held) = (self.place, std::mem::take(&mut self.held));
+        match place {
+            // Models leave the last tag out.
+            Place::Call if self.calls_of(&held, out) => {}
+            Place::Call => {
+                let open = self.tools.format.tags.map_or("", |(open, _)| open);
+                text_part(&format!("{open}{held}"), out);
             }
-            (Place::Call, None) => {
-                if !self.calls_of(&held, out) {
-                    text_part(&held, out);
-                }
-            }
-            (Place::Behind, _) => {}
-            _ => text_part(&held, out),
+            Place::Behind if held.trim().is_empty() => {}
+            // Perhaps the beginning of a tag that never came.
+            Place::Start | Place::Text | Place::Behind => text_part(&held, out),
         }
     }
 
@@ -249,6 +245,7 @@ mod tests {
             (HERMES, format!("\n{}\n{}\n", tagged(A), tagged(B)), vec![a(), b()]),
             (HERMES, format!("I look.\n{} Done.", tagged(A)), vec![text("I look.\n"), a(), text(" Done.")]),
             (HERMES, format!("<tool_call>{A}"), vec![a()]),
+            (HERMES, format!("{}\n<tool", tagged(A)), vec![a(), text("\n<tool")]),
             (HERMES, tagged("{\"name\": \"c\"}"), vec![text("<tool_call>\n{\"name\": \"c\"}\n</tool_call>")]),
             (HERMES, "x <tool_call>{".to_owned(), vec![text("x <tool_call>{")]),
             (HERMES, "  ".to_owned(), vec![text("  ")]),
