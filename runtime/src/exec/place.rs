@@ -38,6 +38,13 @@ fn is_made_up(manifest: &Manifest, weight: &Weight) -> bool {
     manifest.dummy_seed.is_some() && !weight.computed
 }
 
+/// Where a part of `len` bytes lies behind those that end at `end`, which it moves to its own end.
+fn append(end: &mut u64, len: u64) -> u64 {
+    let at = end.next_multiple_of(ALIGN);
+    *end = at + len;
+    at
+}
+
 /// Bytes of the buffer that all made-up weights lie in.
 pub(super) fn made_up_weights(manifest: &Manifest) -> Result<u64, Error> {
     let mut end = 0u64;
@@ -45,7 +52,7 @@ pub(super) fn made_up_weights(manifest: &Manifest) -> Result<u64, Error> {
         let bytes = sizes(&weight.shape, weight.encoding, weight.layout).map_err(Error::from)?;
         for len in [Part::Payload, Part::Scale, Part::Zero].map(|part| bytes.of(part)) {
             if len > 0 {
-                end = end.next_multiple_of(ALIGN) + len;
+                append(&mut end, len);
             }
         }
     }
@@ -76,9 +83,7 @@ pub(super) fn weights(
                 let range = file.tensor_range(&part.tensor(&weight.name)).map_err(Error::from)?;
                 return Ok(Some((range.start as u64, len)));
             }
-            let at = end.next_multiple_of(ALIGN);
-            end = at + len;
-            Ok(Some((at, len)))
+            Ok(Some((append(&mut end, len), len)))
         };
         let payload = place(Part::Payload)?.unwrap_or((0, 0));
         places.push((payload, place(Part::Scale)?, place(Part::Zero)?));
