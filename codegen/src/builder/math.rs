@@ -55,6 +55,25 @@ impl Builder {
         (halves << 4) & i32::from_ne_bytes(0x87f0_87f0u32.to_ne_bytes())
     }
 
+    /// Two of a word's four e4m3 codes, those of its lower or its upper half, as f16: exact, a code of NaN becomes one.
+    pub fn e4m3_as_f16<'b>(&'b self, word: Val<'b, I32>, upper: bool) -> Val<'b, I32> {
+        self.need("conversions from e4m3", self.gpu.matrix_types.contains(&DType::F8E4M3));
+        self.need_ptx(78);
+        let [low, high] = word.bitcast::<Vector<I16, 2>>().elements();
+        let half = if upper { high } else { low };
+        self.ptx_value(Effect::Pure, "cvt.rn.f16x2.e4m3x2 $0, $1;", &[half.raw()])
+    }
+
+    /// `a * b` of two f16 in each register.
+    pub fn mul_f16x2<'b>(&'b self, a: Val<'b, I32>, b: Val<'b, I32>) -> Val<'b, I32> {
+        self.ptx_value(Effect::Pure, "mul.rn.f16x2 $0, $1, $2;", &[a.raw(), b.raw()])
+    }
+
+    /// Two values rounded to f16 in one register, `low` in the lower half; infinity from 65520 on.
+    pub fn pack_f16<'b>(&'b self, low: Val<'b, F32>, high: Val<'b, F32>) -> Val<'b, I32> {
+        self.ptx_value(Effect::Pure, "cvt.rn.f16x2.f32 $0, $1, $2;", &[high.raw(), low.raw()])
+    }
+
     /// Bytes of two words: `selector` has for each byte of the result, the lowest first, four bits: 0 to 3 for the bytes of
     /// `low`, 4 to 7 for those of `high`, and 8 more for eight times the byte's sign.
     pub fn permute_bytes<'b>(&'b self, low: Val<'b, I32>, high: Val<'b, I32>, selector: u32) -> Val<'b, I32> {

@@ -12,6 +12,8 @@ use trtc_ir::target::MatrixUnit;
 pub enum WgmmaType {
     /// 16 elements along k.
     Bf16,
+    /// As many.
+    F16,
     /// 32 elements along k.
     E4m3,
 }
@@ -102,15 +104,16 @@ impl Builder {
         self.products(ty, d, a, (b, false), accumulate.into_val(self))
     }
 
-    /// The same product of bf16 with b by [`Builder::wgmma_descriptor_transposed`].
+    /// The same product of 16-bit elements with b by [`Builder::wgmma_descriptor_transposed`].
     pub fn wgmma_transposed<'b>(
         &'b self,
+        ty: WgmmaType,
         d: &[Val<'b, F32>],
         a: WgmmaA<'b>,
         b: Val<'b, I64>,
         accumulate: impl IntoVal<'b, I1>,
     ) -> Vec<Val<'b, F32>> {
-        self.products(WgmmaType::Bf16, d, a, (b, true), accumulate.into_val(self))
+        self.products(ty, d, a, (b, true), accumulate.into_val(self))
     }
 
     fn products<'b>(
@@ -126,6 +129,7 @@ impl Builder {
         self.need("wgmma of this width", n.is_multiple_of(8) && (8..=256).contains(&n));
         let (k, element) = match ty {
             WgmmaType::Bf16 => (16, "bf16"),
+            WgmmaType::F16 => (16, "f16"),
             WgmmaType::E4m3 => (32, "e4m3"),
         };
         let mut inputs = vec![];
@@ -145,10 +149,9 @@ impl Builder {
         let b_text = operand(&mut inputs, b.raw());
         let scale = operand(&mut inputs, accumulate.to_i32().raw());
         // 16-bit types say whether an operand is transposed; 8-bit types cannot be.
-        let trans = if ty == WgmmaType::Bf16 {
-            format!("{a_trans}, {}", u8::from(transposed))
-        } else {
-            String::new()
+        let trans = match ty {
+            WgmmaType::Bf16 | WgmmaType::F16 => format!("{a_trans}, {}", u8::from(transposed)),
+            WgmmaType::E4m3 => String::new(),
         };
         let sums: Vec<String> = (0..d.len()).map(|i| format!("${i}")).collect();
         let text = format!(

@@ -2,7 +2,7 @@
 //!
 //! A block takes one tile of queries after the other. One warp fills shared memory with tensor copies
 //! (`wgmma_attention/producer.rs`): the queries, and a ring of tiles of keys and values; where those are e4m3, its whole
-//! warpgroup makes bf16 of them (`wgmma_attention/converter.rs`). Each of the other warpgroups has
+//! warpgroup makes f16 of them (`wgmma_attention/converter.rs`). Each of the other warpgroups has
 //! 64 rows of queries (`wgmma_attention/consumer.rs`): scores and weighted values are `wgmma` products, the softmax is
 //! kept up in registers. A warpgroup multiplies the next tile of keys while it makes weights of this one's scores, and the
 //! warpgroups take turns in starting products, so that one's softmax runs beside another's products.
@@ -20,7 +20,7 @@ mod work;
 use super::attention::{Attention, Paged};
 use super::{Count, Extent, Launch, MULTIPROCESSORS, Map, MapElem, MapRows, Scratch, grid_of};
 use crate::builder::{
-    Barrier, Bf16, Builder, F32, GlobalPtr, I32, SharedPtr, Special, StepDims, TensorMap, Val,
+    Barrier, Bf16, Builder, GlobalPtr, I32, SharedPtr, Special, StepDims, TensorMap, Val, WgmmaType,
 };
 use converter::Codes;
 use trtc_ir::DType;
@@ -77,14 +77,11 @@ struct Params<'b> {
 #[derive(Clone, Copy)]
 struct Ring<'b> {
     tiles: SharedPtr<'b, Bf16>,
-    /// Bytes of a tile and of a row.
+    /// Bytes of a tile.
     bytes: u32,
-    row_bytes: u32,
     stages: u32,
     full: Barrier<'b>,
     empty: Barrier<'b>,
-    /// Of tiles that were e4m3 the rows' scales, see [`WgmmaAttention::place_of_scale`].
-    scales: Option<SharedPtr<'b, F32>>,
 }
 
 /// A place in a ring and the parity of its phase.
@@ -94,7 +91,6 @@ struct Stage<'b> {
     full: Barrier<'b>,
     empty: Barrier<'b>,
     parity: Val<'b, I32>,
-    scales: Option<SharedPtr<'b, F32>>,
 }
 
 /// Shared memory.
@@ -119,7 +115,6 @@ impl<'b> Ring<'b> {
             full: self.full.at(stage),
             empty: self.empty.at(stage),
             parity,
-            scales: self.scales.map(|all| all.at(stage * (self.bytes / self.row_bytes))),
         }
     }
 }
@@ -169,10 +164,15 @@ impl WgmmaAttention {
         self.0.pages().scaled()
     }
 
+    /// What products multiply, with 16 bits each: e4m3 with its scale fits f16 better than bf16.
+    fn element(&self) -> WgmmaType {
+        if self.scaled() { WgmmaType::F16 } else { WgmmaType::Bf16 }
+    }
+
     /// Scores, weights and weighted values of 64 rows have to fit into a thread's registers, tiles into 227 KiB.
     fn tiling(&self) -> Tiling {
         // Warps that convert need more registers than those that copy.
-        let registers = if self.scaled() { [56, 224] } else { [40, 232] };
+        let registers = if self.scaled() { [88, 208] } else { [40, 232] };
         let two = Tiling { groups: 2, keys: 128, stages: 2, queries: 2, registers };
         match (self.0.head_dim, self.0.softcap) {
             (0..=64, None) if !self.scaled() => Tiling { groups: 3, stages: 4, registers: [32, 160], ..two },
@@ -271,14 +271,12 @@ impl WgmmaAttention {
         let tiles = |rows: u32, stages: u32| b.shared(stages * rows * row_bytes / 2, 1024);
         let (q, k, v) = (tiles(groups * ROWS, queries), tiles(keys, stages), tiles(keys, stages));
         let codes = self.scaled().then(|| self.codes(b));
-        let ring = |tiles, rows: u32, stages: u32, scales| {
+        let ring = |tiles, rows: u32, stages: u32| {
             let (full, empty) = (b.barriers(stages), b.barriers(stages));
-            Ring { tiles, bytes: rows * row_bytes, row_bytes, stages, full, empty, scales }
+            Ring { tiles, bytes: rows * row_bytes, stages, full, empty }
         };
-        let scales = || codes.map(|_| b.shared(stages * keys, 16));
-        let (k_scales, v_scales) = (scales(), scales());
-        let q = ring(q, groups * ROWS, queries, None);
-        let (k, v) = (ring(k, keys, stages, k_scales), ring(v, keys, stages, v_scales));
+        let q = ring(q, groups * ROWS, queries);
+        let (k, v) = (ring(k, keys, stages), ring(v, keys, stages));
         let items = b.shared(queries * work::WORDS, 16);
         b.if_(b.special(Special::ThreadX).eq(0), || {
             // Copies fill tiles, or the warps that make them of codes.

@@ -5,7 +5,7 @@
 //! together: the former are waited for first, and the softmax of the next tile is made beside the latter.
 
 use super::super::attention::NONE;
-use super::super::flash_codes::LOWER;
+use super::converter::{KEYS, VALUES};
 use super::work::Item;
 use super::{GROUP, Params, ROW_BYTES, ROWS, Smem, Stage, Tiling, WgmmaAttention};
 use crate::builder::{
@@ -27,10 +27,14 @@ const STEP_ROWS: i64 = (16 * ROW_BYTES / 16) as i64;
 
 /// f32 sums of a warpgroup's products, as [`Builder::wgmma`] lays them out.
 type Sums<'b> = Vec<Val<'b, F32>>;
-/// Pairs of bf16: the first operand of a product, four registers for each 16 columns.
+/// Pairs of 16-bit elements: the first operand of a product, four registers for each 16 columns.
 type Words<'b> = Vec<Val<'b, I32>>;
 /// m and l of a thread's two rows; of l the part of its own columns.
 type Softmax<'b> = [[Val<'b, F32>; 2]; 2];
+
+/// log2 of what weights that become f16 are multiplied by: as much as sums of them can be without, so that small ones keep
+/// their bits.
+const RAISED: f32 = 14.0;
 
 /// This thread's two rows.
 #[derive(Clone, Copy)]
@@ -86,19 +90,22 @@ impl WgmmaAttention {
         let own = queries.tile.at_bytes(group * self.bytes_of_group());
         let rows = self.rows(b, item, group);
         let nothing = |n: u32| vec![b.value(0.0f32); n as usize / 2];
+        if self.scaled() {
+            self.halve_queries(b, own, group);
+        }
 
         let stage = smem.keys.stage(count);
         stage.wait_full();
         let registers = b.wgmma_fence_on(&nothing(keys));
         let scores = self.scores(b, own, stage.tile, &registers);
         b.wgmma_commit();
-        let scores = self.of_rows(b.wgmma_wait(0, &scores), stage);
+        let scores = b.wgmma_wait(0, &scores);
         stage.release();
         let scores = self.masked(b, scores, (end - 1) * keys, &rows);
         let none = [[b.value(NONE), b.value(0.0f32)]; 2];
         let (softmax, _, scores) = self.weights(b, none, scores);
         let stage = smem.values.stage(count);
-        let weights = self.packed_for(b, &scores, stage);
+        let weights = self.packed(b, self.element(), &scores);
         if !self.scaled() {
             self.clear_values(b, item, stage, end);
         }
@@ -118,14 +125,14 @@ impl WgmmaAttention {
             let values = self.weigh(b, &weights, value.tile, &values);
             b.wgmma_commit();
             b.arrive_some(turn(next), 2 * GROUP);
-            let scores = self.of_rows(b.wgmma_wait(1, &scores), key);
+            let scores = b.wgmma_wait(1, &scores);
             key.release();
             let scores = self.masked(b, scores, (end - 1 - i) * keys, &rows);
             let (softmax, old, scores) = self.weights(b, softmax, scores);
             let values = b.wgmma_wait(0, &values);
             value.release();
             let values = each_row(&values, |v, h| v * old[h]);
-            let weights = self.packed_for(b, &scores, smem.values.stage(count + i));
+            let weights = self.packed(b, self.element(), &scores);
             (softmax, (scores, weights), values)
         });
         let (softmax, (_, weights), values) = state;
@@ -172,7 +179,7 @@ impl WgmmaAttention {
         steps.fold(sums.clone(), |sums, (p, s)| {
             let q = WgmmaA::Shared(q + (p * part(ROWS) + s * STEP));
             let k = k + (p * part(self.tiling().keys) + s * STEP);
-            b.wgmma(WgmmaType::Bf16, &sums, q, k, (p, s) != (0, 0))
+            b.wgmma(self.element(), &sums, q, k, (p, s) != (0, 0))
         })
     }
 
@@ -187,7 +194,7 @@ impl WgmmaAttention {
         let v = b.wgmma_descriptor_transposed(tile, self.tiling().keys * ROW_BYTES);
         let (steps, _) = weights.as_chunks::<4>();
         (0i64..).zip(steps).fold(values.clone(), |values, (s, &words)| {
-            b.wgmma_transposed(&values, WgmmaA::Registers(words), v + s * STEP_ROWS, true)
+            b.wgmma_transposed(self.element(), &values, WgmmaA::Registers(words), v + s * STEP_ROWS, true)
         })
     }
 
@@ -219,7 +226,7 @@ impl WgmmaAttention {
         let [first, last] = rows.positions;
         let scores: Sums<'b> = match self.0.softcap {
             None => scores,
-            Some(_) => scores.iter().map(|&s| self.0.capped(s * self.0.factor())).collect(),
+            Some(_) => scores.iter().map(|&s| self.0.capped(s * self.factor())).collect(),
         };
         let mut edge = first.lt(key + (self.tiling().keys - 1));
         if let Some(w) = self.0.window {
@@ -248,7 +255,9 @@ impl WgmmaAttention {
         softmax: Softmax<'b>,
         scores: Sums<'b>,
     ) -> (Softmax<'b>, [Val<'b, F32>; 2], Sums<'b>) {
-        let factor = self.0.factor_after();
+        // Without a cap products become scores in the fma that the exponent takes anyway.
+        let factor = if self.0.softcap.is_some() { 1.0 } else { self.factor() };
+        let raised = if self.scaled() { RAISED } else { 0.0 };
         let of_row =
             |h: usize| scores.iter().enumerate().filter(move |(j, _)| j / 2 % 2 == h).map(|(_, &s)| s);
         let most = [0, 1].map(|h: usize| {
@@ -256,7 +265,7 @@ impl WgmmaAttention {
             softmax[h][0].max(b.max_lanes(own, 4))
         });
         let old = [0, 1].map(|h: usize| ((softmax[h][0] - most[h]) * factor).exp2_flush());
-        let base = most.map(|m| -(m * factor));
+        let base = most.map(|m| (-m).fma(factor, raised));
         let weights = each_row(&scores, |s, h| s.fma(factor, base[h]).exp2_flush());
         let sum = [0, 1].map(|h: usize| {
             let own = weights.iter().enumerate().filter(|(j, _)| j / 2 % 2 == h).map(|(_, &s)| s);
@@ -265,38 +274,37 @@ impl WgmmaAttention {
         ([0, 1].map(|h: usize| [most[h], sum[h]]), old, weights)
     }
 
-    /// Weights as the first operand of a product: a thread holds of the sums just what it has to hold of that.
-    fn packed<'b>(&self, b: &'b Builder, weights: &Sums<'b>) -> Words<'b> {
-        let (pairs, _) = weights.as_chunks::<2>();
-        pairs.iter().map(|&[low, high]| b.pack_bf16(low, high)).collect()
+    /// What products of queries with the keys in shared memory are multiplied by, as [`Attention::factor`] those with keys.
+    ///
+    /// [`Attention::factor`]: super::super::attention::Attention::factor
+    fn factor(&self) -> f32 {
+        self.0.factor() * if self.scaled() { 1.0 / KEYS } else { 1.0 }
     }
 
-    /// Weights as the first operand of a product with the values in `stage`. Those of e4m3 take their scales along, which are
-    /// waited for.
-    fn packed_for<'b>(&self, b: &'b Builder, weights: &Sums<'b>, stage: Stage<'b>) -> Words<'b> {
-        if stage.scales.is_none() {
-            return self.packed(b, weights);
+    /// Makes f16 of a warpgroup's queries, where they are. Exact down to 2^-14.
+    fn halve_queries<'b>(&self, b: &'b Builder, own: SharedPtr<'b, Bf16>, group: Val<'b, I32>) {
+        let thread = b.special(Special::ThreadX) % GROUP;
+        for round in 0..self.bytes_of_group() / (16 * GROUP) {
+            let at = own.at_bytes((thread + round * GROUP) * 16).cast::<I32>();
+            let words = at.load_vector::<4>().elements().map(|word| {
+                let [low, high] = b.unpack_bf16(word);
+                b.pack_f16(low, high)
+            });
+            at.store_vector(b.vector(words));
         }
-        stage.wait_full();
-        self.packed(b, &self.of_rows(weights.clone(), stage))
+        b.fence_async();
+        b.sync_some(group + OWN, GROUP);
     }
 
-    /// What stands in columns times the scales of the rows in `stage`, one for each column, if they have any.
-    fn of_rows<'b>(&self, mut sums: Sums<'b>, stage: Stage<'b>) -> Sums<'b> {
-        let Some(scales) = stage.scales else { return sums };
-        let (lane, _) = scales.builder().lane_and_warp();
-        let own = scales.at((lane & 3) * 4);
-        for (i, sums) in (0u32..).zip(sums.chunks_mut(8)) {
-            let scales = own.at(16 * i).load_vector::<4>().elements();
-            sums.iter_mut().enumerate().for_each(|(j, s)| *s = *s * scales[j / 4 * 2 + j % 2]);
-        }
-        sums
-    }
-
-    /// Where in a tile's scales that of row `row` is: those of a thread's columns of 16 follow each other.
-    pub(super) fn place_of_scale<'b>(&self, row: Val<'b, I32>) -> Val<'b, I32> {
-        let (tile, pair, odd) = ((row >> 3) & 1, (row >> 1) & 3, row & 1);
-        (row >> 4) * 16 + pair * 4 + tile * 2 + odd
+    /// Weights or results in pairs; weights are the first operand of a product: a thread holds of the sums just what it has to
+    /// hold of that.
+    fn packed<'b>(&self, b: &'b Builder, element: WgmmaType, sums: &Sums<'b>) -> Words<'b> {
+        let (pairs, _) = sums.as_chunks::<2>();
+        let pack = |[low, high]: [Val<'b, F32>; 2]| match element {
+            WgmmaType::F16 => b.pack_f16(low, high),
+            _ => b.pack_bf16(low, high),
+        };
+        pairs.iter().map(|&pair| pack(pair)).collect()
     }
 
     /// Divides the weighted values by the sums of weights, and stores the rows that exist, by way of the memory of the
@@ -313,9 +321,9 @@ impl WgmmaAttention {
         let (lane, warp) = b.lane_and_warp();
         let (warp, part_bytes) = (warp & 3, ROWS * ROW_BYTES);
         let tile = Tile { rows: ROWS, row_bytes: ROW_BYTES };
-        let one = if self.scaled() { LOWER } else { 1.0 };
+        let one = if self.scaled() { 1.0 / VALUES } else { 1.0 };
         let whole = [0, 1].map(|h: usize| b.value(one).div_approx(b.sum_lanes(softmax[h][1], 4)));
-        let words = self.packed(b, &each_row(&values, |v, h| v * whole[h]));
+        let words = self.packed(b, WgmmaType::Bf16, &each_row(&values, |v, h| v * whole[h]));
         // No warp of the group reads queries any more.
         b.sync_some(group + OWN, GROUP);
         let (matrices, _) = words.as_chunks::<4>();

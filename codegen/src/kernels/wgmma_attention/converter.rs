@@ -1,23 +1,27 @@
 //! The warpgroup that fills shared memory for [`super::WgmmaAttention`] where keys and values are e4m3: it makes tiles of
-//! bf16 of them, which products read.
+//! f16 of them, which products read.
 //!
 //! Each warp has a share of the rows of every tile. It copies their codes to a place of its own, those of the next tile as
 //! soon as it has read this one's, so the warps wait for each other only where they tell the others of a whole tile. The first
 //! warp takes the items and copies queries besides.
 //!
-//! Codes become bf16 exactly ([`Builder::e4m3_as_bf16`]): keys as they are, values times 2^-120, which weights that are
-//! multiplied by [`LIFT`] and results by `LOWER` make up for. Scales stay f32: those of keys go to the scores, those of
-//! values to the weights. Rows behind the end of the context hold anything; their codes are numbers whatever they are, and
-//! the scales of such values become 0, so that their weights of 0 count for nothing.
+//! An f16 has seven bits more than a code, so it holds the product with the scale: `code * 2^e * m`, with the scale
+//! `m 2^e` in two factors, for an f16 has fewer exponents than scales need. The first product is exact, the second is rounded to
+//! 2^-12 of itself, as m is. [`KEYS`] and [`VALUES`] put what keys and values are like in the middle of what an f16 can
+//! be: up to 2^18 and 2^12; below 2^-17 and 2^-23 of the greatest element of a row there are fewer bits. Rows behind the end of the
+//! context hold anything: such values become 0, so that their weights of 0 count for nothing.
 
-use super::super::flash_codes::{LIFT, NOTHING};
 use super::work::Item;
 use super::{COLUMNS, PAGE, Params, ROW_BYTES, Ring, Smem, Stage, Tiling, WARPS, WgmmaAttention};
 use crate::builder::{Barrier, Builder, F32, GlobalPtr, I8, I32, SharedPtr, Special, Val};
 use crate::tile::Tile;
 
-/// 2^120, two bf16.
-const RAISE: i32 = 0x7b80_7b80;
+/// What keys in shared memory are multiplied by.
+pub(super) const KEYS: f32 = 0.25;
+/// What values in shared memory are multiplied by.
+pub(super) const VALUES: f32 = 16.0;
+/// The greatest scale with which every code is an f16.
+const MOST: f32 = 65504.0 / 448.0;
 /// Codes that a lane reads at once.
 const VEC: u32 = 8;
 /// Reads of a lane that are under way together.
@@ -186,21 +190,19 @@ impl WgmmaAttention {
             // The page of the tile after the next one is looked up meanwhile.
             let (after, next) = (page(end - 3 - i), start_of(next));
             let more = (i + 1).lt(end - first);
-            let hidden = item.context.le((end - 1 - i) * keys + share.row + own);
+            // How many of this warp's rows are in the context.
+            let there = item.context - ((end - 1 - i) * keys + share.row);
             let rings = [smem.keys, smem.values];
             let scales = std::array::from_fn(|which: usize| {
                 let stage = rings[which].stage(count + i);
                 stage.wait_empty();
                 share.copied[which].wait((count + i) & 1);
-                self.make_rows(b, share, which, rings[which], stage);
-                let scale_of = match which {
-                    0 => scales[0],
-                    _ => hidden.select(0.0f32, scales[1] * LIFT),
-                };
-                if let Some(at) = stage.scales {
-                    let at = at.at(self.place_of_scale(share.row + own));
-                    b.if_(lane.lt(self.rows_of_warp()), || at.store(scale_of));
+                if which == 1 {
+                    self.clear_codes(b, share, there);
                 }
+                let raised = scales[which] * [KEYS, VALUES][which];
+                let raised = raised.lt(MOST).select(raised, MOST);
+                self.make_rows(b, share, which, factors(b, raised), rings[which], stage);
                 b.fence_async();
                 b.sync_warp();
                 b.if_(one, || {
@@ -213,12 +215,27 @@ impl WgmmaAttention {
         });
     }
 
-    /// Makes rows of the tile in `stage` of this warp's codes of keys or values.
+    /// Makes this warp's codes of values 0 from row `from` on: they are no numbers perhaps.
+    fn clear_codes<'b>(&self, b: &'b Builder, share: &Share<'b>, from: Val<'b, I32>) {
+        let (lane, _) = b.lane_and_warp();
+        let chunks = self.0.head_dim / 16;
+        let all = self.rows_of_warp() * chunks;
+        b.if_(from.lt(self.rows_of_warp()), || {
+            b.for_(from.max(0) * chunks + lane, all, 32, (), |i, ()| {
+                let at = share.staged[1].at_bytes(i * 16).cast::<I32>();
+                at.store_vector(b.vector([b.value(0); 4]));
+            });
+            b.sync_warp();
+        });
+    }
+
+    /// Makes rows of the tile in `stage` of this warp's codes of keys or values, with each lane's factors of a row.
     fn make_rows<'b>(
         &self,
         b: &'b Builder,
         share: &Share<'b>,
         which: usize,
+        factors: Val<'b, I32>,
         ring: Ring<'b>,
         stage: Stage<'b>,
     ) {
@@ -227,7 +244,8 @@ impl WgmmaAttention {
         let lanes = self.0.head_dim / VEC;
         let rows = 32 / lanes;
         let (row, column) = (lane / lanes, lane % lanes);
-        let tile = Tile { rows: ring.bytes / ring.row_bytes, row_bytes: ROW_BYTES };
+        let tile = Tile { rows: self.tiling().keys, row_bytes: ROW_BYTES };
+        debug_assert_eq!(ring.bytes, self.parts() * tile.bytes());
         let (part, chunk) = (column / (COLUMNS / VEC), column % (COLUMNS / VEC));
         let to = part * tile.bytes() + tile.offset(share.row + row, chunk);
         let from = share.staged[which].cast::<I32>().at(lane * 2);
@@ -236,16 +254,23 @@ impl WgmmaAttention {
             let words: Vec<_> =
                 reads.clone().map(|i| from.at_bytes(i * 32 * VEC).load_vector::<2>().elements()).collect();
             for (i, [left, right]) in reads.zip(words) {
-                let pairs = [(left, [0, 1]), (left, [2, 3]), (right, [0, 1]), (right, [2, 3])];
-                let pairs = pairs.map(|(word, codes)| {
-                    let lowered = b.e4m3_as_bf16(word, codes);
-                    if which == 0 { b.fma_bf16x2(lowered, RAISE, b.value(NOTHING)) } else { lowered }
-                });
                 // Chunks are exchanged by the row's last bits, of which these rows add those that the lane's lack.
                 let on = i * rows;
+                let both = b.broadcast(factors, row + on);
+                let [power, part] = [0x3232, 0x1010].map(|half| b.permute_bytes(both, both, half));
+                let pairs = [(left, false), (left, true), (right, false), (right, true)];
+                let pairs = pairs
+                    .map(|(word, upper)| b.mul_f16x2(b.mul_f16x2(b.e4m3_as_f16(word, upper), power), part));
                 let to = (to ^ (on % 8 * 16)) + on * ROW_BYTES;
                 stage.tile.at_bytes(to).cast::<I32>().store_vector(b.vector(pairs));
             }
         }
     }
+}
+
+/// The factors of a scale, `m` in `1..2` and `2^e`, in the lower and the upper half; 0 is `1 * 0`.
+fn factors<'b>(b: &'b Builder, scale: Val<'b, F32>) -> Val<'b, I32> {
+    let bits = scale.bitcast::<I32>();
+    let part = b.and_or(bits, 0x007f_ffff, 0x3f80_0000);
+    b.pack_f16(part.bitcast(), (bits & 0x7f80_0000).bitcast())
 }
