@@ -65,7 +65,8 @@ impl Ranged {
 pub fn recipes(module: &Module, id: OpId, gpu: &Gpu) -> Result<Vec<Ranged>, String> {
     let mut own = alone(module, &module.func.ops[id], gpu)?;
     let reads = chains::chain(module, id, gpu);
-    let read = chains::reader(module, id).and_then(|reader| chains::chain(module, reader, gpu));
+    let made = |chain: &Ranged| chain.with.is_some_and(|v| module.func.ops[id].results.contains(&v));
+    let read = chains::reader(module, id).and_then(|reader| chains::chain(module, reader, gpu)).filter(made);
     for chain in [&reads, &read].into_iter().flatten() {
         own = own.into_iter().flat_map(|r| r.without(chain)).collect();
     }

@@ -178,9 +178,9 @@ impl Tuning {
         Ok(all)
     }
 
-    /// The variant of a kernel.
+    /// The variant of a kernel. What was measured for tokens holds for as many rows of logits, unless those were too.
     pub fn get(&self, name: &str) -> Option<Variant> {
-        self.0.get(name).copied()
+        self.0.get(name).or_else(|| self.0.get(&of_tokens(name)?)).copied()
     }
 
     /// Gives a kernel a variant; the one that it had.
@@ -192,6 +192,11 @@ impl Tuning {
     pub fn iter(&self) -> impl Iterator<Item = (&str, Variant)> {
         self.0.iter().map(|(name, variant)| (name.as_str(), *variant))
     }
+}
+
+/// The name of the kernel that does for tokens what one called `name` does for rows of logits.
+pub(crate) fn of_tokens(name: &str) -> Option<String> {
+    name.contains(".rows.").then(|| name.replace(".rows.", ".tokens."))
 }
 
 #[cfg(test)]
@@ -220,6 +225,12 @@ mod tests {
         let tuning = Tuning::parse("t", "# measured\n\na.to8 stream 8.1 us\nb.to512\t128x192c2x1\n").unwrap();
         let all: Vec<String> = tuning.iter().map(|(name, v)| format!("{name} {v}")).collect();
         assert_eq!(all, ["a.to8 stream", "b.to512 128x192c2x1"]);
+        let tuning =
+            Tuning::parse("t", "l.tokens.to8 stream\nm.rows.to8 64x64\nm.tokens.to8 stream").unwrap();
+        let of = |name| tuning.get(name).map(|variant| variant.to_string());
+        assert_eq!(of("l.rows.to8").as_deref(), Some("stream"));
+        assert_eq!(of("m.rows.to8").as_deref(), Some("64x64"));
+        assert_eq!([of("l.to8"), of("m.rows.to16")], [None, None]);
         for (text, part) in
             [("a", "'a' has no variant"), ("a b", "'b' is no variant"), ("a stream\na stream", "twice")]
         {

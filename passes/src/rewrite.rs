@@ -72,9 +72,20 @@ impl<'m> Rewriter<'m> {
         self.module.func.ops[id].results[n]
     }
 
+    /// The results of an op.
+    pub fn results(&self, id: OpId) -> &[ValueId] {
+        &self.module.func.ops[id].results
+    }
+
     /// A value's type.
     pub fn ty(&self, value: ValueId) -> &Type {
         &self.module.func.values[value].ty
+    }
+
+    /// Gives a value another type, with which its op has to agree.
+    pub fn retype(&mut self, value: ValueId, ty: Type) {
+        self.changed |= self.module.func.values[value].ty != ty;
+        self.module.func.values[value].ty = ty;
     }
 
     /// A value's extents after the first, if it is a tensor of plain elements and all of them are known.

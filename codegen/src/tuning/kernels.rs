@@ -1,6 +1,6 @@
 //! Variants of the kernels of a module: their names, what they are, and what could be measured.
 
-use super::{Tuning, Variant, product};
+use super::{Tuning, Variant, of_tokens, product};
 use crate::kernels::{Count, Recipe};
 use crate::recipes::{Ranged, recipes};
 use crate::signature::signature;
@@ -47,7 +47,7 @@ pub fn tune(module: &mut Module, target: &Target, tuning: &Tuning) -> Result<usi
 }
 
 /// The kernels of a module for a GPU that can be made in several ways, by name: the greatest number of rows, and at most `most` ways that
-/// are worth measuring, the one without a variant first.
+/// are worth measuring, the one without a variant first. Of two that differ only in what their rows are, the one for tokens.
 pub fn candidates(
     module: &Module,
     target: &Target,
@@ -60,7 +60,11 @@ pub fn candidates(
         let rows = if of_logits { r.to.min(logits) } else { r.to };
         (name, (rows, Variant::candidates(&r.recipe, rows, most)))
     });
-    Ok(variants.filter(|(_, (_, variants))| variants.len() > 1).collect())
+    let mut all: BTreeMap<_, _> = variants.filter(|(_, (_, variants))| variants.len() > 1).collect();
+    let twins = all.keys().filter(|name| of_tokens(name).is_some_and(|twin| all.contains_key(&twin)));
+    let twins: Vec<String> = twins.cloned().collect();
+    twins.iter().for_each(|name| drop(all.remove(name)));
+    Ok(all)
 }
 
 /// The kernels of an op, with their names without variants.

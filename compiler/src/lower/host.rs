@@ -16,10 +16,14 @@ impl Cx<'_> {
                 .ok_or_else(|| self.bug(format!("llm.{} has no result {i}", data.op.name())))
         };
         let out = result(0)?;
-        let counts_rows = matches!(
-            data.op,
-            Op::RmsNorm(_) | Op::Linear(_) | Op::GatherRows(_) | Op::Sample(_) | Op::Quantize(_)
-        );
+        let counts_rows = match &data.op {
+            Op::Add(_) | Op::AddRmsNorm(_) | Op::GatedAct(_) | Op::GatedActPacked(_) | Op::GatherRows(_) => {
+                true
+            }
+            Op::Linear(_) | Op::Quantize(_) | Op::RmsNorm(_) | Op::Sample(_) => true,
+            Op::Attention(_) | Op::Embedding(_) | Op::Feed(_) | Op::GatedLinear(_) | Op::KvAppend(_) => false,
+            Op::Rope(_) | Op::RopeKvAppend(_) | Op::Slice(_) => false,
+        };
         if !counts_rows
             && self.module.func.values[out].ty.tensor().is_some()
             && self.rows(out)? != Count::Tokens
@@ -47,6 +51,7 @@ impl Cx<'_> {
                 width: self.last_dim(out)?,
                 eps: op.norm.eps,
                 offset: op.norm.offset,
+                rows: self.rows(out)?,
                 x: self.dtype(op.x)?,
                 residual: self.dtype(op.residual)?,
                 h: self.dtype(out)?,
@@ -69,6 +74,7 @@ impl Cx<'_> {
             },
             Op::Add(op) => HostKernel::Add {
                 width: self.width(out)?,
+                rows: self.rows(out)?,
                 lhs: self.dtype(op.lhs)?,
                 rhs: self.dtype(op.rhs)?,
                 out: self.dtype(out)?,
@@ -127,6 +133,7 @@ impl Cx<'_> {
             width: self.width(out)?,
             act,
             packed,
+            rows: self.rows(out)?,
             x: self.dtype(x)?,
             out: self.dtype(out)?,
         })

@@ -169,13 +169,13 @@ pub fn signature(kernel: &HostKernel, kv: Option<&KvLayer>, vocab: u32) -> Resul
             slots.extend(scaled(count, wide(width), Dtype::F8E4M3));
             slots
         }
-        HostKernel::AddRmsNorm { width, eps, offset, x, residual, h, out } => {
+        HostKernel::AddRmsNorm { width, eps, offset, rows: count, x, residual, h, out } => {
             extents(&[width])?;
             floats(&[eps, offset])?;
             plain(&[x, residual, h])?;
             let w = wide(width);
-            let mut slots = vec![tokens(w, x), tokens(w, residual), norm(width), tokens(w, h)];
-            slots.extend(scaled(Count::Tokens, w, out));
+            let mut slots = vec![rows(count, w, x), rows(count, w, residual), norm(width), rows(count, w, h)];
+            slots.extend(scaled(count, w, out));
             slots
         }
         HostKernel::Linear { n, k, rows: count, bias, residual, x, out } => {
@@ -196,10 +196,10 @@ pub fn signature(kernel: &HostKernel, kv: Option<&KvLayer>, vocab: u32) -> Resul
             }
             vec![tokens(wide(of), x), tokens(wide(width), x)]
         }
-        HostKernel::Add { width, lhs, rhs, out } => {
+        HostKernel::Add { width, rows: count, lhs, rhs, out } => {
             extents(&[width])?;
             plain(&[lhs, rhs, out])?;
-            vec![tokens(wide(width), lhs), tokens(wide(width), rhs), tokens(wide(width), out)]
+            [lhs, rhs, out].map(|dtype| rows(count, wide(width), dtype)).into()
         }
         HostKernel::Rope { heads, head_dim, dim, x, out } => {
             extents(&[heads])?;
@@ -237,12 +237,12 @@ pub fn signature(kernel: &HostKernel, kv: Option<&KvLayer>, vocab: u32) -> Resul
             slots.extend(scaled(Count::Tokens, width, out));
             slots
         }
-        HostKernel::GatedAct { width, act: _, packed, x, out } => {
+        HostKernel::GatedAct { width, act: _, packed, rows: count, x, out } => {
             extents(&[width])?;
             plain(&[x])?;
             let w = wide(width);
-            let mut slots = if packed { vec![tokens(2 * w, x)] } else { vec![tokens(w, x); 2] };
-            slots.extend(scaled(Count::Tokens, w, out));
+            let mut slots = if packed { vec![rows(count, 2 * w, x)] } else { vec![rows(count, w, x); 2] };
+            slots.extend(scaled(count, w, out));
             slots
         }
         HostKernel::Feed { last } => {

@@ -53,6 +53,8 @@ pub enum HostKernel {
         eps: f32,
         /// Added to the weight.
         offset: f32,
+        /// Counts rows.
+        rows: Count,
         /// Element type of x.
         x: Dtype,
         /// Element type of the residual.
@@ -94,6 +96,8 @@ pub enum HostKernel {
     Add {
         /// Elements of a row.
         width: u32,
+        /// Counts rows.
+        rows: Count,
         /// Element type of lhs.
         lhs: Dtype,
         /// Element type of rhs.
@@ -155,6 +159,8 @@ pub enum HostKernel {
         act: Act,
         /// True if gate and up are the halves of one argument.
         packed: bool,
+        /// Counts rows.
+        rows: Count,
         /// Element type of the arguments.
         x: Dtype,
         /// Element type of the result.

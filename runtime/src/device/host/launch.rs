@@ -69,14 +69,14 @@ pub fn execute(
             let mut cx = Cx { pool, isa, scratch: &mut machine.scratch };
             typed!(x = x => rows::quantize(&mut cx, width, x, out))
         }
-        HostKernel::AddRmsNorm { width, eps, offset, x, residual, h, out } => {
-            let width = width as usize;
-            let count = tokens * width;
+        HostKernel::AddRmsNorm { width, eps, offset, rows: of, x, residual, h, out } => {
+            let (width, rows) = (width as usize, args.rows(of));
+            let count = rows * width;
             let x = args.floats("x", x, count)?;
             let residual = args.floats("residual", residual, count)?;
             let weight = args.vector("weight", width)?;
             let h = args.floats_mut("h", h, count)?;
-            let out = args.rows_mut("n", out, tokens, width)?;
+            let out = args.rows_mut("n", out, rows, width)?;
             args.end()?;
             let norm = Norm { weight: &weight, eps, offset };
             let mut cx = Cx { pool, isa, scratch: &mut machine.scratch };
@@ -138,21 +138,21 @@ pub fn execute(
             }
             Ok(())
         }
-        HostKernel::Add { width, lhs, rhs, out } => {
-            let (width, count) = (width as usize, tokens * width as usize);
+        HostKernel::Add { width, rows: of, lhs, rhs, out } => {
+            let (width, count) = (width as usize, args.rows(of) * width as usize);
             let lhs = args.floats("lhs", lhs, count)?;
             let rhs = args.floats("rhs", rhs, count)?;
             let out = args.floats_mut("out", out, count)?;
             args.end()?;
             typed!(l = lhs => typed!(r = rhs => typed_mut!(out = out => rows::add(pool, isa, width, l, r, out))))
         }
-        HostKernel::GatedAct { width, act, packed, x, out } => {
-            let width = width as usize;
-            let count = tokens * width;
+        HostKernel::GatedAct { width, act, packed, rows: of, x, out } => {
+            let (width, rows) = (width as usize, args.rows(of));
+            let count = rows * width;
             let gate =
                 args.floats(if packed { "x" } else { "gate" }, x, if packed { 2 * count } else { count })?;
             let up = if packed { None } else { Some(args.floats("up", x, count)?) };
-            let out = args.rows_mut("out", out, tokens, width)?;
+            let out = args.rows_mut("out", out, rows, width)?;
             args.end()?;
             let mut cx = Cx { pool, isa, scratch: &mut machine.scratch };
             match (gate, up) {

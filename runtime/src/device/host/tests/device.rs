@@ -9,7 +9,8 @@ fn a_recording_reads_the_inputs_of_its_replay() {
     rig.dims = StepDims { tokens: 2, rows: 0, seqs: 0, ..StepDims::NONE };
     let (a, b) = (rig.input(&[1.0, 2.0], Dtype::F32), rig.input(&[10.0, 20.0], Dtype::F32));
     let (sum, twice) = (rig.output(2, Dtype::F32), rig.output(2, Dtype::F32));
-    let kernel = HostKernel::Add { width: 1, lhs: Dtype::F32, rhs: Dtype::F32, out: Dtype::F32 };
+    let kernel =
+        HostKernel::Add { width: 1, rows: Count::Tokens, lhs: Dtype::F32, rhs: Dtype::F32, out: Dtype::F32 };
     let kernel = Kernel { name: "add".into(), code: Code::Host(kernel), contract: String::new() };
     let (first, second) = ([a, b, sum], [sum, b, twice]);
     let calls = [
@@ -90,7 +91,8 @@ fn gpu_code_and_missing_engines_are_refused() {
     rig.manifest.kernels.push(kernel);
     let error = rig.device.load(&rig.manifest, &|_| Ok(vec![])).unwrap_err();
     assert!(error.message.contains("kernel a is GPU code") && error.help.is_some());
-    let add = HostKernel::Add { width: 1, lhs: Dtype::F32, rhs: Dtype::F32, out: Dtype::F32 };
+    let add =
+        HostKernel::Add { width: 1, rows: Count::Tokens, lhs: Dtype::F32, rhs: Dtype::F32, out: Dtype::F32 };
     let add = Kernel { name: "add".into(), code: Code::Host(add), contract: String::new() };
     let call = Call { kernel: (0, &add), args: &[], loc: "" };
     assert!(rig.device.launch(call, &rig.bind, rig.dims).unwrap_err().message.contains("before an engine"));

@@ -56,6 +56,7 @@ fn rows_are_quantised_as_they_are_made() {
                     width: n,
                     eps: 1e-6,
                     offset: 0.0,
+                    rows: Count::Tokens,
                     x: x_type,
                     residual: Dtype::Bf16,
                     h: Dtype::F32,
@@ -65,6 +66,7 @@ fn rows_are_quantised_as_they_are_made() {
                     width: n,
                     act: Act::Silu,
                     packed: false,
+                    rows: Count::Tokens,
                     x: x_type,
                     out,
                 });
@@ -76,6 +78,7 @@ fn rows_are_quantised_as_they_are_made() {
                     width: n,
                     act: Act::GeluTanh,
                     packed: true,
+                    rows: Count::Tokens,
                     x: x_type,
                     out,
                 });

@@ -149,6 +149,7 @@ fn add_rms_norm() {
                         width: width as u32,
                         eps: 1e-5,
                         offset: 0.0,
+                        rows: Count::Tokens,
                         x: x_type,
                         residual,
                         h,
@@ -185,7 +186,7 @@ fn add() {
                 let (a, b) = (rng.units(count), rng.units(count));
                 rig.dims.tokens = rows as u32;
                 let args = [rig.input(&a, lhs), rig.input(&b, rhs), rig.output(count, out)];
-                rig.run(HostKernel::Add { width: 133, lhs, rhs, out }, &args);
+                rig.run(HostKernel::Add { width: 133, rows: Count::Tokens, lhs, rhs, out }, &args);
                 let want: Vec<f32> =
                     a.iter().zip(&b).map(|(&a, &b)| round(round(a, lhs) + round(b, rhs), out)).collect();
                 assert_eq!(rig.read(args[2], count, out), want, "{isa:?}");
@@ -231,7 +232,17 @@ fn gated_act() {
                     }
                     let y = rig.output(rows * width, out);
                     args.push(y);
-                    rig.run(HostKernel::GatedAct { width: width as u32, act, packed, x: x_type, out }, &args);
+                    rig.run(
+                        HostKernel::GatedAct {
+                            width: width as u32,
+                            act,
+                            packed,
+                            rows: Count::Tokens,
+                            x: x_type,
+                            out,
+                        },
+                        &args,
+                    );
                     let got = rig.read(y, rows * width, out);
                     for (i, &y) in got.iter().enumerate() {
                         let (g, u) = at(i / width, i % width);
