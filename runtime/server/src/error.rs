@@ -110,6 +110,12 @@ impl ApiError {
         ApiError { param: Some(name.into()), ..self }
     }
 
+    /// Names the parameter at fault as another endpoint does.
+    pub fn renamed(self, from: &str, to: &str) -> ApiError {
+        let param = self.param.map(|param| if param == from { to.to_owned() } else { param });
+        ApiError { param, ..self }
+    }
+
     /// Adds the word for programs.
     pub fn code(self, code: &'static str) -> ApiError {
         ApiError { code: Some(code), ..self }

@@ -30,7 +30,11 @@ fuzz_target!(|bytes: &[u8]| {
     let Some((&which, body)) = bytes.split_first() else {
         return;
     };
-    let endpoint = if which % 2 == 0 { Endpoint::Completions } else { Endpoint::Chat };
+    let endpoint = match which % 3 {
+        0 => Endpoint::Completions,
+        1 => Endpoint::Chat,
+        _ => Endpoint::Responses,
+    };
     let wish = Fields::parse(body).and_then(|fields| endpoint.parse(fields, &FACTS));
     match wish {
         Ok(wish) => {

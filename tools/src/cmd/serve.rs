@@ -17,7 +17,7 @@ use trtc_server::{Bounds, Config, Files, Handle, Keys, Library, Listener, Log, t
 
 /// Serve engines over HTTP, as OpenAI's clients expect it
 ///
-/// Answers POST /v1/completions, /v1/chat/completions, /tokenize, /detokenize and GET /v1/models, /health,
+/// Answers POST /v1/completions, /v1/chat/completions, /v1/responses, /tokenize, /detokenize and GET /v1/models, /health,
 /// /health_generate, /ready, /version, /metrics. At / is a page to chat with a model and to watch the server. The field
 /// "model" chooses the engine, and may be left out if there is one. Ctrl-C or SIGTERM: no new requests, those that run may end, then the server does; a second one ends it at once.
 #[derive(clap::Args)]

@@ -1,6 +1,7 @@
-//! An answer that is streamed: news become server-sent events, as OpenAI's clients read them.
+//! A completion or a chat that is streamed: news become server-sent events, as OpenAI's clients read them.
 
 use super::Endpoint;
+use super::answer::{Answer, Timings};
 use super::calls::{Part, Reader};
 use super::logprobs::{self, Lists};
 use super::whole::{Shape, Usage, reason};
@@ -12,17 +13,6 @@ use trtc_runtime::{Finish, TokenLogprob};
 
 /// A comment: keeps connections open, and clients pass over it.
 pub const KEEP_ALIVE: &str = ": waiting\n\n";
-
-/// How long the parts of an answer took, milliseconds from the request's arrival.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Timings {
-    /// Until the engine took it in.
-    pub queue_ms: Option<f64>,
-    /// Until the first token.
-    pub ttft_ms: Option<f64>,
-    /// Until now.
-    pub total_ms: f64,
-}
 
 #[derive(Serialize)]
 struct Chunk<'a> {
@@ -86,38 +76,8 @@ impl Chunks {
         Chunks { shape, usage, choices, tokens: 0, reasons: Vec::new() }
     }
 
-    /// Tokens so far.
-    pub fn tokens(&self) -> u64 {
-        self.tokens
-    }
-
-    /// Why answers ended.
-    pub fn reasons(&self) -> &[&'static str] {
-        &self.reasons
-    }
-
-    /// Appends what news are to the client.
-    pub fn take(&mut self, update: &Update, out: &mut String) {
-        match update {
-            Update::Taken { .. } => {}
-            Update::Failed(error) => self.fail(error, out),
-            Update::Prompt { part, index, logprobs } => {
-                self.begin(self.shape.choice(*part, *index), Some(logprobs), out);
-            }
-            Update::Token { part, index, text, logprob, .. } => {
-                self.tokens += 1;
-                let choice = self.shape.choice(*part, *index);
-                self.begin(choice, None, out);
-                let logprobs = self.logprobs(choice, logprob.as_ref());
-                self.words(choice, text, logprobs, out);
-            }
-            Update::Done { part, index, finish, text } => {
-                let choice = self.shape.choice(*part, *index);
-                self.begin(choice, None, out);
-                self.words(choice, text, None, out);
-                self.end(choice, *finish, out);
-            }
-        }
+    fn is_chat(&self) -> bool {
+        self.shape.endpoint == Endpoint::Chat
     }
 
     /// Text of an answer, and the calls in it as soon as they are whole.
@@ -166,7 +126,7 @@ impl Chunks {
         if std::mem::replace(&mut self.choices[choice].begun, true) {
             return;
         }
-        if self.shape.endpoint == Endpoint::Chat {
+        if self.is_chat() {
             let delta = Delta { role: Some("assistant"), content: Some(""), tool_calls: None };
             let first = ChunkChoice {
                 index: choice,
@@ -194,16 +154,13 @@ impl Chunks {
     fn logprobs(&mut self, choice: usize, entry: Option<&TokenLogprob>) -> Option<Value> {
         let (alternatives, entry) = (self.shape.logprobs?, entry?);
         let tokenizer = self.shape.tokenizer.as_deref();
-        Some(match self.shape.endpoint {
-            Endpoint::Chat => {
-                json!({ "content": [logprobs::chat(tokenizer, entry, alternatives)], "refusal": null })
-            }
-            Endpoint::Completions => {
-                let mut lists = Lists::default();
-                lists.push(tokenizer, entry, alternatives, &mut self.choices[choice].offset);
-                json!(lists)
-            }
-        })
+        if self.is_chat() {
+            let content = [logprobs::chat(tokenizer, entry, alternatives)];
+            return Some(json!({ "content": content, "refusal": null }));
+        }
+        let mut lists = Lists::default();
+        lists.push(tokenizer, entry, alternatives, &mut self.choices[choice].offset);
+        Some(json!(lists))
     }
 
     fn end(&mut self, choice: usize, finish: Finish, out: &mut String) {
@@ -227,15 +184,11 @@ impl Chunks {
         finish_reason: Option<&'static str>,
         out: &mut String,
     ) {
-        let choice = match self.shape.endpoint {
-            Endpoint::Chat => {
-                let delta = Some(Delta { content: text, ..Delta::default() });
-                ChunkChoice { index, text: None, delta, logprobs, finish_reason }
-            }
-            Endpoint::Completions => {
-                ChunkChoice { index, text: Some(text.unwrap_or("")), delta: None, logprobs, finish_reason }
-            }
+        let (text, delta) = match self.is_chat() {
+            true => (None, Some(Delta { content: text, ..Delta::default() })),
+            false => (Some(text.unwrap_or("")), None),
         };
+        let choice = ChunkChoice { index, text, delta, logprobs, finish_reason };
         self.write(&[choice], None, out);
     }
 
@@ -244,7 +197,7 @@ impl Chunks {
         let usage = usage.or(self.usage.then_some(Value::Null));
         let chunk = Chunk {
             id: &self.shape.id,
-            object: self.shape.endpoint.chunk_object(),
+            object: if self.is_chat() { "chat.completion.chunk" } else { self.shape.endpoint.object() },
             created: self.shape.created,
             model: &self.shape.model,
             choices,
@@ -252,18 +205,37 @@ impl Chunks {
         };
         match serde_json::to_string(&chunk) {
             Ok(json) => data(&json, out),
-            Err(e) => self.fail(&ApiError::broken(format!("a chunk cannot be written: {e}")), out),
+            Err(e) => failed(&ApiError::broken(format!("a chunk cannot be written: {e}")), out),
+        }
+    }
+}
+
+impl Answer for Chunks {
+    fn take(&mut self, update: Update, out: &mut String) {
+        match update {
+            Update::Taken { .. } => {}
+            Update::Failed(error) => self.fail(&error, out),
+            Update::Prompt { part, index, logprobs } => {
+                self.begin(self.shape.choice(part, index), Some(&logprobs), out);
+            }
+            Update::Token { part, index, text, logprob, .. } => {
+                self.tokens += 1;
+                let choice = self.shape.choice(part, index);
+                self.begin(choice, None, out);
+                let logprobs = self.logprobs(choice, logprob.as_ref());
+                self.words(choice, &text, logprobs, out);
+            }
+            Update::Done { part, index, finish, text } => {
+                let choice = self.shape.choice(part, index);
+                self.begin(choice, None, out);
+                self.words(choice, &text, None, out);
+                self.end(choice, finish, out);
+            }
         }
     }
 
-    /// Appends an error, which ends the stream.
-    pub fn fail(&self, error: &ApiError, out: &mut String) {
-        data(&error.body().to_string(), out);
-        data("[DONE]", out);
-    }
-
-    /// Appends the end: the counts if they are wanted, with the time that things took.
-    pub fn finish(&self, timings: &Timings, out: &mut String) {
+    /// The counts if they are wanted, with the time that things took.
+    fn finish(&mut self, timings: &Timings, out: &mut String) {
         if self.usage {
             let mut usage = json!(Usage::new(self.shape.prompt_tokens, self.tokens));
             usage["timings"] = json!(timings);
@@ -271,6 +243,24 @@ impl Chunks {
         }
         data("[DONE]", out);
     }
+
+    fn fail(&mut self, error: &ApiError, out: &mut String) {
+        failed(error, out);
+    }
+
+    fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    fn reasons(&self) -> Vec<&'static str> {
+        self.reasons.clone()
+    }
+}
+
+/// An error, which ends a stream.
+fn failed(error: &ApiError, out: &mut String) {
+    data(&error.body().to_string(), out);
+    data("[DONE]", out);
 }
 
 /// One event.

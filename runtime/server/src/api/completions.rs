@@ -1,8 +1,10 @@
 //! `POST /v1/completions`: the body to requests for the engine.
 
+use super::Endpoint;
 use super::fields::Fields;
-use super::params::{self, Facts, Prompt, Wish};
+use super::params::{self, Common, Facts, Prompt, Wish};
 use crate::error::ApiError;
+use serde_json::Map;
 
 /// Tokens of an answer if nothing is said: as OpenAI has it.
 const MAX_TOKENS: u32 = 16;
@@ -10,7 +12,8 @@ const MAX_TOKENS: u32 = 16;
 /// Reads a body; the model is known already.
 pub fn parse(mut fields: Fields, facts: &Facts) -> Result<Wish, ApiError> {
     let prompts = params::prompts(&mut fields)?;
-    let (mut base, stream, timeout) = params::common(&mut fields, facts)?;
+    let Common { request: mut base, stream, timeout } =
+        params::common(&mut fields, facts, Endpoint::Completions)?;
     let max_tokens = fields.count("max_tokens")?.unwrap_or(MAX_TOKENS);
     let logprobs = params::alternatives(&mut fields, "logprobs")?;
     let prompt_logprobs = params::alternatives(&mut fields, "prompt_logprobs")?;
@@ -34,6 +37,7 @@ pub fn parse(mut fields: Fields, facts: &Facts) -> Result<Wish, ApiError> {
         logprobs,
         prompt_logprobs,
         tools: None,
+        asked: Map::new(),
     };
     for prompt in prompts {
         let (ids, text) = match prompt {

@@ -6,7 +6,7 @@ use crate::error::ApiError;
 use serde_json::{Map, Value};
 
 /// Fields that have not been taken yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Fields {
     map: Map<String, Value>,
     /// What stands before a name in messages: `messages[0].`.
@@ -127,6 +127,16 @@ impl Fields {
     /// All that is left, by name.
     pub fn rest(&mut self) -> impl Iterator<Item = (String, Value)> {
         std::mem::take(&mut self.map).into_iter().filter(|(_, v)| !v.is_null())
+    }
+
+    /// A field that stays.
+    pub fn peek(&self, name: &str) -> Option<&Value> {
+        self.map.get(name).filter(|v| !v.is_null())
+    }
+
+    /// All that is left, as an object.
+    pub fn into_map(mut self) -> Map<String, Value> {
+        self.rest().collect()
     }
 
     /// Refuses what is left.

@@ -2,6 +2,7 @@
 //!
 //! No sockets and no clock here: text in, text out.
 
+pub mod answer;
 pub mod calls;
 pub mod chat;
 pub mod chunks;
@@ -9,6 +10,7 @@ pub mod completions;
 pub mod fields;
 pub mod logprobs;
 pub mod params;
+pub mod responses;
 pub mod structured;
 pub mod tools;
 pub mod whole;
@@ -17,13 +19,15 @@ use crate::error::ApiError;
 use fields::Fields;
 use params::{Facts, Wish};
 
-/// Which of the two ways to ask for an answer.
+/// Which of the ways to ask for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     /// `/v1/completions`.
     Completions,
     /// `/v1/chat/completions`.
     Chat,
+    /// `/v1/responses`.
+    Responses,
 }
 
 impl Endpoint {
@@ -32,6 +36,7 @@ impl Endpoint {
         match self {
             Endpoint::Completions => completions::parse(fields, facts),
             Endpoint::Chat => chat::parse(fields, facts),
+            Endpoint::Responses => responses::parse(fields, facts),
         }
     }
 
@@ -40,6 +45,7 @@ impl Endpoint {
         match self {
             Endpoint::Completions => "cmpl-",
             Endpoint::Chat => "chatcmpl-",
+            Endpoint::Responses => "resp_",
         }
     }
 
@@ -48,14 +54,7 @@ impl Endpoint {
         match self {
             Endpoint::Completions => "text_completion",
             Endpoint::Chat => "chat.completion",
-        }
-    }
-
-    /// What `object` says of a chunk of a stream.
-    pub fn chunk_object(self) -> &'static str {
-        match self {
-            Endpoint::Completions => "text_completion",
-            Endpoint::Chat => "chat.completion.chunk",
+            Endpoint::Responses => "response",
         }
     }
 }

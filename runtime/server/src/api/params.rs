@@ -2,11 +2,12 @@
 //!
 //! A parameter is honoured or refused by its name. Values out of range are for the runtime's own checks to refuse.
 
+use super::Endpoint;
 use super::fields::{Fields, ids, whole};
 use super::structured;
 use super::tools::Tools;
 use crate::error::ApiError;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 use trtc_runtime::text::{ChatTemplate, Tokenizer};
@@ -56,6 +57,19 @@ pub struct Wish {
     pub prompt_logprobs: Option<u32>,
     /// Functions that answers may call.
     pub tools: Option<Arc<Tools>>,
+    /// What the answer repeats of the request.
+    pub asked: Map<String, Value>,
+}
+
+/// What every request for an answer may have.
+#[derive(Clone, Debug)]
+pub struct Common {
+    /// All but its prompt, lengths and log-probabilities.
+    pub request: Request,
+    /// As a stream, or whole.
+    pub stream: Option<Streaming>,
+    /// How long it may take.
+    pub timeout: Option<Duration>,
 }
 
 /// A parameter that is taken with values that change nothing.
@@ -71,10 +85,12 @@ const fn informs(name: &'static str, harmless: fn(&Value) -> bool, why: &'static
 }
 
 const NO_TOOLS: &str = "only chats call tools; leave it out, or use /v1/chat/completions";
+const NO_STATE: &str = "nothing is stored; leave it out, and give the whole conversation in input";
 
 /// What supports one of them takes its field before.
 const INFORMS: &[Informs] = &[
     informs("user", Value::is_string, "give a string"),
+    informs("prompt_cache_key", Value::is_string, "give a string"),
     informs("safety_identifier", Value::is_string, "give a string"),
     informs("metadata", Value::is_object, "give an object"),
     informs("store", |v| *v == false, "answers are not stored; give false, or leave it out"),
@@ -82,6 +98,20 @@ const INFORMS: &[Informs] = &[
     informs("parallel_tool_calls", Value::is_boolean, "give true or false"),
     informs("tools", |v| *v == json!([]), NO_TOOLS),
     informs("tool_choice", |v| *v == "none" || *v == "auto", NO_TOOLS),
+    informs("n", |v| *v == 1, "a response is one answer; leave it out, or use /v1/chat/completions"),
+    informs("previous_response_id", |_| false, NO_STATE),
+    informs("conversation", |_| false, NO_STATE),
+    informs(
+        "background",
+        |v| *v == false,
+        "answers are not stored to be fetched later; give false, or leave it out",
+    ),
+    informs(
+        "truncation",
+        |v| *v == "disabled",
+        "nothing is cut from a conversation; give disabled, or leave it out",
+    ),
+    informs("max_tool_calls", |_| false, "the server calls no tools by itself; leave it out"),
     informs("functions", |v| *v == json!([]), "give tools, which came in its place"),
     informs("function_call", |v| *v == "none" || *v == "auto", "give tool_choice, which came in its place"),
     informs("modalities", |v| *v == json!(["text"]), "answers are text; give [\"text\"], or leave it out"),
@@ -113,14 +143,13 @@ pub fn finish(mut fields: Fields) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Reads what every request for an answer may have, all but its prompt, lengths and log-probabilities.
-pub fn common(
-    fields: &mut Fields,
-    facts: &Facts,
-) -> Result<(Request, Option<Streaming>, Option<Duration>), ApiError> {
+/// Reads what every request for an answer may have.
+pub fn common(fields: &mut Fields, facts: &Facts, endpoint: Endpoint) -> Result<Common, ApiError> {
     let mut request = Request::new(Vec::new());
     request.sampling = sampling(fields, &facts.sampling)?;
-    request.n = fields.count("n")?.unwrap_or(1);
+    if endpoint != Endpoint::Responses {
+        request.n = fields.count("n")?.unwrap_or(1);
+    }
     if let Some(best) = fields.count("best_of")?.filter(|&best| best != request.n) {
         let why = format!("it is {best} and n is {}: answers are not ranked; leave it out", request.n);
         return Err(ApiError::unsupported("best_of", &why));
@@ -129,7 +158,7 @@ pub fn common(
     request.ignore_eos = fields.flag("ignore_eos")?.unwrap_or(false);
     request.stop_ids = fields.ids("stop_token_ids")?.unwrap_or_default();
     request.stop = stop(fields)?;
-    request.grammar = structured::take(fields, facts)?;
+    request.grammar = structured::take(fields, facts, endpoint)?;
     request.priority = match fields.integer("priority")? {
         None => 0,
         Some(p) => i32::try_from(p).map_err(|_| {
@@ -146,7 +175,11 @@ pub fn common(
     let usage = match options {
         None => false,
         Some(mut options) => {
-            let usage = options.flag("include_usage")?.unwrap_or(false);
+            // Responses always end with the counts.
+            let usage = match endpoint {
+                Endpoint::Responses => false,
+                _ => options.flag("include_usage")?.unwrap_or(false),
+            };
             // Noise against those who measure chunks: there is none to leave out.
             if options.flag("include_obfuscation")? == Some(true) {
                 let why = "chunks are not padded; give false, or leave it out";
@@ -163,7 +196,7 @@ pub fn common(
         }
         None => None,
     };
-    Ok((request, streams.then_some(Streaming { usage }), timeout))
+    Ok(Common { request, stream: streams.then_some(Streaming { usage }), timeout })
 }
 
 fn sampling(fields: &mut Fields, base: &Sampling) -> Result<Sampling, ApiError> {

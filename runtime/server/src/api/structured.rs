@@ -1,7 +1,8 @@
-//! What an answer must look like: `response_format` as OpenAI has it, `structured_outputs` and `guided_...` as vLLM has them.
+//! What an answer must look like: `response_format` and `text` as OpenAI has them, `structured_outputs` and `guided_...` as vLLM has them.
 //!
 //! From fields to a grammar's description; compiling it is the runtime's business.
 
+use super::Endpoint;
 use super::fields::Fields;
 use super::params::Facts;
 use crate::error::ApiError;
@@ -15,11 +16,13 @@ type Asked = (GrammarSpec, String);
 ///
 /// # Errors
 /// Two of them, one that is not understood, or a grammar that cannot be followed.
-pub fn take(fields: &mut Fields, facts: &Facts) -> Result<Option<Grammar>, ApiError> {
-    let mut asked: Vec<Asked> = Vec::new();
-    if let Some(format) = fields.object("response_format")? {
-        asked.extend(response_format(format)?);
-    }
+pub fn take(fields: &mut Fields, facts: &Facts, endpoint: Endpoint) -> Result<Option<Grammar>, ApiError> {
+    let format = match endpoint {
+        Endpoint::Responses => text_format(fields)?,
+        _ => fields.object("response_format")?,
+    };
+    let format = format.map(|format| response_format(format, endpoint)).transpose()?;
+    let mut asked: Vec<Asked> = format.flatten().into_iter().collect();
     if let Some(mut outputs) = fields.object("structured_outputs")? {
         let before = asked.len();
         guided(&mut outputs, "", &mut asked)?;
@@ -47,8 +50,21 @@ pub fn compile(spec: &GrammarSpec, param: &str, facts: &Facts) -> Result<Grammar
     grammars.compile(spec).map_err(|e| ApiError::from(e).param(param))
 }
 
+/// The format in a response's `text`.
+fn text_format(fields: &mut Fields) -> Result<Option<Fields>, ApiError> {
+    let Some(mut text) = fields.object("text")? else { return Ok(None) };
+    let format = text.object("format")?;
+    if text.text("verbosity")?.is_some_and(|word| word != "medium") {
+        let why = "models know no verbosity; give medium, or leave it out";
+        return Err(ApiError::unsupported(text.path("verbosity"), why));
+    }
+    text.finish()?;
+    Ok(format)
+}
+
 /// `{"type": "json_schema", "json_schema": {"name": "...", "schema": {...}}}`, and what else a type may be; nothing for text.
-pub fn response_format(mut format: Fields) -> Result<Option<Asked>, ApiError> {
+/// Responses have what describes the schema beside the type.
+fn response_format(mut format: Fields, endpoint: Endpoint) -> Result<Option<Asked>, ApiError> {
     let path = format.path("type");
     let kind = format.text("type")?.unwrap_or_default();
     let missing =
@@ -56,6 +72,7 @@ pub fn response_format(mut format: Fields) -> Result<Option<Asked>, ApiError> {
     let spec = match kind.as_str() {
         "text" => None,
         "json_object" => Some(GrammarSpec::JsonObject),
+        "json_schema" if endpoint == Endpoint::Responses => Some(schema_of(&mut format)?),
         "json_schema" => {
             let name = format.path("json_schema");
             let mut inner = format
@@ -83,7 +100,7 @@ pub fn response_format(mut format: Fields) -> Result<Option<Asked>, ApiError> {
 }
 
 /// The schema among `name`, `description`, `schema` and `strict`. Answers are held to it in any case.
-pub fn schema_of(fields: &mut Fields) -> Result<GrammarSpec, ApiError> {
+fn schema_of(fields: &mut Fields) -> Result<GrammarSpec, ApiError> {
     let path = fields.path("schema");
     fields.text("name")?;
     fields.text("description")?;

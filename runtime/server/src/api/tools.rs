@@ -3,6 +3,7 @@
 //! Every family of models has its own notation, which its chat template teaches it; [`FORMATS`] lists those that are known.
 //! Reading calls out of an answer is `calls.rs`.
 
+use super::Endpoint;
 use super::fields::Fields;
 use super::params::Facts;
 use super::structured;
@@ -77,17 +78,21 @@ pub struct Tools {
 ///
 /// # Errors
 /// They are not understood, contradict each other, or the model has no notation for calls.
-pub fn take(fields: &mut Fields, facts: &Facts) -> Result<Option<Tools>, ApiError> {
+pub fn take(fields: &mut Fields, facts: &Facts, endpoint: Endpoint) -> Result<Option<Tools>, ApiError> {
     let list = fields.take("tools");
     let choice = fields.take("tool_choice");
     let parallel = fields.flag("parallel_tool_calls")?.unwrap_or(true);
-    let given = match list {
+    let list = match list {
         None => Vec::new(),
         Some(Value::Array(list)) => list,
         Some(other) => return Err(fields.wrong("tools", "a list of tools", &other)),
     };
-    let tools: Vec<Tool> =
-        given.iter().enumerate().map(|(i, v)| tool(&format!("tools[{i}]."), v)).collect::<Result<_, _>>()?;
+    let (mut given, mut tools) = (Vec::new(), Vec::<Tool>::new());
+    for (i, value) in list.into_iter().enumerate() {
+        let function = function_of(value, &format!("tools[{i}]."), endpoint)?;
+        tools.push(tool(function.clone(), endpoint)?);
+        given.push(json!({ "type": "function", "function": Value::Object(function.into_map()) }));
+    }
     for (i, tool) in tools.iter().enumerate() {
         if tools[..i].iter().any(|t| t.name == tool.name) {
             let what = format!("tools has two functions with the name {:?}", tool.name);
@@ -156,24 +161,28 @@ fn choice_of(value: Option<Value>, tools: &[Tool]) -> Result<Option<Choice>, Api
     Ok(Some(choice))
 }
 
-/// `{"type": "function", "function": {"name", "description", "parameters", "strict"}}`.
-fn tool(at: &str, value: &Value) -> Result<Tool, ApiError> {
-    let mut outer = Fields::of(value.clone(), at.to_owned())?;
+/// What describes the function of `{"type": "function", "function": {"name", "description", "parameters", "strict"}}`; in
+/// requests for responses it stands beside the type.
+fn function_of(value: Value, at: &str, endpoint: Endpoint) -> Result<Fields, ApiError> {
+    let mut outer = Fields::of(value, at.to_owned())?;
     let kind = outer.text("type")?.unwrap_or_default();
     if kind != "function" {
         let why = format!("tools of type {kind:?} are not supported; give functions");
         return Err(ApiError::unsupported(outer.path("type"), &why));
     }
+    if endpoint == Endpoint::Responses {
+        return Ok(outer);
+    }
     let path = outer.path("function");
-    let mut inner = outer.object("function")?.ok_or_else(|| {
+    let inner = outer.object("function")?.ok_or_else(|| {
         ApiError::invalid(format!("{path} is missing: give an object with a name")).param(path)
     })?;
     outer.finish()?;
-    function(&mut inner)
+    Ok(inner)
 }
 
-/// `name`, `description`, `parameters`, `strict`.
-fn function(fields: &mut Fields) -> Result<Tool, ApiError> {
+/// `name`, `description`, `parameters`, `strict`. Templates may know more of a chat's functions.
+fn tool(mut fields: Fields, endpoint: Endpoint) -> Result<Tool, ApiError> {
     let path = fields.path("name");
     let name = fields.text("name")?.unwrap_or_default();
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
@@ -188,6 +197,9 @@ fn function(fields: &mut Fields) -> Result<Tool, ApiError> {
         Some(schema @ Value::Object(_)) => schema,
         Some(other) => return Err(fields.wrong("parameters", "a JSON schema", &other)),
     };
+    if endpoint == Endpoint::Responses {
+        fields.finish()?;
+    }
     Ok(Tool { name, parameters, strict })
 }
 
@@ -205,20 +217,47 @@ impl Tools {
         self.tools.iter().any(|t| t.name == name)
     }
 
-    /// The grammar of what the model may write; none if it may write what it likes.
-    pub fn grammar(&self, facts: &Facts) -> Result<Option<Grammar>, ApiError> {
-        let spec = match self.lark()? {
+    /// The grammar of what the model may write, where text must have this format; none if it may write what it likes.
+    pub fn grammar(&self, format: Option<&Grammar>, facts: &Facts) -> Result<Option<Grammar>, ApiError> {
+        let spec = match self.lark(format.map(Grammar::spec))? {
             None => return Ok(None),
             Some(text) => GrammarSpec::Lark(text),
         };
         structured::compile(&spec, "tools", facts).map(Some)
     }
 
+    /// A rule's right side for text of a format, where it can be told from a call by its first character: JSON, and calls
+    /// in tags. The parser follows one of two grammars that begin alike, and not both.
+    fn answer(&self, format: &GrammarSpec) -> Result<String, ApiError> {
+        let json = match format {
+            GrammarSpec::JsonObject => lark_json(&json!({ "type": "object" })),
+            GrammarSpec::JsonSchema(schema) => lark_json(schema),
+            _ => Err("it is not JSON".to_owned()),
+        };
+        let json = if self.format.tags.is_some() {
+            json
+        } else {
+            Err("this model's calls begin as JSON does".to_owned())
+        };
+        json.map_err(|why| {
+            let what = format!(
+                "tools may be called and the answer must have a form, and nothing tells the two apart, for {why}: give \
+                 tool_choice none or required, or leave out what describes the answer"
+            );
+            ApiError::invalid(what).param("tools")
+        })
+    }
+
     /// The same in Lark's notation.
-    fn lark(&self) -> Result<Option<String>, ApiError> {
+    fn lark(&self, format: Option<&GrammarSpec>) -> Result<Option<String>, ApiError> {
+        // Where a call is wanted there is no text that could have a format.
+        let answer = match (format, &self.choice) {
+            (Some(format), Choice::Auto) => Some(self.answer(format)?),
+            _ => None,
+        };
         let named = |tool: &&Tool| !matches!(&self.choice, Choice::Named(name) if tool.name != *name);
         let callable: Vec<&Tool> = self.tools.iter().filter(named).collect();
-        if self.choice == Choice::Auto && !callable.iter().any(|t| t.strict) {
+        if self.choice == Choice::Auto && answer.is_none() && !callable.iter().any(|t| t.strict) {
             return Ok(None);
         }
         let quoted = |text: &str| Value::from(text).to_string();
@@ -230,14 +269,15 @@ impl Tools {
         let mut text = match self.format.tags {
             Some((tag, close)) => {
                 let close = quoted(&format!("\n{close}"));
-                let calls = match may_talk {
+                let calls = match (&answer, may_talk) {
+                    (Some(json), _) => format!("{json} | {}", several("call", "\"\\n\"")),
                     // A text without the tag, or one that ends with it and goes on as a call.
-                    true => format!(
+                    (None, true) => format!(
                         "TEXT | head \"\\n\" body {close} (\"\\n\" call)*\nTEXT: ~/(?s:.*){tag}(?s:.*)/\n\
                          head[suffix={}]: /(?s:.*)/",
                         quoted(tag)
                     ),
-                    false => several("call", "\"\\n\""),
+                    (None, false) => several("call", "\"\\n\""),
                 };
                 format!("start: {calls}\ncall: {} body {close}\n", quoted(&format!("{tag}\n")))
             }

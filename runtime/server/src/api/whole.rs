@@ -1,12 +1,14 @@
-//! An answer that is sent whole: what came is gathered, then written as one object.
+//! A completion or a chat that is sent whole: what came is gathered, then written as one object.
 
 use super::Endpoint;
+use super::answer::{Answer, Timings};
 use super::calls::{Part, Reader};
 use super::logprobs::{self, Lists};
 use super::tools::Tools;
 use crate::desk::Update;
+use crate::error::ApiError;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use trtc_runtime::text::Tokenizer;
 use trtc_runtime::{Finish, TokenLogprob};
@@ -38,6 +40,8 @@ pub struct Shape {
     pub prompt_logprobs: Option<u32>,
     /// Functions that answers may call.
     pub tools: Option<Arc<Tools>>,
+    /// What the answer repeats of the request.
+    pub asked: Map<String, Value>,
 }
 
 impl Shape {
@@ -51,10 +55,14 @@ impl Shape {
         choice / self.n.max(1) as usize
     }
 
+    /// What the response's name has behind its prefix.
+    pub fn own_id(&self) -> &str {
+        self.id.strip_prefix(self.endpoint.prefix()).unwrap_or(&self.id)
+    }
+
     /// The name of a choice's call.
     pub fn call_id(&self, choice: usize, call: usize) -> String {
-        let own = self.id.rsplit('-').next().unwrap_or_default();
-        format!("call_{own}_{choice}_{call}")
+        format!("call_{}_{choice}_{call}", self.own_id())
     }
 
     /// A call as answers have it; `index` is its place in a stream.
@@ -130,30 +138,23 @@ struct Choice {
 }
 
 /// Answers as they come.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Gathered {
+    shape: Shape,
     choices: Vec<Choice>,
     tokens: u64,
 }
 
 impl Gathered {
     /// None yet.
-    pub fn new(shape: &Shape, prompts: usize) -> Gathered {
-        Gathered { choices: vec![Choice::default(); prompts * shape.n as usize], tokens: 0 }
+    pub fn new(shape: Shape, prompts: usize) -> Gathered {
+        Gathered { choices: vec![Choice::default(); prompts * shape.n as usize], shape, tokens: 0 }
     }
+}
 
-    /// Tokens so far.
-    pub fn tokens(&self) -> u64 {
-        self.tokens
-    }
-
-    /// Why each answer ended.
-    pub fn reasons(&self) -> Vec<&'static str> {
-        self.choices.iter().filter_map(|c| c.finish.map(|f| reason(f, !c.calls.is_empty()))).collect()
-    }
-
-    /// Takes news.
-    pub fn take(&mut self, shape: &Shape, update: Update) {
+impl Answer for Gathered {
+    fn take(&mut self, update: Update, _: &mut String) {
+        let shape = &self.shape;
         match update {
             Update::Taken { .. } | Update::Failed(_) => {}
             Update::Prompt { part, index, logprobs } => {
@@ -176,18 +177,32 @@ impl Gathered {
         }
     }
 
-    /// The response.
-    pub fn body(&self, shape: &Shape) -> Value {
+    /// The response. How long things took stands in its headers.
+    fn finish(&mut self, _: &Timings, out: &mut String) {
+        let shape = &self.shape;
         let choices: Vec<Value> =
             self.choices.iter().enumerate().map(|(i, choice)| choice.value(i, shape)).collect();
-        json!({
+        let body = json!({
             "id": shape.id,
             "object": shape.endpoint.object(),
             "created": shape.created,
             "model": &*shape.model,
             "choices": choices,
             "usage": Usage::new(shape.prompt_tokens, self.tokens),
-        })
+        });
+        out.push_str(&body.to_string());
+    }
+
+    fn fail(&mut self, error: &ApiError, out: &mut String) {
+        out.push_str(&error.body().to_string());
+    }
+
+    fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    fn reasons(&self) -> Vec<&'static str> {
+        self.choices.iter().filter_map(|c| c.finish.map(|f| reason(f, !c.calls.is_empty()))).collect()
     }
 }
 
@@ -207,12 +222,12 @@ impl Choice {
     }
 
     fn value(&self, index: usize, shape: &Shape) -> Value {
-        let mut value = match shape.endpoint {
-            Endpoint::Completions => {
+        let mut value = match shape.endpoint == Endpoint::Chat {
+            false => {
                 let echo = shape.echo.get(shape.part(index)).map_or("", String::as_str);
                 json!({ "text": format!("{echo}{}", self.text) })
             }
-            Endpoint::Chat => {
+            true => {
                 let silent = self.text.is_empty() && !self.calls.is_empty();
                 let content = if silent { Value::Null } else { self.text.as_str().into() };
                 let mut message = json!({ "role": "assistant", "content": content, "refusal": null });

@@ -2,10 +2,11 @@
 
 use super::{Context, body, ms, respond};
 use crate::api::Endpoint;
-use crate::api::chunks::{Chunks, KEEP_ALIVE, Timings};
+use crate::api::answer::{self, Answer, Timings};
+use crate::api::chunks::KEEP_ALIVE;
 use crate::api::fields::Fields;
 use crate::api::params::Wish;
-use crate::api::whole::{Gathered, Shape};
+use crate::api::whole::Shape;
 use crate::app::{Active, App};
 use crate::desk::{Ticket, Update};
 use crate::error::ApiError;
@@ -30,7 +31,7 @@ pub async fn generate(
     let active = app.begin()?;
     let bytes = body::read(&app, body).await?;
     let (model, wish) = prepared(&app, move |app| prepare(app, endpoint, &bytes)).await?;
-    let Wish { requests, echo, stream, timeout, logprobs, prompt_logprobs, tools } = wish;
+    let Wish { requests, echo, stream, timeout, logprobs, prompt_logprobs, tools, asked } = wish;
     let reports = (logprobs.is_some() && !echo.is_empty()) || prompt_logprobs.is_some();
     let prompts = requests.len();
     let shape = Shape {
@@ -46,6 +47,7 @@ pub async fn generate(
         logprobs,
         prompt_logprobs,
         tools,
+        asked,
     };
     {
         let mut record = context.record();
@@ -57,14 +59,12 @@ pub async fn generate(
     let ticket = model.desk.submit(&context.client, requests, context.arrived, false)?;
     let waiting =
         Waiting { ticket, limit, arrived: context.arrived, queued: None, first: None, news: Vec::new() };
-    match stream {
-        None => whole(waiting, &shape, prompts, &context).await,
-        Some(options) => {
-            let chunks = Chunks::new(shape, prompts, options.usage);
-            let keep_alive = app.config.keep_alive;
-            Ok(streamed(Stream { app, waiting, chunks, context, keep_alive, over: false, _active: active }))
-        }
+    let answer = answer::writer(shape, prompts, stream);
+    if stream.is_none() {
+        return whole(waiting, answer, &context).await;
     }
+    let keep_alive = app.config.keep_alive;
+    Ok(streamed(Stream { app, waiting, answer, context, keep_alive, over: false, _active: active }))
 }
 
 /// Does what may take long, such as reading a long text, on a thread of its own.
@@ -145,38 +145,38 @@ impl Waiting {
 }
 
 /// Notes in the log what came of a request.
-fn note(context: &Context, timings: &Timings, tokens: u64, reasons: &[&'static str]) {
+fn note(context: &Context, timings: &Timings, answer: &dyn Answer) {
     let mut record = context.record();
     (record.queue_ms, record.ttft_ms) = (timings.queue_ms, timings.ttft_ms);
-    record.completion_tokens = tokens;
-    record.finish_reasons = reasons.to_vec();
+    record.completion_tokens = answer.tokens();
+    record.finish_reasons = answer.reasons();
     record.finish_reasons.dedup();
 }
 
 async fn whole(
     mut waiting: Waiting,
-    shape: &Shape,
-    prompts: usize,
+    mut answer: Box<dyn Answer>,
     context: &Context,
 ) -> Result<Response, ApiError> {
-    let mut gathered = Gathered::new(shape, prompts);
+    let mut body = String::new();
     while !waiting.ticket.is_done() {
         let came = waiting.wait(None).await;
         let mut failed = came.err();
         for update in waiting.news.drain(..) {
             match update {
                 Update::Failed(error) => failed = failed.or(Some(error)),
-                update => gathered.take(shape, update),
+                update => answer.take(update, &mut body),
             }
         }
         if let Some(error) = failed {
-            note(context, &waiting.timings(), gathered.tokens(), &gathered.reasons());
+            note(context, &waiting.timings(), answer.as_ref());
             return Err(error);
         }
     }
     let timings = waiting.timings();
-    note(context, &timings, gathered.tokens(), &gathered.reasons());
-    let mut response = respond::json(200, &gathered.body(shape));
+    note(context, &timings, answer.as_ref());
+    answer.finish(&timings, &mut body);
+    let mut response = respond::written(200, body);
     let headers = response.headers_mut();
     add_ms(headers, HeaderName::from_static("x-trtc-queue-ms"), timings.queue_ms);
     add_ms(headers, HeaderName::from_static("x-trtc-ttft-ms"), timings.ttft_ms);
@@ -194,7 +194,7 @@ fn add_ms(headers: &mut HeaderMap, name: HeaderName, ms: Option<f64>) {
 struct Stream {
     app: Arc<App>,
     waiting: Waiting,
-    chunks: Chunks,
+    answer: Box<dyn Answer>,
     context: Context,
     keep_alive: Duration,
     over: bool,
@@ -203,7 +203,7 @@ struct Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        note(&self.context, &self.waiting.timings(), self.chunks.tokens(), self.chunks.reasons());
+        note(&self.context, &self.waiting.timings(), self.answer.as_ref());
     }
 }
 
@@ -234,14 +234,13 @@ impl Stream {
                 if self.over {
                     break;
                 }
-                if let Update::Failed(error) = &update {
-                    self.fail(error, &mut out);
-                } else {
-                    self.chunks.take(&update, &mut out);
+                match update {
+                    Update::Failed(error) => self.fail(&error, &mut out),
+                    update => self.answer.take(update, &mut out),
                 }
             }
             if !self.over && self.waiting.ticket.is_done() {
-                self.chunks.finish(&self.waiting.timings(), &mut out);
+                self.answer.finish(&self.waiting.timings(), &mut out);
                 self.over = true;
             }
         }
@@ -252,6 +251,6 @@ impl Stream {
         self.over = true;
         self.context.record().error = error.code.or(Some(error.kind.name()));
         self.app.metrics.error(error.kind);
-        self.chunks.fail(error, out);
+        self.answer.fail(error, out);
     }
 }

@@ -21,7 +21,12 @@ pub fn with(status: u16, content_type: &'static str, body: impl Into<Body>) -> R
 
 /// A JSON object.
 pub fn json(status: u16, value: &Value) -> Response {
-    with(status, "application/json", value.to_string())
+    written(status, value.to_string())
+}
+
+/// A JSON object that is written already.
+pub fn written(status: u16, json: String) -> Response {
+    with(status, "application/json", json)
 }
 
 /// An error.

@@ -38,6 +38,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/models/{*id}", get(model).post(change))
         .route("/v1/completions", post(completions))
         .route("/v1/chat/completions", post(chat_completions))
+        .route("/v1/responses", post(responses))
         .route("/v1/embeddings", post(embeddings))
         .route("/tokenize", post(tokenize))
         .route("/detokenize", post(detokenize));
@@ -177,6 +178,10 @@ async fn chat_completions(
     outcome(generate(app, context, Endpoint::Chat, body).await)
 }
 
+async fn responses(State(app): Shared, Extension(context): Extension<Context>, body: Body) -> Response {
+    outcome(generate(app, context, Endpoint::Responses, body).await)
+}
+
 async fn embeddings() -> Response {
     let what = "these models write text and have no embeddings: use /v1/completions or /v1/chat/completions";
     respond::error(ApiError::invalid(what).code("unsupported_endpoint"))
@@ -206,7 +211,7 @@ fn tokens_of(app: &App, bytes: &[u8]) -> Result<Value, ApiError> {
                 _ => e,
             })?;
             let answer = fields.flag("add_generation_prompt")?.unwrap_or(true);
-            let tools = tools::take(&mut fields, &model.facts)?;
+            let tools = tools::take(&mut fields, &model.facts, Endpoint::Chat)?;
             fields.finish()?;
             chat::prompt(&messages, tools.as_ref().map_or(&[], |t| &t.given), &model.facts, answer)?
         }

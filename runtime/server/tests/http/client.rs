@@ -151,16 +151,15 @@ impl Open {
     }
 
     /// All events up to `[DONE]`.
-    pub fn events(mut self) -> Vec<Value> {
+    pub fn events(self) -> Vec<Value> {
+        let mut data = self.data();
+        assert_eq!(data.pop().as_deref(), Some("[DONE]"), "{data:?}");
+        data.iter().map(|d| serde_json::from_str(d).unwrap_or_else(|e| panic!("{e}: {d}"))).collect()
+    }
+
+    /// The data of all events.
+    pub fn data(mut self) -> Vec<String> {
         assert_eq!(self.status, 200);
-        let mut events = Vec::new();
-        while let Some(data) = self.event(&mut 0).unwrap() {
-            if data == "[DONE]" {
-                assert_eq!(self.event(&mut 0).unwrap(), None, "nothing comes after the end");
-                return events;
-            }
-            events.push(serde_json::from_str(&data).unwrap());
-        }
-        panic!("the stream has no end: {events:?}");
+        std::iter::from_fn(|| self.event(&mut 0).unwrap()).collect()
     }
 }

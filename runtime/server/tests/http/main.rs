@@ -11,6 +11,7 @@ mod limits;
 mod models;
 mod page;
 mod refusals;
+mod responses;
 mod structured;
 mod support;
 mod tls;

@@ -129,7 +129,7 @@ fn what_is_no_tool_is_refused_by_its_name() {
         (json!({ "tool_choice": { "type": "function", "function": { "name": "x" } } }), "tool_choice"),
         (json!({ "tools": [], "tool_choice": "required" }), "tool_choice"),
         (json!({ "functions": [{}] }), "functions"),
-        (json!({ "tool_choice": "required", "response_format": { "type": "json_object" } }), "tools"),
+        (json!({ "guided_choice": ["a", "b"] }), "tools"),
         (
             json!({ "messages": [{ "role": "user", "content": "", "tool_calls": [{ "function": { "name": "a" } }] }] }),
             "messages[0].tool_calls",

@@ -11,7 +11,7 @@ use trtc_engine::manifest as eng;
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Requests to the server; the first byte chooses the endpoint.
-const BODIES: [(&str, &str); 4] = [
+const BODIES: [(&str, &str); 5] = [
     (
         "completion",
         r#"0{"prompt":["a b","b"],"max_tokens":4,"n":2,"stop":["a"],"seed":1,"logit_bias":{"1":-1},"stream":true,"stream_options":{"include_usage":true}}"#,
@@ -27,6 +27,10 @@ const BODIES: [(&str, &str); 4] = [
     (
         "informs",
         r#"1{"messages":[{"role":"user","content":"a"}],"user":"u","metadata":{},"store":false,"tools":[],"response_format":{"type":"text"},"timeout":1.5,"priority":-3}"#,
+    ),
+    (
+        "response",
+        r#"2{"instructions":"b","input":[{"role":"user","content":[{"type":"input_text","text":"a"}]},{"type":"function_call","call_id":"c","name":"f","arguments":"{}"},{"type":"function_call_output","call_id":"c","output":"a"}],"max_output_tokens":4,"tools":[{"type":"function","name":"f"}],"tool_choice":"auto","text":{"format":{"type":"text"}},"store":false,"include":["message.output_text.logprobs"],"top_logprobs":1}"#,
     ),
 ];
 
