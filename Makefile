@@ -11,11 +11,11 @@ FUZZ_SECONDS ?= 60
 # Tests may unwrap, also in the helper functions that clippy does not recognise as theirs.
 TESTS_MAY := $(addprefix -A clippy::,unwrap_used type_complexity needless_range_loop)
 
-.PHONY: help demo test bench fmt lint fuzz setup models binary
+.PHONY: help demo test clients bench fmt lint fuzz setup models binary
 
 help:
 	@echo 'make demo    build an engine from a real model, run it, and build one for an H100'
-	@echo 'make test    every check: format, lints, unit and end-to-end tests, fuzz targets for $(FUZZ_SECONDS) s each'
+	@echo 'make test    every check: format, lints, unit and end-to-end tests, official clients, fuzz targets for $(FUZZ_SECONDS) s each'
 	@echo 'make bench   speed of this machine'"'"'s host device on a real model'
 	@echo 'make fmt     format;  make lint: clippy and cargo-deny;  make fuzz FUZZ_SECONDS=600'
 
@@ -34,7 +34,12 @@ demo: binary
 
 test: setup models lint
 	cargo test --locked --workspace
+	scripts/clients.sh target/debug/trtc
 	scripts/fuzz.sh $(FUZZ_SECONDS)
+
+clients: setup
+	cargo build --locked -p trtc
+	scripts/clients.sh target/debug/trtc
 
 bench: binary
 	@scripts/models.sh smollm2
