@@ -65,6 +65,11 @@ pub fn run(table: &Table, args: &Args) -> Result<bool, String> {
         options.extend(["-o".to_owned(), path.display().to_string()]);
         options.extend(["--weights", "dummy:1", "--target", &args.target].map(str::to_owned));
         options.extend(engine.options.split_whitespace().map(str::to_owned));
+        if let Some(recipe) = &engine.recipe {
+            let path = args.out.join(format!("{}.recipe", engine.name));
+            write(&path, &format!("{recipe}\n"))?;
+            options.extend(["--recipe".to_owned(), path.display().to_string()]);
+        }
         options.extend(args.cubin.then(|| "--cubin".to_owned()));
         let built = child::run(&args.trtc, &options, Instant::now() + LONGEST);
         let note = match built {
@@ -76,7 +81,7 @@ pub fn run(table: &Table, args: &Args) -> Result<bool, String> {
                     done.seconds,
                     resident.unwrap_or(f64::NAN)
                 );
-                json!({ "engine": engine.name, "options": engine.options, "target": args.target,
+                json!({ "engine": engine.name, "options": engine.options, "recipe": engine.recipe, "target": args.target,
                     "cubin": args.cubin, "seconds": done.seconds, "resident_gb": resident })
             }
             Err(why) => {

@@ -32,6 +32,9 @@ pub struct EngineSpec {
     pub model: String,
     /// Options of `trtc build`, as one types them.
     pub options: String,
+    /// Text of a recipe, for `--recipe`.
+    #[serde(default)]
+    pub recipe: Option<String>,
 }
 
 /// What gives a job's numbers.
@@ -263,10 +266,11 @@ mod tests {
         }
         for (part, count) in [
             ("deterministic decode, batch", 4),
-            ("decode, batch", 18),
+            ("decode, batch", 22),
+            ("with the output projection, ", 6),
             ("bf16 first token, ", 6),
             ("fp8 first token, ", 3),
-            ("throughput", 6),
+            ("throughput", 8),
             ("GEMM bf16", 32),
             ("GEMM fp8", 32),
             ("attention prefill", 3),
