@@ -85,7 +85,7 @@ fn expected(prompt: &[u32], most: usize, grammar: &Grammar) -> (Vec<u32>, Finish
         }
         all.push(best);
         matcher.accept(best).unwrap();
-        if matcher.is_over() {
+        if matcher.is_over().unwrap() {
             return (answer(&all), Finish::Stop);
         }
     }

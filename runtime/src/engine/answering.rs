@@ -4,7 +4,7 @@
 
 use super::events::Events;
 use crate::exec::Draw;
-use crate::grammar::{Matcher, allows};
+use crate::grammar::Matcher;
 use crate::request::{AnswerId, Event, Finish, Request, TokenLogprob};
 use crate::sample::{self, Sampler};
 use crate::text::{TextStream, Tokenizer};
@@ -224,8 +224,10 @@ impl Answering {
             let Cold { sampler, matcher, .. } = &mut *self.cold;
             sampler.accept(token);
             if let Some(matcher) = matcher {
-                over = match matcher.accept(token) {
-                    Ok(()) => matcher.is_over().then_some(Finish::Stop),
+                // Whether it is over shows in the next mask, which other threads make, if there is to be one.
+                let last = self.len == self.most;
+                over = match matcher.accept(token).and_then(|()| Ok(last && matcher.is_over()?)) {
+                    Ok(over) => over.then_some(Finish::Stop),
                     Err(_) => Some(Finish::Lost),
                 };
             }
@@ -256,18 +258,20 @@ impl Answering {
 /// The mask of the next token, if there is a grammar; or how the answer ends, because nothing but the end is left, or the
 /// grammar cannot be followed.
 fn allowed<'a>(matcher: &'a mut Option<Matcher>, banned: &[u32]) -> Result<Option<&'a [u32]>, Finish> {
-    match matcher.as_mut().map(Matcher::mask).transpose() {
-        Ok(Some(mask)) if only(mask, banned) => Err(Finish::Stop),
-        Ok(mask) => Ok(mask),
+    let Some(matcher) = matcher else { return Ok(None) };
+    match matcher.is_over().and_then(|over| Ok((over, matcher.mask()?))) {
+        Ok((over, mask)) if over || only(mask, banned) => Err(Finish::Stop),
+        Ok((_, mask)) => Ok(Some(mask)),
         Err(_) => Err(Finish::Lost),
     }
 }
 
 /// True if a mask has no other tokens than these.
 fn only(mask: &[u32], tokens: &[u32]) -> bool {
-    let set: u32 = mask.iter().map(|word| word.count_ones()).sum();
-    let mut these = tokens.to_vec();
-    these.sort_unstable();
-    these.dedup();
-    these.iter().filter(|&&t| allows(mask, t)).count() as u32 == set
+    // Most masks have many, so the first words tell.
+    let others = |(i, &word): (usize, &u32)| {
+        let own = tokens.iter().filter(|&&t| t as usize / 32 == i).fold(0, |own, t| own | 1 << (t % 32));
+        word & !own != 0
+    };
+    !mask.iter().enumerate().filter(|(_, word)| **word != 0).any(others)
 }

@@ -16,7 +16,7 @@ pub use stream::Generate;
 use crate::device::Device;
 use crate::error::Error;
 use crate::exec::Executor;
-use crate::grammar::Grammars;
+use crate::grammar::{Grammars, LANES};
 use crate::kv::KvPool;
 use crate::limits::Limits;
 use crate::metrics::Stats;
@@ -29,9 +29,6 @@ use std::path::Path;
 use std::sync::Arc;
 use trtc_engine::EngineFile;
 use trtc_engine::manifest::Manifest;
-
-/// Most threads that make the masks of a step.
-const MASK_THREADS: usize = 8;
 
 /// A loaded engine. One thread drives it by [`Engine::step`], or by [`Engine::generate`] and the like, which do.
 ///
@@ -95,7 +92,7 @@ impl Engine {
             template,
             grammars,
             scratch: Scratch::default(),
-            threads: options.threads()?.min(MASK_THREADS),
+            threads: options.threads()?.min(LANES),
             flight: None,
             memory: step::Memory::default(),
             stats: Stats::default(),

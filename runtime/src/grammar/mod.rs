@@ -22,6 +22,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 /// Compiled grammars that are kept: clients send the same few with every request.
 const KEPT: usize = 64;
 
+/// Copies of what the parsers of a grammar learn of texts, at most: parsers that share one wait for each other.
+pub const LANES: usize = 16;
+
 /// Compiles grammars for one vocabulary. What all of them share is made with the first.
 pub struct Grammars {
     tokenizer: Arc<Tokenizer>,
@@ -70,7 +73,8 @@ impl Grammars {
         if mask.iter().all(|&word| word == 0) {
             return Err(wrong("no text matches it".to_owned()));
         }
-        let grammar = Grammar(Arc::new(Compiled { spec: spec.clone(), first: Mutex::new(first.inner) }));
+        let lanes = Mutex::new(vec![Lane { first: first.inner, live: Arc::new(()) }]);
+        let grammar = Grammar(Arc::new(Compiled { spec: spec.clone(), lanes }));
         let mut kept = kept();
         if kept.len() == KEPT {
             kept.pop_front();
@@ -97,8 +101,16 @@ pub struct Grammar(Arc<Compiled>);
 
 struct Compiled {
     spec: GrammarSpec,
+    /// The first is there from the beginning.
+    lanes: Mutex<Vec<Lane>>,
+}
+
+/// What parsers share.
+struct Lane {
     /// At the beginning of a text.
-    first: Mutex<llguidance::Matcher>,
+    first: llguidance::Matcher,
+    /// Held by each matcher of the lane.
+    live: Arc<()>,
 }
 
 impl Grammar {
@@ -107,10 +119,20 @@ impl Grammar {
         &self.0.spec
     }
 
-    /// Follows one answer from its beginning.
+    /// Follows one answer from its beginning, in the lane that has the fewest.
     pub fn matcher(&self) -> Matcher {
-        let first = self.0.first.lock().unwrap_or_else(PoisonError::into_inner);
-        Matcher { inner: first.clone(), mask: None }
+        let mut lanes = self.0.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let load = |lane: &Lane| Arc::strong_count(&lane.live);
+        let least = (0..lanes.len()).min_by_key(|&i| load(&lanes[i])).unwrap_or_default();
+        let lane = if load(&lanes[least]) > 1 && lanes.len() < LANES {
+            let first = lanes[0].first.deep_clone();
+            lanes.push(Lane { first, live: Arc::new(()) });
+            lanes.len() - 1
+        } else {
+            least
+        };
+        let Lane { first, live } = &lanes[lane];
+        Matcher { inner: first.clone(), mask: None, last: None, lane: Some((lane, Arc::clone(live))) }
     }
 }
 
@@ -131,6 +153,10 @@ pub struct Matcher {
     inner: llguidance::Matcher,
     /// Of the place where it is, once it was asked for.
     mask: Option<SimpleVob>,
+    /// The last token, if the parser was not told yet.
+    last: Option<u32>,
+    /// Its lane, below [`LANES`], and what tells the lane that it is alive; none for the first of a grammar.
+    lane: Option<(usize, Arc<()>)>,
 }
 
 impl std::fmt::Debug for Matcher {
@@ -141,7 +167,12 @@ impl std::fmt::Debug for Matcher {
 
 impl Matcher {
     fn new(parser: TokenParser) -> Matcher {
-        Matcher { inner: llguidance::Matcher::new(Ok(parser)), mask: None }
+        Matcher { inner: llguidance::Matcher::new(Ok(parser)), mask: None, last: None, lane: None }
+    }
+
+    /// Matchers of one lane wait for each other, so one thread should make their masks.
+    pub fn lane(&self) -> usize {
+        self.lane.as_ref().map_or(0, |(lane, _)| *lane)
     }
 
     /// The tokens that may come next, a bit each, the lowest of a word first. An end-of-sequence token is among them where
@@ -150,24 +181,34 @@ impl Matcher {
     /// # Errors
     /// The grammar is so ambiguous here that the parser gave up.
     pub fn mask(&mut self) -> Result<&[u32], Error> {
+        self.catch_up()?;
         if self.mask.is_none() {
             self.mask = Some(self.inner.compute_mask_or_eos().map_err(gave_up)?);
         }
         Ok(self.mask.as_ref().map_or(&[], |m| m.as_slice()))
     }
 
-    /// Goes on with a token that the mask allows.
+    /// Goes on with a token that the mask allows. The parser is told when it is asked next, which may be on another thread.
     ///
     /// # Errors
-    /// The mask does not allow it, or the parser gave up.
+    /// The mask did not allow the token before, or the parser gave up.
     pub fn accept(&mut self, token: u32) -> Result<(), Error> {
-        self.mask = None;
-        self.inner.consume_token(token).map_err(gave_up)
+        self.catch_up()?;
+        (self.mask, self.last) = (None, Some(token));
+        Ok(())
     }
 
     /// True if nothing can follow.
-    pub fn is_over(&self) -> bool {
-        self.inner.is_stopped()
+    ///
+    /// # Errors
+    /// The mask did not allow the last token, or the parser gave up.
+    pub fn is_over(&mut self) -> Result<bool, Error> {
+        self.catch_up()?;
+        Ok(self.inner.is_stopped())
+    }
+
+    fn catch_up(&mut self) -> Result<(), Error> {
+        self.last.take().map_or(Ok(()), |token| self.inner.consume_token(token).map_err(gave_up))
     }
 }
 

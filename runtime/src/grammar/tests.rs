@@ -46,11 +46,34 @@ fn matches(grammar: &Grammar, text: &str) -> bool {
         }
         matcher.accept(u32::from(byte)).unwrap();
     }
-    matcher.is_over() || allows(matcher.mask().unwrap(), END)
+    matcher.is_over().unwrap() || allows(matcher.mask().unwrap(), END)
 }
 
 fn compile(spec: GrammarSpec) -> Grammar {
     grammars().compile(&spec).unwrap_or_else(|e| panic!("{e} {:?}", e.help))
+}
+
+#[test]
+fn matchers_at_a_time_have_lanes_of_their_own_as_long_as_there_are_some() {
+    let grammar = compile(GrammarSpec::Regex("(ab|ac){3}lanes".to_owned()));
+    let mut matchers: Vec<Matcher> = (0..2 * LANES).map(|_| grammar.matcher()).collect();
+    let lanes = |all: &[Matcher]| all.iter().map(Matcher::lane).collect::<Vec<_>>();
+    let each: Vec<usize> = (0..LANES).collect();
+    assert_eq!(lanes(&matchers[..LANES]), each);
+    // Then each gets another one.
+    let mut second = lanes(&matchers[LANES..]);
+    second.sort_unstable();
+    assert_eq!(second, each);
+    for text in ["a", "b", "a", "c"] {
+        let masks: Vec<Vec<u32>> = matchers.iter_mut().map(|m| m.mask().unwrap().to_vec()).collect();
+        assert!(masks.iter().all(|mask| *mask == masks[0]));
+        assert!(allows(&masks[0], u32::from(text.as_bytes()[0])));
+        matchers.iter_mut().for_each(|m| m.accept(u32::from(text.as_bytes()[0])).unwrap());
+    }
+    // One that is alone is where the last one learnt.
+    drop(matchers);
+    assert_eq!(grammar.matcher().lane(), 0);
+    assert_eq!(grammar.matcher().lane(), 0);
 }
 
 #[test]
@@ -111,9 +134,9 @@ fn tokens_of_several_bytes_and_every_end_are_in_the_mask_and_nothing_else_specia
         matcher.accept(token).unwrap();
     }
     matcher.accept(u32::from(b'}')).unwrap();
-    assert!(matcher.is_over() || [END, END + 7].iter().all(|&t| allows(matcher.mask().unwrap(), t)));
+    assert!(matcher.is_over().unwrap() || [END, END + 7].iter().all(|&t| allows(matcher.mask().unwrap(), t)));
     let mut matcher = grammar.matcher();
-    assert!(matcher.accept(u32::from(b'[')).is_err());
+    assert!(matcher.accept(u32::from(b'[')).and_then(|()| matcher.is_over()).is_err());
 }
 
 #[test]
@@ -187,7 +210,7 @@ proptest! {
             }
             text.extend_from_slice(tokenizer().token_bytes(token));
             matcher.accept(token).unwrap();
-            if matcher.is_over() {
+            if matcher.is_over().unwrap() {
                 break;
             }
         }

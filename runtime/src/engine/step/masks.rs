@@ -46,30 +46,35 @@ impl Engine {
     }
 }
 
-/// Makes the masks of a step on up to `threads` threads if there are many; each answer keeps its own.
+/// Makes the masks of a step on up to `threads` threads if there are many; each answer keeps its own. Matchers of one lane
+/// are one thread's.
 fn prepare(answers: &mut [Option<Answering>], asked: &[Asked], threads: usize) {
-    let masked = || asked.iter().filter(|a| a.mask.is_some());
-    if threads < 2 || masked().count() <= FEW {
+    let threads = threads.min(asked.iter().filter(|a| a.mask.is_some()).count().div_ceil(FEW));
+    if threads < 2 {
         return;
     }
+    let mut shares: Vec<Vec<(usize, Matcher)>> = Vec::new();
+    shares.resize_with(threads, Vec::new);
+    for (i, a) in asked.iter().enumerate() {
+        if let Some(matcher) = live(answers, a).and_then(|answering| answering.matcher().take()) {
+            shares[matcher.lane() % threads].push((i, matcher));
+        }
+    }
     // Whoever cannot be followed says so when the mask is asked for.
-    let make = |matchers: &mut [(usize, Matcher)]| {
+    let make = |matchers: &mut Vec<(usize, Matcher)>| {
         for (_, matcher) in matchers {
             let _ = matcher.mask();
         }
     };
-    let take = |(i, a): (usize, &Asked)| Some((i, live(answers, a)?.matcher().take()?));
-    let mut matchers: Vec<(usize, Matcher)> = asked.iter().enumerate().filter_map(take).collect();
-    let share = matchers.len().div_ceil(threads).max(1);
     std::thread::scope(|scope| {
-        let mut shares = matchers.chunks_mut(share);
+        let mut shares = shares.iter_mut().filter(|share| !share.is_empty());
         let own = shares.next();
         for other in shares {
             scope.spawn(move || make(other));
         }
-        make(own.unwrap_or_default());
+        own.map(make);
     });
-    for (i, matcher) in matchers {
+    for (i, matcher) in shares.into_iter().flatten() {
         if let Some(answering) = live(answers, &asked[i]) {
             *answering.matcher() = Some(matcher);
         }
