@@ -53,7 +53,7 @@ impl Default for Config {
             public_metrics: false,
             page: true,
             cors_origins: Vec::new(),
-            queue: Bounds { answers: 1024, tokens: 4 << 20 },
+            queue: Bounds { answers: 1024, tokens: 4 << 20, wait: Some(Duration::from_secs(10)) },
             max_body: 32 << 20,
             max_connections: 4096,
             request_timeout: None,

@@ -34,6 +34,8 @@ pub struct Bounds {
     pub answers: u64,
     /// Tokens of prompts that may wait; a request that finds the queue empty may have more.
     pub tokens: u64,
+    /// How long a request may be expected to wait.
+    pub wait: Option<Duration>,
 }
 
 /// What the engine's thread fetches.
@@ -127,7 +129,6 @@ impl Desk {
         urgent: bool,
     ) -> Result<Ticket, ApiError> {
         let places: u64 = requests.iter().map(|r| u64::from(r.n)).sum();
-        let tokens: u64 = requests.iter().map(|r| r.prompt.len() as u64).sum();
         let most = self.bounds.answers + u64::from(self.places);
         if places > most && !urgent {
             return Err(ApiError::invalid(format!(
@@ -143,16 +144,8 @@ impl Desk {
             Hours::Draining => return Err(ApiError::unavailable("the model is being unloaded")),
             Hours::Closed(why) => return Err(ApiError::unavailable(why)),
         }
-        let free = u64::from(self.places.saturating_sub(state.inside));
-        let beyond = (state.queue.places() + places).saturating_sub(free);
-        let full = beyond > self.bounds.answers
-            || (!state.queue.is_empty() && state.queue.tokens() + tokens > self.bounds.tokens);
-        if full && !urgent {
-            let (waiting, tokens) = (state.queue.places(), state.queue.tokens());
-            return Err(ApiError::busy(
-                format!("the queue is full: {waiting} answers with {tokens} tokens of prompts wait"),
-                state.rate.retry_after(state.queue.len(), now),
-            ));
+        if let Some(why) = self.crowd(&state, client, &requests).filter(|_| !urgent) {
+            return Err(ApiError::busy(why, state.rate.retry_after(state.queue.places())));
         }
         let first = state.next;
         for (part, request) in (0..).zip(requests) {
@@ -173,9 +166,36 @@ impl Desk {
         Ok(Ticket::new(Arc::clone(self), numbers, places, updates))
     }
 
+    /// Why a request may not wait, if it has no place and may not.
+    fn crowd(&self, state: &State, client: &str, requests: &[Request]) -> Option<String> {
+        let places: u64 = requests.iter().map(|r| u64::from(r.n)).sum();
+        let tokens: u64 = requests.iter().map(|r| r.prompt.len() as u64).sum();
+        let (waiting, their_tokens) = (state.queue.places(), state.queue.tokens());
+        let free = u64::from(self.places.saturating_sub(state.inside));
+        if (waiting + places).saturating_sub(free) > self.bounds.answers
+            || (waiting > 0 && their_tokens + tokens > self.bounds.tokens)
+        {
+            return Some(format!(
+                "the queue is full: {waiting} answers with {their_tokens} tokens of prompts wait"
+            ));
+        }
+        let most = self.bounds.wait?;
+        let priority = requests.first().map_or(0, |r| r.priority);
+        let ahead = state.queue.ahead(client, priority) as u64;
+        // Entries have as many places as those that wait have in the mean.
+        let ahead = (ahead * waiting).div_ceil((state.queue.len() as u64).max(1));
+        let beyond = (ahead + places).saturating_sub(free);
+        let wait = state.rate.time_for(beyond).filter(|wait| beyond > 0 && *wait > most)?;
+        let (seconds, most) = (wait.as_secs_f64(), most.as_secs_f64());
+        Some(format!(
+            "the queue is too long: {ahead} answers wait before this one, for about {seconds:.0} s, and {most} s are the most"
+        ))
+    }
+
     /// Fetches what there is to do; waits for it if the engine is idle. False if the thread is to end.
     pub fn fetch(&self, caller: Caller, inbox: &mut Inbox) -> bool {
         let mut state = self.state();
+        let left = state.inside.saturating_sub(caller.inside);
         state.inside = caller.inside;
         state.stats = caller.stats;
         let nothing = |s: &State| caller.idle && s.queue.is_empty() && s.cancelled.is_empty();
@@ -192,7 +212,6 @@ impl Desk {
         let mut room = caller.room;
         // What goes in above others makes room for itself in the engine; as much again is the bound.
         let mut above = self.places;
-        let now = Instant::now();
         while let Some(front) = state.queue.front() {
             let alone = state.inside == 0;
             if front.places <= room || alone {
@@ -207,9 +226,10 @@ impl Desk {
             }
             let Some((number, entry)) = state.queue.pop() else { break };
             state.inside += entry.places;
-            state.rate.event(now);
             inbox.jobs.push((number, entry.item));
         }
+        let waits = !state.queue.is_empty();
+        state.rate.count(left, waits, Instant::now());
         true
     }
 
@@ -284,100 +304,4 @@ impl Desk {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn desk(answers: u64, tokens: u64) -> Arc<Desk> {
-        Arc::new(Desk::new(Bounds { answers, tokens }, 2))
-    }
-
-    fn request(n: u32) -> Request {
-        Request { n, ..Request::new(vec![1; 10]) }
-    }
-
-    fn caller(room: u32) -> Caller {
-        Caller { idle: false, inside: 2 - room, room, lowest: None, stats: Stats::default() }
-    }
-
-    fn submit(desk: &Arc<Desk>, n: u32) -> Result<Ticket, ApiError> {
-        desk.submit(&"client".into(), vec![request(n)], Instant::now(), false)
-    }
-
-    #[test]
-    fn what_has_no_place_and_may_not_wait_is_refused_at_once() {
-        let desk = desk(1, u64::MAX);
-        let first: Vec<Ticket> = (0..3).map(|_| submit(&desk, 1).unwrap()).collect();
-        let refused = submit(&desk, 1).unwrap_err();
-        assert_eq!((refused.status, refused.retry_after), (429, Some(60)));
-        assert_eq!(submit(&desk, 4).unwrap_err().status, 400, "it can never be taken");
-        assert!(desk.submit(&"client".into(), vec![request(1)], Instant::now(), true).is_ok());
-        let mut inbox = Inbox::default();
-        assert!(desk.fetch(caller(2), &mut inbox));
-        assert_eq!(inbox.jobs.len(), 2);
-        drop(first);
-        assert_eq!(desk.levels().queued, 0, "who gives up waits no longer");
-        assert!(desk.fetch(caller(0), &mut inbox));
-        assert!(inbox.cancelled.contains(&0) && inbox.cancelled.contains(&1), "{:?}", inbox.cancelled);
-    }
-
-    #[test]
-    fn tokens_are_bounded_but_for_one_request() {
-        let desk = desk(10, 15);
-        let _first = submit(&desk, 1).unwrap();
-        assert_eq!(submit(&desk, 1).unwrap_err().status, 429);
-        let mut inbox = Inbox::default();
-        desk.fetch(caller(2), &mut inbox);
-        assert!(desk.submit(&"client".into(), vec![request(1), request(1)], Instant::now(), false).is_ok());
-    }
-
-    #[test]
-    fn a_request_with_more_answers_than_places_waits_until_the_engine_is_empty() {
-        let desk = desk(10, u64::MAX);
-        let _ticket = submit(&desk, 5).unwrap();
-        let mut inbox = Inbox::default();
-        desk.fetch(caller(1), &mut inbox);
-        assert!(inbox.jobs.is_empty());
-        desk.fetch(caller(2), &mut inbox);
-        assert_eq!(inbox.jobs.len(), 1);
-    }
-
-    #[test]
-    fn higher_priority_goes_in_though_all_places_are_taken() {
-        let desk = desk(10, u64::MAX);
-        let urgent = Request { priority: 1, ..request(1) };
-        let _tickets = [submit(&desk, 1), desk.submit(&"b".into(), vec![urgent], Instant::now(), false)];
-        let mut inbox = Inbox::default();
-        desk.fetch(Caller { lowest: Some(1), ..caller(0) }, &mut inbox);
-        assert!(inbox.jobs.is_empty());
-        desk.fetch(Caller { lowest: Some(0), ..caller(0) }, &mut inbox);
-        assert_eq!(inbox.jobs.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1]);
-    }
-
-    #[test]
-    fn after_the_end_nothing_is_taken_in() {
-        let desk = desk(10, u64::MAX);
-        let mut ticket = submit(&desk, 1).unwrap();
-        assert_eq!(desk.close("it is over"), 1);
-        assert_eq!(desk.close("another reason"), 0);
-        assert!(!desk.fetch(Caller { idle: true, ..caller(2) }, &mut Inbox::default()));
-        let refused = submit(&desk, 1).unwrap_err();
-        assert_eq!((refused.status, &*refused.message), (503, "it is over"));
-        let mut news = Vec::new();
-        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(ticket.receive(&mut news));
-        assert_eq!(news, [Update::Failed(ApiError::unavailable("it is over"))]);
-    }
-
-    #[test]
-    fn a_desk_that_drains_hands_out_what_it_has_and_takes_nothing() {
-        let desk = desk(10, u64::MAX);
-        let _tickets = [submit(&desk, 1).unwrap(), submit(&desk, 1).unwrap()];
-        desk.drain();
-        assert_eq!(submit(&desk, 1).unwrap_err().status, 503);
-        assert!(desk.is_ending() && desk.closed().is_none());
-        let mut inbox = Inbox::default();
-        assert!(desk.fetch(Caller { idle: true, ..caller(2) }, &mut inbox));
-        assert_eq!(inbox.jobs.len(), 2);
-        assert!(desk.fetch(caller(0), &mut inbox), "its answers are not complete");
-        assert!(!desk.fetch(Caller { idle: true, ..caller(2) }, &mut inbox));
-    }
-}
+mod tests;

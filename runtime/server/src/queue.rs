@@ -74,6 +74,20 @@ impl<T> Queue<T> {
         self.places
     }
 
+    /// Entries that go before one of this client that comes now: those of higher priority, its own, and as many of each
+    /// other client as it has turns.
+    pub fn ahead(&self, client: &str, priority: i32) -> usize {
+        let of_level = |(Reverse(level), l): (&Reverse<i32>, &Level<T>)| {
+            if *level > priority {
+                return l.clients.values().map(VecDeque::len).sum();
+            }
+            let own = l.clients.get(client).map_or(0, VecDeque::len);
+            let others = l.clients.iter().filter(|(name, _)| &***name != client);
+            own + others.map(|(_, waiting)| waiting.len().min(own + 1)).sum::<usize>()
+        };
+        self.levels.range(..=Reverse(priority)).map(of_level).sum()
+    }
+
     /// Appends an entry under a number that no other has.
     pub fn push(&mut self, number: u64, entry: Entry<T>) {
         debug_assert!(!self.index.contains_key(&number), "number {number} waits already");
@@ -160,6 +174,24 @@ mod tests {
         let order: Vec<u64> = std::iter::from_fn(|| queue.pop()).map(|(number, _)| number).collect();
         assert_eq!(order, [4, 0, 3, 1, 5, 2, 6]);
         assert_eq!((queue.len(), queue.tokens(), queue.places()), (0, 0, 0));
+    }
+
+    #[test]
+    fn who_goes_before_is_known() {
+        for (client, priority, want) in
+            [("a", 0, 6), ("b", 0, 6), ("d", 0, 3), ("d", 1, 1), ("d", 2, 0), ("d", -1, 7)]
+        {
+            let mut queue = Queue::default();
+            for (number, (client, priority)) in
+                (0..).zip([("a", 0), ("a", 0), ("a", 0), ("b", 0), ("c", 1), ("b", 0), ("a", -1)])
+            {
+                queue.push(number, entry(client, priority));
+            }
+            let ahead = queue.ahead(client, priority);
+            queue.push(99, entry(client, priority));
+            let before = std::iter::from_fn(|| queue.pop()).take_while(|(number, _)| *number != 99).count();
+            assert_eq!((ahead, before), (want, want), "{client} {priority}");
+        }
     }
 
     #[derive(Clone, Debug)]

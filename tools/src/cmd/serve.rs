@@ -89,6 +89,11 @@ pub struct Args {
     /// Tokens of prompts that may wait
     #[arg(long, value_name = "N", default_value_t = 4 << 20, help_heading = "Limits")]
     max_queue_tokens: u64,
+    /// How long a request may be expected to wait for its place, seconds; what would wait longer is refused with 429. 0 is
+    /// without a limit, for work that may wait. The expectation is the queue before it by the rate at which answers have been
+    /// ending
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds_or_never, help_heading = "Limits")]
+    max_queue_wait: Never,
     /// Longest body of a request, such as 512K or 32M
     #[arg(long, value_name = "BYTES", default_value = "32M", value_parser = bytes, help_heading = "Limits")]
     max_body: u64,
@@ -223,7 +228,7 @@ fn config(args: &Args) -> Result<Config, Failure> {
         public_metrics: args.public_metrics,
         page: !args.no_page,
         cors_origins: args.cors_origin.clone(),
-        queue: Bounds { answers: args.max_queue, tokens: args.max_queue_tokens },
+        queue: Bounds { answers: args.max_queue, tokens: args.max_queue_tokens, wait: args.max_queue_wait },
         max_body: usize::try_from(args.max_body).unwrap_or(usize::MAX),
         max_connections: args.max_connections as usize,
         request_timeout: args.request_timeout,

@@ -15,6 +15,7 @@ mod measurements;
 mod models;
 mod requests;
 mod serving;
+mod soak;
 mod support;
 mod tuning;
 mod usage;

@@ -51,6 +51,10 @@ impl Serving {
         text
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, signal: libc::c_int) {
         // SAFETY: sends a signal to the child, which has not been waited for.
         unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };

@@ -126,11 +126,16 @@ pub fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &str) -
 
 impl Open {
     /// Reads the rest.
-    pub fn whole(mut self) -> Reply {
+    pub fn whole(self) -> Reply {
+        self.try_whole().unwrap()
+    }
+
+    /// The same where the connection may break.
+    pub fn try_whole(mut self) -> std::io::Result<Reply> {
         let mut text = String::new();
         // HEAD has a length and no body.
-        self.body.read_to_string(&mut text).unwrap();
-        Reply { status: self.status, headers: self.headers, text }
+        self.body.read_to_string(&mut text)?;
+        Ok(Reply { status: self.status, headers: self.headers, text })
     }
 
     /// The data of the next event; none at the end. Comments are counted in `comments`.

@@ -20,7 +20,7 @@ const PLACES: usize = BATCH as usize + 1;
 
 #[test]
 fn a_full_queue_refuses_at_once_and_says_when_to_come_again() {
-    let server = start(Config { queue: Bounds { answers: 2, tokens: 1 << 20 }, ..config() });
+    let server = start(Config { queue: Bounds { answers: 2, tokens: 1 << 20, wait: None }, ..config() });
     server.control.pause(Duration::from_millis(20));
     let mut streams = occupy(&server, PLACES + 2);
     server.await_metric("trtc_queue_requests{model=\"tiny\"}", 2.0);

@@ -2,6 +2,7 @@
 
 use super::client::{self, Open, Reply};
 use super::device::{Control, Controlled};
+use super::vocabulary;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -29,39 +30,6 @@ pub enum Speaks {
     Bytes,
 }
 
-/// Bytes from id 3 on, then two tags, which are text, and words of no use.
-fn bytes() -> Value {
-    let mut vocab: serde_json::Map<String, Value> = (0..384)
-        .map(|i: usize| match i.checked_sub(3) {
-            None => (["<unk>", "<s>", "</s>"][i].to_owned(), json!(i)),
-            Some(byte @ 0..256) => (format!("<0x{byte:02X}>"), json!(i)),
-            Some(_) => (format!("w{i}"), json!(i)),
-        })
-        .collect();
-    let added = |id: u32, content: &str, special: bool| {
-        json!({ "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-                "normalized": false, "special": special })
-    };
-    for (id, tag) in [(259, "<tool_call>"), (260, "</tool_call>")] {
-        vocab.retain(|_, v| *v != json!(id));
-        vocab.insert(tag.to_owned(), json!(id));
-    }
-    let tokens = [
-        added(1, "<s>", true),
-        added(2, "</s>", true),
-        added(259, "<tool_call>", false),
-        added(260, "</tool_call>", false),
-    ];
-    json!({
-        "version": "1.0", "truncation": null, "padding": null, "post_processor": null, "pre_tokenizer": null,
-        "normalizer": null, "added_tokens": tokens,
-        "decoder": { "type": "Sequence", "decoders": [{ "type": "ByteFallback" }, { "type": "Fuse" }] },
-        "model": { "type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
-                   "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": true, "ignore_merges": false,
-                   "vocab": vocab, "merges": [] },
-    })
-}
-
 const TOOL_TEMPLATE: &str = "{% if tools %}{% for t in tools %}{{ t.function.name | tojson }}{% endfor %} as <tool_call>{{ '\n' }}\
     {% endif %}{% for m in messages %}{{ m.role }}: {{ m.content }}\
     {% for c in m.tool_calls %}{{ c.function.name }}({{ c.function.arguments.x }}){% endfor %}\
@@ -86,7 +54,7 @@ pub fn engine_path(speaks: Speaks) -> &'static Path {
         });
         let template = "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}\
                         {{ m.role }} {{ m.content }} {% endfor %}{% if add_generation_prompt %}w9{% endif %}";
-        let tokenizer = if speaks == Speaks::Bytes { bytes() } else { tokenizer };
+        let tokenizer = if speaks == Speaks::Bytes { vocabulary::bytes() } else { tokenizer };
         std::fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).unwrap();
         let config = match speaks {
             Speaks::Words => json!({ "chat_template": template }),
@@ -126,7 +94,7 @@ pub fn try_engine_of(path: &Path, control: &Arc<Control>) -> Result<Engine, Erro
 pub fn config() -> Config {
     Config {
         address: ([127, 0, 0, 1], 0).into(),
-        queue: Bounds { answers: 256, tokens: 1 << 20 },
+        queue: Bounds { answers: 256, tokens: 1 << 20, wait: None },
         drain_timeout: Duration::from_secs(20),
         ..Config::default()
     }
