@@ -7,6 +7,7 @@ mod client;
 mod clients;
 mod device;
 mod ending;
+mod idle;
 mod limits;
 mod models;
 mod overload;

@@ -34,6 +34,48 @@ const BODIES: [(&str, &str); 5] = [
     ),
 ];
 
+/// Answers with calls; the first byte chooses the notation, the second how they are cut.
+const STREAMS: [(&str, &str); 4] = [
+    (
+        "hermes",
+        "00I look.\n<tool_call>\n{\"name\": \"a\", \"arguments\": {\"x\": [1, \"</tool\"]}}\n</tool_call>\n<tool_call>{\"name\": \"b\"}",
+    ),
+    ("mistral", "11 [{\"name\": \"a\", \"arguments\": \"{}\"}, {\"name\": \"b\"}]"),
+    ("llama", "22{\"name\": \"a\", \"parameters\": {\"y\": \"\u{e4}\"}}; {\"name\": \"b\"}"),
+    ("events", "33\u{feff}data: a\r\n\r\n: waiting\n\nevent: x\ndata\ndata: b\rdata:c\r\rdata: the end"),
+];
+
+/// Templates and grammars; the first byte chooses, a zero byte ends them.
+const FORMS: [(&str, &str); 9] = [
+    (
+        "template",
+        "0{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}{% if m.tool_calls %}{{ m.tool_calls | tojson(indent=2) }}{% endif %}{{ eos_token }}{% endfor %}\0Hello",
+    ),
+    (
+        "namespace",
+        "0{% set ns = namespace(x='') %}{% for i in range(9) %}{% set ns.x = ns.x ~ ns.x ~ 'ab' %}{% endfor %}{{ ns.x | upper | replace('A', 'bb') }}\0x",
+    ),
+    (
+        "macro",
+        "0{%- macro f(n) %}{% if n %}{{ f(n - 1) }}{% endif %}{% endmacro -%}{{ f(20) }}{{ 'x'.split('y')[0].strip() * 3 }}{{ strftime_now('%d %b %Y') }}\0x",
+    ),
+    (
+        "schema",
+        "1{\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"x\",\"schema\":{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"array\",\"items\":{\"enum\":[1,\"b\"]},\"maxItems\":3},\"b\":{\"$ref\":\"#/$defs/c\"}},\"required\":[\"a\"],\"$defs\":{\"c\":{\"type\":\"string\",\"pattern\":\"^a+$\",\"maxLength\":9}}}}}}\0abc",
+    ),
+    (
+        "bounds",
+        "1{\"guided_json\":{\"anyOf\":[{\"type\":\"integer\",\"minimum\":-5,\"maximum\":300},{\"type\":\"number\",\"multipleOf\":0.5},{\"type\":\"string\",\"format\":\"date-time\"}]}}\0\x011",
+    ),
+    ("regex", "1{\"guided_regex\":\"(ab|[0-9]{2,9})+\\\\d?\"}\0aaaa"),
+    (
+        "lark",
+        "1{\"response_format\":{\"type\":\"grammar\",\"grammar\":\"start: e\\ne: e \\\"+\\\" t | t\\nt: /[0-9]+/ | \\\"(\\\" e \\\")\\\"\"}}\0+1",
+    ),
+    ("choice", "1{\"structured_outputs\":{\"choice\":[\"yes\",\"no, never\"]}}\0y"),
+    ("object", "1{\"response_format\":{\"type\":\"json_object\"}}\0{}"),
+];
+
 fn main() -> Result<()> {
     let folder = PathBuf::from(std::env::args().nth(1).ok_or("usage: seeds FOLDER")?);
     let target = |name: &str| -> Result<PathBuf> {
@@ -54,9 +96,11 @@ fn main() -> Result<()> {
     if copied == 0 {
         return Err(format!("no module under {}", filetests.display()).into());
     }
-    let bodies = target("http_body")?;
-    for (name, body) in BODIES {
-        std::fs::write(bodies.join(name), body)?;
+    for (name, seeds) in [("http_body", &BODIES[..]), ("stream", &STREAMS), ("forms", &FORMS)] {
+        let folder = target(name)?;
+        for (name, seed) in seeds {
+            std::fs::write(folder.join(name), seed)?;
+        }
     }
     let kernels = target("ptx")?;
     let emulator = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../runtime/emulator/tests");

@@ -108,7 +108,7 @@ fn answers_under_mixed_load_are_those_of_requests_alone() {
     assert_eq!(alone.end().0, Some(0));
 
     // Too few pages for a full batch, and less of a queue than there are clients.
-    let cache = (cache / 3).to_string();
+    let cache = (cache / 4).to_string();
     let flags = ["--log-format", "none", "--kv-memory", &cache, "--max-queue", "40", "--max-body", "64K"];
     let flags = [&flags[..], &["--write-timeout", "2", "--read-timeout", "5"]].concat();
     let start = || serve(&[&[engine.as_str()], &flags[..]].concat(), &[]);
