@@ -5,6 +5,7 @@
 //! trusted: they can read nothing but what they are given, and their work is bounded.
 
 use super::strftime::strftime;
+use super::template;
 use crate::error::Error;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, Value};
@@ -12,8 +13,8 @@ use minijinja::{Environment, ErrorKind, context};
 use serde::Serialize;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Steps of a template before it is given up: about a second.
-const FUEL: u64 = 20_000_000;
+/// Steps of a template before it is given up, each worth 64 bytes of text: a second at most, and 256 MiB.
+const FUEL: u64 = 4_000_000;
 
 /// A message of a chat.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
@@ -58,7 +59,8 @@ impl ChatTemplate {
             strftime(now, &format).map_err(|e| minijinja::Error::new(ErrorKind::InvalidOperation, e))
         });
         env.add_filter("tojson", to_json);
-        env.add_template_owned("chat", without_generation_tags(source)).map_err(|e| {
+        template::add_filters(&mut env);
+        env.add_template_owned("chat", template::prepared(source)).map_err(|e| {
             let line = e.line().map(|l| format!(", line {l}")).unwrap_or_default();
             let what = e.detail().map(str::to_string).unwrap_or_else(|| e.kind().to_string());
             Error::user(format!("the model's chat template{line}: {what}"))
@@ -90,6 +92,8 @@ impl ChatTemplate {
             add_generation_prompt,
             bos_token => self.bos.as_str(),
             eos_token => self.eos.as_str(),
+            // The filters' own.
+            __trtc_budget => Value::from_object(template::Budget::default()),
         };
         template.render(given).map_err(|e| match e.kind() {
             ErrorKind::OutOfFuel => Error::user("the model's chat template does not come to an end"),
@@ -99,28 +103,6 @@ impl ChatTemplate {
             }
         })
     }
-}
-
-/// Marks of transformers around what the assistant wrote, `{% generation %}`: they change nothing in the text, so
-/// conditions that hold take their place.
-fn without_generation_tags(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(at) = rest.find("{%") {
-        let (before, tag) = rest.split_at(at);
-        out.push_str(before);
-        let end = tag.find("%}").map_or(tag.len(), |e| e + 2);
-        let word =
-            tag[2..end].trim_end_matches("%}").trim_matches(|c: char| c.is_whitespace() || "+-".contains(c));
-        match word {
-            "generation" => out.push_str(&tag[..end].replacen("generation", "if true", 1)),
-            "endgeneration" => out.push_str(&tag[..end].replacen("endgeneration", "endif", 1)),
-            _ => out.push_str(&tag[..end]),
-        }
-        rest = &tag[end..];
-    }
-    out.push_str(rest);
-    out
 }
 
 /// `json.dumps(value, ensure_ascii=False, indent=indent)`.

@@ -7,6 +7,7 @@ mod decode;
 mod stop;
 mod stream;
 mod strftime;
+mod template;
 mod tokenizer;
 
 pub use chat::{ChatTemplate, Message};

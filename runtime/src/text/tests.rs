@@ -294,6 +294,20 @@ fn chat_templates_that_fail_say_why() {
     let endless = "{% macro f() %}{% for i in range(10000) %}{% for j in range(10000) %}{% endfor %}{% endfor %}\
         {% endmacro %}{{ f() }}";
     assert!(error(endless).message.contains("does not come to an end"));
+    // Values that would overflow the stack, take all memory, or be printed without end.
+    let kept = |value: &str, then: &str| {
+        error(&format!("{{% set ns = namespace(x=[1]) %}}{{% for i in range(90000) %}}{{% set ns.x = {value} %}}{{% endfor %}}{then}"))
+            .message
+    };
+    assert!(kept("[ns.x]", "{{ ns.x }}").contains("too deeply"));
+    assert!(kept("{'a': ns.x}", "{{ ns.x == ns.x }}").contains("too deeply"));
+    assert!(kept("[ns.x, ns.x]", "{{ ns.x | tojson }}").contains("too many values"));
+    assert!(kept("ns", "{{ ns | tojson }}").contains("a namespace in a namespace"));
+    assert!(kept("ns.x ~ ns.x", "").contains("does not come to an end"));
+    let straight = format!("{{% set x = 1 %}}{}{{{{ x }}}}", "{% set x = [x] %}".repeat(5000));
+    assert!(error(&straight).message.contains("too deeply"));
+    assert!(error("{% set __trtc_budget = 1 %}{% set x = 2 %}").message.contains("not its own"));
+    assert!(error("{{ '%999999999d' | format(1) }}").message.contains("does not come to an end"));
     assert!(
         [CHATML, "{{ nothing.at.all }}", "{% for %}", "{{"]
             .iter()
