@@ -26,7 +26,7 @@ use trtc_server::desk::Update;
 /// Functions `a` and `b` in each notation; the last takes one call only.
 static TOOLS: LazyLock<Vec<Arc<Tools>>> = LazyLock::new(|| {
     let of = |mark: &str, parallel: bool| {
-        let template = ChatTemplate::new(&format!("{{# {mark} #}}"), None, None).expect("a template");
+        let template = ChatTemplate::new(&format!("{{# tools {mark} #}}"), None, None).expect("a template");
         let dims = Dims { max_batch: 4, max_seq_len: 64, max_step_tokens: 64, max_logit_rows: 64 };
         let facts = Facts {
             limits: Limits { vocab: 16, dims, pages: 8, page_tokens: 16, text: true },

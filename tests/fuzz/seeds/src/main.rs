@@ -46,7 +46,7 @@ const STREAMS: [(&str, &str); 4] = [
 ];
 
 /// Templates and grammars; the first byte chooses, a zero byte ends them.
-const FORMS: [(&str, &str); 9] = [
+const FORMS: [(&str, &str); 10] = [
     (
         "template",
         "0{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}{% if m.tool_calls %}{{ m.tool_calls | tojson(indent=2) }}{% endif %}{{ eos_token }}{% endfor %}\0Hello",
@@ -54,6 +54,10 @@ const FORMS: [(&str, &str); 9] = [
     (
         "namespace",
         "0{% set ns = namespace(x='') %}{% for i in range(9) %}{% set ns.x = ns.x ~ ns.x ~ 'ab' %}{% endfor %}{{ ns.x | upper | replace('A', 'bb') }}\0x",
+    ),
+    (
+        "nested",
+        "0{% set ns = namespace(x=[1]) %}{% for i in range(300) %}{% set ns.x = [ns.x, {'a': ns.x}] %}{% endfor %}{{ ns.x | tojson }}{{ ns }}\0x",
     ),
     (
         "macro",
