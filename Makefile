@@ -15,7 +15,7 @@ TESTS_MAY := $(addprefix -A clippy::,unwrap_used type_complexity needless_range_
 
 help:
 	@echo 'make demo    build an engine from a real model, run it, and build one for an H100'
-	@echo 'make test    every check: format, lints, unit and end-to-end tests, official clients, fuzz targets for $(FUZZ_SECONDS) s each'
+	@echo 'make test    every check: format, lints, unit and end-to-end tests, official clients, Schemathesis, fuzz targets for $(FUZZ_SECONDS) s each'
 	@echo 'make bench   speed of this machine'"'"'s host device on a real model'
 	@echo 'make fmt     format;  make lint: clippy and cargo-deny;  make fuzz FUZZ_SECONDS=600'
 
@@ -35,6 +35,7 @@ demo: binary
 test: setup models lint
 	cargo test --locked --workspace
 	scripts/clients.sh target/debug/trtc
+	scripts/openapi.sh
 	scripts/fuzz.sh $(FUZZ_SECONDS)
 
 clients: setup

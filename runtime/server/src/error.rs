@@ -24,7 +24,7 @@ impl Kind {
         [Kind::Invalid, Kind::Authentication, Kind::RateLimit, Kind::Timeout, Kind::Server];
 
     /// OpenAI's name.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Kind::Invalid => "invalid_request_error",
             Kind::Authentication => "authentication_error",
@@ -34,6 +34,17 @@ impl Kind {
         }
     }
 }
+
+/// OpenAI's names of all classes.
+pub const NAMES: [&str; Kind::ALL.len()] = {
+    let mut names = [""; Kind::ALL.len()];
+    let mut i = 0;
+    while i < names.len() {
+        names[i] = Kind::ALL[i].name();
+        i += 1;
+    }
+    names
+};
 
 /// An error with everything that is said of it.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

@@ -18,6 +18,7 @@ mod library;
 pub mod log;
 pub mod metrics;
 mod models;
+pub mod openapi;
 pub mod queue;
 pub mod rate;
 pub mod server;

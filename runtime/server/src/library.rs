@@ -14,7 +14,7 @@ use std::time::Instant;
 use trtc_runtime::{Engine, Error};
 
 /// Longest name of a model, bytes: it stands in logs, metrics and paths.
-const LONGEST_NAME: usize = 128;
+pub const LONGEST_NAME: usize = 128;
 
 /// What is asked of who opens an engine.
 #[derive(Clone, Copy, Debug, PartialEq)]

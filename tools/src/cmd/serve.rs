@@ -13,18 +13,19 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use trtc_server::{Bounds, Config, Files, Handle, Keys, Library, Listener, Log, tls};
+use trtc_server::{Bounds, Config, Files, Handle, Keys, Library, Listener, Log, openapi, tls};
 
 /// Serve engines over HTTP, as OpenAI's clients expect it
 ///
 /// Answers POST /v1/completions, /v1/chat/completions, /v1/responses, /tokenize, /detokenize and GET /v1/models, /health,
-/// /health_generate, /ready, /version, /metrics. At / is a page to chat with a model and to watch the server. The field
+/// /health_generate, /ready, /version, /metrics, /openapi.json. At / is a page to chat with a model and to watch the server. The field
 /// "model" chooses the engine, and may be left out if there is one. Ctrl-C or SIGTERM: no new requests, those that run may end, then the server does; a second one ends it at once.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     trtc serve model.engine\n  \
     trtc serve small=a.engine large=b.engine --host 0.0.0.0 --port 8080 --api-key-file keys.txt\n  \
     trtc serve model.engine --host 0.0.0.0 --api-key-file keys.txt --tls-cert server.pem --tls-key server.key\n  \
+    trtc serve --openapi > openapi.json\n  \
     trtc serve chat=a.engine code=b.engine --gpu-memory-fraction 0.9 --kv-share chat=0.6,code=0.4\n  \
     TRTC_ADMIN_KEY=SECRET trtc serve chat=/srv/engines/a.engine --engine-dir /srv/engines\n  \
     curl http://127.0.0.1:8000/v1/models/load -H 'Authorization: Bearer SECRET' -d '{\"model\": \"code\", \"engine\": \"b.engine\"}'\n  \
@@ -37,7 +38,7 @@ use trtc_server::{Bounds, Config, Files, Handle, Keys, Library, Listener, Log, t
     The address is printed on stdout once requests are taken; the log, one line a request, goes to stderr.")]
 pub struct Args {
     /// Engines, each under a name; without one it is that of the file: model.engine is model
-    #[arg(value_name = "[NAME=]ENGINE", required_unless_present = "engine_dir", value_parser = named)]
+    #[arg(value_name = "[NAME=]ENGINE", required_unless_present_any = ["engine_dir", "openapi"], value_parser = named)]
     engines: Vec<Named>,
     #[command(flatten)]
     place: PlaceArgs,
@@ -118,6 +119,9 @@ pub struct Args {
     /// End the server then, with exit code 3
     #[arg(long, help_heading = "Limits")]
     watchdog_exit: bool,
+    /// Print the OpenAPI document of the API, which the server also has at /openapi.json, and serve nothing
+    #[arg(long)]
+    openapi: bool,
     /// Lines of the log: auto is text on a terminal and JSON elsewhere
     #[arg(long, value_name = "FORMAT", default_value = "auto")]
     log_format: Format,
@@ -156,6 +160,9 @@ fn host(text: &str) -> Result<IpAddr, String> {
 
 /// Serves until it is told to end.
 pub fn run(args: &Args) -> Result<(), Failure> {
+    if args.openapi {
+        return Ok(write!(std::io::stdout().lock(), "{}", openapi::text())?);
+    }
     let handle: Arc<OnceLock<Handle>> = Arc::default();
     let serving = Arc::clone(&handle);
     let told = OnceLock::new();

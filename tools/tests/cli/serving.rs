@@ -129,6 +129,17 @@ fn others_on_the_network_are_warned_of() {
 }
 
 #[test]
+fn the_document_is_printed_without_an_engine() {
+    let printed = trtc(&["serve", "--openapi"]).ok();
+    assert_eq!(json(&printed)["openapi"], "3.1.0");
+    let server = serve(&[engine()], &[("TRTC_API_KEY", "sk-9")]);
+    let served = server.answer("GET /openapi.json", "");
+    assert!(served.starts_with("HTTP/1.1 200 ") && served.ends_with(&printed), "{served}");
+    server.signal(libc::SIGTERM);
+    assert_eq!(server.end().0, Some(0));
+}
+
+#[test]
 fn a_second_signal_ends_at_once() {
     let server = serve(&[engine(), "--threads", "1", "--no-page"], &[]);
     assert!(server.answer("GET /", "").starts_with("HTTP/1.1 404 "), "there is no page");

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use trtc_runtime::text::Message;
 
 /// Who may speak.
-const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
+pub const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
 /// Reads a body; the model is known already.
 pub fn parse(mut fields: Fields, facts: &Facts) -> Result<Wish, ApiError> {

@@ -7,7 +7,7 @@ use crate::error::ApiError;
 use serde_json::Map;
 
 /// Tokens of an answer if nothing is said: as OpenAI has it.
-const MAX_TOKENS: u32 = 16;
+pub const MAX_TOKENS: u32 = 16;
 
 /// Reads a body; the model is known already.
 pub fn parse(mut fields: Fields, facts: &Facts) -> Result<Wish, ApiError> {

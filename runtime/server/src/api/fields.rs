@@ -13,6 +13,25 @@ pub struct Fields {
     at: String,
 }
 
+/// What a field is to be, in the words of who refuses another.
+pub const NUMBER: &str = "a number";
+/// From 0 on.
+pub const COUNT: &str = "a whole number from 0 on";
+/// Of either sign.
+pub const INTEGER: &str = "a whole number";
+/// A boolean.
+pub const FLAG: &str = "true or false";
+/// A text.
+pub const TEXT: &str = "a string";
+/// Token ids.
+pub const IDS: &str = "a list of token ids";
+/// Texts.
+pub const TEXTS: &str = "a list of strings";
+/// Fields of its own.
+pub const OBJECT: &str = "an object";
+/// Whoever takes it looks at it by himself.
+pub const ANYTHING: &str = "anything";
+
 /// Where parsing gives up.
 type Refused<T> = Result<T, ApiError>;
 
@@ -60,8 +79,22 @@ impl Fields {
 
     /// Takes a field.
     pub fn take(&mut self, name: &str) -> Option<Value> {
+        self.remove(name, ANYTHING)
+    }
+
+    fn remove(&mut self, name: &str, want: &'static str) -> Option<Value> {
+        self.note(name, want);
         self.map.remove(name).filter(|v| !v.is_null())
     }
+
+    /// For tests: that a field is asked for, whether it is there or not.
+    #[cfg(test)]
+    fn note(&self, name: &str, want: &'static str) {
+        asked::NAMES.with_borrow_mut(|names| names.insert((self.path(name), want)));
+    }
+
+    #[cfg(not(test))]
+    fn note(&self, _: &str, _: &'static str) {}
 
     /// The error that a field is not what is wanted.
     pub fn wrong(&self, name: &str, want: &str, value: &Value) -> ApiError {
@@ -72,10 +105,10 @@ impl Fields {
     fn typed<T>(
         &mut self,
         name: &str,
-        want: &str,
+        want: &'static str,
         read: impl FnOnce(&Value) -> Option<T>,
     ) -> Refused<Option<T>> {
-        let Some(value) = self.take(name) else {
+        let Some(value) = self.remove(name, want) else {
             return Ok(None);
         };
         read(&value).map(Some).ok_or_else(|| self.wrong(name, want, &value))
@@ -83,45 +116,43 @@ impl Fields {
 
     /// A number.
     pub fn float(&mut self, name: &str) -> Refused<Option<f32>> {
-        self.typed(name, "a number", |v| v.as_f64().map(|x| x as f32))
+        self.typed(name, NUMBER, |v| v.as_f64().map(|x| x as f32))
     }
 
     /// A count.
     pub fn count(&mut self, name: &str) -> Refused<Option<u32>> {
-        self.typed(name, "a whole number from 0 on", |v| whole(v)?.try_into().ok())
+        self.typed(name, COUNT, |v| whole(v)?.try_into().ok())
     }
 
     /// A whole number.
     pub fn integer(&mut self, name: &str) -> Refused<Option<i64>> {
-        self.typed(name, "a whole number", |v| whole(v)?.try_into().ok())
+        self.typed(name, INTEGER, |v| whole(v)?.try_into().ok())
     }
 
     /// True or false.
     pub fn flag(&mut self, name: &str) -> Refused<Option<bool>> {
-        self.typed(name, "true or false", Value::as_bool)
+        self.typed(name, FLAG, Value::as_bool)
     }
 
     /// A string.
     pub fn text(&mut self, name: &str) -> Refused<Option<String>> {
-        self.typed(name, "a string", |v| v.as_str().map(str::to_owned))
+        self.typed(name, TEXT, |v| v.as_str().map(str::to_owned))
     }
 
     /// A list of token ids.
     pub fn ids(&mut self, name: &str) -> Refused<Option<Vec<u32>>> {
-        self.typed(name, "a list of token ids", ids)
+        self.typed(name, IDS, ids)
     }
 
     /// A list of strings.
     pub fn texts(&mut self, name: &str) -> Refused<Option<Vec<String>>> {
-        self.typed(name, "a list of strings", |v| {
-            v.as_array()?.iter().map(|v| v.as_str().map(str::to_owned)).collect()
-        })
+        self.typed(name, TEXTS, |v| v.as_array()?.iter().map(|v| v.as_str().map(str::to_owned)).collect())
     }
 
     /// An object.
     pub fn object(&mut self, name: &str) -> Refused<Option<Fields>> {
         let at = self.path(name) + ".";
-        self.take(name).map(|value| Fields::of(value, at)).transpose()
+        self.remove(name, OBJECT).map(|value| Fields::of(value, at)).transpose()
     }
 
     /// All that is left, by name.
@@ -161,7 +192,24 @@ pub fn whole(value: &Value) -> Option<i128> {
 
 /// A list of token ids.
 pub fn ids(value: &Value) -> Option<Vec<u32>> {
-    value.as_array()?.iter().map(|v| v.as_u64()?.try_into().ok()).collect()
+    value.as_array()?.iter().map(|v| whole(v)?.try_into().ok()).collect()
+}
+
+/// The fields that were asked for on this thread, with their paths and what they were to be: for the test that compares
+/// them with the tables.
+#[cfg(test)]
+pub mod asked {
+    use std::cell::RefCell;
+    use std::collections::BTreeSet;
+
+    thread_local! {
+        pub(super) static NAMES: RefCell<BTreeSet<(String, &'static str)>> = const { RefCell::new(BTreeSet::new()) };
+    }
+
+    /// All of them, which are forgotten.
+    pub fn take() -> BTreeSet<(String, &'static str)> {
+        NAMES.take()
+    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,9 @@ pub mod fields;
 pub mod logprobs;
 pub mod params;
 pub mod responses;
+pub mod schema;
 pub mod structured;
+pub mod tokenize;
 pub mod tools;
 pub mod whole;
 

@@ -4,10 +4,11 @@
 
 use super::Endpoint;
 use super::fields::{Fields, ids, whole};
+use super::schema::{Field, Kind};
 use super::structured;
 use super::tools::Tools;
 use crate::error::ApiError;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::time::Duration;
 use trtc_runtime::text::{ChatTemplate, Tokenizer};
@@ -16,7 +17,7 @@ use trtc_runtime::{Grammars, Limits, Request, Sampling};
 /// Most alternatives that are reported with a token.
 pub const MOST_ALTERNATIVES: u32 = 20;
 /// Most texts that may end an answer.
-const MOST_STOPS: usize = 64;
+pub const MOST_STOPS: usize = 64;
 
 /// What parsing needs to know of a model.
 #[derive(Clone, Debug)]
@@ -72,60 +73,64 @@ pub struct Common {
     pub timeout: Option<Duration>,
 }
 
-/// A parameter that is taken with values that change nothing.
-struct Informs {
-    name: &'static str,
-    harmless: fn(&Value) -> bool,
-    /// Why other values are refused.
-    why: &'static str,
-}
-
-const fn informs(name: &'static str, harmless: fn(&Value) -> bool, why: &'static str) -> Informs {
-    Informs { name, harmless, why }
-}
-
 const NO_TOOLS: &str = "only chats call tools; leave it out, or use /v1/chat/completions";
 const NO_STATE: &str = "nothing is stored; leave it out, and give the whole conversation in input";
+/// A list with nothing in it.
+const NONE: Kind = Kind::List(&Kind::Anything, 0, 0);
+/// What `tool_choice` says where nothing can be called.
+const NO_CALL: Kind = Kind::Word(&["none", "auto"]);
+const ONE: Kind = Kind::Count { least: 1, most: 1 };
+const NO_WORDS: Kind = Kind::Word(&[""]);
+const TEXT_ALONE: Kind = Kind::List(&Kind::Word(&["text"]), 1, 1);
 
-/// What supports one of them takes its field before.
-const INFORMS: &[Informs] = &[
-    informs("user", Value::is_string, "give a string"),
-    informs("prompt_cache_key", Value::is_string, "give a string"),
-    informs("safety_identifier", Value::is_string, "give a string"),
-    informs("metadata", Value::is_object, "give an object"),
-    informs("store", |v| *v == false, "answers are not stored; give false, or leave it out"),
-    informs("service_tier", |v| *v == "auto" || *v == "default", "there is one tier; give auto or default"),
-    informs("parallel_tool_calls", Value::is_boolean, "give true or false"),
-    informs("tools", |v| *v == json!([]), NO_TOOLS),
-    informs("tool_choice", |v| *v == "none" || *v == "auto", NO_TOOLS),
-    informs("n", |v| *v == 1, "a response is one answer; leave it out, or use /v1/chat/completions"),
-    informs("previous_response_id", |_| false, NO_STATE),
-    informs("conversation", |_| false, NO_STATE),
-    informs(
+/// Parameters that are taken with values that change nothing, which are those of their kind; the line says why others are
+/// refused. What supports one of them takes its field before.
+pub const INFORMS: &[Field] = &[
+    Field::optional("user", Kind::Text, "it only informs; give a string"),
+    Field::optional("prompt_cache_key", Kind::Text, "it only informs; give a string"),
+    Field::optional("safety_identifier", Kind::Text, "it only informs; give a string"),
+    Field::optional("metadata", Kind::Open, "it only informs; give an object"),
+    Field::optional("store", Kind::Only(false), "answers are not stored; give false, or leave it out"),
+    Field::optional(
+        "service_tier",
+        Kind::Word(&["auto", "default"]),
+        "there is one tier; give auto or default",
+    ),
+    Field::optional("parallel_tool_calls", Kind::Flag, "it only informs; give true or false"),
+    Field::optional("tools", NONE, NO_TOOLS),
+    Field::optional("tool_choice", NO_CALL, NO_TOOLS),
+    Field::optional("n", ONE, "a response is one answer; leave it out, or use /v1/chat/completions"),
+    Field::optional("previous_response_id", Kind::Null, NO_STATE),
+    Field::optional("conversation", Kind::Null, NO_STATE),
+    Field::optional(
         "background",
-        |v| *v == false,
+        Kind::Only(false),
         "answers are not stored to be fetched later; give false, or leave it out",
     ),
-    informs(
+    Field::optional(
         "truncation",
-        |v| *v == "disabled",
+        Kind::Word(&["disabled"]),
         "nothing is cut from a conversation; give disabled, or leave it out",
     ),
-    informs("max_tool_calls", |_| false, "the server calls no tools by itself; leave it out"),
-    informs("functions", |v| *v == json!([]), "give tools, which came in its place"),
-    informs("function_call", |v| *v == "none" || *v == "auto", "give tool_choice, which came in its place"),
-    informs("modalities", |v| *v == json!(["text"]), "answers are text; give [\"text\"], or leave it out"),
-    informs("suffix", |v| *v == "", "text is not filled in before a suffix; leave it out"),
-    informs("logits_processors", |v| *v == json!([]), "logit processors are not supported; leave it out"),
-    informs("use_beam_search", |v| *v == false, "there is no beam search; give false, or leave it out"),
-    informs(
+    Field::optional("max_tool_calls", Kind::Null, "the server calls no tools by itself; leave it out"),
+    Field::optional("functions", NONE, "give tools, which came in its place"),
+    Field::optional("function_call", NO_CALL, "give tool_choice, which came in its place"),
+    Field::optional("modalities", TEXT_ALONE, "answers are text; give [\"text\"], or leave it out"),
+    Field::optional("suffix", NO_WORDS, "text is not filled in before a suffix; leave it out"),
+    Field::optional("logits_processors", NONE, "logit processors are not supported; leave it out"),
+    Field::optional(
+        "use_beam_search",
+        Kind::Only(false),
+        "there is no beam search; give false, or leave it out",
+    ),
+    Field::optional(
         "skip_special_tokens",
-        |v| *v == true,
+        Kind::Only(true),
         "special tokens are no text here; give true, or leave it out",
     ),
-    informs(
+    Field::optional(
         "include_stop_str_in_output",
-        |v| *v == false,
+        Kind::Only(false),
         "a stop string is no part of an answer; give false, or leave it out",
     ),
 ];
@@ -136,8 +141,8 @@ pub fn finish(mut fields: Fields) -> Result<(), ApiError> {
         let Some(row) = INFORMS.iter().find(|row| row.name == name) else {
             return Err(ApiError::unsupported(name, "there is no such parameter here; leave it out"));
         };
-        if !(row.harmless)(&value) {
-            return Err(ApiError::unsupported(name, row.why));
+        if !row.kind.admits(&value) {
+            return Err(ApiError::unsupported(name, row.help));
         }
     }
     Ok(())

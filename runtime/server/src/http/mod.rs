@@ -10,7 +10,7 @@ mod routes;
 mod serve;
 mod timed;
 
-pub use routes::router;
+pub use routes::{operations, router};
 
 use crate::log::Record;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

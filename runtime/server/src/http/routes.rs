@@ -4,17 +4,19 @@ use super::generate::{generate, prepared};
 use super::respond::{json, outcome, with};
 use super::{Context, admin, body, page, respond};
 use crate::api::fields::Fields;
-use crate::api::{Endpoint, chat, params, tools};
+use crate::api::{Endpoint, tokenize};
 use crate::app::App;
 use crate::desk::Update;
 use crate::error::ApiError;
 use crate::metrics;
 use crate::models::Model;
+use crate::openapi;
+use crate::openapi::operations::{self, Access, Operation};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, Path, State};
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use hyper::{Method, Uri};
 use serde_json::{Value, json as value};
 use std::sync::Arc;
@@ -26,24 +28,62 @@ const PROBE: Duration = Duration::from_secs(10);
 
 type Shared = State<Arc<App>>;
 
+/// A path with what answers there, and what can be asked of it.
+struct Route {
+    path: &'static str,
+    handlers: fn() -> MethodRouter<Arc<App>>,
+    operations: &'static [&'static Operation],
+}
+
+const fn route(
+    path: &'static str,
+    handlers: fn() -> MethodRouter<Arc<App>>,
+    operations: &'static [&'static Operation],
+) -> Route {
+    Route { path, handlers, operations }
+}
+
+/// All of them but the page's. The last two of models' names are no routes of their own: models may have these names too.
+const ROUTES: &[Route] = &[
+    route("/v1/chat/completions", || post(chat_completions), &[&operations::CHAT]),
+    route("/v1/completions", || post(completions), &[&operations::COMPLETION]),
+    route("/v1/responses", || post(responses), &[&operations::RESPONSE]),
+    route("/v1/embeddings", || post(embeddings), &[&operations::EMBEDDINGS]),
+    route("/v1/models", || get(models), &[&operations::MODELS]),
+    route(
+        "/v1/models/{*id}",
+        || get(model).post(change),
+        &[&operations::MODEL, &operations::LOAD, &operations::UNLOAD],
+    ),
+    route("/tokenize", || post(tokenized), &[&operations::TOKENIZE]),
+    route("/detokenize", || post(detokenized), &[&operations::DETOKENIZE]),
+    route("/metrics", || get(prometheus), &[&operations::METRICS]),
+    route("/health", || get(health), &[&operations::HEALTH]),
+    route("/ready", || get(ready), &[&operations::READY]),
+    route("/health_generate", || get(health_generate), &[&operations::HEALTH_GENERATE]),
+    route("/version", || get(version), &[&operations::VERSION]),
+    route("/openapi.json", || get(document), &[&operations::OPENAPI]),
+];
+
 /// All routes.
 pub fn router(app: Arc<App>) -> Router {
-    let router = Router::new()
-        .route("/health", get(health))
-        .route("/health_generate", get(health_generate))
-        .route("/ready", get(ready))
-        .route("/version", get(version))
-        .route("/metrics", get(prometheus))
-        .route("/v1/models", get(models))
-        .route("/v1/models/{*id}", get(model).post(change))
-        .route("/v1/completions", post(completions))
-        .route("/v1/chat/completions", post(chat_completions))
-        .route("/v1/responses", post(responses))
-        .route("/v1/embeddings", post(embeddings))
-        .route("/tokenize", post(tokenize))
-        .route("/detokenize", post(detokenize));
+    let router = ROUTES.iter().fold(Router::new(), |router, r| router.route(r.path, (r.handlers)()));
     let router = if app.config.page { page::routes(router) } else { router };
     router.fallback(not_found).method_not_allowed_fallback(not_allowed).with_state(app)
+}
+
+/// What can be asked, without the page.
+pub fn operations() -> impl Iterator<Item = &'static Operation> {
+    ROUTES.iter().flat_map(|route| route.operations.iter().copied())
+}
+
+/// True if a path needs no key, also where there are keys.
+pub fn is_open(path: &str, public_metrics: bool) -> bool {
+    operations().filter(|o| o.path == path).any(|o| match o.access {
+        Access::Open => true,
+        Access::Metrics => public_metrics,
+        Access::Key | Access::Admin => false,
+    })
 }
 
 async fn not_found(method: Method, uri: Uri) -> Response {
@@ -116,6 +156,10 @@ async fn probe(model: &Model) -> Result<(), ApiError> {
     tokio::time::timeout(PROBE, wait).await.map_err(late)?
 }
 
+async fn document() -> Response {
+    with(200, "application/json", openapi::text())
+}
+
 async fn version() -> Response {
     json(200, &value!({ "version": env!("CARGO_PKG_VERSION") }))
 }
@@ -150,7 +194,7 @@ async fn model(State(app): Shared, Path(id): Path<String>) -> Response {
     outcome(app.model(Some(&id)).map(|m| json(200, &described(&m))))
 }
 
-/// Not routes of their own: models may have these names too.
+/// Loads or unloads a model.
 async fn change(
     State(app): Shared,
     Path(id): Path<String>,
@@ -187,7 +231,7 @@ async fn embeddings() -> Response {
     respond::error(ApiError::invalid(what).code("unsupported_endpoint"))
 }
 
-async fn tokenize(State(app): Shared, body: Body) -> Response {
+async fn tokenized(State(app): Shared, body: Body) -> Response {
     let answer = async {
         let bytes = body::read(&app, body).await?;
         prepared(&app, move |app| tokens_of(app, &bytes)).await
@@ -195,27 +239,10 @@ async fn tokenize(State(app): Shared, body: Body) -> Response {
     outcome(answer.await.map(|v| json(200, &v)))
 }
 
-/// The tokens of a text, or of messages up to where the answer begins.
 fn tokens_of(app: &App, bytes: &[u8]) -> Result<Value, ApiError> {
     let mut fields = Fields::parse(bytes)?;
     let model = app.model(fields.text("model")?.as_deref())?;
-    let tokens = match fields.text("prompt")? {
-        Some(text) => {
-            let special = fields.flag("add_special_tokens")?.unwrap_or(true);
-            fields.finish()?;
-            params::encode(&model.facts, &text, special)?
-        }
-        None => {
-            let messages = chat::messages(&mut fields).map_err(|e| match e.param.as_deref() {
-                Some("messages") => ApiError::invalid("give prompt, a string, or messages").param("prompt"),
-                _ => e,
-            })?;
-            let answer = fields.flag("add_generation_prompt")?.unwrap_or(true);
-            let tools = tools::take(&mut fields, &model.facts, Endpoint::Chat)?;
-            fields.finish()?;
-            chat::prompt(&messages, tools.as_ref().map_or(&[], |t| &t.given), &model.facts, answer)?
-        }
-    };
+    let tokens = tokenize::tokens(fields, &model.facts)?;
     Ok(value!({
         "count": tokens.len(),
         "max_model_len": model.facts.limits.dims.max_seq_len,
@@ -223,7 +250,7 @@ fn tokens_of(app: &App, bytes: &[u8]) -> Result<Value, ApiError> {
     }))
 }
 
-async fn detokenize(State(app): Shared, body: Body) -> Response {
+async fn detokenized(State(app): Shared, body: Body) -> Response {
     let answer = async {
         let bytes = body::read(&app, body).await?;
         prepared(&app, move |app| text_of(app, &bytes)).await
@@ -234,16 +261,5 @@ async fn detokenize(State(app): Shared, body: Body) -> Response {
 fn text_of(app: &App, bytes: &[u8]) -> Result<Value, ApiError> {
     let mut fields = Fields::parse(bytes)?;
     let model = app.model(fields.text("model")?.as_deref())?;
-    let tokens = fields.ids("tokens")?;
-    fields.finish()?;
-    let tokens =
-        tokens.ok_or_else(|| ApiError::invalid("tokens is missing: give a list of ids").param("tokens"))?;
-    let vocab = model.facts.limits.vocab;
-    if let Some(token) = tokens.iter().find(|&&t| t >= vocab) {
-        let what = format!("tokens has {token}, the vocabulary has {vocab}");
-        return Err(ApiError::invalid(what).param("tokens"));
-    }
-    let none = || ApiError::invalid("this model has no tokenizer");
-    let tokenizer = model.facts.tokenizer.as_ref().ok_or_else(none)?;
-    Ok(value!({ "prompt": tokenizer.decode(&tokens) }))
+    Ok(value!({ "prompt": tokenize::text(fields, &model.facts)? }))
 }

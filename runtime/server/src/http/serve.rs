@@ -1,7 +1,7 @@
 //! What is the same for every request: an id, a key, rules for browsers, counters, a line of the log.
 
 use super::respond::{self, Failed};
-use super::{Context, body::Watched, page};
+use super::{Context, body::Watched, page, routes};
 use crate::app::{App, unix_ms};
 use crate::error::ApiError;
 use crate::log::Record;
@@ -20,8 +20,6 @@ use tower_service::Service;
 
 /// The header with a request's id.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Paths that need no key, beside the page's.
-const OPEN: [&str; 2] = ["/health", "/ready"];
 /// Most characters of a path in the log.
 const LOGGED_PATH: usize = 200;
 
@@ -37,9 +35,7 @@ pub async fn serve(
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let origin = allowed_origin(&app, request.headers());
     let client = authorised(&app, request.headers(), peer);
-    let open = OPEN.contains(&&*path)
-        || (path == "/metrics" && app.config.public_metrics)
-        || (app.config.page && page::has(&path));
+    let open = routes::is_open(&path, app.config.public_metrics) || (app.config.page && page::has(&path));
     let record = Record {
         time_ms: unix_ms(),
         request_id: id.clone(),

@@ -22,6 +22,11 @@ impl Reply {
         serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {}", self.text))
     }
 
+    /// The body, if it is JSON.
+    pub fn json_or_null(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or(Value::Null)
+    }
+
     /// Holds the answer to success.
     #[track_caller]
     pub fn ok(self) -> Value {

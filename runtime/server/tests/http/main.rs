@@ -10,6 +10,7 @@ mod ending;
 mod idle;
 mod limits;
 mod models;
+mod openapi;
 mod overload;
 mod page;
 mod refusals;

@@ -2,6 +2,7 @@
 
 use super::client::Reply;
 use super::device::Control;
+use super::openapi::holds;
 use super::support::*;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -110,6 +111,7 @@ fn models_come_and_go_and_the_last_one_may() {
     let devices = || Arc::strong_count(&s.server.control);
     let before = devices();
     let loaded = s.load("again", "a.engine").ok();
+    holds("Loaded", &loaded);
     assert_eq!(
         (&loaded["id"], &loaded["status"], &loaded["object"]),
         (&json!("again"), &json!("loaded"), &json!("model"))
@@ -138,7 +140,7 @@ fn models_come_and_go_and_the_last_one_may() {
     s.unload("again").fails(404, INVALID, Some("model_not_found"), Some("model"));
     s.server.post("/v1/completions", &json!({ "prompt": "w1", "max_tokens": 1 })).ok();
 
-    s.unload("tiny").ok();
+    holds("Unloaded", &s.unload("tiny").ok());
     assert_eq!((s.names(), devices()), (Vec::new(), before - 1));
     assert!(s.server.get("/ready").fails(503, SERVER, None, None).contains("no model is loaded"));
     s.server.get("/health").ok();

@@ -29,6 +29,7 @@ fn events(server: &Running, body: &Value) -> Vec<Value> {
     let data = server.open("/v1/responses", &with(body.clone(), &json!({ "stream": true }))).data();
     let events: Vec<Value> = data.iter().map(|d| serde_json::from_str(d).unwrap()).collect();
     for (number, event) in events.iter().enumerate() {
+        super::openapi::holds_event("/v1/responses", event);
         assert_eq!(event["sequence_number"], number, "{event}");
     }
     assert_eq!(

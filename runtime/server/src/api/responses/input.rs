@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use trtc_runtime::text::Message;
 
 /// Who may speak. What functions gave is an item of its own.
-const ROLES: [&str; 4] = ["system", "developer", "user", "assistant"];
+pub const ROLES: [&str; 4] = ["system", "developer", "user", "assistant"];
 
 /// Takes the messages of a conversation.
 pub fn messages(fields: &mut Fields) -> Result<Vec<Message>, ApiError> {

@@ -6,6 +6,7 @@
 mod input;
 mod turn;
 
+pub use input::ROLES;
 pub use turn::Turn;
 
 use super::Endpoint;
@@ -17,7 +18,7 @@ use crate::error::ApiError;
 use serde_json::{Map, Value, json};
 
 /// What asks for log-probabilities, in `include`.
-const LOGPROBS: &str = "message.output_text.logprobs";
+pub const LOGPROBS: &str = "message.output_text.logprobs";
 
 /// What answers repeat of a request as it was given, with what stands there if it was not.
 fn repeated() -> [(&'static str, Value); 10] {
