@@ -3,9 +3,10 @@
 use crate::config::Config;
 use crate::error::ApiError;
 use crate::library::Library;
-use crate::log::{Entry, Log};
+use crate::log::{Entry, Log, Record};
 use crate::metrics::ServerMetrics;
 use crate::models::{self, Model, Models};
+use crate::trace::{Finished, Trace, Tracer, span};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -22,6 +23,8 @@ pub struct App {
     /// Errors and connections.
     pub metrics: ServerMetrics,
     log: Log,
+    /// Takes spans, if somebody wants them.
+    tracer: Option<Tracer>,
     draining: AtomicBool,
     active: AtomicUsize,
     random: RandomState,
@@ -44,13 +47,20 @@ pub fn unix_ms() -> u64 {
 
 impl App {
     /// Before the first request.
-    pub fn new(config: Config, models: Arc<Models>, later: Option<Library>, log: Log) -> App {
+    pub fn new(
+        config: Config,
+        models: Arc<Models>,
+        later: Option<Library>,
+        log: Log,
+        tracer: Option<Tracer>,
+    ) -> App {
         App {
             config,
             models,
             later,
             metrics: ServerMetrics::default(),
             log,
+            tracer,
             draining: AtomicBool::new(false),
             active: AtomicUsize::new(0),
             random: RandomState::new(),
@@ -101,8 +111,24 @@ impl App {
         Ok(active)
     }
 
+    /// True if requests have places in traces.
+    pub fn traces(&self) -> bool {
+        self.tracer.is_some()
+    }
+
+    /// The end of a request: a line of the log, and a span in its trace.
+    pub fn finish(&self, record: &Record, trace: Option<&Trace>) {
+        if let Some((tracer, trace)) = self.tracer.as_ref().zip(trace.filter(|t| t.sampled)) {
+            let spans = span::count(record);
+            if !tracer.put(Finished { record: Box::new(record.clone()), trace: trace.clone() }) {
+                self.metrics.spans_dropped.fetch_add(spans, Ordering::Relaxed);
+            }
+        }
+        self.log(&Entry::Request(Box::new(record.clone())));
+    }
+
     /// Writes a line.
-    pub fn log(&self, entry: &Entry) {
+    fn log(&self, entry: &Entry) {
         (self.log)(entry);
     }
 

@@ -3,6 +3,7 @@
 use crate::auth::Keys;
 use crate::desk::Bounds;
 use crate::tls::Files;
+use crate::trace::Collector;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub struct Config {
     pub watchdog: Option<Duration>,
     /// Then it also ends.
     pub watchdog_exit: bool,
+    /// Who is told of each request.
+    pub collector: Option<Collector>,
 }
 
 impl Default for Config {
@@ -63,6 +66,7 @@ impl Default for Config {
             drain_timeout: Duration::from_secs(30),
             watchdog: Some(Duration::from_secs(300)),
             watchdog_exit: false,
+            collector: None,
         }
     }
 }

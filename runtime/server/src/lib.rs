@@ -24,6 +24,7 @@ pub mod rate;
 pub mod server;
 mod ticket;
 pub mod tls;
+pub mod trace;
 pub mod worker;
 
 pub use auth::Keys;
@@ -34,3 +35,4 @@ pub use library::{Library, Open, Wish};
 pub use log::{Entry, Log, Record};
 pub use server::{Ended, Handle, Listener, Server, ServerError};
 pub use tls::{Files, TlsError};
+pub use trace::{Collector, Endpoint};

@@ -66,6 +66,9 @@ pub struct Record {
     pub error: Option<&'static str>,
     /// The client did not wait for the end.
     pub gone: bool,
+    /// The trace that it belongs to, where there are traces.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
 }
 
 impl fmt::Display for Entry {

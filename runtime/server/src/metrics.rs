@@ -163,6 +163,10 @@ pub struct ServerMetrics {
     pub connections: AtomicU64,
     /// Connections that ended within the handshake of TLS.
     pub failed_handshakes: AtomicU64,
+    /// Spans that a collector took.
+    pub spans_exported: AtomicU64,
+    /// Spans that none took.
+    pub spans_dropped: AtomicU64,
 }
 
 impl ServerMetrics {
@@ -211,14 +215,27 @@ pub fn render(server: &ServerMetrics, engines: &[(&str, &EngineMetrics, Levels)]
             n.load(Ordering::Relaxed)
         );
     }
-    head(&mut out, "request_gone_total", "counter", "Responses that the client did not wait for.");
-    let _ = writeln!(out, "trtc_request_gone_total {}", server.gone.load(Ordering::Relaxed));
-    head(&mut out, "http_connections", "gauge", "Open connections.");
-    let _ = writeln!(out, "trtc_http_connections {}", server.connections.load(Ordering::Relaxed));
-    let help = "Connections that ended within the handshake of TLS: no TLS at all, no certificate, too slow.";
-    head(&mut out, "tls_failed_handshakes_total", "counter", help);
-    let failed = server.failed_handshakes.load(Ordering::Relaxed);
-    let _ = writeln!(out, "trtc_tls_failed_handshakes_total {failed}");
+    let rest = [
+        ("request_gone_total", "counter", "Responses that the client did not wait for.", &server.gone),
+        ("http_connections", "gauge", "Open connections.", &server.connections),
+        (
+            "tls_failed_handshakes_total",
+            "counter",
+            "Connections that ended within the handshake of TLS: no TLS at all, no certificate, too slow.",
+            &server.failed_handshakes,
+        ),
+        ("trace_spans_total", "counter", "Spans that the collector took.", &server.spans_exported),
+        (
+            "trace_spans_dropped_total",
+            "counter",
+            "Spans that were lost: the queue was full, or the collector did not take them.",
+            &server.spans_dropped,
+        ),
+    ];
+    for (name, kind, help, n) in rest {
+        head(&mut out, name, kind, help);
+        let _ = writeln!(out, "trtc_{name} {}", n.load(Ordering::Relaxed));
+    }
     out
 }
 

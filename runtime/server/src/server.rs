@@ -8,6 +8,7 @@ use crate::library::Library;
 use crate::log::Log;
 use crate::models::{Model, Models};
 use crate::tls::{Tls, TlsError};
+use crate::trace::{Exporter, Tracer};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -125,9 +126,10 @@ impl Listener {
             models.close();
             return Err(error);
         }
-        let app = Arc::new(App::new(self.config, models, library, log));
+        let (tracer, exporter) = self.config.collector.clone().map(Tracer::new).unzip();
+        let app = Arc::new(App::new(self.config, models, library, log, tracer));
         let phase = Arc::new(watch::channel(Phase::Serving).0);
-        Ok(Server { app, tls: self.tls, socket: self.socket, phase })
+        Ok(Server { app, tls: self.tls, exporter, socket: self.socket, phase })
     }
 }
 
@@ -146,6 +148,7 @@ fn start(models: &Arc<Models>, engines: Vec<(String, Engine)>, config: &Config) 
 pub struct Server {
     app: Arc<App>,
     tls: Option<Tls>,
+    exporter: Option<Exporter>,
     socket: std::net::TcpListener,
     phase: Arc<watch::Sender<Phase>>,
 }
@@ -178,8 +181,20 @@ impl Server {
             .enable_time()
             .build()
             .map_err(ServerError::Start)?;
-        let Server { app, tls, socket, phase } = self;
-        let ended = runtime.block_on(serve(&app, tls, socket, &phase));
+        let Server { app, tls, exporter, socket, phase } = self;
+        let ended = runtime.block_on(async {
+            let (ending, told) = watch::channel(false);
+            let exporting = exporter.map(|exporter| tokio::spawn(exporter.run(Arc::clone(&app), told)));
+            let ended = serve(&app, tls, socket, &phase).await;
+            // Spans of the last requests. Whoever was to be told of the end has ended.
+            let _ = ending.send(true);
+            if let Some(exporting) = exporting
+                && tokio::time::timeout(LAST_WORDS, exporting).await.is_err()
+            {
+                app.note("the last traces were not delivered");
+            }
+            ended
+        });
         // Also if it could not start.
         app.models.close();
         runtime.shutdown_timeout(LAST_WORDS);

@@ -13,7 +13,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use trtc_server::{Bounds, Config, Files, Handle, Keys, Library, Listener, Log, openapi, tls};
+use trtc_server::{
+    Bounds, Collector, Config, Endpoint, Files, Handle, Keys, Library, Listener, Log, openapi, tls,
+};
 
 /// Serve engines over HTTP, as OpenAI's clients expect it
 ///
@@ -25,6 +27,7 @@ use trtc_server::{Bounds, Config, Files, Handle, Keys, Library, Listener, Log, o
     trtc serve model.engine\n  \
     trtc serve small=a.engine large=b.engine --host 0.0.0.0 --port 8080 --api-key-file keys.txt\n  \
     trtc serve model.engine --host 0.0.0.0 --api-key-file keys.txt --tls-cert server.pem --tls-key server.key\n  \
+    trtc serve model.engine --otlp-endpoint http://127.0.0.1:4318\n  \
     trtc serve --openapi > openapi.json\n  \
     trtc serve chat=a.engine code=b.engine --gpu-memory-fraction 0.9 --kv-share chat=0.6,code=0.4\n  \
     TRTC_ADMIN_KEY=SECRET trtc serve chat=/srv/engines/a.engine --engine-dir /srv/engines\n  \
@@ -119,6 +122,10 @@ pub struct Args {
     /// End the server then, with exit code 3
     #[arg(long, help_heading = "Limits")]
     watchdog_exit: bool,
+    /// Tell this collector of OpenTelemetry of each request: OTLP over HTTP, with JSON, at ADDRESS/v1/traces. Nothing of prompts
+    /// and answers is in it
+    #[arg(long, value_name = "ADDRESS", value_parser = Endpoint::parse)]
+    otlp_endpoint: Option<Endpoint>,
     /// Print the OpenAPI document of the API, which the server also has at /openapi.json, and serve nothing
     #[arg(long)]
     openapi: bool,
@@ -244,6 +251,7 @@ fn config(args: &Args) -> Result<Config, Failure> {
         drain_timeout: args.drain_timeout,
         watchdog: args.watchdog,
         watchdog_exit: args.watchdog_exit,
+        collector: args.otlp_endpoint.clone().map(Collector::new),
         ..Config::default()
     })
 }

@@ -184,6 +184,7 @@ fn what_cannot_begin_is_told() {
         &["--host", "example.org"],
         &["--read-timeout", "0"],
         &["--max-body", "x"],
+        &["--otlp-endpoint", "https://collector:4318"],
         &[],
     ] {
         let ran = serve(&[args, if args.is_empty() { &[] } else { &["x.engine"] }].concat());

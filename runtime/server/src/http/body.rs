@@ -2,7 +2,6 @@
 
 use crate::app::App;
 use crate::error::ApiError;
-use crate::log::Entry;
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -129,7 +128,7 @@ impl Drop for End {
             self.app.metrics.gone.fetch_add(1, Ordering::Relaxed);
         }
         if !self.silent {
-            self.app.log(&Entry::Request(Box::new(record.clone())));
+            self.app.finish(&record, self.context.trace.as_deref());
         }
     }
 }

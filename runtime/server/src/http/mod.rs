@@ -13,6 +13,7 @@ mod timed;
 pub use routes::{operations, router};
 
 use crate::log::Record;
+use crate::trace::Trace;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -25,6 +26,8 @@ pub struct Context {
     pub admin: bool,
     /// When it came.
     pub arrived: Instant,
+    /// Its place in a trace, where there are traces.
+    trace: Option<Arc<Trace>>,
     /// What will be logged of it.
     record: Arc<Mutex<Record>>,
 }

@@ -5,6 +5,7 @@ use super::{Context, body::Watched, page, routes};
 use crate::app::{App, unix_ms};
 use crate::error::ApiError;
 use crate::log::Record;
+use crate::trace::Trace;
 use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
@@ -36,16 +37,18 @@ pub async fn serve(
     let origin = allowed_origin(&app, request.headers());
     let client = authorised(&app, request.headers(), peer);
     let open = routes::is_open(&path, app.config.public_metrics) || (app.config.page && page::has(&path));
+    let trace = app.traces().then(|| Arc::new(Trace::of(request.headers(), || app.make_id())));
     let record = Record {
         time_ms: unix_ms(),
         request_id: id.clone(),
         client: client.as_ref().map_or_else(|_| peer.to_string(), |(name, _)| name.to_string()),
         method: method.to_string(),
         path: path.chars().take(LOGGED_PATH).collect(),
+        trace_id: trace.as_ref().map(|t| t.trace.clone()),
         ..Record::default()
     };
     let (name, admin) = client.clone().unwrap_or_else(|_| (peer.to_string().into(), false));
-    let context = Context { client: name, admin, arrived, record: Arc::new(Mutex::new(record)) };
+    let context = Context { client: name, admin, arrived, trace, record: Arc::new(Mutex::new(record)) };
     let mut gone = Gone { app: Some(Arc::clone(&app)), context: context.clone() };
     let mut response = match client {
         // Browsers ask without a key whether they may ask.
@@ -87,7 +90,7 @@ impl Drop for Gone {
         let mut record = self.context.record();
         (record.gone, record.total_ms) = (true, super::ms(self.context.arrived.elapsed()));
         app.metrics.gone.fetch_add(1, Ordering::Relaxed);
-        app.log(&crate::log::Entry::Request(Box::new(record.clone())));
+        app.finish(&record, self.context.trace.as_deref());
     }
 }
 
@@ -136,7 +139,7 @@ fn preflight() -> Response {
     headers.remove(header::CONTENT_TYPE);
     let allow = [
         (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, OPTIONS"),
-        (header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type, x-request-id"),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type, x-request-id, traceparent"),
         (header::ACCESS_CONTROL_MAX_AGE, "86400"),
     ];
     for (name, value) in allow {

@@ -44,8 +44,10 @@ const HEADERS: &[(&str, &str, &str)] = &[
 ];
 
 /// Headers that a request may have.
-const ASKED_HEADERS: &[(&str, &str)] =
-    &[("x-request-id", "A name for the request: up to 128 letters, digits and -_.: are taken over.")];
+const ASKED_HEADERS: &[(&str, &str)] = &[
+    ("x-request-id", "A name for the request: up to 128 letters, digits and -_.: are taken over."),
+    ("traceparent", "The trace that the request belongs to, as W3C's Trace Context has it."),
+];
 
 const ABOUT: &str = "Engines of trtc behind OpenAI's API. A request is honoured as it stands or refused with a message that \
                      names the parameter. A path that is not here is answered with 404, and a method that its path does \

@@ -61,6 +61,8 @@ pub struct Operation {
     pub examples: &'static [(&'static str, &'static str)],
     /// What comes back.
     pub answer: Answer,
+    /// What a model does here, in the words of OpenTelemetry's conventions for spans.
+    pub generates: Option<&'static str>,
     /// Statuses of errors, besides 401.
     pub errors: &'static [u16],
 }
@@ -79,6 +81,7 @@ const GET: Operation = Operation {
     body: None,
     examples: &[],
     answer: Answer::Never,
+    generates: None,
     errors: &[],
 };
 
@@ -115,6 +118,7 @@ pub const CHAT: Operation = Operation {
         ),
     ],
     answer: Answer::Either(&answers::CHAT, Events::Chunks(&answers::CHAT_CHUNK)),
+    generates: Some("chat"),
     ..GENERATE
 };
 
@@ -134,6 +138,7 @@ pub const COMPLETION: Operation = Operation {
         ("form", r#"{"prompt": "A digit: ", "max_tokens": 4, "structured_outputs": {"regex": "[0-9]"}}"#),
     ],
     answer: Answer::Either(&answers::COMPLETION, Events::Chunks(&answers::COMPLETION_CHUNK)),
+    generates: Some("text_completion"),
     ..GENERATE
 };
 
@@ -163,6 +168,7 @@ pub const RESPONSE: Operation = Operation {
         ),
     ],
     answer: Answer::Either(&turns::RESPONSE, Events::Typed(turns::EVENTS)),
+    generates: Some("chat"),
     ..GENERATE
 };
 

@@ -19,4 +19,5 @@ mod structured;
 mod support;
 mod tls;
 mod tools;
+mod traces;
 mod vocabulary;
