@@ -81,14 +81,18 @@ fn sink(rw: &mut Rewriter<'_>, id: OpId) -> Option<()> {
                 continue;
             }
             let x = *operand;
-            if !picked.contains_key(&x) {
-                let (ty, loc) = (of_rows(rw.ty(x))?, rw.loc(id).clone());
-                let op = GatherRows { x, rows: gather.rows };
-                let name = format!("{}_picked", rw.module().func.values[x].name);
-                let op = rw.insert_before(at, op.into(), &[Res::New(&name, ty)], loc);
-                picked.insert(x, rw.result(op, 0));
-            }
-            *operand = picked[&x];
+            let rows_of_x = picked.get(&x).copied().map_or_else(
+                || {
+                    let (ty, loc) = (of_rows(rw.ty(x))?, rw.loc(id).clone());
+                    let op = GatherRows { x, rows: gather.rows };
+                    let name = format!("{}_picked", rw.module().func.values[x].name);
+                    let op = rw.insert_before(at, op.into(), &[Res::New(&name, ty)], loc);
+                    Some(rw.result(op, 0))
+                },
+                Some,
+            )?;
+            picked.insert(x, rows_of_x);
+            *operand = rows_of_x;
         }
         rw.replace_op(at, op);
         for v in rw.results(at).to_vec() {
