@@ -3,7 +3,7 @@
 //!
 //! The figure to hold: a first token adds less than a millisecond to the engine's.
 
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use trtc_benches::steady::{Steady, Wants};
 use trtc_runtime::{Engine, Events, Finish, Request, Sampling};
 use trtc_server::api::Endpoint;
+use trtc_server::api::answer::Answer;
 use trtc_server::api::chunks::Chunks;
 use trtc_server::api::whole::Shape;
 use trtc_server::desk::Update;
@@ -206,20 +207,21 @@ fn event(c: &mut Criterion) {
             logprobs: None,
             prompt_logprobs: None,
             tools: None,
+            asked: Default::default(),
         };
         let mut chunks = Chunks::new(shape, 1, false);
-        let (part, index, token, text) = (0, 0, 7, " word".to_owned());
-        let update = Update::Token { part, index, token, text, logprob: None };
+        let (part, index, token) = (0, 0, 7);
+        let update = || Update::Token { part, index, token, text: " word".to_owned(), logprob: None };
         let mut out = String::new();
         group.bench_function(name, |b| {
-            b.iter(|| {
+            let take = |update| {
                 out.clear();
-                chunks.take(&update, &mut out);
+                chunks.take(update, &mut out);
                 out.len()
-            });
+            };
+            b.iter_batched(update, take, BatchSize::SmallInput);
         });
-        let done = Update::Done { part, index, finish: Finish::Stop, text: String::new() };
-        chunks.take(&done, &mut out);
+        chunks.take(Update::Done { part, index, finish: Finish::Stop, text: String::new() }, &mut out);
         assert!(out.contains("stop"));
     }
     group.finish();
