@@ -11,6 +11,7 @@ use std::sync::{Arc, LazyLock};
 use trtc_engine::manifest::Dims;
 use trtc_runtime::text::{ChatTemplate, Message, Tokenizer};
 use trtc_runtime::{Grammars, Limits, Sampling};
+use trtc_server::api::Endpoint;
 use trtc_server::api::fields::Fields;
 use trtc_server::api::params::Facts;
 use trtc_server::api::structured;
@@ -74,7 +75,7 @@ fn template(source: &str, content: &str) {
 
 fn grammar(body: &[u8], walk: &[u8]) {
     let Ok(mut fields) = Fields::parse(body) else { return };
-    let grammar = match structured::take(&mut fields, &FACTS) {
+    let grammar = match structured::take(&mut fields, &FACTS, Endpoint::Chat) {
         Ok(Some(grammar)) => grammar,
         Ok(None) => return,
         Err(error) => return assert_eq!(error.status, 400, "{error}"),
@@ -85,7 +86,8 @@ fn grammar(body: &[u8], walk: &[u8]) {
         let allowed: Vec<u32> = (0..=END).filter(|&t| mask[t as usize / 32] >> (t % 32) & 1 == 1).collect();
         assert!(!allowed.is_empty(), "an answer that cannot go on has ended");
         let token = allowed[usize::from(*step) % allowed.len()];
-        if token == END || matcher.accept(token).is_err() || matcher.is_over() {
+        let over = matcher.accept(token).and_then(|()| matcher.is_over());
+        if token == END || over.unwrap_or(true) {
             return;
         }
     }

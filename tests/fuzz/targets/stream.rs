@@ -15,8 +15,9 @@ use trtc_engine::manifest::Dims;
 use trtc_runtime::text::ChatTemplate;
 use trtc_runtime::{Finish, Limits, Sampling};
 use trtc_server::api::Endpoint;
+use trtc_server::api::answer::{Answer, Timings};
 use trtc_server::api::calls::{Part, Reader};
-use trtc_server::api::chunks::{Chunks, Timings};
+use trtc_server::api::chunks::Chunks;
 use trtc_server::api::fields::Fields;
 use trtc_server::api::params::Facts;
 use trtc_server::api::tools::{self, Tools};
@@ -39,7 +40,7 @@ static TOOLS: LazyLock<Vec<Arc<Tools>>> = LazyLock::new(|| {
         let body =
             serde_json::json!({ "tools": [function("a"), function("b")], "parallel_tool_calls": parallel });
         let mut fields = Fields::parse(body.to_string().as_bytes()).expect("fields");
-        Arc::new(tools::take(&mut fields, &facts).expect("tools").expect("some"))
+        Arc::new(tools::take(&mut fields, &facts, Endpoint::Chat).expect("tools").expect("some"))
     };
     vec![
         of("<tool_call>", true),
@@ -136,14 +137,14 @@ fn sent(tools: &Arc<Tools>, pieces: &[&str], cuts: &mut Cuts) -> Told {
         logprobs: None,
         prompt_logprobs: None,
         tools: Some(Arc::clone(tools)),
+        asked: Default::default(),
     };
     let (mut chunks, mut out) = (Chunks::new(shape, 1, true), String::new());
     let (part, index, token) = (0, 0, 0);
     for piece in pieces {
-        let update = Update::Token { part, index, token, text: (*piece).to_owned(), logprob: None };
-        chunks.take(&update, &mut out);
+        chunks.take(Update::Token { part, index, token, text: (*piece).to_owned(), logprob: None }, &mut out);
     }
-    chunks.take(&Update::Done { part, index, finish: Finish::Stop, text: String::new() }, &mut out);
+    chunks.take(Update::Done { part, index, finish: Finish::Stop, text: String::new() }, &mut out);
     chunks.finish(&Timings::default(), &mut out);
     let mut told = Told::default();
     let mut data = events(&cuts.bytes(out.as_bytes()));
