@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the suites of OpenAI's own clients (tests/clients) against a server with a small real model on this machine's CPU.
 # Clients are installed once, in the versions that are pinned there, under ~/.cache/trtc/clients.
-# usage: clients.sh TRTC        with TRTC_SKIP_CLIENTS=1 it runs nothing, and says so
+# usage: clients.sh TRTC        with TRTC_SKIP_CLIENTS=1 it runs nothing, with TRTC_SKIP_CLIENTS=node Python's suite alone, and says so
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,7 +13,9 @@ trtc="${1:?usage: clients.sh TRTC, such as target/debug/trtc}"
 model="${TRTC_MODELS:-$HOME/.cache/trtc/models}/qwen2.5-coder-0.5b-q4.gguf"
 cache="$HOME/.cache/trtc/clients"
 work=target/clients
-for tool in python3 node npm; do
+tools=(python3 node npm)
+[ "${TRTC_SKIP_CLIENTS:-}" != node ] || tools=(python3)
+for tool in "${tools[@]}"; do
   command -v "$tool" >/dev/null || {
     echo "clients: there is no $tool: install python3-venv, nodejs and npm, or set TRTC_SKIP_CLIENTS=1" >&2
     exit 1
@@ -39,11 +41,13 @@ modules() {
   npm ci --prefix "$cache/node" --silent --no-audit --no-fund
 }
 once python tests/clients/python/requirements.txt packages
-once node tests/clients/node/package-lock.json modules
-# Node looks for packages beside the files that import them.
-rm -rf "$work/node"
-cp -r tests/clients/node "$work/node"
-ln -s "$cache/node/node_modules" "$work/node/node_modules"
+if [ "${TRTC_SKIP_CLIENTS:-}" != node ]; then
+  once node tests/clients/node/package-lock.json modules
+  # Node looks for packages beside the files that import them.
+  rm -rf "$work/node"
+  cp -r tests/clients/node "$work/node"
+  ln -s "$cache/node/node_modules" "$work/node/node_modules"
+fi
 
 engine="$work/qwen.engine"
 [ "$engine" -nt "$trtc" ] && [ "$engine" -nt scripts/clients.sh ] ||
@@ -79,6 +83,10 @@ suite() {
 }
 suite "python-$("$cache/python/bin/python" -c 'import openai; print(openai.__version__)')" \
   's/^Ran \([0-9]*\) tests\{0,1\} in.*/\1/p' "$cache/python/bin/python" -B -m unittest discover -v -s tests/clients/python
-suite "node-$(sed -n 's/^ *"version": "\(.*\)",$/\1/p' "$cache/node/node_modules/openai/package.json")" \
-  's/^\(#\|ℹ\) pass \([0-9]*\)/\2/p' node --test --test-concurrency=1 "$work"/node/*.test.js
+if [ "${TRTC_SKIP_CLIENTS:-}" = node ]; then
+  echo 'clients: TRTC_SKIP_CLIENTS is node, the suite for Node is not run'
+else
+  suite "node-$(sed -n 's/^ *"version": "\(.*\)",$/\1/p' "$cache/node/node_modules/openai/package.json")" \
+    's/^\(#\|ℹ\) pass \([0-9]*\)/\2/p' node --test --test-concurrency=1 "$work"/node/*.test.js
+fi
 exit "$failed"
