@@ -55,7 +55,8 @@ fn launches() -> &'static Vec<PathBuf> {
     static FILES: OnceLock<Vec<PathBuf>> = OnceLock::new();
     FILES.get_or_init(|| {
         let dir = folder("emulator").join("launches");
-        let check = ["check", gpu(), "--device", "emulator", "--kernel", "gather_rows", "--tokens", "3,5"];
+        let check =
+            ["check", gpu(), "--device", "emulator", "--kernel", "gather_rows.w128", "--tokens", "3,5"];
         trtc(&[&check[..], &["--dump", text(&dir), "--dump-all"]].concat()).ok();
         listing(&dir).into_iter().map(|name| dir.join(name)).collect()
     })
