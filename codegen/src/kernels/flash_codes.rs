@@ -17,13 +17,13 @@ use crate::builder::{Builder, F32, I32, SharedPtr, Special, Val};
 use crate::tile::CHUNK;
 
 /// 2^96.
-pub(super) const LIFT: f32 = f32::from_bits(0x6f80_0000);
+const LIFT: f32 = f32::from_bits(0x6f80_0000);
 /// The same, two bf16.
 const LIFT_BF16: i32 = 0x6f80_6f80;
 /// 2^24.
-pub(super) const LOWER: f32 = 16_777_216.0;
+const LOWER: f32 = 16_777_216.0;
 /// Two -0 of bf16, which added to anything leave it as it is.
-pub(super) const NOTHING: i32 = i32::from_ne_bytes(0x8000_8000u32.to_ne_bytes());
+const NOTHING: i32 = i32::from_ne_bytes(0x8000_8000u32.to_ne_bytes());
 
 /// A lane's columns of a row, in pairs, each behind the lane's first column by a number of columns.
 type Pairs<'b> = Vec<(u32, [Val<'b, F32>; 2])>;

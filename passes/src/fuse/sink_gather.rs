@@ -81,16 +81,16 @@ fn sink(rw: &mut Rewriter<'_>, id: OpId) -> Option<()> {
                 continue;
             }
             let x = *operand;
-            let rows_of_x = picked.get(&x).copied().map_or_else(
-                || {
+            let rows_of_x = match picked.get(&x) {
+                Some(&found) => found,
+                None => {
                     let (ty, loc) = (of_rows(rw.ty(x))?, rw.loc(id).clone());
                     let op = GatherRows { x, rows: gather.rows };
                     let name = format!("{}_picked", rw.module().func.values[x].name);
                     let op = rw.insert_before(at, op.into(), &[Res::New(&name, ty)], loc);
-                    Some(rw.result(op, 0))
-                },
-                Some,
-            )?;
+                    rw.result(op, 0)
+                }
+            };
             picked.insert(x, rows_of_x);
             *operand = rows_of_x;
         }

@@ -32,8 +32,8 @@ type Words<'b> = Vec<Val<'b, I32>>;
 /// m and l of a thread's two rows; of l the part of its own columns.
 type Softmax<'b> = [[Val<'b, F32>; 2]; 2];
 
-/// log2 of what weights that become f16 are multiplied by: as much as sums of them can be without, so that small ones keep
-/// their bits.
+/// log2 of what weights, 1 at most, are multiplied by before they become f16, which ends at 65504: so small ones keep their bits.
+/// Sums of weights are multiplied too, so it cancels.
 const RAISED: f32 = 14.0;
 
 /// This thread's two rows.
