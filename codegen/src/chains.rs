@@ -8,7 +8,7 @@ use crate::kernels::Recipe;
 use crate::kernels::decode_attention::DecodeAttention;
 use crate::kernels::stream_matmul::{Prologue, StreamMatmul};
 use crate::recipes::{Ranged, alone, attention, rope_kv_append};
-use crate::signature::Types;
+use crate::signature::{Suffix, Types};
 use trtc_ir::target::Gpu;
 use trtc_ir::{Module, Op, OpId, Steps, Sym, ValueId};
 
@@ -51,7 +51,7 @@ pub fn chain(module: &Module, id: OpId, gpu: &Gpu) -> Option<Ranged> {
                 to: if module.deterministic { most } else { most.min(FEW) },
                 steps: Steps::Decode,
                 with: Some(op.q),
-                suffix: "decode",
+                suffix: Suffix::word("decode"),
                 recipe: decode.into(),
             })
         }
@@ -80,6 +80,12 @@ fn streamed(module: &Module, id: OpId, x: ValueId, residual: Option<ValueId>, gp
         let Recipe::StreamMatmul(product) = own.recipe else { return None };
         let kernel = StreamMatmul { prologue: Some(prologue), ..product };
         let served = own.from == 1 && kernel.unsupported().is_none();
-        served.then(|| Ranged { to: 1, with: Some(x), suffix: "one", recipe: kernel.into(), ..own })
+        served.then(|| Ranged {
+            to: 1,
+            with: Some(x),
+            suffix: Suffix::word("one"),
+            recipe: kernel.into(),
+            ..own
+        })
     })
 }

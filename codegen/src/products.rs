@@ -7,6 +7,7 @@ use crate::kernels::quant_matmul::{self, Payload, QuantMatmul};
 use crate::kernels::stream_matmul::StreamMatmul;
 use crate::kernels::wgmma_matmul::{self, WgmmaMatmul};
 use crate::kernels::{MULTIPROCESSORS, Recipe};
+use crate::signature::Suffix;
 use trtc_ir::target::{Gpu, MatrixUnit};
 use trtc_ir::{DType, Elem, Grain, Scheme, Steps};
 
@@ -17,23 +18,34 @@ pub(crate) struct Form {
     /// Steps that it serves.
     pub steps: Steps,
     /// What distinguishes it by name.
-    pub suffix: &'static str,
+    pub suffix: Suffix,
     /// The kernel.
     pub recipe: Recipe,
 }
 
-/// The kernels of a product with weights of `w`, for steps of up to `max` tokens, those of the same steps with fewest rows first; or why there are none.
-///
-/// Where they have to be `invariant`, a row of y is the same to the bit however many rows there are: all kernels that serve
-/// decode steps add in one order, and so do all that serve prefill steps.
-pub(crate) fn forms(of: Product, w: Elem, gpu: &Gpu, max: u64, invariant: bool) -> Result<Vec<Form>, String> {
+/// What the steps of an engine are like.
+#[derive(Clone, Copy)]
+pub(crate) struct Bounds {
+    /// Most tokens.
+    pub tokens: u64,
+    /// Most requests, and so most tokens of decode steps.
+    pub requests: u64,
+    /// A row of y has to be the same to the bit however many rows there are: all kernels that serve decode steps add in one order, and
+    /// so do all that serve prefill steps.
+    pub invariant: bool,
+}
+
+/// The kernels of a product with weights of `w`, those of the same steps with fewest rows first; or why there are none.
+pub(crate) fn forms(of: Product, w: Elem, gpu: &Gpu, bounds: Bounds) -> Result<Vec<Form>, String> {
     let Product { n, k, rows, bias, residual, out, gate, operands } = of;
     let wgmma = gpu.matrix.contains(&MatrixUnit::Wgmma);
     let quantised = if let Elem::Quant(scheme) = w { payload(scheme) } else { None };
     if gate.is_some() && (quantised.is_some() || !wgmma) {
         return Err("no product of this target and these weights ends in an activation".to_owned());
     }
-    let form = |steps| move |(to, suffix, recipe)| Form { to, steps, suffix, recipe };
+    let invariant = bounds.invariant;
+    let of_steps = |steps| move |(to, suffix, recipe)| Form { to, steps, suffix, recipe };
+    let form = |steps| move |(to, word, recipe)| Form { to, steps, suffix: Suffix::word(word), recipe };
     if let Some(payload) = quantised {
         let kernel = |form| QuantMatmul { n, k, payload, rows, bias, residual, out, form }.into();
         let all = quant_forms(n).into_iter().map(|(to, suffix, form)| (to, suffix, kernel(form)));
@@ -48,10 +60,10 @@ pub(crate) fn forms(of: Product, w: Elem, gpu: &Gpu, max: u64, invariant: bool) 
     }
     if wgmma {
         if !invariant {
-            return Ok(hopper_forms(of, max, Order::Free, true).map(form(Steps::Any)).collect());
+            return Ok(hopper_forms(of, bounds, Order::Free, true).map(of_steps(Steps::Any)).collect());
         }
-        let decode = hopper_forms(of, max, Order::Shares(shares(&of)), true).map(form(Steps::Decode));
-        let prefill = hopper_forms(of, max, Order::Shares(1), false).map(form(Steps::Prefill));
+        let decode = hopper_forms(of, bounds, Order::Shares(shares(&of)), true).map(of_steps(Steps::Decode));
+        let prefill = hopper_forms(of, bounds, Order::Shares(1), false).map(of_steps(Steps::Prefill));
         return Ok(decode.chain(prefill).collect());
     }
     let matmul = |tiling: Tiling| Matmul { of, tiling }.into();
@@ -67,23 +79,33 @@ pub(crate) fn forms(of: Product, w: Elem, gpu: &Gpu, max: u64, invariant: bool) 
     Ok(all.into_iter().map(form(Steps::Any)).collect())
 }
 
-/// The kernels of a product on Hopper: weights are streamed, if that is asked for, where it is faster.
+/// The kernels of a product on Hopper: weights are streamed, if that is asked for, where it is faster. As many rows as an engine has
+/// requests have a kernel of their own, for decode steps of an engine that is busy have just those.
 fn hopper_forms(
     of: Product,
-    max: u64,
+    bounds: Bounds,
     order: Order,
     streams: bool,
-) -> impl Iterator<Item = (u64, &'static str, Recipe)> {
+) -> impl Iterator<Item = (u64, Suffix, Recipe)> {
     let bytes = u64::from(of.n) * u64::from(of.k) * u64::from(of.operands.bytes());
-    let streamed = STREAM_RANGES.into_iter().filter(move |&(_, _, least)| streams && bytes >= least);
-    let most = streamed.clone().map(|(tokens, ..)| u64::from(tokens)).max().unwrap_or(0);
-    let others = WGMMA_RANGES.into_iter().filter(move |&(to, ..)| to > most);
-    let streamed = streamed.map(move |(tokens, suffix, _)| {
-        (u64::from(tokens), suffix, StreamMatmul { of, tokens, order, prologue: None }.into())
+    let streamed = STREAM_RANGES.into_iter().filter(move |&(_, least)| streams && bytes >= least);
+    let most = streamed.clone().map(|(tokens, _)| u64::from(tokens)).max().unwrap_or(0);
+    let full = (streams && bounds.requests > FULL_FROM).then_some(bounds.requests);
+    let mut ranges: Vec<u64> = WGMMA_RANGES.into_iter().chain(full).filter(|&to| to > most).collect();
+    ranges.sort_unstable();
+    ranges.dedup();
+    let streamed = streamed.map(move |(tokens, _)| {
+        let recipe = StreamMatmul { of, tokens, order, prologue: None }.into();
+        (u64::from(tokens), Suffix { word: "to", rows: Some(u64::from(tokens)) }, recipe)
     });
-    let others = others.map(move |(to, suffix, alone)| {
-        let (tiling, grid) = wgmma_matmul::choose(to.min(max), &of, order);
-        (to, if streams { suffix } else { alone }, WgmmaMatmul { of, tiling, grid, order }.into())
+    let others = ranges.into_iter().map(move |to| {
+        let (tiling, grid) = wgmma_matmul::choose(to.min(bounds.tokens), &of, order);
+        let suffix = match (to, streams) {
+            (u64::MAX, true) => Suffix::word("many"),
+            (u64::MAX, false) => Suffix::word("prefill.many"),
+            (rows, _) => Suffix { word: if streams { "to" } else { "prefill.to" }, rows: Some(rows) },
+        };
+        (to, suffix, WgmmaMatmul { of, tiling, grid, order }.into())
     });
     streamed.chain(others)
 }
@@ -134,23 +156,13 @@ fn many(operands: Operands) -> Tiling {
     }
 }
 
-/// Greatest numbers of rows that products which stream weights are made for, their suffixes, and the least bytes of weights
-/// for which that is faster: the sums of tiles that blocks share out are exchanged through memory, more of them the more
-/// rows there are.
-const STREAM_RANGES: [(u32, &str, u64); 4] =
-    [(8, "to8", 0), (16, "to16", 0), (32, "to32", 50 << 20), (64, "to64", 100 << 20)];
-/// Greatest numbers of rows that products with `wgmma` are made for, each with a tiling of its own, and their suffixes: the
-/// second where decode steps have others.
-const WGMMA_RANGES: [(u64, &str, &str); 8] = [
-    (32, "to32", "prefill.to32"),
-    (64, "to64", "prefill.to64"),
-    (128, "to128", "prefill.to128"),
-    (256, "to256", "prefill.to256"),
-    (512, "to512", "prefill.to512"),
-    (1024, "to1024", "prefill.to1024"),
-    (2048, "to2048", "prefill.to2048"),
-    (u64::MAX, "many", "prefill.many"),
-];
+/// Greatest numbers of rows that products which stream weights are made for, and the least bytes of weights for which that is faster:
+/// the sums of tiles that blocks share out are exchanged through memory, more of them the more rows there are.
+const STREAM_RANGES: [(u32, u64); 4] = [(8, 0), (16, 0), (32, 50 << 20), (64, 100 << 20)];
+/// Greatest numbers of rows that products with `wgmma` are made for, each with a tiling of its own.
+const WGMMA_RANGES: [u64; 8] = [32, 64, 128, 256, 512, 1024, 2048, u64::MAX];
+/// With more requests than these, products of so many rows are not memory's alone.
+const FULL_FROM: u64 = 128;
 
 /// Greatest token count, suffix and form of the products of quantised weights with `n` outputs.
 fn quant_forms(n: u32) -> Vec<(u64, &'static str, quant_matmul::Form)> {

@@ -21,8 +21,8 @@ use crate::kernels::slice::Slice;
 use crate::kernels::token_attention::TokenAttention;
 use crate::kernels::wgmma_attention::WgmmaAttention;
 use crate::kernels::{Count, Recipe};
-use crate::products::{Form, forms, operands, payload};
-use crate::signature::{Types, counted, extent, rows_of_last, width};
+use crate::products::{Bounds, Form, forms, operands, payload};
+use crate::signature::{Suffix, Types, counted, extent, rows_of_last, width};
 use trtc_ir::ops::{self, RmsNormWeight};
 use trtc_ir::target::{Gpu, MatrixUnit};
 use trtc_ir::{DType, Elem, Module, Op, OpData, OpId, Scheme, Steps, Sym, ValueId, WeightId};
@@ -38,8 +38,8 @@ pub struct Ranged {
     pub steps: Steps,
     /// The operand whose maker it computes too.
     pub with: Option<ValueId>,
-    /// What distinguishes it from the op's other kernels; empty if there is one.
-    pub suffix: &'static str,
+    /// What distinguishes it from the op's other kernels.
+    pub suffix: Suffix,
     /// The kernel.
     pub recipe: Recipe,
 }
@@ -101,7 +101,12 @@ pub(crate) fn alone(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ran
     let t = Types { module };
     let max = module.max_dim(Sym::T).ok_or("the module has no bound on T")?;
     let weight_dtype = |norm: &RmsNormWeight| plain(t.weight(norm.weight).elem, "a norm's weight");
-    let all = |steps, suffix, recipe| Ranged { from: 1, to: max, steps, with: None, suffix, recipe };
+    let all = |steps, word, recipe| {
+        let suffix = Suffix::word(word);
+        Ranged { from: 1, to: max, steps, with: None, suffix, recipe }
+    };
+    let requests = module.max_dim(Sym::L).unwrap_or(max).min(max);
+    let bounds = Bounds { tokens: max, requests, invariant: module.deterministic };
     let always = |recipe: Recipe| Ok(vec![all(Steps::Any, "", recipe)]);
     let found: Result<Vec<Ranged>, String> = match &data.op {
         Op::RmsNorm(op) => {
@@ -207,21 +212,14 @@ pub(crate) fn alone(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ran
             let residual = op.residual.map(|r| t.tensor(r)).transpose()?;
             let residual = residual.map(|r| plain(r.elem, "a residual")).transpose()?;
             let product = product(t, data, op.x, op.weight, op.bias)?;
-            let forms = forms(
-                Product { residual, ..product },
-                t.weight(op.weight).elem,
-                gpu,
-                max,
-                module.deterministic,
-            )?;
-            Ok(by_rows(module, product.rows, forms, max))
+            let forms = forms(Product { residual, ..product }, t.weight(op.weight).elem, gpu, bounds)?;
+            Ok(by_rows(product.rows, forms, bounds))
         }
         Op::GatedLinear(op) => {
             let product = product(t, data, op.x, op.weight, op.bias)?;
             let gate = Some(op.act);
-            let forms =
-                forms(Product { gate, ..product }, t.weight(op.weight).elem, gpu, max, module.deterministic)?;
-            Ok(by_rows(module, product.rows, forms, max))
+            let forms = forms(Product { gate, ..product }, t.weight(op.weight).elem, gpu, bounds)?;
+            Ok(by_rows(product.rows, forms, bounds))
         }
         Op::Embedding(op) => {
             let (table, y) = (t.weight(op.table), t.result(data, 0)?);
@@ -354,8 +352,11 @@ fn product(
 
 /// One kernel after the other, each up to the rows of its tile, the last for all that are more. Rows of logits are at
 /// most as many as tokens, and bounded by `L` besides; so are the tokens of decode steps, each of which has one.
-fn by_rows(module: &Module, rows: Count, forms: Vec<Form>, max: u64) -> Vec<Ranged> {
-    let logits = module.max_dim(Sym::L).unwrap_or(max).min(max);
+fn by_rows(
+    rows: Count,
+    forms: Vec<Form>,
+    Bounds { tokens: max, requests: logits, .. }: Bounds,
+) -> Vec<Ranged> {
     let mut ranges: Vec<Ranged> = Vec::new();
     for Form { to, steps, suffix, recipe } in forms {
         let most_rows = if rows == Count::Rows || steps == Steps::Decode { logits } else { max };
@@ -381,7 +382,7 @@ mod tests {
             to,
             steps,
             with: None,
-            suffix: "",
+            suffix: Suffix::word(""),
             recipe: Feed { last: 1 }.into(),
         };
         let left = |own: Ranged, chain: Ranged| -> Vec<(u64, u64, Steps)> {

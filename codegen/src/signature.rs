@@ -1,11 +1,34 @@
 //! Names of kernels: an op with its constants, element types and widths, so that ops which compute the same share one.
 //!
-//! `linear.n4096.k4096.tokens.x-bf16.w-bf16.out-bf16`. Layers, offsets and the values of weights are not part of it.
+//! `linear.n4096.k4096.tokens.x-bf16.w-bf16.out-bf16`, and then a suffix. Layers, offsets and the values of weights are not part of it.
 
 use crate::kernels::Count;
-use std::fmt::{Display, Write as _};
+use std::fmt::{self, Display, Write as _};
 use trtc_ir::ops::{Act, RmsNormWeight};
 use trtc_ir::{Dim, Elem, Grain, KvType, Module, Op, OpData, Sym, TensorType, ValueId, WeightId};
+
+/// What distinguishes a kernel from its op's others by name; nothing if there is one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Suffix {
+    /// A word, or none.
+    pub word: &'static str,
+    /// The number of rows that it is made for, behind the word.
+    pub rows: Option<u64>,
+}
+
+impl Suffix {
+    /// A word alone.
+    pub const fn word(word: &'static str) -> Suffix {
+        Suffix { word, rows: None }
+    }
+}
+
+impl fmt::Display for Suffix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word)?;
+        self.rows.map_or(Ok(()), |rows| write!(f, "{rows}"))
+    }
+}
 
 /// Looks types up for an op of `module`.
 #[derive(Clone, Copy)]

@@ -29,10 +29,13 @@ const WITHIN: f64 = 1.5;
 pub enum Variant {
     /// By [`StreamMatmul`]. Text form: `stream`.
     Stream,
-    /// By [`WgmmaMatmul`]. Text form: `128x192`, with a cluster of several blocks `128x192c2x1`, with K shared out `128x64s2`.
+    /// By [`WgmmaMatmul`]. Text form: `128x192`, with a cluster of several blocks `128x192c2x1`, with K shared out `128x64s2`; turned
+    /// `200x128t`, `200x128tc2x1`.
     Tile {
         /// Rows and columns of y of a block.
         tile: [u32; 2],
+        /// Whether weights are the first operand.
+        turned: bool,
         /// Tiles of a cluster along M and N.
         cluster: [u32; 2],
         /// Blocks that share out K.
@@ -42,10 +45,10 @@ pub enum Variant {
 
 impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Variant::Tile { tile: [bm, bn], cluster: [along_m, along_n], splits } = *self else {
+        let Variant::Tile { tile: [bm, bn], turned, cluster: [along_m, along_n], splits } = *self else {
             return f.write_str("stream");
         };
-        write!(f, "{bm}x{bn}")?;
+        write!(f, "{bm}x{bn}{}", if turned { "t" } else { "" })?;
         if [along_m, along_n] != [1, 1] {
             write!(f, "c{along_m}x{along_n}")?;
         }
@@ -63,8 +66,11 @@ impl FromStr for Variant {
         if text == "stream" {
             return Ok(Variant::Stream);
         }
-        let wrong =
-            || format!("'{text}' is no variant: stream, or a tile such as 128x192, 128x192c2x1, 128x64s2");
+        let wrong = || {
+            format!(
+                "'{text}' is no variant: stream, or a tile such as 128x192, 128x192c2x1, 128x64s2, 200x128t"
+            )
+        };
         let number =
             |text: &str, most| text.parse().ok().filter(|n| (1..=most).contains(n)).ok_or_else(wrong);
         let pair = |text: &str, most: u32| -> Result<[u32; 2], String> {
@@ -73,7 +79,9 @@ impl FromStr for Variant {
         };
         let (rest, splits) = text.split_once('s').unwrap_or((text, "1"));
         let (tile, cluster) = rest.split_once('c').unwrap_or((rest, "1x1"));
-        Ok(Variant::Tile { tile: pair(tile, 256)?, cluster: pair(cluster, 8)?, splits: number(splits, 8)? })
+        let (tile, turned) = tile.strip_suffix('t').map_or((tile, false), |tile| (tile, true));
+        let (tile, cluster, splits) = (pair(tile, 256)?, pair(cluster, 8)?, number(splits, 8)?);
+        Ok(Variant::Tile { tile, turned, cluster, splits })
     }
 }
 
@@ -88,14 +96,15 @@ fn product(recipe: &Recipe) -> Option<(Product, Order)> {
 }
 
 impl Variant {
+    fn tile(t: &wgmma_matmul::Tiling) -> Variant {
+        Variant::Tile { tile: [t.bm, t.bn], turned: t.turned, cluster: t.cluster, splits: t.splits }
+    }
+
     /// The variant that a kernel is; `None` for one that is made in one way only.
     pub fn of(recipe: &Recipe) -> Option<Variant> {
         match recipe {
             Recipe::StreamMatmul(kernel) => kernel.prologue.is_none().then_some(Variant::Stream),
-            Recipe::WgmmaMatmul(kernel) => {
-                let t = kernel.tiling;
-                Some(Variant::Tile { tile: [t.bm, t.bn], cluster: t.cluster, splits: t.splits })
-            }
+            Recipe::WgmmaMatmul(kernel) => Some(Variant::tile(&kernel.tiling)),
             _ => None,
         }
     }
@@ -110,8 +119,8 @@ impl Variant {
                     tokens.ok_or_else(|| format!("weights are streamed to 64 rows, not to {rows}"))?;
                 StreamMatmul { of, tokens, order, prologue: None }.into()
             }
-            Variant::Tile { tile, cluster, splits } => {
-                let tiling = wgmma_matmul::Tiling::with(tile, cluster, splits);
+            Variant::Tile { tile, turned, cluster, splits } => {
+                let tiling = wgmma_matmul::Tiling::with(tile, turned, cluster, splits);
                 let tiling = tiling.ok_or_else(|| format!("no kernel has the tiling {self}"))?;
                 let grid = wgmma_matmul::grid(&tiling, rows, of.n);
                 WgmmaMatmul { of, tiling, grid, order }.into()
@@ -127,9 +136,8 @@ impl Variant {
             return Vec::new();
         };
         let mut all = vec![own];
-        let tilings = wgmma_matmul::fastest(rows, &of, order, WITHIN).into_iter();
-        let tiles =
-            tilings.map(|t| Variant::Tile { tile: [t.bm, t.bn], cluster: t.cluster, splits: t.splits });
+        let tilings = wgmma_matmul::fastest(rows, &of, order, WITHIN);
+        let tiles = tilings.iter().map(Variant::tile);
         for variant in [Variant::Stream].into_iter().chain(tiles) {
             if !all.contains(&variant) && variant.make(recipe, rows).is_ok() {
                 all.push(variant);
@@ -210,12 +218,26 @@ mod tests {
 
     #[test]
     fn variants_are_read_as_they_are_written() {
-        for text in ["stream", "128x192", "64x256c2x1", "128x64s2", "128x64c1x2s2"] {
+        for text in
+            ["stream", "128x192", "64x256c2x1", "128x64s2", "128x64c1x2s2", "200x128t", "136x256tc2x1s2"]
+        {
             assert_eq!(text.parse::<Variant>().map(|v| v.to_string()).as_deref(), Ok(text));
         }
-        for text in
-            ["", "x", "128", "128x", "0x8", "128x8c2", "128x8s", "128x8s0", "128x99999", "8x8s2c2x1", "é"]
-        {
+        for text in [
+            "",
+            "x",
+            "128",
+            "128x",
+            "0x8",
+            "128x8c2",
+            "128tx8",
+            "t",
+            "128x8s",
+            "128x8s0",
+            "128x99999",
+            "8x8s2c2x1",
+            "é",
+        ] {
             assert!(text.parse::<Variant>().is_err(), "{text}");
         }
     }

@@ -8,12 +8,17 @@
 //! Blocks of a cluster work on neighbouring tiles: what they have in common, rows of x or of w, each loads in part and
 //! sends to all of them. Or they share out the K of one tile, and each then adds up its part of the columns (`splits`).
 //! Gated products (`gate`) have rows of gate and of up in one tile, in the same thread's sums.
+//!
+//! An instruction multiplies 64 rows of its first operand with any multiple of 8 rows of its second. With x first a tile has 64, 128
+//! or 256 rows of y; with w first ([`Tiling::turned`]) it has as many as are wanted, so that 400 rows are computed as 400, not as 512,
+//! and its sums, outputs by rows, are turned on their way to y (`turned`).
 //! M is the number of tokens or rows, known at launch: what lies past it is multiplied and not stored.
 
 mod pipeline;
 mod splits;
 mod store;
 mod tilings;
+mod turned;
 
 pub use tilings::{choose, fastest, grid};
 
@@ -41,10 +46,13 @@ const GROUP_ROWS: u32 = 2048;
 /// Shape of a block's work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tiling {
-    /// Rows of y of a block, a multiple of 64 for each warpgroup along M.
+    /// Rows of y of a block: a multiple of 64 for each warpgroup along M; if turned, of 8 for each block that shares them.
     pub bm: u32,
-    /// Columns of y of a block, a multiple of 8 for each warpgroup along N and for each block that shares them.
+    /// Columns of y of a block: a multiple of 8 for each warpgroup along N and for each block that shares them; if turned, of 64 for
+    /// each warpgroup.
     pub bn: u32,
+    /// Whether w is the first operand of products, and the sums are outputs by rows.
+    pub turned: bool,
     /// How the two warpgroups that multiply share the tile: along M and N.
     pub warpgroups: [u32; 2],
     /// Tiles of a cluster, along M and N. Blocks along M share rows of w, blocks along N rows of x.
@@ -81,18 +89,31 @@ impl Tiling {
         self.bm * self.bn / (128 * CONSUMERS)
     }
 
+    /// Rows of the first and of the second operand of a warpgroup.
+    const fn operands(self) -> (u32, u32) {
+        let (rows, columns) = self.of_warpgroup();
+        if self.turned { (columns, rows) } else { (rows, columns) }
+    }
+
     /// Why no kernel has this tiling.
     fn unsupported(self) -> Option<String> {
-        let (rows, columns) = self.of_warpgroup();
+        let (first, second) = self.operands();
         let [of_x, of_w] = self.loads();
-        let served = rows.is_multiple_of(64)
-            && columns.is_multiple_of(8 * self.splits)
-            && columns <= 256
+        let served = first > 0
+            && first.is_multiple_of(64)
+            && second.is_multiple_of(8 * self.splits)
+            && (8..=256).contains(&second)
             && self.blocks() <= MOST_BLOCKS
             && self.sums() <= MOST_SUMS
             && [of_x, of_w].iter().all(|&loads| loads.is_multiple_of(8) && (8..=256).contains(&loads))
             && self.stages >= 2;
         (!served).then(|| format!("no kernel has the tiling {self:?}"))
+    }
+
+    /// Whether gate and up of an output can be in one warpgroup's tile: in one thread's sums, or, if it is turned, in one tile of 64 rows.
+    fn serves_gated(self) -> bool {
+        let (first, _) = self.operands();
+        self.splits == 1 && if self.turned { first == 64 } else { self.of_warpgroup().1.is_multiple_of(16) }
     }
 
     /// Whether a kernel can add in this order: of shares a thread has two sets of sums.
@@ -146,8 +167,7 @@ impl WgmmaMatmul {
     /// Why there is no kernel for these constants.
     pub fn unsupported(&self) -> Option<String> {
         let gated = || {
-            let whole = self.tiling.of_warpgroup().1.is_multiple_of(16) && self.tiling.splits == 1;
-            (self.of.gate.is_some() && !whole)
+            (self.of.gate.is_some() && !self.tiling.serves_gated())
                 .then(|| format!("no gated kernel has the tiling {:?}", self.tiling))
         };
         let shares = || {
@@ -231,7 +251,8 @@ impl WgmmaMatmul {
         let epilogue = self.of.epilogue(params, m, self.ragged());
 
         let (full, empty) = (b.barriers(t.stages), b.barriers(t.stages));
-        let received = self.received(b);
+        // What other blocks of the cluster have of a tile, and where turned sums are turned.
+        let memory = [self.received(b), self.turn(b)];
         let ring = b.shared::<Bf16>(t.stages * t.stage_bytes() / 2, 8 * ROW_BYTES);
         let [along_m, along_n] = t.cluster;
         let place = if t.blocks() == 1 {
@@ -268,7 +289,7 @@ impl WgmmaMatmul {
         b.if_(!produces, || {
             b.more_registers(REGISTERS[1]);
             b.after_grids();
-            self.consume(block, warp - 4, epilogue, received);
+            self.consume(block, warp - 4, epilogue, memory);
         });
     }
 

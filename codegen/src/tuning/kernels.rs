@@ -12,7 +12,8 @@ pub(crate) fn name(module: &Module, id: OpId, target: &Target, r: &Ranged) -> Re
     let before = r.with.and_then(|v| module.func.def_op(v)).map(|id| &module.func.ops[id]);
     let before = before.map(|data| signature(module, data)).transpose()?;
     let own = signature(module, &module.func.ops[id])?;
-    let parts = [Some(target.name), before.as_deref(), Some(own.as_str()), Some(r.suffix)];
+    let suffix = r.suffix.to_string();
+    let parts = [Some(target.name), before.as_deref(), Some(own.as_str()), Some(suffix.as_str())];
     let parts: Vec<&str> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
     Ok(parts.join("."))
 }

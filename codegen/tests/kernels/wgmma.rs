@@ -73,7 +73,34 @@ fn with_prologue() -> Vec<(&'static str, Recipe)> {
 }
 
 fn tiling(bm: u32, bn: u32, warpgroups: [u32; 2], cluster: [u32; 2], splits: u32, stages: u32) -> Tiling {
-    Tiling { bm, bn, warpgroups, cluster, splits, stages }
+    Tiling { bm, bn, turned: false, warpgroups, cluster, splits, stages }
+}
+
+/// Those with weights as the first operand.
+fn turned() -> Vec<(&'static str, Recipe)> {
+    let turned = |tile, cluster, splits| Tiling::with(tile, true, cluster, splits).unwrap();
+    let e4m3 = |n, k| Product { operands: Operands::E4m3, ..product(n, k) };
+    let (residual, bias, gate) = (Some(Bf16), Some(F32), Some(Act::Silu));
+    vec![
+        ("turned_200x128_cluster2x1", matmul(product(6144, 4096), turned([200, 128], [2, 1], 1))),
+        (
+            "turned_104x256",
+            matmul(Product { out: F32, ..product(128_256, 4096) }, turned([104, 256], [1, 1], 1)),
+        ),
+        ("turned_e4m3_200x128", matmul(e4m3(6144, 4096), turned([200, 128], [1, 1], 1))),
+        (
+            "turned_e4m3_144x128_cluster1x2",
+            matmul(Product { residual, ..e4m3(4096, 4096) }, turned([144, 128], [1, 2], 1)),
+        ),
+        (
+            "turned_e4m3_256x128_split2",
+            matmul(Product { residual, bias, ..e4m3(4088, 14336) }, turned([256, 128], [1, 1], 2)),
+        ),
+        (
+            "turned_gated_e4m3_200x128",
+            matmul(Product { gate, ..e4m3(28672, 4096) }, turned([200, 128], [2, 1], 1)),
+        ),
+    ]
 }
 
 fn cases() -> Vec<(&'static str, Recipe)> {
@@ -120,6 +147,6 @@ fn cases() -> Vec<(&'static str, Recipe)> {
 /// One line a kernel: what assembling it uses. A change here is a change of performance: look at it.
 #[test]
 fn every_kernel_with_wgmma() {
-    let Some(table) = on_sm_90(&[cases(), ordered(), with_prologue()].concat()) else { return };
+    let Some(table) = on_sm_90(&[cases(), ordered(), with_prologue(), turned()].concat()) else { return };
     insta::assert_snapshot!("wgmma", table);
 }

@@ -160,7 +160,7 @@ impl WgmmaMatmul {
         block: Block<'b>,
         warp: Val<'b, I32>,
         epilogue: Epilogue<'b>,
-        received: Option<SharedPtr<'b, F32>>,
+        [received, memory]: [Option<SharedPtr<'b, F32>>; 2],
     ) {
         let (b, t) = (block.b, self.tiling);
         let (rows, columns) = t.of_warpgroup();
@@ -171,7 +171,9 @@ impl WgmmaMatmul {
         let w = descriptor(block.ring.at_bytes(along_n * (columns * ROW_BYTES) + t.stage()[0]));
         let (_, steps) = self.share(block);
         let ty = self.of.operands.wgmma();
-        let zero = vec![vec![b.value(0.0f32); columns as usize / 2]; rows as usize / 64];
+        let (of_first, of_second) = t.operands();
+        let (first, second) = if t.turned { (w, x) } else { (x, w) };
+        let zero = vec![vec![b.value(0.0f32); of_second as usize / 2]; of_first as usize / 64];
 
         // The sums of so many steps, which begin with nothing.
         let chain = |steps: Val<'b, I32>, turn: Turn<'b>| {
@@ -183,11 +185,11 @@ impl WgmmaMatmul {
                 let mut sums: Vec<_> = sums.iter().map(|sums| b.wgmma_fence_on(sums)).collect();
                 for k in 0..ROW_BYTES / STEP_BYTES {
                     for (i, sums) in sums.iter_mut().enumerate() {
-                        let x =
-                            x + offset + i64::from(i as u32 * (64 * ROW_BYTES / 16) + k * STEP_BYTES / 16);
-                        let w = w + offset + i64::from(k * STEP_BYTES / 16);
+                        let step_bytes = k * STEP_BYTES / 16;
+                        let first = first + offset + i64::from(i as u32 * (64 * ROW_BYTES / 16) + step_bytes);
+                        let second = second + offset + i64::from(step_bytes);
                         let accumulate = if k == 0 { step.ne(0) } else { b.value(true) };
-                        *sums = b.wgmma(ty, sums, WgmmaA::Shared(x), w, accumulate);
+                        *sums = b.wgmma(ty, sums, WgmmaA::Shared(first), second, accumulate);
                     }
                 }
                 b.wgmma_commit();
@@ -212,9 +214,13 @@ impl WgmmaMatmul {
                 }),
             };
             let at = [m0 + along_m * rows, n0 + along_n * (columns / self.of.halves())];
-            match received {
+            let (sums, at) = match received {
+                None => (sums, at),
+                Some(received) => self.add_shares(block, warp, at, &sums, received),
+            };
+            match memory {
                 None => self.store(block, warp, epilogue, at, &sums),
-                Some(received) => self.add_shares(block, warp, epilogue, at, &sums, received),
+                Some(memory) => self.store_turned(block, warp, epilogue, at, &sums, memory),
             }
             turn
         };

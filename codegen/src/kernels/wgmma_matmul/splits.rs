@@ -1,7 +1,6 @@
-//! Blocks of a cluster that share out the K of a tile: each gets from the others their sums of its part of the columns,
-//! and adds them in the order of shares.
+//! Blocks of a cluster that share out the K of a tile: each gets from the others their sums of its part of the columns, or of the
+//! rows of a turned tile, and adds them in the order of shares.
 
-use super::super::epilogue::Epilogue;
 use super::{Block, CONSUMERS, WgmmaMatmul};
 use crate::builder::{Builder, F32, I32, SharedPtr, Special, Val};
 
@@ -13,16 +12,16 @@ impl WgmmaMatmul {
         (t.splits > 1).then(|| b.shared((t.splits - 1) * each, 16))
     }
 
-    /// Adds the shares of this block's part of the columns and stores them; the cluster's last barrier is in it.
+    /// Adds the shares of this block's part of the tile at `[row, column]`: the part, and where it begins. The cluster's last barrier is
+    /// in it.
     pub(super) fn add_shares<'b>(
         &self,
         block: Block<'b>,
         warp: Val<'b, I32>,
-        epilogue: Epilogue<'b>,
         [row, column]: [Val<'b, I32>; 2],
         sums: &[Vec<Val<'b, F32>>],
         received: SharedPtr<'b, F32>,
-    ) {
+    ) -> (Vec<Vec<Val<'b, F32>>>, [Val<'b, I32>; 2]) {
         let (b, t) = (block.b, self.tiling);
         let [along_m, along_n] = t.cluster;
         let [m, n, share] = block.place;
@@ -81,7 +80,7 @@ impl WgmmaMatmul {
                 added
             })
             .collect();
-        let columns = (part as u32 * 2) as i32;
-        self.store(block, warp, epilogue, [row, column + share * columns], &added);
+        let begin = share * (part as i32 * 2);
+        (added, if t.turned { [row + begin, column] } else { [row, column + begin] })
     }
 }

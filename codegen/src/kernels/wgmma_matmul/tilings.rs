@@ -5,6 +5,7 @@
 
 use super::super::MULTIPROCESSORS;
 use super::super::operands::{Order, Product};
+use super::turned::TURN_BYTES;
 use super::{ROW_BYTES, THREADS, Tiling};
 
 /// Shared memory of a block, less what barriers take and what aligning the ring can cost.
@@ -28,6 +29,7 @@ const MEMORY_BLOCKS: f64 = 120.0;
 const START: f64 = 2500.0;
 /// Storing a tile: cycles a sum of a thread.
 const STORE: f64 = 16.0;
+const STORE_TURNED: f64 = 20.0;
 /// Exchanging sums within a cluster: cycles for the barrier, and bytes a cycle.
 const EXCHANGE: f64 = 500.0;
 const EXCHANGE_RATE: f64 = 64.0;
@@ -40,6 +42,7 @@ pub fn choose(m: u64, of: &Product, order: Order) -> (Tiling, u32) {
     let t = best.unwrap_or(Tiling {
         bm: 128,
         bn: 128,
+        turned: false,
         warpgroups: [2, 1],
         cluster: [1, 1],
         splits: 1,
@@ -61,8 +64,7 @@ pub fn fastest(m: u64, of: &Product, order: Order, within: f64) -> Vec<Tiling> {
 fn served(m: u64, of: &Product, order: Order) -> impl Iterator<Item = Tiling> {
     let steps = (of.k * of.operands.bytes()).div_ceil(ROW_BYTES);
     let gated = of.gate.is_some();
-    // Gate and up of an output are sums of one thread of one block.
-    let whole = move |t: &Tiling| !gated || (t.splits == 1 && t.of_warpgroup().1.is_multiple_of(16));
+    let whole = move |t: &Tiling| !gated || t.serves_gated();
     candidates(m).filter(move |t| whole(t) && t.keeps(order) && (t.splits == 1 || steps >= 4 * t.splits))
 }
 
@@ -84,29 +86,38 @@ fn candidates(m: u64) -> impl Iterator<Item = Tiling> {
     const TALL: &[(u32, [u32; 2])] = &[(256, [2, 1]), (128, [2, 1])];
     const SHORT: &[(u32, [u32; 2])] = &[(64, [1, 2])];
     let rows = if m > 64 { TALL } else { SHORT };
-    let tiles = rows.iter().flat_map(|&rows| (16..=256).step_by(16).map(move |bn| (rows, bn)));
+    let tiles = rows.iter().flat_map(|&rows| (16..=256).step_by(16).map(move |bn| (rows, bn, false)));
+    // Turned tiles have rows for m and no more; of more rows others waste little.
+    let counts = if (65..=1024).contains(&m) { m.div_ceil(256)..m.div_ceil(64) } else { 0..0 };
+    let turned = counts.flat_map(move |tiles| {
+        let bm = m.div_ceil(tiles) as u32;
+        [128, 256].map(|bn| ((bm, [1, 2]), bn, true))
+    });
     // Of four blocks not all clusters of a grid that stays find room at once: the last ones come after the others, and such a
     // grid takes twice as long.
     let clusters = [([1, 1], 1), ([1, 2], 1), ([2, 1], 1), ([1, 1], 2)];
-    let all = tiles.flat_map(move |tile| clusters.into_iter().map(move |cluster| (tile, cluster)));
-    all.filter_map(|(((bm, warpgroups), bn), (cluster, splits))| {
-        let t = Tiling { bm, bn, warpgroups, cluster, splits, stages: 0 };
-        t.filled()
+    let all = tiles.chain(turned);
+    let all = all.flat_map(move |tile| clusters.into_iter().map(move |cluster| (tile, cluster)));
+    all.filter_map(|(((bm, warpgroups), bn, turned), (cluster, splits))| {
+        // Rows that blocks share, in parts of 8.
+        let bm = if turned { bm.next_multiple_of(8 * cluster[1] * splits) } else { bm };
+        Tiling { bm, bn, turned, warpgroups, cluster, splits, stages: 0 }.filled()
     })
 }
 
 impl Tiling {
     /// The tiling of tiles and clusters of these sizes, with as many stages as there is room for, if there is one.
-    pub fn with([bm, bn]: [u32; 2], cluster: [u32; 2], splits: u32) -> Option<Tiling> {
-        let warpgroups = if bm == 64 { [1, 2] } else { [2, 1] };
-        Tiling { bm, bn, warpgroups, cluster, splits, stages: 0 }.filled()
+    pub fn with([bm, bn]: [u32; 2], turned: bool, cluster: [u32; 2], splits: u32) -> Option<Tiling> {
+        let warpgroups = if turned || bm == 64 { [1, 2] } else { [2, 1] };
+        Tiling { bm, bn, turned, warpgroups, cluster, splits, stages: 0 }.filled()
     }
 
     /// The same with as many stages as there is room for.
     fn filled(self) -> Option<Tiling> {
         // What others send of a tile whose K is shared out is not part of the ring.
         let received = self.bm * self.bn * 4 / self.splits * (self.splits - 1);
-        let stages = (SHARED.saturating_sub(received) / self.stage_bytes()).min(MOST_STAGES);
+        let turn = if self.turned { TURN_BYTES } else { 0 };
+        let stages = (SHARED.saturating_sub(received + turn) / self.stage_bytes()).min(MOST_STAGES);
         let t = Tiling { stages, ..self };
         (stages >= 3 && t.unsupported().is_none()).then_some(t)
     }
@@ -123,10 +134,10 @@ fn cycles(t: &Tiling, m: u64, n: u32, k: u32, bytes: u32) -> f64 {
     let [bm, bn] = [f64::from(t.bm), f64::from(t.bn)];
     let row = f64::from(ROW_BYTES);
     let products = bm * bn * row / 2.0 / PRODUCTS;
-    // Each instruction reads 64 rows of x and the warpgroup's rows of w.
-    let (rows, columns) = t.of_warpgroup();
-    let instructions = f64::from(rows / 64 * (THREADS / 128 - 1));
-    let reads = instructions * (64.0 + f64::from(columns)) * row / SHARED_RATE;
+    // Each instruction reads 64 rows of the first operand and the warpgroup's rows of the second.
+    let (first, second) = t.operands();
+    let instructions = f64::from(first / 64 * (THREADS / 128 - 1));
+    let reads = instructions * (64.0 + f64::from(second)) * row / SHARED_RATE;
     let arrives = (bm + bn) * row / L2_RATE_ONE;
     let [loads_x, loads_w] = t.loads();
     let loads = f64::from(loads_x + loads_w) * row / (L2_RATE_ALL / active).min(L2_RATE_ONE);
@@ -137,7 +148,7 @@ fn cycles(t: &Tiling, m: u64, n: u32, k: u32, bytes: u32) -> f64 {
     } else {
         EXCHANGE + bm * bn * 4.0 * f64::from(t.splits - 1) / f64::from(t.splits) / EXCHANGE_RATE
     };
-    let store = f64::from(t.sums()) / f64::from(t.splits) * STORE;
+    let store = f64::from(t.sums()) / f64::from(t.splits) * if t.turned { STORE_TURNED } else { STORE };
     // The ring fills while a tile is stored.
     let tile = steps * step + store * 0.5 + exchange;
     let weights = f64::from(n) * f64::from(k) * f64::from(bytes);
@@ -161,7 +172,7 @@ mod tests {
     #[test]
     fn what_is_chosen_can_be_made_and_leaves_few_multiprocessors_out() {
         for (n, k) in SHAPES.into_iter().chain([(8, 16), (392, 328), (128_256, 2048)]) {
-            for m in [17, 64, 65, 128, 256, 512, 1024, 2048, 8192] {
+            for m in [17, 64, 65, 128, 256, 400, 512, 1000, 1024, 2048, 8192] {
                 for operands in [Operands::Bf16, Operands::E4m3] {
                     let gate = (n == 28672).then_some(Act::Silu);
                     let of = Product {
@@ -181,7 +192,9 @@ mod tests {
                     }
                     let (t, grid) = choose(m, &of, Order::Free);
                     assert_eq!(t.unsupported(), None);
-                    let used = t.stages * t.stage_bytes() + t.bm * t.bn * 4 / t.splits * (t.splits - 1);
+                    let turn = if t.turned { TURN_BYTES } else { 0 };
+                    let used =
+                        t.stages * t.stage_bytes() + t.bm * t.bn * 4 / t.splits * (t.splits - 1) + turn;
                     assert!(used <= SHARED, "{t:?}");
                     assert!(t.splits <= (k * operands.bytes()).div_ceil(ROW_BYTES), "{k} inputs: {t:?}");
                     assert!(grid.is_multiple_of(t.blocks()) && grid <= MULTIPROCESSORS, "{grid} {t:?}");
