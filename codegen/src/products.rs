@@ -79,8 +79,8 @@ pub(crate) fn forms(of: Product, w: Elem, gpu: &Gpu, bounds: Bounds) -> Result<V
     Ok(all.into_iter().map(form(Steps::Any)).collect())
 }
 
-/// The kernels of a product on Hopper: weights are streamed, if that is asked for, where it is faster. As many rows as an engine has
-/// requests have a kernel of their own, for decode steps of an engine that is busy have just those.
+/// The kernels of a product on Hopper: weights are streamed, if that is asked for, where it is faster. The ranges of decode steps of many
+/// requests are finer, and end with the most requests that there are.
 fn hopper_forms(
     of: Product,
     bounds: Bounds,
@@ -90,8 +90,9 @@ fn hopper_forms(
     let bytes = u64::from(of.n) * u64::from(of.k) * u64::from(of.operands.bytes());
     let streamed = STREAM_RANGES.into_iter().filter(move |&(_, least)| streams && bytes >= least);
     let most = streamed.clone().map(|(tokens, _)| u64::from(tokens)).max().unwrap_or(0);
-    let full = (streams && bounds.requests > FULL_FROM).then_some(bounds.requests);
-    let mut ranges: Vec<u64> = WGMMA_RANGES.into_iter().chain(full).filter(|&to| to > most).collect();
+    let full = (bounds.requests > FULL_FROM).then_some(bounds.requests);
+    let fine = DECODE_RANGES.into_iter().filter(|&to| to < bounds.requests).chain(full).filter(|_| streams);
+    let mut ranges: Vec<u64> = WGMMA_RANGES.into_iter().chain(fine).filter(|&to| to > most).collect();
     ranges.sort_unstable();
     ranges.dedup();
     let streamed = streamed.map(move |(tokens, _)| {
@@ -161,7 +162,9 @@ fn many(operands: Operands) -> Tiling {
 const STREAM_RANGES: [(u32, u64); 4] = [(8, 0), (16, 0), (32, 50 << 20), (64, 100 << 20)];
 /// Greatest numbers of rows that products with `wgmma` are made for, each with a tiling of its own.
 const WGMMA_RANGES: [u64; 8] = [32, 64, 128, 256, 512, 1024, 2048, u64::MAX];
-/// With more requests than these, products of so many rows are not memory's alone.
+/// More of them for decode steps: with turned tiles these are so many rows and not the next power of two.
+const DECODE_RANGES: [u64; 7] = [192, 320, 384, 448, 640, 768, 896];
+/// With more rows than these products are not memory's alone.
 const FULL_FROM: u64 = 128;
 
 /// Greatest token count, suffix and form of the products of quantised weights with `n` outputs.
@@ -190,6 +193,38 @@ pub(crate) fn payload(scheme: Scheme) -> Option<Payload> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::Count;
+
+    #[test]
+    fn ranges_are_as_fine_as_the_requests_of_an_engine_ask_for() {
+        let of = Product {
+            n: 6144,
+            k: 4096,
+            operands: Operands::E4m3,
+            rows: Count::Tokens,
+            bias: None,
+            residual: None,
+            out: DType::Bf16,
+            gate: None,
+        };
+        let of_requests = |requests, streams| -> Vec<String> {
+            let bounds = Bounds { tokens: 1024, requests, invariant: false };
+            let forms = hopper_forms(of, bounds, Order::Free, streams);
+            forms.map(|(to, suffix, _)| format!("{suffix} {to}")).filter(|f| !f.starts_with("many")).collect()
+        };
+        let to = |all: &[u64]| -> Vec<String> { all.iter().map(|n| format!("to{n} {n}")).collect() };
+        assert_eq!(of_requests(64, true), to(&[8, 16, 32, 64, 128, 256, 512, 1024, 2048]));
+        assert_eq!(
+            of_requests(400, true),
+            to(&[8, 16, 32, 64, 128, 192, 256, 320, 384, 400, 512, 1024, 2048])
+        );
+        assert_eq!(
+            of_requests(512, true),
+            to(&[8, 16, 32, 64, 128, 192, 256, 320, 384, 448, 512, 1024, 2048])
+        );
+        assert_eq!(of_requests(400, false).first().map(String::as_str), Some("prefill.to32 32"));
+        assert!(!of_requests(400, false).iter().any(|form| form.ends_with("400")));
+    }
 
     #[test]
     fn blocks_share_out_k_where_tiles_are_few_and_k_is_long() {

@@ -137,6 +137,42 @@ fn kernels(targets: &[&str]) {
     assert!(list.is_empty(), "{} of {} kernels:\n{}", list.len(), seen.len(), list.join("\n"));
 }
 
+/// Ways to make products with weights as the first operand, which are proposed for larger ones only: several tiles of rows, clusters of either
+/// direction, shares of K, and tiles of 256 outputs, which gated products do not have.
+const TURNED: [&str; 6] = ["48x128t", "104x128tc2x1", "200x128t", "112x128tc1x2", "64x128ts2", "40x256tc2x1"];
+
+/// Checks products of 65 to 256 rows made in these ways.
+fn turned(model: &str, precision: &'static str) {
+    let dir = tempfile::tempdir().expect("a folder for engines");
+    let (engine, tuning) = (dir.path().join("model.engine"), dir.path().join("turned.tuning"));
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/tiny").join(model);
+    let sizes = ["--max-seq-len", "512", "--max-batch", "200", "--max-step-tokens", "256"];
+    let options = ["--target", "sm_90", "--precision", precision];
+    let args = [&["build", path(&model), "-o", path(&engine)][..], &options, &sizes].concat();
+    let names = |engine: &Path, which: &dyn Fn(&str) -> bool| -> Vec<String> {
+        let file = EngineFile::open(engine).expect("the engine");
+        let all = file.manifest().kernels.iter().map(|k| k.name.clone());
+        all.filter(|name| name.contains("linear.") && which(name)).collect()
+    };
+    trtc(&args).unwrap_or_else(|text| panic!("{text}"));
+    let many = names(&engine, &|name| [".to128", ".to200", ".to256"].iter().any(|to| name.ends_with(to)));
+    // Shares of K have to be longer than a ring, which those of small products in FP8 are not.
+    let may = |name: &str, way: &str| {
+        !(name.contains("gated") && way.contains("x256")) && (precision == "bf16" || !way.ends_with("s2"))
+    };
+    let mut ways = TURNED.iter().cycle();
+    let lines = many.iter().map(|name| {
+        let way = ways.by_ref().find(|way| may(name, way)).expect("there is one");
+        format!("{name} {way}\n")
+    });
+    std::fs::write(&tuning, lines.collect::<String>()).expect("the tuning");
+    trtc(&[&args[..], &["--tuning", path(&tuning)]].concat()).unwrap_or_else(|text| panic!("{text}"));
+    let made = names(&engine, &|name| TURNED.iter().any(|way| name.ends_with(&format!(".{way}"))));
+    assert_eq!(made.len(), many.len());
+    assert!(made.len() > 10, "{made:?}");
+    check(&engine, &made).unwrap_or_else(|text| panic!("{text}"));
+}
+
 /// Compares whole engines with reference outputs.
 fn golden(target: &str) {
     let start = Instant::now();
@@ -177,6 +213,12 @@ fn kernels_for_sm_100_and_sm_103() {
 #[test]
 fn kernels_for_sm_120() {
     kernels(&["sm_120"]);
+}
+
+#[test]
+fn turned_products() {
+    turned("llama", "bf16");
+    turned("qwen2", "fp8");
 }
 
 #[test]

@@ -39,7 +39,8 @@ pub struct Args {
     /// Most ways that are measured of each kernel, those first that the model of the chip takes to be the fastest
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..=64))]
     candidates: u32,
-    /// Measurements of each; the median counts
+    /// Measurements of each, about 10 ms; the median counts. With 40 and more a chip has slowed down to keep within its power, as it does
+    /// under long work with many rows
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
     /// Where to measure: auto (what --target says), cuda:0, emulator
