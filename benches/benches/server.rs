@@ -221,7 +221,10 @@ fn event(c: &mut Criterion) {
             };
             b.iter_batched(update, take, BatchSize::SmallInput);
         });
-        chunks.take(Update::Done { part, index, finish: Finish::Stop, text: String::new() }, &mut out);
+        chunks.take(
+            Update::Done { part, index, finish: Finish::Stop, text: String::new(), cached: 0 },
+            &mut out,
+        );
         assert!(out.contains("stop"));
     }
     group.finish();

@@ -289,6 +289,8 @@ pub enum Event<Text = String> {
         finish: Finish,
         /// Text that was held back for a character or stop string and is now complete.
         text: Text,
+        /// Tokens of the prompt whose keys and values were in the cache already when the answer was begun.
+        cached: u32,
     },
 }
 
@@ -298,7 +300,7 @@ impl<Text> Event<Text> {
         match self {
             Event::Prompt { id, logprobs } => Event::Prompt { id, logprobs },
             Event::Token { id, token, text, logprob } => Event::Token { id, token, text: map(text), logprob },
-            Event::Done { id, finish, text } => Event::Done { id, finish, text: map(text) },
+            Event::Done { id, finish, text, cached } => Event::Done { id, finish, text: map(text), cached },
         }
     }
 
@@ -325,4 +327,37 @@ pub struct Answer {
     pub prompt_logprobs: Vec<TokenLogprob>,
     /// Why it ended.
     pub finish: Finish,
+    /// Tokens of the prompt whose keys and values were in the cache already.
+    pub cached: u32,
+}
+
+impl Answer {
+    /// One of which nothing has come yet.
+    pub fn new(id: AnswerId) -> Answer {
+        Answer {
+            id,
+            tokens: Vec::new(),
+            text: String::new(),
+            logprobs: Vec::new(),
+            prompt_logprobs: Vec::new(),
+            finish: Finish::Cancelled,
+            cached: 0,
+        }
+    }
+
+    /// Takes what an event of its brings.
+    pub fn add<Text: AsRef<str>>(&mut self, event: Event<Text>) {
+        match event {
+            Event::Prompt { logprobs, .. } => self.prompt_logprobs = logprobs,
+            Event::Token { token, text, logprob, .. } => {
+                self.tokens.push(token);
+                self.text.push_str(text.as_ref());
+                self.logprobs.extend(logprob);
+            }
+            Event::Done { finish, text, cached, .. } => {
+                self.text.push_str(text.as_ref());
+                (self.finish, self.cached) = (finish, cached);
+            }
+        }
+    }
 }

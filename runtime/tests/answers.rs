@@ -154,14 +154,19 @@ fn prefixes_are_computed_once() {
         let prompt: Vec<u32> = (10..50).collect();
         let mut again = prompt.clone();
         again.extend([1, 2]);
-        assert_eq!(engine.answers([ask(prompt.clone(), 5)]).unwrap()[0].tokens, greedy(&prompt, 5));
+        let cached = |engine: &mut Engine, prompt: &[u32]| {
+            let answer = engine.answers([ask(prompt.to_vec(), 5)]).unwrap().remove(0);
+            assert_eq!(answer.tokens, greedy(prompt, 5));
+            answer.cached
+        };
+        assert_eq!(cached(&mut engine, &prompt), 0);
         assert_eq!(engine.stats().reused_tokens, 0);
-        assert_eq!(engine.answers([ask(again.clone(), 5)]).unwrap()[0].tokens, greedy(&again, 5));
+        assert_eq!(cached(&mut engine, &again), 40);
         assert_eq!(engine.stats().reused_tokens, 40);
         // What was answered is a prefix too.
         again.extend(greedy(&again, 4));
         again.push(3);
-        assert_eq!(engine.answers([ask(again.clone(), 5)]).unwrap()[0].tokens, greedy(&again, 5));
+        assert_eq!(cached(&mut engine, &again), 44);
         assert_eq!(engine.stats().reused_tokens, 40 + 44);
     });
 }

@@ -7,7 +7,7 @@ use trtc_engine::EngineFile;
 use trtc_engine::manifest::Manifest;
 use trtc_runtime::device::Device;
 use trtc_runtime::text::Message;
-use trtc_runtime::{Answer, AnswerId, Engine, Event, Finish, LoadOptions, Request};
+use trtc_runtime::{Answer, AnswerId, Engine, Event, LoadOptions, Request};
 
 /// An open engine.
 pub struct Session {
@@ -115,34 +115,14 @@ impl Collector {
     fn expect(&mut self, request: u64, answers: u32) {
         for index in 0..answers {
             let id = AnswerId { request, index };
-            let answer = Answer {
-                id,
-                tokens: Vec::new(),
-                text: String::new(),
-                logprobs: Vec::new(),
-                prompt_logprobs: Vec::new(),
-                finish: Finish::Cancelled,
-            };
-            self.answers.insert(id, answer);
+            self.answers.insert(id, Answer::new(id));
         }
     }
 
     /// One event; one of an unknown answer is dropped.
     fn add(&mut self, event: Event) {
-        let Some(answer) = self.answers.get_mut(&event.id()) else {
-            return;
-        };
-        match event {
-            Event::Prompt { logprobs, .. } => answer.prompt_logprobs = logprobs,
-            Event::Token { token, text, logprob, .. } => {
-                answer.tokens.push(token);
-                answer.text.push_str(&text);
-                answer.logprobs.extend(logprob);
-            }
-            Event::Done { finish, text, .. } => {
-                answer.text.push_str(&text);
-                answer.finish = finish;
-            }
+        if let Some(answer) = self.answers.get_mut(&event.id()) {
+            answer.add(event);
         }
     }
 
@@ -155,6 +135,7 @@ impl Collector {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use trtc_runtime::Finish;
 
     fn token(request: u64, token: u32) -> Event {
         let id = AnswerId { request, index: 0 };
@@ -162,7 +143,12 @@ mod tests {
     }
 
     fn done(request: u64) -> Event {
-        Event::Done { id: AnswerId { request, index: 0 }, finish: Finish::Length, text: "!".to_owned() }
+        Event::Done {
+            id: AnswerId { request, index: 0 },
+            finish: Finish::Length,
+            text: "!".to_owned(),
+            cached: 0,
+        }
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub enum Update {
         finish: Finish,
         /// Text that was held back.
         text: String,
+        /// Tokens of the prompt that were in the cache already.
+        cached: u32,
     },
     /// None of its answers will come to an end.
     Failed(ApiError),

@@ -249,7 +249,7 @@ impl Worker {
                     live.waits = false;
                     Update::Token { part, index, token, text: text.to_owned(), logprob }
                 }
-                Event::Done { finish, text, .. } => {
+                Event::Done { finish, text, cached, .. } => {
                     live.open -= 1;
                     self.inside -= 1;
                     metrics.finish(finish, 1);
@@ -259,7 +259,7 @@ impl Worker {
                     }
                     match finish {
                         Finish::Lost => Update::Failed(ApiError::invalid(LOST)),
-                        finish => Update::Done { part, index, finish, text: text.to_owned() },
+                        finish => Update::Done { part, index, finish, text: text.to_owned(), cached },
                     }
                 }
             };

@@ -61,6 +61,8 @@ pub(super) struct Answering {
     constrained: bool,
     /// A report on the prompt is being made: its rows are wanted too.
     reports: bool,
+    /// Tokens of the prompt that were in the cache when it was begun.
+    cached: Option<u32>,
     text: Option<TextStream>,
     cold: Box<Cold>,
 }
@@ -105,6 +107,7 @@ impl Answering {
             by_hand: alternatives || sampler.has_penalties() || !request.sampling.logit_bias.is_empty(),
             constrained: matcher.is_some(),
             reports: report.is_some(),
+            cached: None,
             text,
             cold: Box::new(Cold { sampler, matcher, request, report }),
         }
@@ -112,6 +115,11 @@ impl Answering {
 
     pub fn id(&self) -> AnswerId {
         self.id
+    }
+
+    /// It has tokens from position `start` on in a step. What is before those of its first step was in the cache.
+    pub fn computes_from(&mut self, start: u32) {
+        self.cached.get_or_insert(start);
     }
 
     /// Answers to the same request.
@@ -249,9 +257,9 @@ impl Answering {
 
     /// The last event, with the text that was held back.
     pub fn end(&mut self, finish: Finish, events: &mut Events) {
-        let (id, stream) = (self.id, &mut self.text);
+        let (id, cached, stream) = (self.id, self.cached.unwrap_or(0), &mut self.text);
         let finish_text = |out: &mut String| stream.iter_mut().for_each(|stream| stream.finish(out));
-        events.write(finish_text, |text| Event::Done { id, finish, text });
+        events.write(finish_text, |text| Event::Done { id, finish, text, cached });
     }
 }
 

@@ -135,9 +135,10 @@ impl Engine {
             self.memory.draws.resize((row + chunk.rows) as usize, Draw::default());
             let end = chunk.start + chunk.len;
             let whole = self.sched.sequence(chunk.seq).is_some_and(|s| s.end() == end);
-            let Some(answering) = self.answers.get(chunk.seq.index()).and_then(Option::as_ref) else {
+            let Some(answering) = self.answers.get_mut(chunk.seq.index()).and_then(Option::as_mut) else {
                 continue;
             };
+            answering.computes_from(chunk.start);
             let wants = if self.exec.samples() { answering.wants(end) } else { Wants::Logits };
             let chooses = whole && chunk.rows > 0;
             let masked = chooses && wants == Wants::Token && answering.constrained();

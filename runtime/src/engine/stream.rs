@@ -2,7 +2,7 @@
 
 use super::Engine;
 use crate::error::Error;
-use crate::request::{Answer, AnswerId, Event, Finish, Request, TokenLogprob};
+use crate::request::{Answer, AnswerId, Event, Request, TokenLogprob};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
@@ -103,26 +103,7 @@ impl Engine {
         for event in self.generate(requests) {
             let event = event?;
             let id = event.id();
-            let answer = answers.entry(id).or_insert_with(|| Answer {
-                id,
-                tokens: Vec::new(),
-                text: String::new(),
-                logprobs: Vec::new(),
-                prompt_logprobs: Vec::new(),
-                finish: Finish::Cancelled,
-            });
-            match event {
-                Event::Prompt { logprobs, .. } => answer.prompt_logprobs = logprobs,
-                Event::Token { token, text, logprob, .. } => {
-                    answer.tokens.push(token);
-                    answer.text.push_str(&text);
-                    answer.logprobs.extend(logprob);
-                }
-                Event::Done { finish, text, .. } => {
-                    answer.text.push_str(&text);
-                    answer.finish = finish;
-                }
-            }
+            answers.entry(id).or_insert_with(|| Answer::new(id)).add(event);
         }
         // Requests are numbered in the order in which they were given.
         Ok(answers.into_values().collect())

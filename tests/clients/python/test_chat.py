@@ -82,6 +82,7 @@ class Chats(Tests):
         choice = answer.choices[0]
         self.assertEqual((choice.message.role, choice.finish_reason, answer.object), ("assistant", "length", "chat.completion"))
         self.assertEqual((answer.usage.completion_tokens, answer.model), (4, MODEL))
+        self.assertGreaterEqual(answer.usage.prompt_tokens_details.cached_tokens, 0)
         tokens = choice.logprobs.content
         self.assertEqual("".join(t.token for t in tokens), choice.message.content)
         for token in tokens:

@@ -144,7 +144,7 @@ fn sent(tools: &Arc<Tools>, pieces: &[&str], cuts: &mut Cuts) -> Told {
     for piece in pieces {
         chunks.take(Update::Token { part, index, token, text: (*piece).to_owned(), logprob: None }, &mut out);
     }
-    chunks.take(Update::Done { part, index, finish: Finish::Stop, text: String::new() }, &mut out);
+    chunks.take(Update::Done { part, index, finish: Finish::Stop, text: String::new(), cached: 0 }, &mut out);
     chunks.finish(&Timings::default(), &mut out);
     let mut told = Told::default();
     let mut data = events(&cuts.bytes(out.as_bytes()));

@@ -4,7 +4,7 @@ use super::Endpoint;
 use super::answer::{Answer, Timings};
 use super::calls::{Part, Reader};
 use super::logprobs::{self, Lists};
-use super::whole::{Shape, Usage, reason};
+use super::whole::{Shape, Usage, found, reason};
 use crate::desk::Update;
 use crate::error::ApiError;
 use serde::Serialize;
@@ -65,6 +65,7 @@ pub struct Chunks {
     usage: bool,
     choices: Vec<Progress>,
     tokens: u64,
+    cached: u64,
     reasons: Vec<&'static str>,
 }
 
@@ -73,7 +74,7 @@ impl Chunks {
     pub fn new(shape: Shape, prompts: usize, usage: bool) -> Chunks {
         let reader = shape.tools.clone().map(Reader::new);
         let choices = vec![Progress { reader, ..Progress::default() }; prompts * shape.n as usize];
-        Chunks { shape, usage, choices, tokens: 0, reasons: Vec::new() }
+        Chunks { shape, usage, choices, tokens: 0, cached: 0, reasons: Vec::new() }
     }
 
     fn is_chat(&self) -> bool {
@@ -225,7 +226,8 @@ impl Answer for Chunks {
                 let logprobs = self.logprobs(choice, logprob.as_ref());
                 self.words(choice, &text, logprobs, out);
             }
-            Update::Done { part, index, finish, text } => {
+            Update::Done { part, index, finish, text, cached } => {
+                self.cached += found(index, cached);
                 let choice = self.shape.choice(part, index);
                 self.begin(choice, None, out);
                 self.words(choice, &text, None, out);
@@ -237,7 +239,7 @@ impl Answer for Chunks {
     /// The counts if they are wanted, with the time that things took.
     fn finish(&mut self, timings: &Timings, out: &mut String) {
         if self.usage {
-            let mut usage = json!(Usage::new(self.shape.prompt_tokens, self.tokens));
+            let mut usage = json!(Usage::new(self.shape.prompt_tokens, self.cached, self.tokens));
             usage["timings"] = json!(timings);
             self.write(&[], Some(usage), out);
         }

@@ -107,13 +107,32 @@ pub struct Usage {
     pub completion_tokens: u64,
     /// Of both.
     pub total_tokens: u64,
+    /// More of those of prompts.
+    pub prompt_tokens_details: PromptTokens,
+}
+
+/// What there is to say of the tokens of prompts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PromptTokens {
+    /// Those that were in the cache already.
+    pub cached_tokens: u64,
 }
 
 impl Usage {
-    /// Of so many tokens.
-    pub fn new(prompt: u64, completion: u64) -> Usage {
-        Usage { prompt_tokens: prompt, completion_tokens: completion, total_tokens: prompt + completion }
+    /// Of so many tokens, of which so many of prompts were cached.
+    pub fn new(prompt: u64, cached: u64, completion: u64) -> Usage {
+        Usage {
+            prompt_tokens: prompt,
+            completion_tokens: completion,
+            total_tokens: prompt + completion,
+            prompt_tokens_details: PromptTokens { cached_tokens: cached },
+        }
     }
+}
+
+/// The tokens of a prompt that count as cached: those that its first answer found, for the others find its own.
+pub fn found(index: u32, cached: u32) -> u64 {
+    if index == 0 { u64::from(cached) } else { 0 }
 }
 
 /// Why an answer ended, in OpenAI's words; one that `calls` functions waits for what they give.
@@ -143,12 +162,13 @@ pub struct Gathered {
     shape: Shape,
     choices: Vec<Choice>,
     tokens: u64,
+    cached: u64,
 }
 
 impl Gathered {
     /// None yet.
     pub fn new(shape: Shape, prompts: usize) -> Gathered {
-        Gathered { choices: vec![Choice::default(); prompts * shape.n as usize], shape, tokens: 0 }
+        Gathered { choices: vec![Choice::default(); prompts * shape.n as usize], shape, tokens: 0, cached: 0 }
     }
 }
 
@@ -166,7 +186,8 @@ impl Answer for Gathered {
                 choice.text.push_str(&text);
                 choice.logprobs.extend(logprob);
             }
-            Update::Done { part, index, finish, text } => {
+            Update::Done { part, index, finish, text, cached } => {
+                self.cached += found(index, cached);
                 let choice = &mut self.choices[shape.choice(part, index)];
                 choice.text.push_str(&text);
                 choice.finish = Some(finish);
@@ -188,7 +209,7 @@ impl Answer for Gathered {
             "created": shape.created,
             "model": &*shape.model,
             "choices": choices,
-            "usage": Usage::new(shape.prompt_tokens, self.tokens),
+            "usage": Usage::new(shape.prompt_tokens, self.cached, self.tokens),
         });
         out.push_str(&body.to_string());
     }

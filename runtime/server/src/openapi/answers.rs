@@ -114,7 +114,14 @@ const COUNTS: &[Field] = &[
     Field::new("prompt_tokens", COUNT, "Of prompts, once each."),
     Field::new("completion_tokens", COUNT, "Of answers."),
     Field::new("total_tokens", COUNT, "Of both."),
+    Field::new("prompt_tokens_details", Kind::Object(&PROMPT_TOKENS), "More of those of prompts."),
 ];
+
+const PROMPT_TOKENS: Object = Object::told(
+    "PromptTokensDetails",
+    "What there is to say of the tokens of prompts.",
+    &[&[Field::new("cached_tokens", COUNT, "Those whose keys and values were in the cache already.")]],
+);
 
 const USAGE: Object = Object::told("Usage", "Counts of tokens.", &[COUNTS]);
 

@@ -87,10 +87,17 @@ const USAGE: Object = Object::told(
             "input_tokens_details",
             Kind::Object(&Object::told(
                 "InputTokensDetails",
-                "Not counted.",
-                &[&[Field::new("cached_tokens", COUNT, "0."), Field::new("cache_write_tokens", COUNT, "0.")]],
+                "What there is to say of the prompt's tokens.",
+                &[&[
+                    Field::new(
+                        "cached_tokens",
+                        COUNT,
+                        "Those whose keys and values were in the cache already.",
+                    ),
+                    Field::new("cache_write_tokens", COUNT, "Not counted: 0."),
+                ]],
             )),
-            "Not counted.",
+            "More of those of the prompt.",
         ),
         Field::new("output_tokens", COUNT, "Of the answer."),
         Field::new(

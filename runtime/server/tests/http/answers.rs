@@ -63,7 +63,8 @@ fn a_completion_is_the_same_whole_streamed_and_alone() {
     let tokens: usize = want.iter().map(|(t, _)| t.split_whitespace().count()).sum();
     assert_eq!(
         whole["usage"],
-        json!({ "prompt_tokens": 5, "completion_tokens": tokens, "total_tokens": tokens + 5 })
+        json!({ "prompt_tokens": 5, "completion_tokens": tokens, "total_tokens": tokens + 5,
+            "prompt_tokens_details": { "cached_tokens": 0 } })
     );
     body["stream"] = true.into();
     body["stream_options"] = json!({ "include_usage": true });
@@ -238,4 +239,25 @@ fn tokens_and_models_are_told() {
     assert_eq!(server.post("/v1/completions", &ask).ok()["model"], "other/name");
     assert_eq!(server.metric("trtc_generation_tokens_total{model=\"other/name\"}"), 2.0);
     assert_eq!(server.metric("trtc_generation_tokens_total{model=\"tiny\"}"), 1.0);
+}
+
+#[test]
+fn usage_tells_what_of_a_prompt_was_cached() {
+    let server = start(config());
+    let prompt: Vec<u32> = (10..60).collect();
+    let mut body = json!({ "prompt": prompt, "max_tokens": 3, "ignore_eos": true, "temperature": 0, "n": 2 });
+    let cached = |usage: &Value| usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
+    // The second answer finds the prompt that the first had to have computed, which is no news to a client.
+    assert_eq!(cached(&server.post("/v1/completions", &body).ok()["usage"]), 0);
+    let again = cached(&server.post("/v1/completions", &body).ok()["usage"]);
+    assert!((1..50).contains(&again), "{again}");
+    body["stream"] = true.into();
+    body["stream_options"] = json!({ "include_usage": true });
+    let chunks = server.open("/v1/completions", &body).events();
+    assert_eq!(cached(&chunks.last().unwrap()["usage"]), again);
+    let text: Vec<String> = prompt.iter().map(|token| format!("w{token}")).collect();
+    let body = json!({ "input": text.join(" "), "max_output_tokens": 3 });
+    let details = |reply: Value| reply["usage"]["input_tokens_details"]["cached_tokens"].as_u64().unwrap();
+    assert_eq!(details(server.post("/v1/responses", &body).ok()), 0);
+    assert!(details(server.post("/v1/responses", &body).ok()) > 0);
 }

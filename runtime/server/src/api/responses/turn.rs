@@ -4,7 +4,7 @@
 use crate::api::answer::{Answer, Timings};
 use crate::api::calls::{Part, Reader};
 use crate::api::logprobs;
-use crate::api::whole::{Shape, reason};
+use crate::api::whole::{Shape, found, reason};
 use crate::desk::Update;
 use crate::error::{ApiError, Kind};
 use serde_json::{Value, json};
@@ -34,6 +34,7 @@ pub struct Turn {
     waiting: Vec<Value>,
     calls: usize,
     tokens: u64,
+    cached: u64,
     finish: Option<Finish>,
 }
 
@@ -50,6 +51,7 @@ impl Turn {
             waiting: Vec::new(),
             calls: 0,
             tokens: 0,
+            cached: 0,
             finish: None,
         }
     }
@@ -225,8 +227,8 @@ impl Turn {
             let (input, output) = (self.shape.prompt_tokens, self.tokens);
             response["usage"] = json!({
                 "input_tokens": input,
-                // Clients read these fields; neither is counted.
-                "input_tokens_details": { "cached_tokens": 0, "cache_write_tokens": 0 },
+                // Clients read these fields; only the first is counted.
+                "input_tokens_details": { "cached_tokens": self.cached, "cache_write_tokens": 0 },
                 "output_tokens": output,
                 "output_tokens_details": { "reasoning_tokens": 0 },
                 "total_tokens": input + output,
@@ -259,7 +261,8 @@ impl Answer for Turn {
                 self.tokens += 1;
                 self.words(text, logprob.as_ref(), out);
             }
-            Update::Done { finish, text, .. } => {
+            Update::Done { finish, text, index, cached, .. } => {
+                self.cached += found(index, cached);
                 self.words(text, None, out);
                 self.end(finish, out);
             }
