@@ -231,6 +231,7 @@ fn wrong_names_list_the_right_ones() {
         (BuildOptions { target: "sm_75".to_owned(), ..options("bf16") }, "sm_90"),
         (options("fp3"), "int4"),
         (BuildOptions { kv_precision: Some("int3".to_owned()), ..options("bf16") }, "bf16"),
+        (BuildOptions { query_precision: Some("fp4".to_owned()), ..options("bf16") }, "bf16, fp8"),
         (BuildOptions { max_batch: Some(0), ..options("bf16") }, "1 to"),
         (BuildOptions { max_seq_len: Some(100_000), ..options("bf16") }, "512"),
     ] {

@@ -298,6 +298,24 @@ fn attention_window_and_softcap() {
 }
 
 #[test]
+fn attention_of_rounded_queries() {
+    let k = floats(&[2, 1, 2], &[1., 0., 0., 1.]);
+    let v = floats(&[2, 2], &[8., 0., 0., 8.]);
+    // 27.9 is between 224 and 448 times 2^-4, where codes are 32 apart, 2 in numbers. 3.2 is so times 2^-7: 409.6 becomes 416, and
+    // 3.84 becomes 3.75.
+    let q = [20.9, 27.9, 0.03, 3.2];
+    let rounded = [20., 28., 3.75 / 128., 3.25];
+    let inputs = |q: &[f32]| {
+        let q = [&[0.; 4], q].concat();
+        [empty_cache(), batch(&[(0, 0, 2)]), floats(&[2, 2, 2], &q), k.clone(), v.clone()]
+    };
+    let y = attention("", ", queries = f8E4M3FN", &inputs(&q)).unwrap();
+    assert_eq!(y, attention("", "", &inputs(&rounded)).unwrap());
+    assert_eq!(y, attention("", ", queries = f8E4M3FN", &inputs(&rounded)).unwrap());
+    assert_ne!(y[0], attention("", "", &inputs(&q)).unwrap()[0]);
+}
+
+#[test]
 fn kv_append_rounds_to_the_cache() {
     let body =
         "%kv1 = llm.kv_append %kv, %k, %v, %b : !llm.kv<layer 0, 1 heads, 2, f8E4M3FN>\n llm.return %kv1";

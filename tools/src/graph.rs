@@ -22,6 +22,11 @@ pub struct GraphArgs {
     /// How the KV cache is stored: fp32, bf16, fp8; as the precision says if left out
     #[arg(long, value_name = "PRECISION")]
     pub kv_precision: Option<String>,
+    /// How attention's queries are multiplied: bf16, as activations are, or fp8, each head rounded to e4m3 times a power of two.
+    /// Over a cache of fp8 an H100 then reads long prompts faster, for it multiplies keys as they lie in the cache; it costs a
+    /// little accuracy (SmolLM2's perplexity: benches/RESULTS.md)
+    #[arg(long, value_name = "PRECISION")]
+    pub query_precision: Option<String>,
     /// Most requests in a step
     #[arg(long, value_name = "N")]
     pub max_batch: Option<u32>,
@@ -52,6 +57,7 @@ impl GraphArgs {
             target: self.target.clone(),
             precision: self.precision.clone(),
             kv_precision: self.kv_precision.clone(),
+            query_precision: self.query_precision.clone(),
             max_batch: self.max_batch,
             max_seq_len: self.max_seq_len,
             max_step_tokens: self.max_step_tokens,

@@ -4,7 +4,7 @@ use super::Cx;
 use trtc_engine::manifest::{self as eng, Count, HostKernel};
 use trtc_ir::entity::{ValueId, WeightId};
 use trtc_ir::ops::Act;
-use trtc_ir::{Diag, Op, OpData};
+use trtc_ir::{DType, Diag, Op, OpData};
 
 impl Cx<'_> {
     /// The host function of an op, with its constants.
@@ -99,12 +99,20 @@ impl Cx<'_> {
                 out: self.dtype(out)?,
             },
             Op::Attention(op) => {
+                let rounded = |dtype: DType| match dtype {
+                    DType::F8E4M3 => Ok(eng::Dtype::F8E4M3),
+                    other => {
+                        let what = format!("the host device rounds no queries to {other}");
+                        Err(Diag::unsupported(&data.loc, what))
+                    }
+                };
                 let kv = self.module.func.values[op.kv].ty.kv();
                 let head_dim = kv.ok_or_else(|| self.bug("attention without a cache"))?.head_dim;
                 HostKernel::Attention {
                     heads: self.width(op.q)? / head_dim.max(1),
                     scale: op.scale,
                     softcap: op.softcap,
+                    queries: op.queries.map(rounded).transpose()?,
                     x: self.dtype(op.q)?,
                     out: self.dtype(out)?,
                 }

@@ -1,7 +1,9 @@
 //! `llm.attention`: causal softmax attention of each query over its request's cache.
 //!
 //! A query at position `p` sees the keys at `0..=p`, or with a window `w` those at `p - w + 1..=p`. Query head `h`
-//! reads key/value head `h / (heads / kv_heads)`. The result is `(T, heads, head_dim)` or `(T, heads * head_dim)`.
+//! reads key/value head `h / (heads / kv_heads)`. The result is `(T, heads, head_dim)` or `(T, heads * head_dim)`. With `queries`
+//! each head of each token's q is rounded before it is multiplied: to e4m3 times a power of two that its elements share, as
+//! `quant/power.rs` defines it.
 //!
 //! ```mlir
 //! %a = llm.attention %q, %kv, %batch {scale = 0.088388346} : tensor<Tx4096xbf16>
@@ -9,8 +11,10 @@
 
 use super::math::dot;
 use super::{Attr, OpDef, Parts, TypeCx, check, reader::Reader};
+use crate::dtype::DType;
 use crate::entity::{ValueId, WeightId};
 use crate::interp::{Data, EvalCx};
+use crate::quant::round_row;
 use crate::types::Type;
 
 /// `softmax(scale * q k^T) v`, grouped-query, causal, within the window of the cache's type.
@@ -26,15 +30,18 @@ pub struct Attention {
     pub scale: f32,
     /// If set, scores become `cap * tanh(score / cap)`.
     pub softcap: Option<f32>,
+    /// If set, what each head of q is rounded to, times a power of two: e4m3.
+    pub queries: Option<DType>,
 }
 
 impl OpDef for Attention {
     const NAME: &'static str = "attention";
-    const ATTRS: &'static [&'static str] = &["scale", "softcap"];
+    const ATTRS: &'static [&'static str] = &["scale", "softcap", "queries"];
 
     fn parts(&self) -> Parts {
         let mut attrs = vec![("scale", Attr::F32(self.scale))];
         attrs.extend(self.softcap.map(|cap| ("softcap", Attr::F32(cap))));
+        attrs.extend(self.queries.map(|dtype| ("queries", Attr::Word(dtype.name().to_owned()))));
         Parts { operands: vec![self.q, self.kv, self.batch], weights: Vec::new(), attrs }
     }
 
@@ -46,6 +53,7 @@ impl OpDef for Attention {
             batch: r.operand("the batch")?,
             scale: r.f32("scale")?,
             softcap: r.optional_f32("softcap")?,
+            queries: r.optional_dtype("queries")?,
         };
         r.finish().map(|()| op)
     }
@@ -80,6 +88,9 @@ impl OpDef for Attention {
             ));
         }
         check::finite(self.scale, "scale")?;
+        if let Some(other) = self.queries.filter(|dtype| *dtype != DType::F8E4M3) {
+            return Err(format!("attribute 'queries' must be {}, found {other}", DType::F8E4M3));
+        }
         match self.softcap {
             Some(cap) if !(cap > 0.0 && cap.is_finite()) => {
                 Err(format!("attribute 'softcap' must be positive and finite, found {cap}"))
@@ -109,9 +120,13 @@ impl OpDef for Attention {
                     ));
                 };
                 for (h, q) in token.chunks_exact(dim.max(1)).enumerate() {
+                    let mut q = q.to_vec();
+                    if self.queries.is_some() {
+                        round_row(&mut q);
+                    }
                     let columns = (h / group) * dim..(h / group + 1) * dim;
                     out.extend(self.head(
-                        q,
+                        &q,
                         seen.iter().map(|(k, v)| (&k[columns.clone()], &v[columns.clone()])),
                         dim,
                     ));

@@ -1,6 +1,7 @@
 //! Takes [`Parts`] apart in the order of the text form; what is missing or left over becomes one sentence.
 
 use super::{Attr, Parts, RmsNormWeight};
+use crate::dtype::DType;
 use crate::entity::{ValueId, WeightId};
 
 /// What is still to be read of an op's parts.
@@ -84,6 +85,19 @@ impl Reader {
             None => Err(self.missing(attr)),
             Some(Attr::Word(w)) => Ok(w),
             Some(other) => Err(self.wrong(attr, "a word", &other)),
+        }
+    }
+
+    /// An element type by its name in the text form.
+    pub(super) fn optional_dtype(&mut self, attr: &str) -> Result<Option<DType>, String> {
+        let wanted = "an element type";
+        match self.take(attr) {
+            None => Ok(None),
+            Some(Attr::Word(name)) => match DType::parse(&name) {
+                Some(dtype) => Ok(Some(dtype)),
+                None => Err(self.wrong(attr, wanted, &Attr::Word(name))),
+            },
+            Some(other) => Err(self.wrong(attr, wanted, &other)),
         }
     }
 

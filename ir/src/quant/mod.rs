@@ -5,9 +5,11 @@
 //! The scheme says nothing of where scales come from (passes, or [`quantize`] by default) or how bytes lie in
 //! memory (packing).
 
+mod power;
 mod reference;
 mod scale;
 
+pub use power::{power_of, round_row};
 pub use reference::{QuantError, Quantized, dequantize, dequantize_row, quantize, quantize_row, round_rows};
 
 use crate::dtype::DType;

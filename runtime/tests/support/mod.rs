@@ -101,7 +101,10 @@ pub fn manifest(dims: Dims, page_tokens: u32) -> Manifest {
     let kernels = vec![
         kernel("embed", HostKernel::Embedding { width: 2, scale: 1.0, out: f32 }),
         kernel("append", HostKernel::KvAppend { x: f32 }),
-        kernel("attend", HostKernel::Attention { heads: 1, scale: 1.0, softcap: None, x: f32, out: f32 }),
+        kernel(
+            "attend",
+            HostKernel::Attention { heads: 1, scale: 1.0, softcap: None, queries: None, x: f32, out: f32 },
+        ),
         kernel("rows", HostKernel::GatherRows { width: 2, x: f32 }),
         kernel(
             "output",

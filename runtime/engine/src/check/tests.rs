@@ -33,9 +33,10 @@ fn samples_pass() {
 #[test]
 fn format_comes_first() {
     let mut m = manifest();
-    m.format = 9;
+    m.format = FORMAT + 1;
     m.launches.clear();
-    assert!(matches!(m.check(), Err(EngineError::Format { found: 9 })));
+    let other = u64::from(FORMAT) + 1;
+    assert!(matches!(m.check(), Err(EngineError::Format { found }) if found == other));
 }
 
 #[test]
@@ -132,6 +133,13 @@ fn contradictions_are_found() {
             set(m, 4, |k| {
                 if let HostKernel::Attention { scale, .. } = k {
                     *scale = f32::NAN
+                }
+            })
+        }),
+        ("queries are rounded to Bf16", |m| {
+            set(m, 4, |k| {
+                if let HostKernel::Attention { queries, .. } = k {
+                    *queries = Some(Dtype::Bf16)
                 }
             })
         }),

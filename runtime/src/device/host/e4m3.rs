@@ -1,7 +1,8 @@
 //! e4m3 with a scale for each row: rows of f32 quantised, and codes as numbers.
 //!
 //! Quantising is that of `trtc_ir::quant`, to the bit: `scale = max |x| / 448`, 1 where that is below the least normal
-//! f32, and `x / scale` to the nearest code, ties to even. What is not a number becomes the code that is none.
+//! f32, and `x / scale` to the nearest code, ties to even. What is not a number becomes the code that is none. Rounding a row to
+//! e4m3 times a power of two ([`Power`]) is as `trtc_ir::quant` has it too.
 
 use super::elem::Elem;
 use super::isa::per_isa;
@@ -104,6 +105,30 @@ per_isa! {
 fn dequantize_panel_body<const FMA: bool>(codes: &[u8], scales: &[f32; 16], out: &mut [f32]) {
     for (out, codes) in out.as_chunks_mut::<16>().0.iter_mut().zip(codes.as_chunks::<16>().0) {
         *out = std::array::from_fn(|row| value(codes[row]) * scales[row]);
+    }
+}
+
+/// The power of two that the values of a row share when they are rounded to e4m3 times it: `2^e` such that the greatest magnitude
+/// is in `(224, 448]` of it, and `e` at least -117.
+#[derive(Clone, Copy, Debug)]
+pub struct Power {
+    power: f32,
+    inverse: f32,
+}
+
+impl Power {
+    /// That of a row.
+    pub fn of<X: Elem>(row: &[X]) -> Power {
+        let greatest = row.iter().fold(0f32, |most, x| most.max(x.get().abs()));
+        // 448 is 1.75 * 2^8: a mantissa above 1.75 carries into the exponent.
+        let next = greatest.to_bits().saturating_add(0x1f_ffff) & 0x7f80_0000;
+        let power = f32::from_bits(next.saturating_sub(8 << 23).max((127 - 117) << 23));
+        Power { power, inverse: 1.0 / power }
+    }
+
+    /// The nearest number, ties to even; what is none stays so.
+    pub fn nearest(self, x: f32) -> f32 {
+        if x.is_nan() { x } else { value(encode(x * self.inverse)) * self.power }
     }
 }
 

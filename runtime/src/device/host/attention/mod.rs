@@ -53,6 +53,8 @@ pub struct Attention<'a> {
     pub scale: f32,
     /// `cap * tanh(score / cap)`.
     pub softcap: Option<f32>,
+    /// Whether each head of q is rounded to e4m3 times a power of two first.
+    pub rounds: bool,
     /// `(tokens, heads, head_dim)`.
     pub out: FloatsMut<'a>,
 }
@@ -80,6 +82,7 @@ struct Job<'a> {
     group: usize,
     scale: f32,
     softcap: Option<f32>,
+    rounds: bool,
 }
 
 /// Consecutive tokens of a request, with the query heads of one key/value head. Row `r` is token `r / group`, head
@@ -162,6 +165,7 @@ pub fn attention(cx: &mut Cx<'_>, a: Attention<'_>) -> Result<(), Error> {
         group: heads / cache.heads.max(1),
         scale: a.scale,
         softcap: a.softcap,
+        rounds: a.rounds,
     };
     let out = match a.out {
         FloatsMut::F32(out) => Out::F32(Shards::new(out)),

@@ -3,6 +3,7 @@
 
 use super::{Dot, Job, SEGMENT, Unit, softmax, values};
 use crate::device::host::cache::{self, Pages, Slot};
+use crate::device::host::e4m3::Power;
 use crate::device::host::elem::{Elem, Floats, typed};
 use crate::device::host::linear::{
     LANES,
@@ -28,36 +29,40 @@ pub struct Run {
 }
 
 impl Job<'_> {
-    /// Packs the query rows of a unit for the kernels: `[tile][element or pair][row]`.
+    /// Packs the query rows of a unit for the kernels, rounded if they are to be: `[tile][element or pair][row]`.
     pub(super) fn pack_q(&self, unit: &Unit, local: &mut Local) {
         match (self.dot, self.q) {
             #[cfg(target_arch = "x86_64")]
             (Dot::Bf16, Floats::Bf16(q)) => {
                 let words = self.cache.head_dim / 2;
-                self.pack_rows(unit, q, local.x.u32(self.rows(unit) * words), words, |q, out| {
+                self.pack_rows(unit, q, local.x.u32(self.rows(unit) * words), words, |q, power, out| {
+                    // Rounded values are numbers of bf16.
+                    let value = |v: bf16| power.map_or(v, |p| bf16::from_f32(p.nearest(v.to_f32())));
                     for (pair, out) in q.chunks_exact(2).zip(out) {
-                        *out = u32::from(pair[0].to_bits()) | u32::from(pair[1].to_bits()) << 16;
+                        let [low, high] = [pair[0], pair[1]].map(|v| u32::from(value(v).to_bits()));
+                        *out = low | high << 16;
                     }
                 });
             }
             (_, q) => {
                 let dim = self.cache.head_dim;
                 let out = local.x.f32(self.rows(unit) * dim);
-                typed!(q = q => self.pack_rows(unit, q, out, dim, |q, out| {
-                    q.iter().zip(out).for_each(|(v, out)| *out = v.get());
+                typed!(q = q => self.pack_rows(unit, q, out, dim, |q, power, out| {
+                    let value = |v: f32| power.map_or(v, |p| p.nearest(v));
+                    q.iter().zip(out).for_each(|(v, out)| *out = value(v.get()));
                 }));
             }
         }
     }
 
-    /// Calls `pack(row of q, its places)` for every row, `words` places each.
-    fn pack_rows<Q, W>(
+    /// Calls `pack(row of q, what it is rounded by, its places)` for every row, `words` places each.
+    fn pack_rows<Q: Elem, W>(
         &self,
         unit: &Unit,
         q: &[Q],
         out: &mut [W],
         words: usize,
-        pack: impl Fn(&[Q], std::iter::StepBy<std::slice::IterMut<'_, W>>),
+        pack: impl Fn(&[Q], Option<Power>, std::iter::StepBy<std::slice::IterMut<'_, W>>),
     ) {
         let (rows, dim) = (self.rows(unit), self.cache.head_dim);
         let tiles = self.tiles(rows);
@@ -66,7 +71,8 @@ impl Job<'_> {
             for row in from..from + count {
                 let head = unit.head * self.group + row % self.group;
                 let at = ((unit.tokens.start + row / self.group) * self.heads + head) * dim;
-                pack(&q[at..at + dim], tile[row - from..].iter_mut().step_by(count));
+                let q = &q[at..at + dim];
+                pack(q, self.rounds.then(|| Power::of(q)), tile[row - from..].iter_mut().step_by(count));
             }
         }
     }

@@ -13,6 +13,8 @@ struct Case {
     page_tokens: usize,
     window: Option<usize>,
     softcap: Option<f32>,
+    /// Whether queries are rounded to e4m3 times a power of two.
+    rounds: bool,
     q_type: Dtype,
     kv_type: Dtype,
     out_type: Dtype,
@@ -31,6 +33,7 @@ impl Case {
             page_tokens: 16,
             window: None,
             softcap: None,
+            rounds: false,
             q_type: Dtype::Bf16,
             kv_type: Dtype::Bf16,
             out_type: Dtype::F32,
@@ -98,6 +101,7 @@ impl Case {
             heads: self.heads as u32,
             scale: self.scale(),
             softcap: self.softcap,
+            queries: self.rounds.then_some(Dtype::F8E4M3),
             x: self.q_type,
             out: self.out_type,
         };
@@ -112,6 +116,7 @@ impl Case {
             for position in s.past..s.past + s.new {
                 for head in 0..self.heads {
                     let (q, got) = rows.next().unwrap();
+                    let q = if self.rounds { super::e4m3::together(q) } else { q.to_vec() };
                     let first = self.window.map_or(0, |w| (position + 1).saturating_sub(w));
                     let row = |which, p| -> Vec<f32> {
                         (0..dim).map(|e| cache[self.at(s, which, head / group, p, e)]).collect()
@@ -184,6 +189,7 @@ fn types_shapes_and_windows() {
                     }
                 }
                 Case { softcap: Some(1.5), q_type, kv_type, ..Case::small(isa) }.test(&mut rng, &ragged);
+                Case { rounds: true, q_type, kv_type, ..Case::small(isa) }.test(&mut rng, &ragged);
             }
         }
     }

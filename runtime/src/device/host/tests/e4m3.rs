@@ -1,8 +1,10 @@
 //! What is stored in e4m3: results of row kernels, keys and values, and attention over them. Each is compared with the
-//! same kernel on f32, whose results are quantised, or whose cache holds what is left of quantised rows.
+//! same kernel on f32, whose results are quantised, or whose cache holds what is left of quantised rows. And rows that are
+//! rounded to e4m3 times a power of two, as queries may be.
 
 use super::rope::{in_head, seqs};
 use super::*;
+use crate::device::host::e4m3::Power;
 
 /// Runs a kernel that makes `(rows, width)`, with its result in f32 and in e4m3, and compares. `args` are the others'.
 fn compare(rig: &mut Rig, (rows, width): (usize, usize), args: &[Arg], kernel: impl Fn(Dtype) -> HostKernel) {
@@ -28,6 +30,31 @@ fn values(rng: &mut Rng, rows: usize, width: usize) -> Vec<f32> {
         row => 10f32.powi(3 * row as i32 - 3),
     };
     (0..rows).flat_map(|row| rng.units(width).into_iter().map(move |v| v * size(row))).collect()
+}
+
+/// A row in e4m3 times a power of two, by the definition.
+pub fn together(row: &[f32]) -> Vec<f32> {
+    let power = |greatest: f32| {
+        let above = |p: &f32| 448.0 * *p >= greatest;
+        (-117..128).map(|e| 2f32.powi(e)).find(above).unwrap()
+    };
+    let (codes, scales) = quantised_by(row, row.len(), power);
+    codes.into_iter().map(|c| layout::e4m3(c) * scales[0]).collect()
+}
+
+#[test]
+fn rows_are_rounded_together() {
+    let mut rng = Rng::new(54);
+    for exponent in -126..128 {
+        let row: Vec<f32> = rng.units(100).iter().map(|x| x * 2f32.powi(exponent)).collect();
+        let power = Power::of(&row);
+        let got: Vec<f32> = row.iter().map(|x| power.nearest(*x)).collect();
+        assert_eq!(got, together(&row), "{exponent}");
+        assert_eq!(together(&got), got, "{exponent}");
+        assert_eq!(rounded(&got, Dtype::Bf16), got, "{exponent}");
+    }
+    let none = Power::of(&[1f32, f32::NAN]);
+    assert!(none.nearest(f32::NAN).is_nan() && none.nearest(1.0) == 1.0);
 }
 
 #[test]
@@ -261,7 +288,9 @@ fn attention_over_e4m3_is_that_over_its_numbers() {
                         [rig.input(&q, q_type), Arg::Batch, Arg::Kv(0), rig.output(q.len(), Dtype::F32)];
                     let heads = (group * kv_heads) as u32;
                     let scale = 0.5 / (dim as f32).sqrt();
-                    let kernel = HostKernel::Attention { heads, scale, softcap, x: q_type, out: Dtype::F32 };
+                    let queries = (threads == 1).then_some(Dtype::F8E4M3);
+                    let (x, out) = (q_type, Dtype::F32);
+                    let kernel = HostKernel::Attention { heads, scale, softcap, queries, x, out };
                     rig.run(kernel, &args);
                     rig.read(args[3], q.len(), Dtype::F32)
                 });

@@ -74,6 +74,14 @@ fn encode(x: &[f32], dtype: Dtype) -> Vec<u8> {
 
 /// Rows in e4m3 by the definition: codes, and a scale for each row.
 fn quantised(x: &[f32], width: usize) -> (Vec<u8>, Vec<f32>) {
+    quantised_by(x, width, |greatest| match greatest / 448.0 {
+        scale if scale < f32::MIN_POSITIVE => 1.0,
+        scale => scale,
+    })
+}
+
+/// The same with scales that follow from the greatest magnitudes.
+fn quantised_by(x: &[f32], width: usize, scale: impl Fn(f32) -> f32) -> (Vec<u8>, Vec<f32>) {
     let numbers: Vec<f32> = (0..0x7f).map(layout::e4m3).collect();
     let nearest = |x: f32| {
         let above = numbers.partition_point(|&n| n < x.abs()).min(0x7e);
@@ -84,8 +92,7 @@ fn quantised(x: &[f32], width: usize) -> (Vec<u8>, Vec<f32>) {
     };
     let mut scales = vec![];
     let codes = x.chunks_exact(width).flat_map(|row| {
-        let scale = row.iter().fold(0f32, |m, v| m.max(v.abs())) / 448.0;
-        let scale = if scale < f32::MIN_POSITIVE { 1.0 } else { scale };
+        let scale = scale(row.iter().fold(0f32, |m, v| m.max(v.abs())));
         scales.push(scale);
         row.iter().map(move |v| nearest(v / scale)).collect::<Vec<u8>>()
     });
