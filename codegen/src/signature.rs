@@ -237,6 +237,9 @@ pub fn signature(module: &Module, data: &OpData) -> Result<String, String> {
             if let Some(window) = kv.window {
                 name = name.with(format_args!("window{window}"));
             }
+            if let Some(dtype) = op.queries {
+                name = name.with(format_args!("queries-{dtype}"));
+            }
             name.elem("q", q.elem).elem("out", y.elem)
         }
         Op::GatedAct(op) => {

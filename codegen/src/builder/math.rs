@@ -89,6 +89,26 @@ impl Builder {
         [scale, self.value(1.0f32).div_nearest(scale)]
     }
 
+    /// `2^e` and `2^-e` of a row of e4m3 times a power of two, whose greatest magnitude is `amax`: [`trtc_ir::quant::power_of`].
+    pub fn e4m3_power<'b>(&'b self, amax: Val<'b, F32>) -> [Val<'b, F32>; 2] {
+        // 448 is 1.75 * 2^8: a mantissa above 1.75 carries into the exponent.
+        let next = (amax.bitcast::<I32>() + 0x1f_ffff) & 0x7f80_0000;
+        let power = (next - (8 << 23)).max((127 - 117) << 23);
+        [power.bitcast(), (self.value(254 << 23) - power).bitcast()]
+    }
+
+    /// Values of a row that `lanes` adjacent lanes have together (a power of two), rounded to e4m3 times a power of two as
+    /// [`trtc_ir::quant::round_row`] does. Lanes may repeat values; all take part.
+    pub fn round_e4m3<'b, const N: usize>(
+        &'b self,
+        values: [Val<'b, F32>; N],
+        lanes: u32,
+    ) -> [Val<'b, F32>; N] {
+        let amax = values.iter().fold(self.value(0.0f32), |most, x| most.max(x.abs()));
+        let by = self.e4m3_power(self.max_lanes(amax, lanes));
+        values.map(|x| x.to_nearest_e4m3(by))
+    }
+
     /// `a & mask | bits` in one instruction, which ptxas does not make of two with constants.
     pub fn and_or<'b>(
         &'b self,
@@ -119,6 +139,17 @@ impl<'b> Val<'b, F32> {
     pub fn fma(self, times: impl IntoVal<'b, F32>, plus: impl IntoVal<'b, F32>) -> Val<'b, F32> {
         let (times, plus) = (times.into_val(self.b), plus.into_val(self.b));
         self.b.op(format_args!("llvm.intr.fma({self}, {times}, {plus}) : (f32, f32, f32) -> f32"))
+    }
+
+    /// The nearest e4m3 number times a power of two, ties to even, by the power and its inverse; the value is at most 448 of it.
+    /// By arithmetic that every target has; conversions to e4m3 are of sm_89 and newer ones.
+    pub fn to_nearest_e4m3(self, [power, inverse]: [Val<'b, F32>; 2]) -> Val<'b, F32> {
+        let x = self * inverse;
+        // Three bits follow the first one, and below 2^-6 the spacing stays. 1.5 * 2^20 times a power of two has 2^-3 of that for
+        // its last bit.
+        let first: Val<'b, F32> = (x.bitcast::<I32>() & 0x7f80_0000).bitcast();
+        let around = first.max(0.015_625f32) * (1.5 * 1_048_576.0f32);
+        (x + around - around) * power
     }
 
     /// The larger one; a number if one of them is NaN.

@@ -146,7 +146,7 @@ impl FlashAttention {
         tiles.load_queries(rows.all - rows.first, |row| params.q.at64(row_of(rows.first + row)));
         tiles.load_keys(&self.0, &keys, b.value(0), from);
         b.cp_async_commit();
-        if self.0.pages().scaled() {
+        if self.0.pages().scaled() || self.0.rounds() {
             b.cp_async_wait(0);
             b.sync();
             // The first round has a barrier.
@@ -221,6 +221,7 @@ mod tests {
                 window: None,
                 scale: 1.0,
                 softcap: None,
+                queries: None,
                 q: DType::Bf16,
                 kv: DType::Bf16,
                 out: DType::Bf16,

@@ -7,11 +7,11 @@
 //!
 //! Lanes are `g = lane / 4`, `q = lane % 4`. `ldmatrix` moves pairs of codes where it would move elements of bf16. Of keys a
 //! lane gets codes 4q to 4q + 3 of 16: the even ones are multiplied where k is 2q and 2q + 1, the odd ones 8 further, and
-//! [`Tiles::arrange_queries`] puts queries into the same order. Of values, transposed, it gets columns 2g and 2g + 1 of
+//! [`Tiles::arranged`] puts queries into the same order. Of values, transposed, it gets columns 2g and 2g + 1 of
 //! keys 2q and 2q + 1: the even columns of 16 make one n8 tile, the odd ones another.
 
 use super::attention::Attention;
-use super::flash_tiles::{Keys, Tiles};
+use super::flash_tiles::{Chunks, Keys, Tiles};
 use super::fragments::Sums;
 use crate::builder::{Builder, F32, I32, SharedPtr, Special, Val};
 use crate::tile::CHUNK;
@@ -68,22 +68,8 @@ impl<'b> Tiles<'b> {
         b.sync_warp();
     }
 
-    /// Puts the queries, which are there for all threads, in the order of codes, multiplied by [`LIFT`]. A barrier has to
-    /// follow.
-    pub(super) fn arrange_queries(&self) {
-        let b = self.b();
-        let units = self.head_dim / 16;
-        b.for_(b.special(Special::ThreadX), self.queries.rows * units, b.threads(), (), |unit, ()| {
-            let (row, unit) = (unit / units, unit % units);
-            let left = self.queries.offset(row, unit * 2);
-            let at = [left, left ^ CHUNK].map(|at| self.queries_at.at_bytes(at).cast::<I32>());
-            let chunks = self.arranged(at.map(|at| at.load_vector::<4>().elements()));
-            at.into_iter().zip(chunks).for_each(|(to, words)| to.store_vector(b.vector(words)));
-        });
-    }
-
     /// Two chunks of a query that follow each other, in the order of codes, multiplied by [`LIFT`].
-    pub(super) fn arranged(&self, chunks: [[Val<'b, I32>; 4]; 2]) -> [[Val<'b, I32>; 4]; 2] {
+    pub(super) fn arranged(&self, chunks: Chunks<'b>) -> Chunks<'b> {
         let [l, r] = chunks.map(|chunk| self.arranged_chunk(chunk));
         [0, 1].map(|i: usize| [l[i][0], l[i][1], r[i][0], r[i][1]])
     }

@@ -7,6 +7,9 @@ use super::fragments::Sums;
 use crate::builder::{Bf16, Builder, F32, GlobalPtr, I8, I32, SharedPtr, Special, Val};
 use crate::tile::{CHUNK, Tile};
 
+/// 16 elements of a query.
+pub(super) type Chunks<'b> = [[Val<'b, I32>; 4]; 2];
+
 /// Where the tiles lie: two stages of keys and values for each team, then queries, then the scales of the stages. A team
 /// is a part of the block's threads, whole warps, that goes over keys of its own.
 #[derive(Clone, Copy)]
@@ -22,6 +25,8 @@ pub(super) struct Tiles<'b> {
     pub(super) queries: Tile,
     pub(super) keys: Tile,
     pub(super) head_dim: u32,
+    /// Whether queries are rounded.
+    pub(super) rounds: bool,
     /// Bytes of a key.
     key_bytes: u32,
 }
@@ -79,7 +84,8 @@ impl<'b> Tiles<'b> {
         let scale_bytes = 2 * 2 * 4 * keys.rows;
         let scaled = a.pages().scaled();
         let scales = scaled.then(|| of_team(b.shared(teams * scale_bytes / 2, CHUNK), scale_bytes).cast());
-        Tiles { base, stages, queries_at, scales, team, queries, keys, head_dim: a.head_dim, key_bytes }
+        let (head_dim, rounds) = (a.head_dim, a.rounds());
+        Tiles { base, stages, queries_at, scales, team, queries, keys, head_dim, rounds, key_bytes }
     }
 
     /// Bytes of a stage, a power of two: stages are told apart by this bit of an offset.
@@ -155,21 +161,61 @@ impl<'b> Tiles<'b> {
     /// `i < rows` exist; others are zeros. A barrier has to follow.
     pub(super) fn put_queries(&self, rows: Val<'b, I32>, at: impl Fn(Val<'b, I32>) -> GlobalPtr<'b, Bf16>) {
         let b = self.b();
-        let units = self.head_dim / 16;
-        b.for_(b.special(Special::ThreadX), self.queries.rows * units, b.threads(), (), |unit, ()| {
-            let (row, unit) = (unit / units, unit % units);
+        self.make_queries(|row, unit| {
             let load = || {
                 let from = at(row).at(unit * 16).cast::<I32>();
                 [0, 4].map(|word: u32| from.at(word).load_vector::<4>().elements())
             };
-            let zeros = || [[b.value(0); 4]; 2];
-            let chunks = b.if_else(row.lt(rows), load, zeros);
+            b.if_else(row.lt(rows), load, || [[b.value(0); 4]; 2])
+        });
+    }
+
+    /// The same with queries that are there already, for all threads.
+    pub(super) fn arrange_queries(&self) {
+        self.make_queries(|row, unit| {
+            let left = self.queries.offset(row, unit * 2);
+            let chunk = |at| self.queries_at.at_bytes(at).cast::<I32>().load_vector::<4>().elements();
+            [left, left ^ CHUNK].map(chunk)
+        });
+    }
+
+    /// Puts what products read of each row and 16 elements of it where they read it, given the two chunks that these are:
+    /// rounded, if queries are, and in the order of codes over an e4m3 cache.
+    fn make_queries(&self, load: impl Fn(Val<'b, I32>, Val<'b, I32>) -> Chunks<'b>) {
+        let (b, units) = (self.b(), self.head_dim / 16);
+        let put = |row: Val<'b, I32>, unit: Val<'b, I32>, chunks: Chunks<'b>| {
             let chunks = if self.scales.is_some() { self.arranged(chunks) } else { chunks };
             let left = self.queries.offset(row, unit * 2);
             for (at, words) in [left, left ^ CHUNK].into_iter().zip(chunks) {
                 self.queries_at.at_bytes(at).cast::<I32>().store_vector(b.vector(words));
             }
+        };
+        let thread = b.special(Special::ThreadX);
+        if !self.rounds {
+            return b.for_(thread, self.queries.rows * units, b.threads(), (), |unit, ()| {
+                let (row, unit) = (unit / units, unit % units);
+                put(row, unit, load(row, unit));
+            });
+        }
+        // Lanes that find a row's power of two together go round equally often.
+        let lanes = units.next_power_of_two();
+        b.for_(0, self.queries.rows * lanes, b.threads(), (), |first, ()| {
+            let at = first + thread;
+            let (row, unit) = (at / lanes, at % lanes);
+            let inside = row.lt(self.queries.rows) & unit.lt(units);
+            let chunks = b.if_else(inside, || load(row, unit), || [[b.value(0); 4]; 2]);
+            let chunks = self.rounded(chunks, lanes);
+            b.if_(inside, || put(row, unit, chunks));
         });
+    }
+
+    /// Two chunks of a row that `lanes` lanes have together, rounded.
+    fn rounded(&self, chunks: Chunks<'b>, lanes: u32) -> Chunks<'b> {
+        let b = self.b();
+        let values: [[Val<'b, F32>; 2]; 8] = std::array::from_fn(|i| b.unpack_bf16(chunks[i / 4][i % 4]));
+        let values = b.round_e4m3::<16>(std::array::from_fn(|i| values[i / 2][i % 2]), lanes);
+        let word = |i: usize| b.pack_bf16(values[2 * i], values[2 * i + 1]);
+        [0, 4].map(|first: usize| std::array::from_fn(|i| word(first + i)))
     }
 
     /// Puts zeros into the rows of queries from `first` on.

@@ -115,6 +115,8 @@ impl TokenAttention {
         let queries: Vec<Part<'_>> = (0..heads)
             .map(|h| {
                 let q: Part<'_> = row(h).at(column).load();
+                // Lanes behind the head's end have elements of it too.
+                let q = if self.0.rounds() { b.round_e4m3(q, self.lanes()) } else { q };
                 q.map(|e| match inside {
                     None => e * factor,
                     Some(inside) => inside.select(e * factor, 0.0f32),

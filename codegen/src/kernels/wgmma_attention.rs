@@ -2,7 +2,8 @@
 //!
 //! A block takes one tile of queries after the other. One warp fills shared memory with tensor copies
 //! (`wgmma_attention/producer.rs`): the queries, and a ring of tiles of keys and values; where those are e4m3, its whole
-//! warpgroup makes f16 of them (`wgmma_attention/converter.rs`). Each of the other warpgroups has
+//! warpgroup makes f16 of them (`wgmma_attention/converter.rs`), of values alone where queries are rounded to e4m3 too
+//! (`wgmma_attention/queries.rs`) and multiplied with keys as they are. Each of the other warpgroups has
 //! 64 rows of queries (`wgmma_attention/consumer.rs`): scores and weighted values are `wgmma` products, the softmax is
 //! kept up in registers. A warpgroup multiplies the next tile of keys while it makes weights of this one's scores, and the
 //! warpgroups take turns in starting products, so that one's softmax runs beside another's products.
@@ -15,12 +16,13 @@
 mod consumer;
 mod converter;
 mod producer;
+mod queries;
 mod work;
 
 use super::attention::{Attention, Paged};
 use super::{Count, Extent, Launch, MULTIPROCESSORS, Map, MapElem, MapRows, Scratch, grid_of};
 use crate::builder::{
-    Barrier, Bf16, Builder, GlobalPtr, I32, SharedPtr, Special, StepDims, TensorMap, Val, WgmmaType,
+    Barrier, Bf16, Builder, F32, GlobalPtr, I32, SharedPtr, Special, StepDims, TensorMap, Val, WgmmaType,
 };
 use converter::Codes;
 use trtc_ir::DType;
@@ -49,8 +51,8 @@ struct Tiling {
     groups: u32,
     /// Keys of a tile.
     keys: u32,
-    /// Tiles of keys, and of values, in shared memory.
-    stages: u32,
+    /// Tiles of keys, and tiles of values, in shared memory: powers of two.
+    stages: [u32; 2],
     /// Tiles of queries in shared memory.
     queries: u32,
     /// Registers of a thread of the warpgroup that fills shared memory, and of the others.
@@ -65,20 +67,22 @@ struct Params<'b> {
     y: GlobalPtr<'b, Bf16>,
     /// `(tokens, heads * head_dim)`.
     queries: Val<'b, TensorMap>,
-    /// `(pages * 2 * kv_heads * page_tokens, head_dim)`, of bf16.
+    /// `(pages * 2 * kv_heads * page_tokens, head_dim)`, of bf16, or of codes with rows of scales behind those of each page.
     cache: Option<Val<'b, TensorMap>>,
     /// What was taken, and who is done.
     counters: GlobalPtr<'b, I32>,
     dims: StepDims<'b>,
 }
 
-/// A ring of tiles in shared memory, each `(rows, head_dim)` in parts of [`COLUMNS`] columns, swizzled, and what is waited
-/// for at each.
+/// A ring of tiles in shared memory, each `(rows, head_dim)` in parts of [`COLUMNS`] columns, or of codes in one, swizzled, and
+/// what is waited for at each.
 #[derive(Clone, Copy)]
 struct Ring<'b> {
     tiles: SharedPtr<'b, Bf16>,
     /// Bytes of a tile.
     bytes: u32,
+    /// The scales of the rows of each, of codes, and how many bytes they are.
+    scales: Option<(SharedPtr<'b, F32>, u32)>,
     stages: u32,
     full: Barrier<'b>,
     empty: Barrier<'b>,
@@ -88,6 +92,7 @@ struct Ring<'b> {
 #[derive(Clone, Copy)]
 struct Stage<'b> {
     tile: SharedPtr<'b, Bf16>,
+    scales: Option<SharedPtr<'b, F32>>,
     full: Barrier<'b>,
     empty: Barrier<'b>,
     parity: Val<'b, I32>,
@@ -112,6 +117,7 @@ impl<'b> Ring<'b> {
         let parity = (count >> self.stages.trailing_zeros()) & 1;
         Stage {
             tile: self.tiles.at_bytes(stage * self.bytes),
+            scales: self.scales.map(|(scales, bytes)| scales.at_bytes(stage * bytes)),
             full: self.full.at(stage),
             empty: self.empty.at(stage),
             parity,
@@ -164,7 +170,28 @@ impl WgmmaAttention {
         self.0.pages().scaled()
     }
 
-    /// What products multiply, with 16 bits each: e4m3 with its scale fits f16 better than bf16.
+    /// Whether codes of queries are multiplied with codes of keys.
+    fn codes(&self) -> bool {
+        self.scaled() && self.0.rounds()
+    }
+
+    /// Whether f16 is made of keys, or of values where `which` is 1.
+    fn halves(&self, which: u32) -> bool {
+        self.scaled() && !(self.codes() && which == 0)
+    }
+
+    /// Bytes of a row of a part of keys in shared memory.
+    fn key_bytes(&self) -> u32 {
+        if self.codes() { self.0.head_dim } else { ROW_BYTES }
+    }
+
+    /// Rows of a page as long as a key, its scales among them.
+    fn rows_of_page(&self) -> u32 {
+        let pages = self.0.pages();
+        (pages.bytes() / i64::from(pages.row_bytes())) as u32
+    }
+
+    /// What products multiply, but those of codes, with 16 bits each: e4m3 with its scale fits f16 better than bf16.
     fn element(&self) -> WgmmaType {
         if self.scaled() { WgmmaType::F16 } else { WgmmaType::Bf16 }
     }
@@ -173,10 +200,14 @@ impl WgmmaAttention {
     fn tiling(&self) -> Tiling {
         // Warps that convert need more registers than those that copy.
         let registers = if self.scaled() { [88, 208] } else { [40, 232] };
-        let two = Tiling { groups: 2, keys: 128, stages: 2, queries: 2, registers };
+        let two = Tiling { groups: 2, keys: 128, stages: [2; 2], queries: 2, registers };
         match (self.0.head_dim, self.0.softcap) {
-            (0..=64, None) if !self.scaled() => Tiling { groups: 3, stages: 4, registers: [32, 160], ..two },
-            (0..=64, _) => Tiling { stages: 4, ..two },
+            (0..=64, None) if !self.scaled() => {
+                Tiling { groups: 3, stages: [4; 2], registers: [32, 160], ..two }
+            }
+            (0..=64, _) => Tiling { stages: [4; 2], ..two },
+            // Codes are half as large as f16.
+            (65..=128, _) if self.codes() => Tiling { stages: [4, 2], ..two },
             (65..=128, _) => two,
             (129..=192, _) => Tiling { keys: 64, ..two },
             _ => Tiling { keys: 64, queries: 1, ..two },
@@ -210,7 +241,7 @@ impl WgmmaAttention {
 
     /// Geometry. Arguments: [`Attention::args`].
     pub fn launch(&self) -> Launch {
-        let Attention { heads, kv_heads, head_dim, .. } = self.0;
+        let Attention { heads, head_dim, .. } = self.0;
         let map = |arg, width, rows, tile_rows| Map {
             arg,
             elem: MapElem::Bf16,
@@ -220,8 +251,10 @@ impl WgmmaAttention {
             swizzle: ROW_BYTES,
         };
         let mut maps = vec![map(0, heads * head_dim, MapRows::Most(Count::Tokens), self.tokens_of_group())];
-        if !self.scaled() {
-            maps.push(map(2, head_dim, MapRows::Paged(2 * kv_heads * PAGE), PAGE));
+        if !self.halves(0) {
+            let cache = map(2, head_dim, MapRows::Paged(self.rows_of_page()), PAGE);
+            let codes = Map { elem: MapElem::U8, tile: [PAGE, head_dim], swizzle: self.key_bytes(), ..cache };
+            maps.push(if self.codes() { codes } else { cache });
         }
         let grid = grid_of(Extent { mul: MULTIPROCESSORS, ..Extent::ONE });
         let threads = GROUP * (1 + self.tiling().groups);
@@ -235,7 +268,7 @@ impl WgmmaAttention {
         let paged = Paged::params(b);
         let y = b.param_ptr();
         let queries = b.param_tensor_map();
-        let cache = (!self.scaled()).then(|| b.param_tensor_map());
+        let cache = (!self.halves(0)).then(|| b.param_tensor_map());
         let (_, counters) = b.param_scratch();
         let dims = b.param_dims();
         let params = Params { paged, y, queries, cache, counters, dims };
@@ -268,20 +301,23 @@ impl WgmmaAttention {
         let Tiling { groups, keys, stages, queries, .. } = self.tiling();
         let row_bytes = self.0.head_dim * 2;
         // What is aligned the most comes first.
-        let tiles = |rows: u32, stages: u32| b.shared(stages * rows * row_bytes / 2, 1024);
-        let (q, k, v) = (tiles(groups * ROWS, queries), tiles(keys, stages), tiles(keys, stages));
-        let codes = self.scaled().then(|| self.codes(b));
-        let ring = |tiles, rows: u32, stages: u32| {
+        let tiles = |bytes: u32, stages: u32| b.shared(stages * bytes / 2, 1024);
+        let (q_bytes, v_bytes) = (groups * ROWS * row_bytes, keys * row_bytes);
+        let k_bytes = keys * if self.codes() { self.0.head_dim } else { row_bytes };
+        let (q, k, v) = (tiles(q_bytes, queries), tiles(k_bytes, stages[0]), tiles(v_bytes, stages[1]));
+        let codes = self.scaled().then(|| self.staged_codes(b));
+        let scales = self.codes().then(|| (b.shared(stages[0] * keys, 128), 4 * keys));
+        let ring = |tiles, bytes: u32, stages: u32, scales| {
             let (full, empty) = (b.barriers(stages), b.barriers(stages));
-            Ring { tiles, bytes: rows * row_bytes, stages, full, empty }
+            Ring { tiles, bytes, scales, stages, full, empty }
         };
-        let q = ring(q, groups * ROWS, queries);
-        let (k, v) = (ring(k, keys, stages), ring(v, keys, stages));
+        let q = ring(q, q_bytes, queries, None);
+        let (k, v) = (ring(k, k_bytes, stages[0], scales), ring(v, v_bytes, stages[1], None));
         let items = b.shared(queries * work::WORDS, 16);
         b.if_(b.special(Special::ThreadX).eq(0), || {
             // Copies fill tiles, or the warps that make them of codes.
-            let filling = if codes.is_some() { WARPS } else { 1 };
-            for (ring, filling) in [(q, 1), (k, filling), (v, filling)] {
+            let filling = |which| if self.halves(which) { WARPS } else { 1 };
+            for (ring, filling) in [(q, 1), (k, filling(0)), (v, filling(1))] {
                 for s in 0..ring.stages {
                     ring.full.at(s).init(filling);
                     // One for each warp.

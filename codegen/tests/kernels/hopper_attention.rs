@@ -6,6 +6,16 @@ use trtc_codegen::kernels::attention::Attention;
 use trtc_codegen::kernels::wgmma_attention::WgmmaAttention;
 use trtc_ir::DType::{F8E4M3, F32};
 
+/// With queries rounded to e4m3.
+fn rounded(a: Attention) -> Attention {
+    Attention { queries: Some(F8E4M3), ..a }
+}
+
+/// And a cache of e4m3: codes are multiplied with codes.
+fn codes(a: Attention) -> Attention {
+    Attention { kv: F8E4M3, ..rounded(a) }
+}
+
 /// One line a kernel: what assembling it uses. Consumers may have more registers than are shown: they take them.
 #[test]
 fn every_attention_of_warpgroups() {
@@ -37,6 +47,20 @@ fn every_attention_of_warpgroups() {
             "wgmma_attention_e4m3_window_cap_8_1_64",
             Attention { kv: F8E4M3, window: Some(100), softcap: Some(30.0), ..attention(8, 1, 64) },
         ),
+        ("wgmma_attention_rounded_32_8_128", rounded(attention(32, 8, 128))),
+        ("wgmma_attention_rounded_32_8_64", rounded(attention(32, 8, 64))),
+        ("wgmma_attention_rounded_16_8_256", rounded(attention(16, 8, 256))),
+        ("wgmma_attention_codes_32_8_128", codes(attention(32, 8, 128))),
+        ("wgmma_attention_codes_32_8_64", codes(attention(32, 8, 64))),
+        (
+            "wgmma_attention_codes_window_4_1_128",
+            codes(Attention { window: Some(512), ..attention(4, 1, 128) }),
+        ),
+        ("wgmma_attention_codes_cap_16_2_128", codes(capped)),
+        (
+            "wgmma_attention_codes_window_cap_8_1_64",
+            codes(Attention { window: Some(100), softcap: Some(30.0), ..attention(8, 1, 64) }),
+        ),
     ];
     let cases = cases.map(|(name, a)| (name, Recipe::from(WgmmaAttention(a))));
     let Some(table) = on_sm_90(&cases) else { return };
@@ -55,4 +79,7 @@ fn constants_that_warpgroups_do_not_serve_are_refused() {
     assert!(why(Attention { out: F32, ..attention(4, 2, 64) }).contains("results of f32"));
     assert!(why(Attention { q: F32, ..attention(4, 2, 64) }).contains("queries of f32"));
     assert!(why(Attention { kv: F32, ..attention(4, 2, 64) }).contains("cache of f32"));
+    assert!(why(codes(attention(4, 2, 192))).contains("neither 64 nor 128"));
+    let others = Attention { queries: Some(F32), ..attention(4, 2, 64) };
+    assert!(why(others).contains("queries rounded to f32"));
 }

@@ -85,8 +85,9 @@ impl<'b> Prologue<'b> {
             let Turned { halves, is_query, is_value } =
                 rope.turned(b, inputs, qkv, *unit, self.rotation, head);
             let stores = unit.active & group.exists;
+            let queries = if tiles.rounds { self.rounded(b, halves) } else { halves };
             b.if_(stores & i.lt(block.queries), || {
-                unit.at.into_iter().zip(halves).for_each(|(at, half)| tiles.put_query(i, at, half));
+                unit.at.into_iter().zip(queries).for_each(|(at, half)| tiles.put_query(i, at, half));
             });
             let by = self.scales.map(|scales| (scales, rope.scale(b, halves)));
             b.if_(stores & !is_query & ends, || {
@@ -106,6 +107,13 @@ impl<'b> Prologue<'b> {
                 });
             });
         }
+    }
+
+    /// A lane's unit of a query, rounded: what is rounded is what would be stored, bf16. All lanes of the head take part.
+    fn rounded(&self, b: &'b Builder, halves: [Half<'b>; 2]) -> [Half<'b>; 2] {
+        let stored: [Val<'b, F32>; 16] = std::array::from_fn(|i| halves[i / 8][i % 8].to_bf16().to_f32());
+        let rounded = b.round_e4m3(stored, self.heads.lanes());
+        [0, 8].map(|first: usize| std::array::from_fn(|i| rounded[first + i]))
     }
 
     /// Puts the new key and value into row `row` of the tile in `stage`, whose copies have arrived. All lanes of the warp

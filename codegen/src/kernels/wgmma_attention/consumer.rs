@@ -18,9 +18,9 @@ const TURN: u32 = 1;
 /// All warpgroups with queries.
 const ALL: u32 = 5;
 /// One warpgroup, this one and those that follow.
-const OWN: u32 = 6;
+pub(super) const OWN: u32 = 6;
 
-/// Encoded step of a descriptor over 16 elements of a row of k.
+/// Encoded step of a descriptor over 32 bytes of a row of k: 16 elements, or 32 codes.
 const STEP: i64 = 2;
 /// Encoded step over 16 rows.
 const STEP_ROWS: i64 = (16 * ROW_BYTES / 16) as i64;
@@ -43,6 +43,8 @@ struct Rows<'b> {
     sees: [Val<'b, I32>; 2],
     /// Least and greatest position of the block's rows.
     positions: [Val<'b, I32>; 2],
+    /// What products are multiplied by to become scores, or what a bounded score is made of.
+    factors: [Val<'b, F32>; 2],
 }
 
 impl WgmmaAttention {
@@ -88,22 +90,21 @@ impl WgmmaAttention {
     ) {
         let Tiling { groups, keys, .. } = self.tiling();
         let own = queries.tile.at_bytes(group * self.bytes_of_group());
-        let rows = self.rows(b, item, group);
         let nothing = |n: u32| vec![b.value(0.0f32); n as usize / 2];
-        if self.scaled() {
-            self.halve_queries(b, own, group);
-        }
+        let powers = self.make_queries(b, own, group);
+        let rows = self.rows(b, item, group, powers);
 
         let stage = smem.keys.stage(count);
         stage.wait_full();
         let registers = b.wgmma_fence_on(&nothing(keys));
         let scores = self.scores(b, own, stage.tile, &registers);
         b.wgmma_commit();
-        let scores = b.wgmma_wait(0, &scores);
+        let early = self.scales_of_columns(b, stage, 0);
+        let scores = self.scaled_sums(b, b.wgmma_wait(0, &scores), stage, early);
         stage.release();
         let scores = self.masked(b, scores, (end - 1) * keys, &rows);
         let none = [[b.value(NONE), b.value(0.0f32)]; 2];
-        let (softmax, _, scores) = self.weights(b, none, scores);
+        let (softmax, _, scores) = self.weights(b, none, scores, &rows);
         let stage = smem.values.stage(count);
         let weights = self.packed(b, self.element(), &scores);
         if !self.scaled() {
@@ -125,10 +126,11 @@ impl WgmmaAttention {
             let values = self.weigh(b, &weights, value.tile, &values);
             b.wgmma_commit();
             b.arrive_some(turn(next), 2 * GROUP);
-            let scores = b.wgmma_wait(1, &scores);
+            let early = self.scales_of_columns(b, key, 0);
+            let scores = self.scaled_sums(b, b.wgmma_wait(1, &scores), key, early);
             key.release();
             let scores = self.masked(b, scores, (end - 1 - i) * keys, &rows);
-            let (softmax, old, scores) = self.weights(b, softmax, scores);
+            let (softmax, old, scores) = self.weights(b, softmax, scores, &rows);
             let values = b.wgmma_wait(0, &values);
             value.release();
             let values = each_row(&values, |v, h| v * old[h]);
@@ -148,7 +150,7 @@ impl WgmmaAttention {
     }
 
     /// Bytes of a warpgroup's queries.
-    fn bytes_of_group(&self) -> u32 {
+    pub(super) fn bytes_of_group(&self) -> u32 {
         ROWS * self.0.head_dim * 2
     }
 
@@ -157,11 +159,19 @@ impl WgmmaAttention {
         (row / self.tokens_of_group(), row % self.tokens_of_group())
     }
 
-    fn rows<'b>(&self, b: &'b Builder, item: &Item<'b>, group: Val<'b, I32>) -> Rows<'b> {
+    fn rows<'b>(
+        &self,
+        b: &'b Builder,
+        item: &Item<'b>,
+        group: Val<'b, I32>,
+        powers: Option<[Val<'b, F32>; 2]>,
+    ) -> Rows<'b> {
         let (lane, warp) = b.lane_and_warp();
         let first = item.position + group * self.tokens_of_group() - (lane & 3) * 2;
         let sees = [0, 8].map(|h| first + self.row((warp & 3) * 16 + (lane >> 2) + h).1);
-        Rows { sees, positions: [item.position, item.last()] }
+        let factor = b.value(self.factor());
+        let factors = powers.map_or([factor; 2], |powers| powers.map(|power| power * factor));
+        Rows { sees, positions: [item.position, item.last()], factors }
     }
 
     /// Starts `(64, keys)` products of queries with keys; `sums` are registers to use.
@@ -172,8 +182,14 @@ impl WgmmaAttention {
         keys: SharedPtr<'b, Bf16>,
         sums: &Sums<'b>,
     ) -> Sums<'b> {
-        let (q, k) =
-            (b.wgmma_descriptor(queries, Layout::Rows128), b.wgmma_descriptor(keys, Layout::Rows128));
+        let layout = if self.key_bytes() == 64 { Layout::Rows64 } else { Layout::Rows128 };
+        let (q, k) = (b.wgmma_descriptor(queries, layout), b.wgmma_descriptor(keys, layout));
+        if self.codes() {
+            return (0..i64::from(self.key_bytes() / 32)).fold(sums.clone(), |sums, s| {
+                let (q, k) = (WgmmaA::Shared(q + s * STEP), k + s * STEP);
+                b.wgmma(WgmmaType::E4m3, &sums, q, k, s != 0)
+            });
+        }
         let part = |rows: u32| i64::from(rows * ROW_BYTES / 16);
         let steps = (0..self.parts()).flat_map(|p| (0..4i64).map(move |s| (i64::from(p), s)));
         steps.fold(sums.clone(), |sums, (p, s)| {
@@ -226,7 +242,7 @@ impl WgmmaAttention {
         let [first, last] = rows.positions;
         let scores: Sums<'b> = match self.0.softcap {
             None => scores,
-            Some(_) => scores.iter().map(|&s| self.0.capped(s * self.factor())).collect(),
+            Some(_) => each_row(&scores, |s, h| self.0.capped(s * rows.factors[h])),
         };
         let mut edge = first.lt(key + (self.tiling().keys - 1));
         if let Some(w) = self.0.window {
@@ -254,9 +270,10 @@ impl WgmmaAttention {
         b: &'b Builder,
         softmax: Softmax<'b>,
         scores: Sums<'b>,
+        rows: &Rows<'b>,
     ) -> (Softmax<'b>, [Val<'b, F32>; 2], Sums<'b>) {
         // Without a cap products become scores in the fma that the exponent takes anyway.
-        let factor = if self.0.softcap.is_some() { 1.0 } else { self.factor() };
+        let factors = if self.0.softcap.is_some() { [b.value(1.0f32); 2] } else { rows.factors };
         let raised = if self.scaled() { RAISED } else { 0.0 };
         let of_row =
             |h: usize| scores.iter().enumerate().filter(move |(j, _)| j / 2 % 2 == h).map(|(_, &s)| s);
@@ -264,9 +281,9 @@ impl WgmmaAttention {
             let own = in_two(of_row(h), |a, b| a.max(b));
             softmax[h][0].max(b.max_lanes(own, 4))
         });
-        let old = [0, 1].map(|h: usize| ((softmax[h][0] - most[h]) * factor).exp2_flush());
-        let base = most.map(|m| (-m).fma(factor, raised));
-        let weights = each_row(&scores, |s, h| s.fma(factor, base[h]).exp2_flush());
+        let old = [0, 1].map(|h: usize| ((softmax[h][0] - most[h]) * factors[h]).exp2_flush());
+        let base = [0, 1].map(|h: usize| (-most[h]).fma(factors[h], raised));
+        let weights = each_row(&scores, |s, h| s.fma(factors[h], base[h]).exp2_flush());
         let sum = [0, 1].map(|h: usize| {
             let own = weights.iter().enumerate().filter(|(j, _)| j / 2 % 2 == h).map(|(_, &s)| s);
             softmax[h][1].fma(old[h], in_two(own, |a, b| a + b))
@@ -278,22 +295,31 @@ impl WgmmaAttention {
     ///
     /// [`Attention::factor`]: super::super::attention::Attention::factor
     fn factor(&self) -> f32 {
-        self.0.factor() * if self.scaled() { 1.0 / KEYS } else { 1.0 }
+        self.0.factor() * if self.halves(0) { 1.0 / KEYS } else { 1.0 }
     }
 
-    /// Makes f16 of a warpgroup's queries, where they are. Exact down to 2^-14.
-    fn halve_queries<'b>(&self, b: &'b Builder, own: SharedPtr<'b, Bf16>, group: Val<'b, I32>) {
-        let thread = b.special(Special::ThreadX) % GROUP;
-        for round in 0..self.bytes_of_group() / (16 * GROUP) {
-            let at = own.at_bytes((thread + round * GROUP) * 16).cast::<I32>();
-            let words = at.load_vector::<4>().elements().map(|word| {
-                let [low, high] = b.unpack_bf16(word);
-                b.pack_f16(low, high)
-            });
-            at.store_vector(b.vector(words));
-        }
-        b.fence_async();
-        b.sync_some(group + OWN, GROUP);
+    /// Products with codes of keys, each times its key's scale; others as they are. Half of the scales are read before the products are
+    /// waited for: more at once would take too many registers.
+    fn scaled_sums<'b>(
+        &self,
+        b: &'b Builder,
+        sums: Sums<'b>,
+        stage: Stage<'b>,
+        early: Option<Sums<'b>>,
+    ) -> Sums<'b> {
+        let (Some(early), Some(late)) = (early, self.scales_of_columns(b, stage, 1)) else { return sums };
+        let scales = [early, late].concat();
+        sums.iter().enumerate().map(|(j, &s)| s * scales[j / 4 * 2 + j % 2]).collect()
+    }
+
+    /// The scales of the thread's columns in half `half` of a tile of codes of keys, in the order of a row's sums. Those of keys that
+    /// are hidden may be no numbers.
+    fn scales_of_columns<'b>(&self, b: &'b Builder, stage: Stage<'b>, half: u32) -> Option<Sums<'b>> {
+        let (lane, _) = b.lane_and_warp();
+        let columns = self.tiling().keys / 2;
+        let first = stage.scales?.at((lane & 3) * 2).at(half * columns);
+        let pairs = (0..columns / 8).map(|n| first.at(8 * n).load_vector::<2>().elements());
+        Some(pairs.flatten().collect())
     }
 
     /// Weights or results in pairs; weights are the first operand of a product: a thread holds of the sums just what it has to

@@ -1,11 +1,11 @@
 //! The warp that fills shared memory for [`super::WgmmaAttention`].
 
 use super::work::{Item, WORDS};
-use super::{COLUMNS, PAGE, Params, ROW_BYTES, Smem, Stage, Tiling, WgmmaAttention};
-use crate::builder::{Builder, I32, Special, Val};
+use super::{COLUMNS, PAGE, Params, ROW_BYTES, Ring, Smem, WgmmaAttention};
+use crate::builder::{Builder, F32, I32, Special, Val};
 
 /// Where the pages of a tile of keys are.
-type Pages<'b> = Vec<Val<'b, I32>>;
+pub(super) type Pages<'b> = Vec<Val<'b, I32>>;
 
 impl WgmmaAttention {
     /// The tiles of keys that an item's queries see: the first, and the one behind the last.
@@ -109,6 +109,49 @@ impl WgmmaAttention {
         });
     }
 
+    /// The pages of tile `tile` of keys. Keys behind the last page are hidden; those of the last page stand for them.
+    pub(super) fn pages_of<'b>(&self, params: &Params<'b>, item: &Item<'b>, tile: Val<'b, I32>) -> Pages<'b> {
+        let table = params.paged.table(item.seq);
+        let last_page = (item.context - 1) / PAGE;
+        let pages_of_tile = self.tiling().keys / PAGE;
+        (0..pages_of_tile).map(|p| table.at((tile * pages_of_tile + p).min(last_page)).load()).collect()
+    }
+
+    /// Starts to copy a tile of a head's keys, or of its values where `which` is 1, to a stage of `ring` when that is left, as they lie
+    /// in pages; of codes the scales too. One lane.
+    pub(super) fn fill_tile<'b>(
+        &self,
+        b: &'b Builder,
+        params: &Params<'b>,
+        (ring, count): (Ring<'b>, Val<'b, I32>),
+        pages: &Pages<'b>,
+        (head, which): (Val<'b, I32>, u32),
+    ) {
+        let Some(cache) = params.cache else { return };
+        let (cached, stage) = (self.0.pages(), ring.stage(count));
+        // Columns of a copy, all of a row's or as many as a swizzled row has, and their bytes.
+        let columns = if self.codes() { self.0.head_dim } else { COLUMNS };
+        let row_bytes = self.key_bytes();
+        let parts = self.0.head_dim / columns;
+        let scale_bytes = stage.scales.map_or(0, |_| 4 * self.tiling().keys);
+        stage.wait_empty();
+        stage.full.arrive_expect(ring.bytes + scale_bytes);
+        // The head's first row in a page, where a key of a head is a row, and in all of the cache.
+        let in_page = (head + which * self.0.kv_heads) * PAGE;
+        for (p, &page) in (0u32..).zip(pages) {
+            let row = page * self.rows_of_page() + in_page;
+            b.for_(0, parts, 1, (), |part, ()| {
+                let to = stage.tile.at_bytes((part * self.tiling().keys + p * PAGE) * row_bytes);
+                b.tensor_load(to, cache, &[part * columns, row], stage.full, None);
+            });
+            if let Some(scales) = stage.scales {
+                let page = params.paged.cache.at64(page.to_i64() * cached.bytes());
+                let from = page.at64(b.value(cached.scales_at())).cast::<F32>().at(in_page);
+                b.bulk_load(scales.at(p * PAGE), from, 4 * PAGE, stage.full, None);
+            }
+        }
+    }
+
     /// Starts to copy the tiles of keys and values from `end - 1` down to `first`, the `count`-th ones of all and
     /// those that follow.
     fn fill_keys<'b>(
@@ -120,33 +163,13 @@ impl WgmmaAttention {
         (first, end): (Val<'b, I32>, Val<'b, I32>),
         count: Val<'b, I32>,
     ) {
-        let Some(cache) = params.cache else { return };
-        let Tiling { keys, .. } = self.tiling();
-        let pages_of_tile = keys / PAGE;
-        let (table, head) = (params.paged.table(item.seq), self.head(item));
-        let last_page = (item.context - 1) / PAGE;
-        // Keys behind the last page are hidden; those of the last page stand for them.
-        let pages = |tile: Val<'b, I32>| -> Pages<'b> {
-            (0..pages_of_tile).map(|p| table.at((tile * pages_of_tile + p).min(last_page)).load()).collect()
-        };
-        let fill = |stage: Stage<'b>, bytes: u32, pages: &Pages<'b>, which: u32| {
-            stage.wait_empty();
-            stage.full.arrive_expect(bytes);
-            for (p, &page) in (0u32..).zip(pages) {
-                // ((page * 2 + which) * kv_heads + head) * page_tokens.
-                let row = ((page * 2 + which) * self.0.kv_heads + head) * PAGE;
-                b.for_(0, self.parts(), 1, (), |part, ()| {
-                    let to = stage.tile.at_bytes((part * keys + p * PAGE) * ROW_BYTES);
-                    b.tensor_load(to, cache, &[part * COLUMNS, row], stage.full, None);
-                });
-            }
-        };
+        let head = self.head(item);
         // The pages of a tile are looked up while the one before is copied.
-        let ahead = |tile: Val<'b, I32>| pages(tile.lt(first).select(first, tile));
-        b.for_(0, end - first, 1, pages(end - 1), |i, own| {
+        let ahead = |tile: Val<'b, I32>| self.pages_of(params, item, tile.lt(first).select(first, tile));
+        b.for_(0, end - first, 1, self.pages_of(params, item, end - 1), |i, own| {
             let next = ahead(end - 2 - i);
             for (which, ring) in [(0, smem.keys), (1, smem.values)] {
-                fill(ring.stage(count + i), ring.bytes, &own, which);
+                self.fill_tile(b, params, (ring, count + i), &own, (head, which));
             }
             next
         });
