@@ -7,7 +7,7 @@ use trtc_codegen::select::select;
 use trtc_compiler::{BuildOptions, Phase, build, module_after, pipeline};
 use trtc_engine::EngineFile;
 use trtc_engine::manifest::{Arg, Code, Steps};
-use trtc_ir::{Fault, Target};
+use trtc_ir::{DType, Fault, Op, Target};
 use trtc_passes::{PassCx, run_passes};
 
 fn tiny(name: &str) -> PathBuf {
@@ -159,6 +159,30 @@ fn a_quantised_value_is_two_arguments_and_its_scales_follow_its_elements() {
     // The linear after it reads both, and then its weight.
     let linear = m.launches.iter().find(|l| l.args.starts_with(&launch.args[1..])).expect("a reader");
     assert!(matches!(linear.args[2], Arg::Weight(_)));
+}
+
+#[test]
+fn queries_are_rounded_where_that_is_asked_for() {
+    for (target, asked, wanted) in [
+        ("host", None, None),
+        ("sm_90", Some("bf16"), None),
+        ("sm_90", Some("fp8"), Some(DType::F8E4M3)),
+        ("sm_80", Some("fp8"), Some(DType::F8E4M3)),
+    ] {
+        let query_precision = asked.map(str::to_owned);
+        let options = BuildOptions { target: target.to_owned(), query_precision, ..options("bf16") };
+        let module = module_after(&tiny("llama"), Phase::Select, &options).unwrap();
+        let ops = module.func.order.iter().map(|&id| &module.func.ops[id]);
+        let attentions: Vec<_> = ops
+            .filter_map(|d| if let Op::Attention(a) = &d.op { Some((a.queries, &d.kernels)) } else { None })
+            .collect();
+        assert_eq!(attentions.len(), 2);
+        for (queries, kernels) in attentions {
+            assert_eq!(queries, wanted, "{target} {asked:?}");
+            let named = kernels.iter().filter(|k| k.kernel.contains(".queries-f8E4M3FN.")).count();
+            assert_eq!(named, if wanted.is_some() { kernels.len() } else { 0 });
+        }
+    }
 }
 
 #[test]

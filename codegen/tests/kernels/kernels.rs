@@ -268,6 +268,22 @@ fn e4m3_caches() -> Vec<(&'static str, Recipe)> {
     ]
 }
 
+/// Kernels that round their queries.
+fn rounded_queries() -> Vec<(&'static str, Recipe)> {
+    let rounded = |a| Attention { queries: Some(DType::F8E4M3), ..a };
+    let codes = |a| Attention { kv: DType::F8E4M3, ..rounded(a) };
+    let decode = |attention| DecodeAttention { attention, prologue: None }.into();
+    let capped = Attention { softcap: Some(50.0), ..attention(16, 1, 80) };
+    vec![
+        ("decode_attention_rounded_32_8_128", decode(rounded(attention(32, 8, 128)))),
+        ("decode_attention_rounded_cap_16_1_80", decode(rounded(capped))),
+        ("decode_attention_codes_32_8_128", decode(codes(attention(32, 8, 128)))),
+        ("flash_attention_rounded_32_8_128", FlashAttention(rounded(attention(32, 8, 128))).into()),
+        ("flash_attention_codes_cap_16_1_80", FlashAttention(codes(capped)).into()),
+        ("token_attention_rounded_3_3_24", TokenAttention(rounded(attention(3, 3, 24))).into()),
+    ]
+}
+
 /// Whether a target has the instructions of a kernel.
 pub(super) fn exists(recipe: &Recipe, gpu: &Gpu) -> bool {
     let e4m3 = match recipe {
@@ -287,7 +303,7 @@ pub(super) fn exists(recipe: &Recipe, gpu: &Gpu) -> bool {
 /// One line a kernel and target: what assembling them uses. A change here is a change of performance: look at it.
 #[test]
 fn every_kernel_on_every_target() {
-    let cases: Vec<_> = cases().into_iter().chain(e4m3_rows()).chain(e4m3_caches()).collect();
+    let cases: Vec<_> = [cases(), e4m3_rows(), e4m3_caches(), rounded_queries()].concat();
     let Some(table) = on_every_target(&cases, exists) else { return };
     insta::assert_snapshot!("kernels", table);
 }

@@ -13,6 +13,7 @@ mod engines;
 mod load;
 mod measurements;
 mod models;
+mod queries;
 mod requests;
 mod serving;
 mod soak;

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
-use trtc_engine::manifest::{Code, PtxKernel};
+use trtc_engine::manifest::{Code, Manifest, PtxKernel};
 use trtc_engine::{EngineError, EngineFile, EngineWriter};
 
 /// What one run of the binary came to.
@@ -156,7 +156,19 @@ pub fn listing(dir: &Path) -> Vec<String> {
 /// Writes an engine for a GPU again, with the text of each kernel as `change` makes it from the kernel's name, what the
 /// manifest says of it, and the text.
 pub fn rewrite(from: &Path, to: &Path, change: &dyn Fn(&str, &PtxKernel, String) -> String) {
+    rewrite_with(from, to, &|_| (), change);
+}
+
+/// The same with another manifest, of the same tensors.
+pub fn rewrite_with(
+    from: &Path,
+    to: &Path,
+    edit: &dyn Fn(&mut Manifest),
+    change: &dyn Fn(&str, &PtxKernel, String) -> String,
+) {
     let file = EngineFile::open(from).expect("the engine");
+    let mut manifest = file.manifest().clone();
+    edit(&mut manifest);
     let mut modules: BTreeMap<&str, Vec<u8>> = BTreeMap::new();
     for kernel in &file.manifest().kernels {
         let Code::Ptx(code) = &kernel.code else { panic!("{} is no PTX", kernel.name) };
@@ -165,7 +177,7 @@ pub fn rewrite(from: &Path, to: &Path, change: &dyn Fn(&str, &PtxKernel, String)
         modules.entry(&code.module).or_insert(ptx.into_bytes());
     }
     let sizes: Vec<(&str, u64)> = modules.iter().map(|(n, ptx)| (*n, ptx.len() as u64)).collect();
-    let mut writer = EngineWriter::create(to, file.manifest(), &sizes).expect("a writer");
+    let mut writer = EngineWriter::create(to, &manifest, &sizes).expect("a writer");
     while let Some(name) = writer.next_tensor().map(|t| t.name.clone()) {
         let same = || file.tensor(&name).expect("the same tensor");
         let bytes = modules.get(name.as_str()).map_or_else(same, Vec::as_slice);
