@@ -205,9 +205,10 @@ impl WgmmaAttention {
             (0..=64, None) if !self.scaled() => {
                 Tiling { groups: 3, stages: [4; 2], registers: [32, 160], ..two }
             }
-            (0..=64, _) => Tiling { stages: [4; 2], ..two },
             // Codes are half as large as f16.
+            (0..=64, _) if self.codes() => Tiling { stages: [8, 4], ..two },
             (65..=128, _) if self.codes() => Tiling { stages: [4, 2], ..two },
+            (0..=64, _) => Tiling { stages: [4; 2], ..two },
             (65..=128, _) => two,
             (129..=192, _) => Tiling { keys: 64, ..two },
             _ => Tiling { keys: 64, queries: 1, ..two },

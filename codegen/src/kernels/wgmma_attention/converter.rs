@@ -28,8 +28,8 @@ const MOST: f32 = 65504.0 / 448.0;
 const VEC: u32 = 8;
 /// Reads of a lane that are under way together.
 const READS: u32 = 4;
-/// Tiles of keys whose copies are started before values of the first of them are made. A place in their ring, of four, is left
-/// before that of the values two tiles before it in theirs, which is waited for next.
+/// Tiles of keys whose copies are started before values of the first of them are made. Their ring has twice the places of that of
+/// values, so that a place there is always left before the one of values that is waited for next.
 const AHEAD: u32 = 2;
 
 /// What codes go through on their way to the tiles.

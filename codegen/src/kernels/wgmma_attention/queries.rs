@@ -96,7 +96,7 @@ impl WgmmaAttention {
     }
 
     /// Makes codes of queries, `(64, head_dim)`, swizzled as a row of so many bytes is, and gives the powers of two of the thread's
-    /// rows of sums.
+    /// rows of sums. Queries have to be below 2^36, for such a power times what stands for no score to be an f32.
     fn code_queries<'b>(
         &self,
         b: &'b Builder,
