@@ -111,6 +111,14 @@ impl<'a> Memory<'a> {
         Ok(())
     }
 
+    /// A layer's cache as it lies on the device.
+    pub fn cache(&mut self, layer: usize) -> Result<Vec<u8>, Failure> {
+        let kv = &self.manifest().kv;
+        let mut bytes = vec![0; (u64::from(self.bind.pages) * kv.page_bytes(&kv.layers[layer])) as usize];
+        self.device.download(self.bind.kv[layer], 0, &mut bytes)?;
+        Ok(bytes)
+    }
+
     /// True if all counters are 0, as a kernel has to leave them.
     pub fn counters_rest(&mut self) -> Result<bool, Failure> {
         let mut counters = vec![0; 4 * self.counters as usize];
