@@ -27,7 +27,8 @@ pub struct GraphArgs {
     /// costs accuracy, 0.6 % of SmolLM2's perplexity
     #[arg(long, value_name = "PRECISION")]
     pub query_precision: Option<String>,
-    /// Most requests in a step
+    /// Most requests in a step. Where these are more than 128, a GPU of sm_90 has kernels for just as many: give what will run at once
+    /// and no more
     #[arg(long, value_name = "N")]
     pub max_batch: Option<u32>,
     /// Most tokens of a request, prompt and answer together

@@ -118,7 +118,10 @@ impl Answer {
         }
         if let Some(usage) = value["usage"].as_object() {
             let mut usage = usage.clone();
-            usage.remove("timings");
+            // What depends on who asked before.
+            for field in ["timings", "prompt_tokens_details"] {
+                usage.remove(field);
+            }
             self.usage = usage.into();
         }
     }
