@@ -67,7 +67,8 @@ impl Pages {
         i64::from(self.rows()) * i64::from(self.row_bytes() + if self.scaled() { 4 } else { 0 })
     }
 
-    /// Where the scales begin in a page, bytes.
+    /// Where the scales begin in a page, bytes. Keys and values with scales are read back so by `trtc check`
+    /// (`tools/src/check/caches.rs`), which fails if this changes and that does not.
     pub(super) fn scales_at(self) -> i64 {
         i64::from(self.rows()) * i64::from(self.row_bytes())
     }

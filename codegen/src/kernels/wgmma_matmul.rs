@@ -7,12 +7,12 @@
 //!
 //! Blocks of a cluster work on neighbouring tiles: what they have in common, rows of x or of w, each loads in part and
 //! sends to all of them. Or they share out the K of one tile, and each then adds up its part of the columns (`splits`).
-//! Gated products (`gate`) have rows of gate and of up in one tile, in the same thread's sums.
+//! Gated products (`gate`) have rows of gate and of up in one tile. M is the number of tokens or rows, known at launch: what lies past
+//! it is multiplied and not stored.
 //!
 //! An instruction multiplies 64 rows of its first operand with any multiple of 8 rows of its second. With x first a tile has 64, 128
 //! or 256 rows of y; with w first ([`Tiling::turned`]) it has as many as are wanted, so that 400 rows are computed as 400, not as 512,
 //! and its sums, outputs by rows, are turned on their way to y (`turned`).
-//! M is the number of tokens or rows, known at launch: what lies past it is multiplied and not stored.
 
 mod pipeline;
 mod splits;

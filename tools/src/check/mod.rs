@@ -2,7 +2,7 @@
 //!
 //! A kernel gets random inputs and weights of its own; the memory that it writes is filled with NaN before, and what
 //! lies behind it must stay so. A kernel that reads the cache reads what the engine's own append has stored there: how
-//! keys and values lie in a page is between a device's kernels. Nothing here times anything; `trtc bench kernel` uses the
+//! keys and values lie in a page is between a device's kernels, but for e4m3 on GPUs (`caches.rs`). Nothing here times anything; `trtc bench kernel` uses the
 //! same memory, tables and contracts.
 
 pub mod caches;
@@ -32,7 +32,7 @@ impl Tolerance {
     const EXACT: Tolerance = Tolerance { ulps: 0.0, of_greatest: 0.0 };
 
     /// For an op. Sums are added up in another order than the reference's; attention besides reads keys that were
-    /// rounded after a rotation in approximate arithmetic (of e4m3, whose steps are large, it is held to what the device made of them); the key of a chain that appends to an e4m3 cache may be rounded to
+    /// rounded after a rotation in approximate arithmetic, where they are not e4m3 (`caches.rs`); the key of a chain that appends to an e4m3 cache may be rounded to
     /// the next code, which moves its score by up to a fourteenth of its greatest element; so may a chain's query that is rounded, but it
     /// moves those of all keys at once, each another way. Matrix units add products of e4m3 with some 13 bits below the
     /// greatest addend, and cut off what is less.

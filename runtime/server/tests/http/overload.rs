@@ -58,16 +58,8 @@ fn rate(seen: &[Seen], from: Instant, to: Instant) -> f64 {
     seen.iter().filter(ended).count() as f64 / (to - from).as_secs_f64()
 }
 
-/// What is said of time holds on a machine that does something else now and then, if not each time.
 #[test]
 fn four_times_too_much_costs_those_who_are_let_in_nothing() {
-    const TRIES: usize = 3;
-    let failed: Vec<Value> = (0..TRIES).map_while(|_| overload().err()).collect();
-    assert!(failed.len() < TRIES, "{failed:#?}");
-}
-
-/// Asks for four times as much as there can be; the report is an error if it took those who were let in more time than it may.
-fn overload() -> Result<(), Value> {
     let queue = Bounds { wait: Some(WAIT), ..config().queue };
     let server = start(Config { queue, ..config() });
     server.control.pause(STEP);
@@ -136,14 +128,13 @@ fn overload() -> Result<(), Value> {
         all,
         "answers and refusals, nothing else: {report}"
     );
+    assert!(goodput >= 0.9 * capacity, "{report}");
+    assert!(refused > all / 2, "{report}");
+    assert!(quantile(refusals, 0.99) < Duration::from_millis(250), "{report}");
+    // The wait that was promised, the answer before, and as much again for a machine that does other things.
+    assert!(first < 2 * (WAIT + STEP * TOKENS), "{report}");
+    assert!(decode(&seen) < decode(&peak).mul_f64(1.25) + 2 * STEP, "{report}");
     let value: Value = server.get("/health").ok();
     assert!(value.is_object());
     server.is_empty();
-    let held = goodput >= 0.9 * capacity
-        && refused > all / 2
-        && quantile(refusals, 0.99) < Duration::from_millis(250)
-        // The wait that was promised, the answer before, and as much again.
-        && first < 2 * (WAIT + STEP * TOKENS)
-        && decode(&seen) < decode(&peak).mul_f64(1.25) + 2 * STEP;
-    if held { Ok(()) } else { Err(report) }
 }
