@@ -173,7 +173,8 @@ impl Bench {
         device.load(&manifest(vec![], kv), &|_| Ok(vec![]))?;
         let out = x;
         let scale = 1.0 / (head_dim as f32).sqrt();
-        let code = HostKernel::Attention { heads: heads as u32, scale, softcap: None, queries: None, x, out };
+        let code =
+            HostKernel::Attention { heads: heads as u32, scale, softcap: None, products: None, x, out };
         let kernel = Kernel { name: "attention".into(), code: Code::Host(code), contract: String::new() };
         let calls = vec![vec![Arg::Arena(0), Arg::Batch, Arg::Kv(0), Arg::Arena(out_at)]];
         let dims = StepDims { tokens: (seqs * tokens) as u32, rows: 0, seqs: seqs as u32, ..StepDims::NONE };

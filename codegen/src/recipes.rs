@@ -323,7 +323,7 @@ pub(crate) fn attention(t: Types<'_>, data: &OpData, op: &ops::Attention) -> Res
         window: kv.window,
         scale: op.scale,
         softcap: op.softcap,
-        queries: op.queries,
+        products: op.products,
         q: plain(q.elem, "q")?,
         kv: cached(kv.dtype)?,
         out: plain(t.result(data, 0)?.elem, "a result")?,

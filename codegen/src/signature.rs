@@ -237,8 +237,8 @@ pub fn signature(module: &Module, data: &OpData) -> Result<String, String> {
             if let Some(window) = kv.window {
                 name = name.with(format_args!("window{window}"));
             }
-            if let Some(dtype) = op.queries {
-                name = name.with(format_args!("queries-{dtype}"));
+            if let Some(dtype) = op.products {
+                name = name.with(format_args!("products-{dtype}"));
             }
             name.elem("q", q.elem).elem("out", y.elem)
         }

@@ -157,7 +157,7 @@ fn graph(
         residual,
         weight: if precision.activation == DType::F32 { DType::F32 } else { DType::Bf16 },
         kv: resolved.kv,
-        queries: resolved.queries,
+        attention: resolved.attention,
         max_seq_len: resolved.limits.max_seq_len,
         max_step_tokens: resolved.limits.max_step_tokens,
         max_logit_rows: resolved.limits.max_logit_rows,

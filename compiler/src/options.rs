@@ -9,8 +9,8 @@ use trtc_ir::{DType, Diag, Loc, Target, target::TARGETS};
 use trtc_passes::Precision;
 use trtc_passes::kv_layout::{KV_PRECISIONS, kv_precision};
 
-/// What `--query-precision` takes, with what each head of a query is rounded to.
-const QUERY_PRECISIONS: [(&str, Option<DType>); 2] = [("bf16", None), ("fp8", Some(DType::F8E4M3))];
+/// What `--attention-precision` takes, with what attention's queries and weights are rounded to.
+const ATTENTION_PRECISIONS: [(&str, Option<DType>); 2] = [("bf16", None), ("fp8", Some(DType::F8E4M3))];
 
 /// Options of a build, as the command line has them.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,9 +21,9 @@ pub struct BuildOptions {
     pub precision: String,
     /// Element type of the KV cache; `None` takes the precision's.
     pub kv_precision: Option<String>,
-    /// How attention's queries are multiplied: `bf16`, as activations are, or `fp8`, rounded to e4m3 times a power of two. `None`
-    /// takes the former.
-    pub query_precision: Option<String>,
+    /// What attention multiplies: `bf16`, queries and weights as they are, or `fp8`, queries rounded to e4m3 times a power of two, and
+    /// over an e4m3 cache weights too where that is faster. `None` takes the former.
+    pub attention_precision: Option<String>,
     /// Write no weights; the runtime makes them up from this seed.
     pub dummy_seed: Option<u64>,
     /// Most requests in a step.
@@ -58,7 +58,7 @@ impl Default for BuildOptions {
             target: "host".to_owned(),
             precision: "bf16".to_owned(),
             kv_precision: None,
-            query_precision: None,
+            attention_precision: None,
             dummy_seed: None,
             max_batch: None,
             max_seq_len: None,
@@ -81,7 +81,7 @@ pub(crate) struct Resolved {
     pub target: &'static Target,
     pub precision: &'static Precision,
     pub kv: DType,
-    pub queries: Option<DType>,
+    pub attention: Option<DType>,
     pub limits: trtc_passes::Limits,
 }
 
@@ -103,11 +103,12 @@ impl BuildOptions {
                 unknown("KV precision", name, KV_PRECISIONS.iter().map(|(name, _)| *name).collect())
             })?,
         };
-        let query = |name: &str| QUERY_PRECISIONS.iter().find(|(n, _)| *n == name).map(|(_, dtype)| *dtype);
-        let queries = match self.query_precision.as_deref() {
+        let known =
+            |name: &str| ATTENTION_PRECISIONS.iter().find(|(n, _)| *n == name).map(|(_, dtype)| *dtype);
+        let attention = match self.attention_precision.as_deref() {
             None => None,
-            Some(name) => query(name).ok_or_else(|| {
-                unknown("query precision", name, QUERY_PRECISIONS.map(|(name, _)| name).to_vec())
+            Some(name) => known(name).ok_or_else(|| {
+                unknown("attention precision", name, ATTENTION_PRECISIONS.map(|(name, _)| name).to_vec())
             })?,
         };
         let on_host = target.gpu.is_none();
@@ -142,7 +143,7 @@ impl BuildOptions {
         // Logits of a whole batch, and enough rows to make log-probabilities of prompts worth a step.
         let max_logit_rows = max_batch.max(64).min(max_step_tokens);
         let limits = trtc_passes::Limits { max_batch, max_seq_len, max_step_tokens, max_logit_rows };
-        Ok(Resolved { target, precision, kv, queries, limits })
+        Ok(Resolved { target, precision, kv, attention, limits })
     }
 
     /// The options that shaped an engine, in their command-line form, for its provenance.
@@ -152,7 +153,7 @@ impl BuildOptions {
             out.extend(value.map(|v| format!("{flag} {v}").trim_end().to_owned()))
         };
         add("--kv-precision", self.kv_precision.clone());
-        add("--query-precision", self.query_precision.clone());
+        add("--attention-precision", self.attention_precision.clone());
         add("--weights", self.dummy_seed.map(|s| format!("dummy:{s}")));
         add("--max-batch", self.max_batch.map(|n| n.to_string()));
         add("--max-seq-len", self.max_seq_len.map(|n| n.to_string()));

@@ -169,17 +169,17 @@ fn queries_are_rounded_where_that_is_asked_for() {
         ("sm_90", Some("fp8"), Some(DType::F8E4M3)),
         ("sm_80", Some("fp8"), Some(DType::F8E4M3)),
     ] {
-        let query_precision = asked.map(str::to_owned);
-        let options = BuildOptions { target: target.to_owned(), query_precision, ..options("bf16") };
+        let attention_precision = asked.map(str::to_owned);
+        let options = BuildOptions { target: target.to_owned(), attention_precision, ..options("bf16") };
         let module = module_after(&tiny("llama"), Phase::Select, &options).unwrap();
         let ops = module.func.order.iter().map(|&id| &module.func.ops[id]);
         let attentions: Vec<_> = ops
-            .filter_map(|d| if let Op::Attention(a) = &d.op { Some((a.queries, &d.kernels)) } else { None })
+            .filter_map(|d| if let Op::Attention(a) = &d.op { Some((a.products, &d.kernels)) } else { None })
             .collect();
         assert_eq!(attentions.len(), 2);
-        for (queries, kernels) in attentions {
-            assert_eq!(queries, wanted, "{target} {asked:?}");
-            let named = kernels.iter().filter(|k| k.kernel.contains(".queries-f8E4M3FN.")).count();
+        for (products, kernels) in attentions {
+            assert_eq!(products, wanted, "{target} {asked:?}");
+            let named = kernels.iter().filter(|k| k.kernel.contains(".products-f8E4M3FN.")).count();
             assert_eq!(named, if wanted.is_some() { kernels.len() } else { 0 });
         }
     }
@@ -255,7 +255,7 @@ fn wrong_names_list_the_right_ones() {
         (BuildOptions { target: "sm_75".to_owned(), ..options("bf16") }, "sm_90"),
         (options("fp3"), "int4"),
         (BuildOptions { kv_precision: Some("int3".to_owned()), ..options("bf16") }, "bf16"),
-        (BuildOptions { query_precision: Some("fp4".to_owned()), ..options("bf16") }, "bf16, fp8"),
+        (BuildOptions { attention_precision: Some("fp4".to_owned()), ..options("bf16") }, "bf16, fp8"),
         (BuildOptions { max_batch: Some(0), ..options("bf16") }, "1 to"),
         (BuildOptions { max_seq_len: Some(100_000), ..options("bf16") }, "512"),
     ] {

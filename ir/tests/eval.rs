@@ -309,9 +309,9 @@ fn attention_of_rounded_queries() {
         let q = [&[0.; 4], q].concat();
         [empty_cache(), batch(&[(0, 0, 2)]), floats(&[2, 2, 2], &q), k.clone(), v.clone()]
     };
-    let y = attention("", ", queries = f8E4M3FN", &inputs(&q)).unwrap();
+    let y = attention("", ", products = f8E4M3FN", &inputs(&q)).unwrap();
     assert_eq!(y, attention("", "", &inputs(&rounded)).unwrap());
-    assert_eq!(y, attention("", ", queries = f8E4M3FN", &inputs(&rounded)).unwrap());
+    assert_eq!(y, attention("", ", products = f8E4M3FN", &inputs(&rounded)).unwrap());
     assert_ne!(y[0], attention("", "", &inputs(&q)).unwrap()[0]);
 }
 

@@ -286,8 +286,8 @@ fn each_op_refuses_what_does_not_fit() {
             "'softcap' must be positive",
         ),
         (
-            "%y = llm.attention %q, %kv, %b {scale = 1, queries = bf16} : tensor<Tx8xf32>",
-            "'queries' must be f8E4M3FN, found bf16",
+            "%y = llm.attention %q, %kv, %b {scale = 1, products = bf16} : tensor<Tx8xf32>",
+            "'products' must be f8E4M3FN, found bf16",
         ),
         ("%y = llm.attention %ql, %kv, %b {scale = 1} : tensor<Lx8xf32>", "one row for each token"),
         ("%y = llm.kv_append %kv, %x, %x, %b : !llm.kv<layer 0, 2 heads, 4, f32>", "needs 8 columns"),

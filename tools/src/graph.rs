@@ -22,11 +22,11 @@ pub struct GraphArgs {
     /// How the KV cache is stored: fp32, bf16, fp8; as the precision says if left out
     #[arg(long, value_name = "PRECISION")]
     pub kv_precision: Option<String>,
-    /// How attention's queries are multiplied: bf16, as activations are, if left out; or fp8, each head rounded to e4m3 times a
-    /// power of two. Over a cache of fp8 an H100 then multiplies keys as they lie in the cache, so long prompts take less time; it
-    /// costs accuracy, 0.6 % of SmolLM2's perplexity
+    /// What attention multiplies: bf16, queries and weights as they are, if left out; or fp8, queries rounded to e4m3 times a power of
+    /// two, and weights too, with which an H100 multiplies keys and values as they lie in a cache of fp8, so long prompts take less
+    /// time. It costs accuracy
     #[arg(long, value_name = "PRECISION")]
-    pub query_precision: Option<String>,
+    pub attention_precision: Option<String>,
     /// Most requests in a step. Where these are more than 128, a GPU of sm_90 has kernels for just as many: give what will run at once
     /// and no more
     #[arg(long, value_name = "N")]
@@ -58,7 +58,7 @@ impl GraphArgs {
             target: self.target.clone(),
             precision: self.precision.clone(),
             kv_precision: self.kv_precision.clone(),
-            query_precision: self.query_precision.clone(),
+            attention_precision: self.attention_precision.clone(),
             max_batch: self.max_batch,
             max_seq_len: self.max_seq_len,
             max_step_tokens: self.max_step_tokens,

@@ -81,7 +81,7 @@ fn trtc(args: &[&str]) -> Result<(), String> {
 
 fn build(model: &Path, engine: &Path, target: &str, how: How) {
     let options = ["--target", target, "--precision", how.precision, "--kv-precision", how.kv];
-    let options = [&options[..], &["--query-precision", how.queries, "--max-seq-len", "512"]].concat();
+    let options = [&options[..], &["--attention-precision", how.queries, "--max-seq-len", "512"]].concat();
     let mut args = [&["build", path(model), "-o", path(engine)][..], &options].concat();
     if !how.fused {
         FUSING.iter().for_each(|pass| args.extend(["--skip-pass", pass]));

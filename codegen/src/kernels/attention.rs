@@ -33,8 +33,8 @@ pub struct Attention {
     pub scale: f32,
     /// Bound of the scores.
     pub softcap: Option<f32>,
-    /// What each head of q is rounded to before it is multiplied, times a power of two: e4m3.
-    pub queries: Option<DType>,
+    /// What each head of q is rounded to before it is multiplied, times a power of two, and weights may be: e4m3.
+    pub products: Option<DType>,
     /// Element type of q.
     pub q: DType,
     /// Element type of the cache.
@@ -78,9 +78,9 @@ impl<'b> Paged<'b> {
 impl Attention {
     /// Why no kernel serves these constants.
     pub(super) fn unsupported(&self) -> Option<String> {
-        let Attention { heads, kv_heads, queries, .. } = *self;
-        if let Some(other) = queries.filter(|dtype| *dtype != DType::F8E4M3) {
-            return Some(format!("queries rounded to {other}: only e4m3 is served"));
+        let Attention { heads, kv_heads, products, .. } = *self;
+        if let Some(other) = products.filter(|dtype| *dtype != DType::F8E4M3) {
+            return Some(format!("products of {other}: only e4m3 is served"));
         }
         if kv_heads == 0 || heads == 0 || !heads.is_multiple_of(kv_heads) {
             return Some(format!("{heads} query heads do not share {kv_heads} key/value heads evenly"));
@@ -123,7 +123,7 @@ impl Attention {
 
     /// Whether queries are rounded.
     pub(super) fn rounds(&self) -> bool {
-        self.queries.is_some()
+        self.products.is_some()
     }
 
     /// Query heads that share a key/value head.

@@ -221,7 +221,7 @@ mod tests {
                 window: None,
                 scale: 1.0,
                 softcap: None,
-                queries: None,
+                products: None,
                 q: DType::Bf16,
                 kv: DType::Bf16,
                 out: DType::Bf16,

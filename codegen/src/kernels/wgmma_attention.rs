@@ -2,21 +2,25 @@
 //!
 //! A block takes one tile of queries after the other. One warp fills shared memory with tensor copies
 //! (`wgmma_attention/producer.rs`): the queries, and a ring of tiles of keys and values; where those are e4m3, its whole
-//! warpgroup makes f16 of them (`wgmma_attention/converter.rs`), of values alone where queries are rounded to e4m3 too
-//! (`wgmma_attention/queries.rs`) and multiplied with keys as they are. Each of the other warpgroups has
-//! 64 rows of queries (`wgmma_attention/consumer.rs`): scores and weighted values are `wgmma` products, the softmax is
-//! kept up in registers. A warpgroup multiplies the next tile of keys while it makes weights of this one's scores, and the
-//! warpgroups take turns in starting products, so that one's softmax runs beside another's products.
+//! warpgroup makes f16 of them (`wgmma_attention/converter.rs`), or transposes values (`wgmma_attention/transposer.rs`) where
+//! queries are rounded to e4m3 too (`wgmma_attention/queries.rs`), and everything is multiplied as codes. Each of the other
+//! warpgroups has 64 rows of queries (`wgmma_attention/consumer.rs`, of codes `wgmma_attention/codes.rs`): scores and weighted
+//! values are `wgmma` products, the softmax is kept up in registers. A warpgroup multiplies the next tile of keys while it makes
+//! weights of this one's scores, and the warpgroups take turns in starting products, so that one's softmax runs beside another's
+//! products.
 //!
 //! A row is a token and one of [`WgmmaAttention::heads_of_tile`] query heads that share a key/value head, so that short runs
 //! fill tiles too. Tiles of keys begin at multiples of their length and are taken from the last one down, so a row's result
 //! depends on its position alone: tiles that it does not see change nothing. What is computed is in
 //! [`super::attention`], the order of tiles of queries in `wgmma_attention/work.rs`.
 
+mod announce;
+mod codes;
 mod consumer;
 mod converter;
 mod producer;
 mod queries;
+mod transposer;
 mod work;
 
 use super::attention::{Attention, Paged};
@@ -24,7 +28,7 @@ use super::{Count, Extent, Launch, MULTIPROCESSORS, Map, MapElem, MapRows, Scrat
 use crate::builder::{
     Barrier, Bf16, Builder, F32, GlobalPtr, I32, SharedPtr, Special, StepDims, TensorMap, Val, WgmmaType,
 };
-use converter::Codes;
+use converter::Halves;
 use trtc_ir::DType;
 
 /// Tokens of a page, rows of a tensor copy of keys or values.
@@ -81,8 +85,9 @@ struct Ring<'b> {
     tiles: SharedPtr<'b, Bf16>,
     /// Bytes of a tile.
     bytes: u32,
-    /// The scales of the rows of each, of codes, and how many bytes they are.
-    scales: Option<(SharedPtr<'b, F32>, u32)>,
+    /// What each tile of values has beside its codes, scales of keys and values or what is made of these, and how many bytes that is.
+    scales: SharedPtr<'b, F32>,
+    scale_bytes: u32,
     stages: u32,
     full: Barrier<'b>,
     empty: Barrier<'b>,
@@ -92,7 +97,7 @@ struct Ring<'b> {
 #[derive(Clone, Copy)]
 struct Stage<'b> {
     tile: SharedPtr<'b, Bf16>,
-    scales: Option<SharedPtr<'b, F32>>,
+    scales: SharedPtr<'b, F32>,
     full: Barrier<'b>,
     empty: Barrier<'b>,
     parity: Val<'b, I32>,
@@ -106,8 +111,18 @@ struct Smem<'b> {
     values: Ring<'b>,
     /// The item of each tile of queries, [`work::WORDS`] each.
     items: SharedPtr<'b, I32>,
-    /// What keys and values go through if they are e4m3.
-    codes: Option<Codes<'b>>,
+    filled: Filled<'b>,
+}
+
+/// What fills tiles of keys and values.
+#[derive(Clone, Copy)]
+enum Filled<'b> {
+    /// Copies.
+    Copied,
+    /// A warpgroup that makes f16 of codes; its warps learn of an item at the barrier of the tile of queries.
+    Halved(Barrier<'b>, Halves<'b>),
+    /// A warpgroup that transposes values, which are copied to this ring; likewise.
+    Transposed(Barrier<'b>, Ring<'b>),
 }
 
 impl<'b> Ring<'b> {
@@ -117,7 +132,7 @@ impl<'b> Ring<'b> {
         let parity = (count >> self.stages.trailing_zeros()) & 1;
         Stage {
             tile: self.tiles.at_bytes(stage * self.bytes),
-            scales: self.scales.map(|(scales, bytes)| scales.at_bytes(stage * bytes)),
+            scales: self.scales.at_bytes(stage * self.scale_bytes),
             full: self.full.at(stage),
             empty: self.empty.at(stage),
             parity,
@@ -170,17 +185,17 @@ impl WgmmaAttention {
         self.0.pages().scaled()
     }
 
-    /// Whether codes of queries are multiplied with codes of keys.
+    /// Whether codes are multiplied with codes.
     fn codes(&self) -> bool {
         self.scaled() && self.0.rounds()
     }
 
-    /// Whether f16 is made of keys, or of values where `which` is 1.
-    fn halves(&self, which: u32) -> bool {
-        self.scaled() && !(self.codes() && which == 0)
+    /// Whether f16 is made of keys and values.
+    fn halves(&self) -> bool {
+        self.scaled() && !self.codes()
     }
 
-    /// Bytes of a row of a part of keys in shared memory.
+    /// Bytes of a row of a part of keys in shared memory, and of values as they are copied.
     fn key_bytes(&self) -> u32 {
         if self.codes() { self.0.head_dim } else { ROW_BYTES }
     }
@@ -198,7 +213,7 @@ impl WgmmaAttention {
 
     /// Scores, weights and weighted values of 64 rows have to fit into a thread's registers, tiles into 227 KiB.
     fn tiling(&self) -> Tiling {
-        // Warps that convert need more registers than those that copy.
+        // Warps that convert need more registers than those that copy or transpose.
         let registers = if self.scaled() { [88, 208] } else { [40, 232] };
         let two = Tiling { groups: 2, keys: 128, stages: [2; 2], queries: 2, registers };
         match (self.0.head_dim, self.0.softcap) {
@@ -206,8 +221,8 @@ impl WgmmaAttention {
                 Tiling { groups: 3, stages: [4; 2], registers: [32, 160], ..two }
             }
             // Codes are half as large as f16.
-            (0..=64, _) if self.codes() => Tiling { stages: [8, 4], ..two },
-            (65..=128, _) if self.codes() => Tiling { stages: [4, 2], ..two },
+            (0..=64, _) if self.codes() => Tiling { groups: 3, stages: [4; 2], registers: [56, 152], ..two },
+            (65..=128, _) if self.codes() => Tiling { groups: 3, registers: [56, 152], ..two },
             (0..=64, _) => Tiling { stages: [4; 2], ..two },
             (65..=128, _) => two,
             (129..=192, _) => Tiling { keys: 64, ..two },
@@ -252,7 +267,7 @@ impl WgmmaAttention {
             swizzle: ROW_BYTES,
         };
         let mut maps = vec![map(0, heads * head_dim, MapRows::Most(Count::Tokens), self.tokens_of_group())];
-        if !self.halves(0) {
+        if !self.halves() {
             let cache = map(2, head_dim, MapRows::Paged(self.rows_of_page()), PAGE);
             let codes = Map { elem: MapElem::U8, tile: [PAGE, head_dim], swizzle: self.key_bytes(), ..cache };
             maps.push(if self.codes() { codes } else { cache });
@@ -269,7 +284,7 @@ impl WgmmaAttention {
         let paged = Paged::params(b);
         let y = b.param_ptr();
         let queries = b.param_tensor_map();
-        let cache = (!self.halves(0)).then(|| b.param_tensor_map());
+        let cache = (!self.halves()).then(|| b.param_tensor_map());
         let (_, counters) = b.param_scratch();
         let dims = b.param_dims();
         let params = Params { paged, y, queries, cache, counters, dims };
@@ -282,12 +297,15 @@ impl WgmmaAttention {
             group.eq(0),
             || {
                 b.fewer_registers(registers[0]);
-                match &smem.codes {
-                    None => {
+                match smem.filled {
+                    Filled::Copied => {
                         let (_, warp) = b.lane_and_warp();
                         b.if_(warp.eq(0), || self.produce(b, &params, &smem));
                     }
-                    Some(codes) => self.convert(b, &params, &smem, codes),
+                    Filled::Halved(announced, halves) => self.convert(b, &params, &smem, announced, halves),
+                    Filled::Transposed(announced, staged) => {
+                        self.transpose(b, &params, &smem, announced, staged);
+                    }
                 }
             },
             || {
@@ -300,36 +318,53 @@ impl WgmmaAttention {
     /// Takes shared memory, and makes its barriers ready but for a barrier of the block.
     fn smem<'b>(&self, b: &'b Builder) -> Smem<'b> {
         let Tiling { groups, keys, stages, queries, .. } = self.tiling();
-        let row_bytes = self.0.head_dim * 2;
+        let of_keys = |bytes: u32| keys * self.0.head_dim * bytes;
+        let (q_bytes, kv_bytes) = (groups * self.bytes_of_group(), of_keys(if self.codes() { 1 } else { 2 }));
         // What is aligned the most comes first.
-        let tiles = |bytes: u32, stages: u32| b.shared(stages * bytes / 2, 1024);
-        let (q_bytes, v_bytes) = (groups * ROWS * row_bytes, keys * row_bytes);
-        let k_bytes = keys * if self.codes() { self.0.head_dim } else { row_bytes };
-        let (q, k, v) = (tiles(q_bytes, queries), tiles(k_bytes, stages[0]), tiles(v_bytes, stages[1]));
-        let codes = self.scaled().then(|| self.staged_codes(b));
-        let scales = self.codes().then(|| (b.shared(stages[0] * keys, 128), 4 * keys));
-        let ring = |tiles, bytes: u32, stages: u32, scales| {
-            let (full, empty) = (b.barriers(stages), b.barriers(stages));
-            Ring { tiles, bytes, scales, stages, full, empty }
+        let tiles = |bytes: u32, stages: u32| (b.shared(stages * bytes / 2, 1024), bytes, stages);
+        let (q, k, v) = (tiles(q_bytes, queries), tiles(kv_bytes, stages[0]), tiles(kv_bytes, stages[1]));
+        let copied = if self.codes() { tiles(kv_bytes, transposer::COPIED) } else { tiles(0, 0) };
+        let halves = self.halves().then(|| self.staged_codes(b));
+        let scales = |scales: u32, stages: u32| {
+            let scales = if self.codes() { scales * keys } else { 0 };
+            (b.shared(stages * scales, 128), 4 * scales)
         };
-        let q = ring(q, q_bytes, queries, None);
-        let (k, v) = (ring(k, k_bytes, stages[0], scales), ring(v, v_bytes, stages[1], None));
+        let (v_scales, copied_scales) = (scales(3, v.2), scales(2, copied.2));
+        let ring = |(tiles, bytes, stages), (scales, scale_bytes)| {
+            let (full, empty) = (b.barriers(stages), b.barriers(stages));
+            Ring { tiles, bytes, scales, scale_bytes, stages, full, empty }
+        };
+        let none = (b.shared(0, 8), 0);
+        let (q, k, v) = (ring(q, none), ring(k, none), ring(v, v_scales));
+        let copied = ring(copied, copied_scales);
+        let announced = b.barriers(if self.scaled() { queries } else { 0 });
         let items = b.shared(queries * work::WORDS, 16);
+        let filled = match halves {
+            Some(halves) => Filled::Halved(announced, halves),
+            None if self.codes() => Filled::Transposed(announced, copied),
+            None => Filled::Copied,
+        };
         b.if_(b.special(Special::ThreadX).eq(0), || {
-            // Copies fill tiles, or the warps that make them of codes.
-            let filling = |which| if self.halves(which) { WARPS } else { 1 };
-            for (ring, filling) in [(q, 1), (k, filling(0)), (v, filling(1))] {
+            // Copies fill tiles, or warps. Each warp that reads one leaves it.
+            let warps = groups * WARPS;
+            let (of_keys, of_values) = match filled {
+                Filled::Copied => (1, 1),
+                Filled::Halved(..) => (WARPS, WARPS),
+                Filled::Transposed(..) => (1, GROUP),
+            };
+            let rings = [(q, 1, warps), (k, of_keys, warps), (v, of_values, warps), (copied, 1, GROUP)];
+            for (ring, fill, leave) in rings {
                 for s in 0..ring.stages {
-                    ring.full.at(s).init(filling);
-                    // One for each warp.
-                    ring.empty.at(s).init(groups * WARPS);
+                    ring.full.at(s).init(fill);
+                    ring.empty.at(s).init(leave);
                 }
             }
-            if let Some(codes) = codes {
-                codes.barriers().for_each(|barrier| barrier.init(1));
+            halves.into_iter().flat_map(Halves::barriers).for_each(|barrier| barrier.init(1));
+            if self.scaled() {
+                (0..queries).for_each(|i| announced.at(i).init(1));
             }
             b.fence_barriers();
         });
-        Smem { queries: q, keys: k, values: v, items, codes }
+        Smem { queries: q, keys: k, values: v, items, filled }
     }
 }

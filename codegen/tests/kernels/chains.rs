@@ -63,7 +63,7 @@ fn every_chain_on_every_target() {
         "chain_e4m3_32_32_96",
         "chain_e4m3_norm_32_8_128",
     ];
-    let rounded = |kv| Attention { kv, queries: Some(F8E4M3), ..attention(32, 8, 128) };
+    let rounded = |kv| Attention { kv, products: Some(F8E4M3), ..attention(32, 8, 128) };
     let rounded = [
         ("chain_rounded_32_8_128", chain(rounded(Bf16), 128, None).into()),
         ("chain_e4m3_rounded_32_8_128", chain(rounded(F8E4M3), 128, None).into()),

@@ -8,7 +8,7 @@ use trtc_ir::DType::{F8E4M3, F32};
 
 /// With queries rounded to e4m3.
 fn rounded(a: Attention) -> Attention {
-    Attention { queries: Some(F8E4M3), ..a }
+    Attention { products: Some(F8E4M3), ..a }
 }
 
 /// And a cache of e4m3: codes are multiplied with codes.
@@ -80,6 +80,6 @@ fn constants_that_warpgroups_do_not_serve_are_refused() {
     assert!(why(Attention { q: F32, ..attention(4, 2, 64) }).contains("queries of f32"));
     assert!(why(Attention { kv: F32, ..attention(4, 2, 64) }).contains("cache of f32"));
     assert!(why(codes(attention(4, 2, 192))).contains("neither 64 nor 128"));
-    let others = Attention { queries: Some(F32), ..attention(4, 2, 64) };
-    assert!(why(others).contains("queries rounded to f32"));
+    let others = Attention { products: Some(F32), ..attention(4, 2, 64) };
+    assert!(why(others).contains("products of f32"));
 }

@@ -270,7 +270,7 @@ fn e4m3_caches() -> Vec<(&'static str, Recipe)> {
 
 /// Kernels that round their queries.
 fn rounded_queries() -> Vec<(&'static str, Recipe)> {
-    let rounded = |a| Attention { queries: Some(DType::F8E4M3), ..a };
+    let rounded = |a| Attention { products: Some(DType::F8E4M3), ..a };
     let codes = |a| Attention { kv: DType::F8E4M3, ..rounded(a) };
     let decode = |attention| DecodeAttention { attention, prologue: None }.into();
     let capped = Attention { softcap: Some(50.0), ..attention(16, 1, 80) };

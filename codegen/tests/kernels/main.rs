@@ -111,7 +111,7 @@ fn attention(heads: u32, kv_heads: u32, head_dim: u32) -> Attention {
         window: None,
         scale: 0.125,
         softcap: None,
-        queries: None,
+        products: None,
         q: DType::Bf16,
         kv: DType::Bf16,
         out: DType::Bf16,

@@ -98,7 +98,7 @@ fn model(dtype: DType) -> Module {
         let ty = m.tokens(&[HEADS, HEAD_DIM]);
         let made = m.op(op, &[("q", ty.clone()), ("kv", kv_type())], &at("rope"));
         kv = made[1];
-        let op = Attention { q: made[0], kv, batch, scale: 0.25, softcap: None, queries: None };
+        let op = Attention { q: made[0], kv, batch, scale: 0.25, softcap: None, products: None };
         let a = m.op(op, &[("a", ty)], &at("attention"))[0];
         let w = m.weight(&at("o"), &[HIDDEN, HIDDEN], DType::Bf16);
         let h = m.linear(a, w, Some(x), hidden.clone(), &at("o"));

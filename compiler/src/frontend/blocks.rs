@@ -153,8 +153,8 @@ impl Builder<'_> {
         let kv_type = self.module.func.values[kv].ty.clone();
         let append = KvAppend { kv, k, v, batch: inputs.batch };
         let kv = self.op(append, &at.value("kv"), kv_type, at.loc("self_attn.kv"));
-        let (batch, queries) = (inputs.batch, self.options.queries);
-        let attention = Attention { q, kv, batch, scale: c.attn_scale, softcap: None, queries };
+        let (batch, products) = (inputs.batch, self.options.attention);
+        let attention = Attention { q, kv, batch, scale: c.attn_scale, softcap: None, products };
         let a = self.op(attention, &at.value("attn"), self.rows(&[heads * dim]), at.loc("self_attn"));
         let mut o = self.linear(
             at,

@@ -81,8 +81,8 @@ pub struct ImportOptions {
     pub weight: DType,
     /// Type of the KV cache.
     pub kv: DType,
-    /// What attention rounds its queries to, times a power of two, if it does.
-    pub queries: Option<DType>,
+    /// What attention rounds its queries to, times a power of two, and may round its weights to, if it does.
+    pub attention: Option<DType>,
     /// Most tokens of a request.
     pub max_seq_len: u64,
     /// Most tokens of a step.

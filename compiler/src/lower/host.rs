@@ -102,7 +102,7 @@ impl Cx<'_> {
                 let rounded = |dtype: DType| match dtype {
                     DType::F8E4M3 => Ok(eng::Dtype::F8E4M3),
                     other => {
-                        let what = format!("the host device rounds no queries to {other}");
+                        let what = format!("the host device's attention multiplies no {other}");
                         Err(Diag::unsupported(&data.loc, what))
                     }
                 };
@@ -112,7 +112,7 @@ impl Cx<'_> {
                     heads: self.width(op.q)? / head_dim.max(1),
                     scale: op.scale,
                     softcap: op.softcap,
-                    queries: op.queries.map(rounded).transpose()?,
+                    products: op.products.map(rounded).transpose()?,
                     x: self.dtype(op.q)?,
                     out: self.dtype(out)?,
                 }

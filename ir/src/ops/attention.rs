@@ -1,9 +1,10 @@
 //! `llm.attention`: causal softmax attention of each query over its request's cache.
 //!
 //! A query at position `p` sees the keys at `0..=p`, or with a window `w` those at `p - w + 1..=p`. Query head `h`
-//! reads key/value head `h / (heads / kv_heads)`. The result is `(T, heads, head_dim)` or `(T, heads * head_dim)`. With `queries`
+//! reads key/value head `h / (heads / kv_heads)`. The result is `(T, heads, head_dim)` or `(T, heads * head_dim)`. With `products`
 //! each head of each token's q is rounded before it is multiplied: to e4m3 times a power of two that its elements share, as
-//! `quant/power.rs` defines it.
+//! `quant/power.rs` defines it. Weights of values of an e4m3 cache may be rounded to e4m3 then, so that a product is one of codes: each
+//! by 2^-4 of itself, or 2^-18 of the greatest of its row, at most. Evaluation does not round them.
 //!
 //! ```mlir
 //! %a = llm.attention %q, %kv, %batch {scale = 0.088388346} : tensor<Tx4096xbf16>
@@ -30,18 +31,18 @@ pub struct Attention {
     pub scale: f32,
     /// If set, scores become `cap * tanh(score / cap)`.
     pub softcap: Option<f32>,
-    /// If set, what each head of q is rounded to, times a power of two: e4m3.
-    pub queries: Option<DType>,
+    /// If set, what each head of q is rounded to, times a power of two, and weights may be: e4m3.
+    pub products: Option<DType>,
 }
 
 impl OpDef for Attention {
     const NAME: &'static str = "attention";
-    const ATTRS: &'static [&'static str] = &["scale", "softcap", "queries"];
+    const ATTRS: &'static [&'static str] = &["scale", "softcap", "products"];
 
     fn parts(&self) -> Parts {
         let mut attrs = vec![("scale", Attr::F32(self.scale))];
         attrs.extend(self.softcap.map(|cap| ("softcap", Attr::F32(cap))));
-        attrs.extend(self.queries.map(|dtype| ("queries", Attr::Word(dtype.name().to_owned()))));
+        attrs.extend(self.products.map(|dtype| ("products", Attr::Word(dtype.name().to_owned()))));
         Parts { operands: vec![self.q, self.kv, self.batch], weights: Vec::new(), attrs }
     }
 
@@ -53,7 +54,7 @@ impl OpDef for Attention {
             batch: r.operand("the batch")?,
             scale: r.f32("scale")?,
             softcap: r.optional_f32("softcap")?,
-            queries: r.optional_dtype("queries")?,
+            products: r.optional_dtype("products")?,
         };
         r.finish().map(|()| op)
     }
@@ -88,8 +89,8 @@ impl OpDef for Attention {
             ));
         }
         check::finite(self.scale, "scale")?;
-        if let Some(other) = self.queries.filter(|dtype| *dtype != DType::F8E4M3) {
-            return Err(format!("attribute 'queries' must be {}, found {other}", DType::F8E4M3));
+        if let Some(other) = self.products.filter(|dtype| *dtype != DType::F8E4M3) {
+            return Err(format!("attribute 'products' must be {}, found {other}", DType::F8E4M3));
         }
         match self.softcap {
             Some(cap) if !(cap > 0.0 && cap.is_finite()) => {
@@ -121,7 +122,7 @@ impl OpDef for Attention {
                 };
                 for (h, q) in token.chunks_exact(dim.max(1)).enumerate() {
                     let mut q = q.to_vec();
-                    if self.queries.is_some() {
+                    if self.products.is_some() {
                         round_row(&mut q);
                     }
                     let columns = (h / group) * dim..(h / group + 1) * dim;

@@ -136,7 +136,7 @@ impl Gen {
                 batch: self.pick(v),
                 scale: self.f32(),
                 softcap: self.maybe(Gen::f32),
-                queries: self.maybe(Gen::dtype),
+                products: self.maybe(Gen::dtype),
             }
             .into(),
             8 => GatedAct { gate: self.pick(v), up: self.pick(v), act }.into(),

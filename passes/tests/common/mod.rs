@@ -143,7 +143,7 @@ pub fn model(name: &str, shape: Shape, act: DType) -> Module {
         let kr = b.op(Rope { x: k, pos, freqs }, "kr", k_ty, &l("attn.rope"));
         let kv = b.op(KvAppend { kv, k: kr, v, batch }, "kv", Type::Kv(kv_ty), &l("attn.kv"));
         let flat = b.rows(Sym::T, &[HEADS * HEAD_DIM]);
-        let attention = Attention { q: qr, kv, batch, scale: 0.35, softcap: None, queries: None };
+        let attention = Attention { q: qr, kv, batch, scale: 0.35, softcap: None, products: None };
         let a = b.op(attention, "a", flat, &l("attn"));
         let mut o = b.linear(a, &l("attn.o"), &[HIDDEN], false, "o");
         if shape.gemma {

@@ -10,7 +10,7 @@ pub use map::{Map, MapElem, MapRows};
 use serde::{Deserialize, Serialize};
 
 /// Version of the format; another one is refused.
-pub const FORMAT: u32 = 9;
+pub const FORMAT: u32 = 10;
 
 /// The whole manifest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

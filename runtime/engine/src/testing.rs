@@ -66,7 +66,7 @@ pub fn manifest() -> Manifest {
             out: bf16,
         },
         HostKernel::RopeKvAppend { heads: 2, dim: 4, q_norm: None, k_norm: None, x: bf16, out: bf16 },
-        HostKernel::Attention { heads: 2, scale: 0.5, softcap: None, queries: None, x: bf16, out: bf16 },
+        HostKernel::Attention { heads: 2, scale: 0.5, softcap: None, products: None, x: bf16, out: bf16 },
         HostKernel::Linear {
             n: 10,
             k: 12,

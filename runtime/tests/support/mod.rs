@@ -103,7 +103,7 @@ pub fn manifest(dims: Dims, page_tokens: u32) -> Manifest {
         kernel("append", HostKernel::KvAppend { x: f32 }),
         kernel(
             "attend",
-            HostKernel::Attention { heads: 1, scale: 1.0, softcap: None, queries: None, x: f32, out: f32 },
+            HostKernel::Attention { heads: 1, scale: 1.0, softcap: None, products: None, x: f32, out: f32 },
         ),
         kernel("rows", HostKernel::GatherRows { width: 2, x: f32 }),
         kernel(

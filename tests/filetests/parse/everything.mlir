@@ -17,7 +17,7 @@ llm.module @"a model" arch("llama") target("sm_90") precision("bf16") dims(T in 
     %qkv = llm.linear %n, @"odd name" : tensor<Tx128xbf16> at(0x2000)
     %q, %kv = llm.rope_kv_append %qkv, %pos, %kv0, %b, @f {heads = 4}
       : tensor<Tx4x16xbf16>, !llm.kv<layer 0, 2 heads, 16, bf16, window 512, page 32> at(_, _) loc(fused["a", "f":1:2])
-    %a = llm.attention %q, %kv, %b {scale = 0.25, queries = f8E4M3FN} : tensor<Tx64xbf16> kernel("1..512" decode with %q = @"a b", "1..512" prefill = @k5) loc("a")
+    %a = llm.attention %q, %kv, %b {scale = 0.25, products = f8E4M3FN} : tensor<Tx64xbf16> kernel("1..512" decode with %q = @"a b", "1..512" prefill = @k5) loc("a")
     llm.return %a
   }
 }
@@ -35,7 +35,7 @@ llm.module @"a model" arch("llama") target("sm_90") precision("bf16") dims(T in 
 //     %n = llm.rms_norm %x, @n {eps = 1e-5} : tensor<Tx64xbf16> kernel("1..16" = @"kernel 1", "17..512" decode = @k2, "17..512" prefill = @k3) at(0x100) loc("model.norm")
 //     %qkv = llm.linear %n, @"odd name" : tensor<Tx128xbf16> at(0x2000) loc("everything.mlir":17:5)
 //     %q, %kv = llm.rope_kv_append %qkv, %pos, %kv0, %b, @f {heads = 4} : tensor<Tx4x16xbf16>, !llm.kv<layer 0, 2 heads, 16, bf16, window 512, page 32> loc(fused["a", "f":1:2])
-//     %a = llm.attention %q, %kv, %b {scale = 0.25, queries = f8E4M3FN} : tensor<Tx64xbf16> kernel("1..512" decode with %q = @"a b", "1..512" prefill = @k5) loc("a")
+//     %a = llm.attention %q, %kv, %b {scale = 0.25, products = f8E4M3FN} : tensor<Tx64xbf16> kernel("1..512" decode with %q = @"a b", "1..512" prefill = @k5) loc("a")
 //     llm.return %a
 //   }
 // }

@@ -248,7 +248,7 @@ pub fn check(
         (cache, of_cache) = stored(memory, launch, &requests.pages, cache)?;
     }
     let ran = run(memory, (launch, choice), &module, &requests, &cache, random)?;
-    let tolerance = op_of(&module).map_or(Tolerance::EXACT, |op| Tolerance::of(&module, op));
+    let tolerance = op_of(&module).map_or(Tolerance::EXACT, |op| Tolerance::of(&module, op, choice.steps));
     // A cache that is as right as it has to be says nothing of the kernel.
     let worst = if of_cache <= 1.0 { 0.0 } else { of_cache };
     let mut outcome = Outcome { worst, overrun: false };

@@ -52,7 +52,7 @@ fn limits_and_seeds_are_checked() {
     build(&["--max-batch", "64", "--max-step-tokens", "8"]).fails(1, &["--max-step-tokens"]);
     build(&["--recipe", "/no/such/recipe"]).fails(1, &["/no/such/recipe"]);
     build(&["--kv-precision", "fp12"]).fails(1, &["fp12", "bf16"]);
-    build(&["--query-precision", "int8"]).fails(1, &["int8", "bf16, fp8"]);
+    build(&["--attention-precision", "int8"]).fails(1, &["int8", "bf16, fp8"]);
     assert_eq!(build(&["--weights", "random"]).code, 1);
     let config = model.join("config.json");
     trtc(&["build", text(&config), "-o", text(&out)]).fails(1, &["dummy"]);

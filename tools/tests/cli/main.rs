@@ -3,6 +3,7 @@
 //! Numbers are checked in `golden.rs`; here a small checkpoint with random weights stands for every model.
 #![cfg(feature = "compiler")]
 
+mod attention;
 mod building;
 mod calibration;
 mod chains;
@@ -13,7 +14,6 @@ mod engines;
 mod load;
 mod measurements;
 mod models;
-mod queries;
 mod requests;
 mod serving;
 mod soak;

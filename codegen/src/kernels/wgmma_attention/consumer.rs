@@ -26,11 +26,11 @@ const STEP: i64 = 2;
 const STEP_ROWS: i64 = (16 * ROW_BYTES / 16) as i64;
 
 /// f32 sums of a warpgroup's products, as [`Builder::wgmma`] lays them out.
-type Sums<'b> = Vec<Val<'b, F32>>;
+pub(super) type Sums<'b> = Vec<Val<'b, F32>>;
 /// Pairs of 16-bit elements: the first operand of a product, four registers for each 16 columns.
-type Words<'b> = Vec<Val<'b, I32>>;
+pub(super) type Words<'b> = Vec<Val<'b, I32>>;
 /// m and l of a thread's two rows; of l the part of its own columns.
-type Softmax<'b> = [[Val<'b, F32>; 2]; 2];
+pub(super) type Softmax<'b> = [[Val<'b, F32>; 2]; 2];
 
 /// log2 of what weights, 1 at most, are multiplied by before they become f16, which ends at 65504: so small ones keep their bits.
 /// Sums of weights are multiplied too, so it cancels.
@@ -38,13 +38,13 @@ const RAISED: f32 = 14.0;
 
 /// This thread's two rows.
 #[derive(Clone, Copy)]
-struct Rows<'b> {
+pub(super) struct Rows<'b> {
     /// The last position that each sees less the thread's first column.
     sees: [Val<'b, I32>; 2],
     /// Least and greatest position of the block's rows.
-    positions: [Val<'b, I32>; 2],
+    pub(super) positions: [Val<'b, I32>; 2],
     /// What products are multiplied by to become scores, or what a bounded score is made of.
-    factors: [Val<'b, F32>; 2],
+    pub(super) factors: [Val<'b, F32>; 2],
 }
 
 impl WgmmaAttention {
@@ -58,7 +58,10 @@ impl WgmmaAttention {
     ) {
         let last = self.tiling().groups - 1;
         // The first warpgroup goes first.
-        b.if_(group.eq(last), || b.arrive_some(TURN, 2 * GROUP));
+        let turns = !self.codes();
+        if turns {
+            b.if_(group.eq(last), || b.arrive_some(TURN, 2 * GROUP));
+        }
         // Tiles of queries and of keys so far; whether there was an item.
         let init = ([b.value(0), b.value(0)], b.value(true));
         b.while_(
@@ -70,12 +73,20 @@ impl WgmmaAttention {
                 let item = Item::load(self.place_of_item(smem, taken));
                 let more = b.value(0).lt(item.count);
                 let [first, end] = self.tiles_of(b, &item);
-                b.if_(more, || self.work(b, params, smem, (&item, first, end), (stage, keys), group));
+                b.if_(more, || {
+                    let tiles = (&item, first, end);
+                    match self.codes() {
+                        true => self.work_on_codes(b, params, smem, tiles, (stage, taken, keys), group),
+                        false => self.work(b, params, smem, tiles, (stage, keys), group),
+                    }
+                });
                 ([taken + 1, keys + end - first], more)
             },
         );
         // Somebody has arrived for the first one's next turn.
-        b.if_(group.eq(0), || b.sync_some(TURN, 2 * GROUP));
+        if turns {
+            b.if_(group.eq(0), || b.sync_some(TURN, 2 * GROUP));
+        }
     }
 
     /// One item, over tiles `first..end` of keys, the `count`-th ones and those that follow.
@@ -99,8 +110,7 @@ impl WgmmaAttention {
         let registers = b.wgmma_fence_on(&nothing(keys));
         let scores = self.scores(b, own, stage.tile, &registers);
         b.wgmma_commit();
-        let early = self.scales_of_columns(b, stage, 0);
-        let scores = self.scaled_sums(b, b.wgmma_wait(0, &scores), stage, early);
+        let scores = b.wgmma_wait(0, &scores);
         stage.release();
         let scores = self.masked(b, scores, (end - 1) * keys, &rows);
         let none = [[b.value(NONE), b.value(0.0f32)]; 2];
@@ -126,8 +136,7 @@ impl WgmmaAttention {
             let values = self.weigh(b, &weights, value.tile, &values);
             b.wgmma_commit();
             b.arrive_some(turn(next), 2 * GROUP);
-            let early = self.scales_of_columns(b, key, 0);
-            let scores = self.scaled_sums(b, b.wgmma_wait(1, &scores), key, early);
+            let scores = b.wgmma_wait(1, &scores);
             key.release();
             let scores = self.masked(b, scores, (end - 1 - i) * keys, &rows);
             let (softmax, old, scores) = self.weights(b, softmax, scores, &rows);
@@ -159,7 +168,7 @@ impl WgmmaAttention {
         (row / self.tokens_of_group(), row % self.tokens_of_group())
     }
 
-    fn rows<'b>(
+    pub(super) fn rows<'b>(
         &self,
         b: &'b Builder,
         item: &Item<'b>,
@@ -175,24 +184,24 @@ impl WgmmaAttention {
     }
 
     /// Starts `(64, keys)` products of queries with keys; `sums` are registers to use.
-    fn scores<'b>(
+    pub(super) fn scores<'b>(
         &self,
         b: &'b Builder,
         queries: SharedPtr<'b, Bf16>,
         keys: SharedPtr<'b, Bf16>,
-        sums: &Sums<'b>,
+        sums: &[Val<'b, F32>],
     ) -> Sums<'b> {
         let layout = if self.key_bytes() == 64 { Layout::Rows64 } else { Layout::Rows128 };
         let (q, k) = (b.wgmma_descriptor(queries, layout), b.wgmma_descriptor(keys, layout));
         if self.codes() {
-            return (0..i64::from(self.key_bytes() / 32)).fold(sums.clone(), |sums, s| {
+            return (0..i64::from(self.key_bytes() / 32)).fold(sums.to_vec(), |sums, s| {
                 let (q, k) = (WgmmaA::Shared(q + s * STEP), k + s * STEP);
                 b.wgmma(WgmmaType::E4m3, &sums, q, k, s != 0)
             });
         }
         let part = |rows: u32| i64::from(rows * ROW_BYTES / 16);
         let steps = (0..self.parts()).flat_map(|p| (0..4i64).map(move |s| (i64::from(p), s)));
-        steps.fold(sums.clone(), |sums, (p, s)| {
+        steps.fold(sums.to_vec(), |sums, (p, s)| {
             let q = WgmmaA::Shared(q + (p * part(ROWS) + s * STEP));
             let k = k + (p * part(self.tiling().keys) + s * STEP);
             b.wgmma(self.element(), &sums, q, k, (p, s) != (0, 0))
@@ -239,29 +248,35 @@ impl WgmmaAttention {
     /// Scores with those of keys that a row does not see below all others; nothing is done where every row sees every
     /// key. The first key is at position `key`.
     fn masked<'b>(&self, b: &'b Builder, scores: Sums<'b>, key: Val<'b, I32>, rows: &Rows<'b>) -> Sums<'b> {
-        let [first, last] = rows.positions;
         let scores: Sums<'b> = match self.0.softcap {
             None => scores,
             Some(_) => each_row(&scores, |s, h| self.0.capped(s * rows.factors[h])),
         };
-        let mut edge = first.lt(key + (self.tiling().keys - 1));
-        if let Some(w) = self.0.window {
-            edge = edge | (key + w).le(last);
-        }
         let mask = || {
-            let sees = rows.sees.map(|s| s - key);
-            let column = |j: usize| (j / 4 * 8 + j % 2) as u32;
-            let hidden = |j: usize| -> Val<'b, I1> {
-                let (column, sees) = (column(j), sees[j / 2 % 2]);
-                let behind = sees.lt(column);
-                match self.0.window {
-                    None => behind,
-                    Some(w) => behind | b.value(column).le(sees - w),
-                }
-            };
+            let hidden = |j: usize| self.hidden(b, rows, key, (j / 4 * 8 + j % 2) as u32, j / 2 % 2);
             scores.iter().enumerate().map(|(j, &s)| hidden(j).select(f32::NEG_INFINITY, s)).collect()
         };
-        b.if_else(edge, mask, || scores.clone())
+        b.if_else(self.hides(rows.positions, key), mask, || scores.clone())
+    }
+
+    /// Whether a row at one of the positions from `first` to `last` does not see a key of the tile that begins with position `key`.
+    pub(super) fn hides<'b>(&self, [first, last]: [Val<'b, I32>; 2], key: Val<'b, I32>) -> Val<'b, I1> {
+        let edge = first.lt(key + (self.tiling().keys - 1));
+        self.0.window.map_or(edge, |w| edge | (key + w).le(last))
+    }
+
+    /// Whether row `h` of the thread does not see the key of column `column`, counted from the thread's first, in that tile.
+    pub(super) fn hidden<'b>(
+        &self,
+        b: &'b Builder,
+        rows: &Rows<'b>,
+        key: Val<'b, I32>,
+        column: u32,
+        h: usize,
+    ) -> Val<'b, I1> {
+        let sees = rows.sees[h] - key;
+        let behind = sees.lt(column);
+        self.0.window.map_or(behind, |w| behind | b.value(column).le(sees - w))
     }
 
     /// The new softmax, the factors on sums so far, and the weights.
@@ -295,31 +310,7 @@ impl WgmmaAttention {
     ///
     /// [`Attention::factor`]: super::super::attention::Attention::factor
     fn factor(&self) -> f32 {
-        self.0.factor() * if self.halves(0) { 1.0 / KEYS } else { 1.0 }
-    }
-
-    /// Products with codes of keys, each times its key's scale; others as they are. Half of the scales are read before the products are
-    /// waited for: more at once would take too many registers.
-    fn scaled_sums<'b>(
-        &self,
-        b: &'b Builder,
-        sums: Sums<'b>,
-        stage: Stage<'b>,
-        early: Option<Sums<'b>>,
-    ) -> Sums<'b> {
-        let (Some(early), Some(late)) = (early, self.scales_of_columns(b, stage, 1)) else { return sums };
-        let scales = [early, late].concat();
-        sums.iter().enumerate().map(|(j, &s)| s * scales[j / 4 * 2 + j % 2]).collect()
-    }
-
-    /// The scales of the thread's columns in half `half` of a tile of codes of keys, in the order of a row's sums. Those of keys that
-    /// are hidden may be no numbers.
-    fn scales_of_columns<'b>(&self, b: &'b Builder, stage: Stage<'b>, half: u32) -> Option<Sums<'b>> {
-        let (lane, _) = b.lane_and_warp();
-        let columns = self.tiling().keys / 2;
-        let first = stage.scales?.at((lane & 3) * 2).at(half * columns);
-        let pairs = (0..columns / 8).map(|n| first.at(8 * n).load_vector::<2>().elements());
-        Some(pairs.flatten().collect())
+        self.0.factor() * if self.halves() { 1.0 / KEYS } else { 1.0 }
     }
 
     /// Weights or results in pairs; weights are the first operand of a product: a thread holds of the sums just what it has to
@@ -335,7 +326,7 @@ impl WgmmaAttention {
 
     /// Divides the weighted values by the sums of weights, and stores the rows that exist, by way of the memory of the
     /// queries, so that whole rows are written.
-    fn store<'b>(
+    pub(super) fn store<'b>(
         &self,
         b: &'b Builder,
         params: &Params<'b>,
@@ -347,7 +338,7 @@ impl WgmmaAttention {
         let (lane, warp) = b.lane_and_warp();
         let (warp, part_bytes) = (warp & 3, ROWS * ROW_BYTES);
         let tile = Tile { rows: ROWS, row_bytes: ROW_BYTES };
-        let one = if self.scaled() { 1.0 / VALUES } else { 1.0 };
+        let one = if self.halves() { 1.0 / VALUES } else { 1.0 };
         let whole = [0, 1].map(|h: usize| b.value(one).div_approx(b.sum_lanes(softmax[h][1], 4)));
         let words = self.packed(b, WgmmaType::Bf16, &each_row(&values, |v, h| v * whole[h]));
         // No warp of the group reads queries any more.
@@ -386,7 +377,7 @@ fn each_row<'b>(sums: &Sums<'b>, f: impl Fn(Val<'b, F32>, usize) -> Val<'b, F32>
 }
 
 /// All values in one, by two chains, which run beside each other.
-fn in_two<'b>(
+pub(super) fn in_two<'b>(
     values: impl Iterator<Item = Val<'b, F32>>,
     combine: impl Fn(Val<'b, F32>, Val<'b, F32>) -> Val<'b, F32>,
 ) -> Val<'b, F32> {

@@ -133,9 +133,8 @@ impl WgmmaAttention {
         let columns = if self.codes() { self.0.head_dim } else { COLUMNS };
         let row_bytes = self.key_bytes();
         let parts = self.0.head_dim / columns;
-        let scale_bytes = stage.scales.map_or(0, |_| 4 * self.tiling().keys);
         stage.wait_empty();
-        stage.full.arrive_expect(ring.bytes + scale_bytes);
+        stage.full.arrive_expect(ring.bytes + ring.scale_bytes);
         // The head's first row in a page, where a key of a head is a row, and in all of the cache.
         let in_page = (head + which * self.0.kv_heads) * PAGE;
         for (p, &page) in (0u32..).zip(pages) {
@@ -144,10 +143,14 @@ impl WgmmaAttention {
                 let to = stage.tile.at_bytes((part * self.tiling().keys + p * PAGE) * row_bytes);
                 b.tensor_load(to, cache, &[part * columns, row], stage.full, None);
             });
-            if let Some(scales) = stage.scales {
+            // Those of keys and of values.
+            if ring.scale_bytes > 0 {
                 let page = params.paged.cache.at64(page.to_i64() * cached.bytes());
-                let from = page.at64(b.value(cached.scales_at())).cast::<F32>().at(in_page);
-                b.bulk_load(scales.at(p * PAGE), from, 4 * PAGE, stage.full, None);
+                let from = page.at64(b.value(cached.scales_at())).cast::<F32>().at(head * PAGE);
+                for which in 0..2 {
+                    let to = stage.scales.at(which * self.tiling().keys + p * PAGE);
+                    b.bulk_load(to, from.at(which * self.0.kv_heads * PAGE), 4 * PAGE, stage.full, None);
+                }
             }
         }
     }

@@ -24,7 +24,7 @@ fn options() -> ImportOptions {
         residual: DType::F32,
         weight: DType::Bf16,
         kv: DType::Bf16,
-        queries: None,
+        attention: None,
         max_seq_len: 128,
         max_step_tokens: 64,
         max_logit_rows: 8,

@@ -64,7 +64,7 @@ fn f32_options() -> ImportOptions {
         residual: f,
         weight: f,
         kv: f,
-        queries: None,
+        attention: None,
         max_seq_len: 128,
         max_step_tokens: 128,
         max_logit_rows: 128,

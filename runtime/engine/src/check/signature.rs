@@ -228,12 +228,12 @@ pub fn signature(kernel: &HostKernel, kv: Option<&KvLayer>, vocab: u32) -> Resul
             slots.extend([Slot::Batch, Slot::Kv, tokens(heads * wide(kv.head_dim), out)]);
             slots
         }
-        HostKernel::Attention { heads, scale, softcap, queries, x, out } => {
+        HostKernel::Attention { heads, scale, softcap, products, x, out } => {
             let (heads, kv) = grouped(heads, kv)?;
             floats(&[scale, softcap.unwrap_or(0.0)])?;
             plain(&[x])?;
-            if let Some(other) = queries.filter(|dtype| *dtype != Dtype::F8E4M3) {
-                return Err(format!("queries are rounded to {other:?}, where e4m3 is served"));
+            if let Some(other) = products.filter(|dtype| *dtype != Dtype::F8E4M3) {
+                return Err(format!("attention multiplies {other:?}, where e4m3 is served"));
             }
             let width = heads * wide(kv.head_dim);
             let mut slots = vec![tokens(width, x), Slot::Batch, Slot::Kv];

@@ -136,10 +136,10 @@ fn contradictions_are_found() {
                 }
             })
         }),
-        ("queries are rounded to Bf16", |m| {
+        ("attention multiplies Bf16", |m| {
             set(m, 4, |k| {
-                if let HostKernel::Attention { queries, .. } = k {
-                    *queries = Some(Dtype::Bf16)
+                if let HostKernel::Attention { products, .. } = k {
+                    *products = Some(Dtype::Bf16)
                 }
             })
         }),

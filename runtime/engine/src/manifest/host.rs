@@ -147,7 +147,7 @@ pub enum HostKernel {
         /// `cap * tanh(score / cap)`.
         softcap: Option<f32>,
         /// What each head of q is rounded to before it is multiplied, times a power of two: e4m3.
-        queries: Option<Dtype>,
+        products: Option<Dtype>,
         /// Element type of q.
         x: Dtype,
         /// Element type of the result.

@@ -214,7 +214,7 @@ pub fn execute(
                 rope::rope_kv_append(&mut cx, job)
             })))
         }
-        HostKernel::Attention { heads, scale, softcap, queries, x, out } => {
+        HostKernel::Attention { heads, scale, softcap, products, x, out } => {
             let (heads, (kv_heads, head_dim)) = (heads as usize, cache_heads(loaded, list));
             if kv_heads == 0 || heads % kv_heads != 0 {
                 return Err(Error::bug(format!("{heads} query heads share {kv_heads} key/value heads")));
@@ -226,7 +226,7 @@ pub fn execute(
             let out = args.floats_mut("out", out, count)?;
             args.end()?;
             let mut cx = Cx { pool, isa, scratch: &mut machine.scratch };
-            let rounds = queries.is_some();
+            let rounds = products.is_some();
             attention(&mut cx, Attention { q, batch, cache, pages, heads, scale, softcap, rounds, out })
         }
     }

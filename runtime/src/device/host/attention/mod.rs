@@ -53,7 +53,7 @@ pub struct Attention<'a> {
     pub scale: f32,
     /// `cap * tanh(score / cap)`.
     pub softcap: Option<f32>,
-    /// Whether each head of q is rounded to e4m3 times a power of two first.
+    /// Whether each head of q is rounded to e4m3 times a power of two first, and weights of an e4m3 cache's values are too.
     pub rounds: bool,
     /// `(tokens, heads, head_dim)`.
     pub out: FloatsMut<'a>,

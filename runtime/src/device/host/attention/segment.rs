@@ -115,6 +115,9 @@ impl Job<'_> {
                 };
                 (greatest[row], total[row]) =
                     softmax::softmax(self.isa, scores, &place, self.scale, self.softcap);
+                if self.rounds && matches!(self.pages, Pages::E4m3(_)) {
+                    softmax::round(scores, &place);
+                }
             }
             let width = self.panels() * LANES;
             self.runs(unit, segment, seen, first, count, runs);

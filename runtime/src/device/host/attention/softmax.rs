@@ -2,6 +2,7 @@
 //!
 //! Where a row sees nothing its greatest score is minus infinity, and merging it changes nothing.
 
+use crate::device::host::e4m3::Power;
 use crate::device::host::elem::{exp_of_negative, fma, tanh};
 use crate::device::host::isa::per_isa;
 use crate::device::host::linear::LANES;
@@ -76,6 +77,17 @@ fn softmax_body<const FMA: bool>(
         half /= 2;
     }
     (greatest, sums[0])
+}
+
+/// Rounds a row's weights to e4m3 times 2^-8: 1, the greatest of a segment, lies in the widest octave. The sum stays that of weights that
+/// are not rounded.
+pub fn round(weights: &mut [f32], row: &Row) {
+    let power = Power::of(&[1.0f32]);
+    for panel in row.panels.clone() {
+        if let Some(x) = lanes(weights, row, panel) {
+            x.iter_mut().for_each(|v| *v = power.nearest(*v));
+        }
+    }
 }
 
 /// The row's 16 scores of a panel.

@@ -101,7 +101,7 @@ impl Case {
             heads: self.heads as u32,
             scale: self.scale(),
             softcap: self.softcap,
-            queries: self.rounds.then_some(Dtype::F8E4M3),
+            products: self.rounds.then_some(Dtype::F8E4M3),
             x: self.q_type,
             out: self.out_type,
         };

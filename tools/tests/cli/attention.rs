@@ -1,4 +1,4 @@
-//! Engines whose attention rounds its queries (`--query-precision fp8`): that every kernel does, and that a check finds one that
+//! Engines whose attention rounds its queries (`--attention-precision fp8`): that every kernel does, and that a check finds one that
 //! does not.
 
 use super::support::*;
@@ -22,7 +22,7 @@ fn model() -> PathBuf {
 
 /// The lines of a check of attention kernels that round their queries.
 fn checked(ran: &Ran) -> Vec<String> {
-    ran.out.lines().filter(|l| l.contains(".queries-f8E4M3FN.")).map(str::to_owned).collect()
+    ran.out.lines().filter(|l| l.contains(".products-f8E4M3FN.")).map(str::to_owned).collect()
 }
 
 #[test]
@@ -36,8 +36,16 @@ fn kernels_round_their_queries_and_a_check_finds_those_that_do_not_do_what_is_sa
     ];
     for (kv, kernel, kinds) in cases {
         let engine = model.with_file_name("rounded.engine");
-        let how =
-            ["--target", "sm_90", "--weights", "dummy:1", "--query-precision", "fp8", "--kv-precision", kv];
+        let how = [
+            "--target",
+            "sm_90",
+            "--weights",
+            "dummy:1",
+            "--attention-precision",
+            "fp8",
+            "--kv-precision",
+            kv,
+        ];
         let limits = ["--max-batch", "4", "--max-step-tokens", "256"];
         trtc(&[&["build", text(&model), "-o", text(&engine)][..], &how, &limits].concat()).ok();
         let check = |engine: &Path, tokens: &str| {
@@ -56,7 +64,7 @@ fn kernels_round_their_queries_and_a_check_finds_those_that_do_not_do_what_is_sa
         // The same kernels against contracts that round nothing.
         let wrong = engine.with_file_name("wrong.engine");
         let unrounded = |m: &mut Manifest| {
-            m.kernels.iter_mut().for_each(|k| k.contract = k.contract.replace(", queries = f8E4M3FN", ""));
+            m.kernels.iter_mut().for_each(|k| k.contract = k.contract.replace(", products = f8E4M3FN", ""));
         };
         rewrite_with(&engine, &wrong, &unrounded, &|_, _, ptx| ptx);
         let ran = check(&wrong, "3");
@@ -69,14 +77,15 @@ fn kernels_round_their_queries_and_a_check_finds_those_that_do_not_do_what_is_sa
 #[test]
 fn the_host_rounds_its_queries_too() {
     let engine = folder("host-queries").join("model.engine");
-    let how = ["--kv-precision", "fp8", "--query-precision", "fp8", "--max-step-tokens", "64"];
+    let how = ["--kv-precision", "fp8", "--attention-precision", "fp8", "--max-step-tokens", "64"];
     trtc(&[&["build", text(&llama()), "-o", text(&engine)][..], &how].concat()).ok();
     let file = EngineFile::open(&engine).expect("the engine");
     let kernels = file.manifest().kernels.iter();
-    let rounding = kernels
-        .filter(|k| matches!(k.code, Code::Host(HostKernel::Attention { queries: Some(Dtype::F8E4M3), .. })));
+    let rounding = kernels.filter(|k| {
+        matches!(k.code, Code::Host(HostKernel::Attention { products: Some(Dtype::F8E4M3), .. }))
+    });
     assert_eq!(rounding.count(), 1);
     trtc(&["check", text(&engine), "--kernel", "attention", "--tokens", "1,40"]).ok();
     let shown = trtc(&["inspect", text(&engine)]).ok();
-    assert!(shown.contains("--query-precision fp8") && shown.contains(".queries-f8E4M3FN."), "{shown}");
+    assert!(shown.contains("--attention-precision fp8") && shown.contains(".products-f8E4M3FN."), "{shown}");
 }
