@@ -15,14 +15,14 @@ struct How {
     precision: &'static str,
     /// Of the cache.
     kv: &'static str,
-    /// Of attention's queries.
-    queries: &'static str,
+    /// What attention multiplies.
+    attention: &'static str,
     /// Whether ops are fused: the kernels of ops by themselves serve engines that are built without passes.
     fused: bool,
 }
 
 /// As most engines are.
-const PLAIN: How = How { precision: "bf16", kv: "bf16", queries: "bf16", fused: true };
+const PLAIN: How = How { precision: "bf16", kv: "bf16", attention: "bf16", fused: true };
 const BUILDS: [How; 7] = [
     PLAIN,
     How { precision: "fp8", ..PLAIN },
@@ -30,8 +30,8 @@ const BUILDS: [How; 7] = [
     How { precision: "int8", ..PLAIN },
     How { precision: "int4", ..PLAIN },
     How { fused: false, ..PLAIN },
-    // The kernels of unrounded queries over such a cache are above.
-    How { kv: "fp8", queries: "fp8", fused: false, ..PLAIN },
+    // Kernels that round nothing over such a cache are above.
+    How { kv: "fp8", attention: "fp8", fused: false, ..PLAIN },
 ];
 /// Passes that fuse ops.
 const FUSING: [&str; 7] = [
@@ -81,7 +81,7 @@ fn trtc(args: &[&str]) -> Result<(), String> {
 
 fn build(model: &Path, engine: &Path, target: &str, how: How) {
     let options = ["--target", target, "--precision", how.precision, "--kv-precision", how.kv];
-    let options = [&options[..], &["--attention-precision", how.queries, "--max-seq-len", "512"]].concat();
+    let options = [&options[..], &["--attention-precision", how.attention, "--max-seq-len", "512"]].concat();
     let mut args = [&["build", path(model), "-o", path(engine)][..], &options].concat();
     if !how.fused {
         FUSING.iter().for_each(|pass| args.extend(["--skip-pass", pass]));

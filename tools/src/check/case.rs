@@ -3,7 +3,7 @@
 use super::caches::{empty, stored};
 use super::inputs::{Kind, Laid, lay};
 use super::memory::{Memory, Place};
-use super::{Tolerance, appends, op_of, quantised, sampling};
+use super::{Tolerance, appends, op_of, quantised, rounded, sampling};
 use crate::render::Failure;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -214,8 +214,7 @@ impl Requests {
 }
 
 /// Checks a kernel of a launch with `tokens` tokens, in steps that `choice` says it serves, beside the kernel for single tokens if
-/// it leaves them to one. `users` are the launches that
-/// use the same cache, in order: the first that a step has is the one that appends.
+/// it leaves them to one. `users` are the launches that use the same cache, in order: the first that a step has appends.
 pub fn check(
     memory: &mut Memory<'_>,
     (launch, choice): (&Launch, &Choice),
@@ -248,9 +247,10 @@ pub fn check(
         (cache, of_cache) = stored(memory, launch, &requests.pages, cache)?;
     }
     let ran = run(memory, (launch, choice), &module, &requests, &cache, random)?;
-    let tolerance = op_of(&module).map_or(Tolerance::EXACT, |op| Tolerance::of(&module, op, choice.steps));
+    let tolerance = Tolerance::of(&module, (&memory.manifest().target, choice.steps));
     // A cache that is as right as it has to be says nothing of the kernel.
-    let worst = if of_cache <= 1.0 { 0.0 } else { of_cache };
+    let worst = if ran.rounds { of_cache } else { f32::INFINITY };
+    let worst = if worst <= 1.0 { 0.0 } else { worst };
     let mut outcome = Outcome { worst, overrun: false };
     let wanted = ran.want.iter().filter(|d| matches!(d, Data::Float(_) | Data::Int(_)));
     let mut tokens = Vec::new();
@@ -302,11 +302,12 @@ pub fn contract(kernel: &Kernel) -> Result<Module, Failure> {
     })
 }
 
-/// What was computed from what, and where the device has put its results.
+/// What was computed from what, where the device has put its results, and whether it rounds queries, if it is to.
 struct Done {
     inputs: Vec<Data>,
     want: Vec<Data>,
     places: Vec<(Place, Kind)>,
+    rounds: bool,
 }
 
 /// Launches the kernels of a choice on random inputs and evaluates their contract on the same.
@@ -333,21 +334,25 @@ fn run(
             used.push(i);
         }
     }
-    let mut name = "";
-    for (index, dims) in parts(launch, choice, dims, requests.single()) {
-        let kernel = &memory.manifest().kernels[index as usize];
-        let call = Call { kernel: (index, kernel), args: &args, loc: &launch.loc };
-        memory.device.launch(call, &memory.bind, dims)?;
-        name = &kernel.name;
-        if !memory.counters_rest()? {
-            return Err(Failure::bug(format!("kernel {name} leaves counters that are not 0")));
+    let execute = |memory: &mut Memory<'_>| {
+        for (index, dims) in parts(launch, choice, dims, requests.single()) {
+            let kernel = &memory.manifest().kernels[index as usize];
+            let call = Call { kernel: (index, kernel), args: &args, loc: &launch.loc };
+            memory.device.launch(call, &memory.bind, dims)?;
+            if !memory.counters_rest()? {
+                return Err(Failure::bug(format!("kernel {} leaves counters that are not 0", kernel.name)));
+            }
         }
-    }
+        Ok(())
+    };
+    execute(memory)?;
     let want = interp::run(module, &Given(weights), &inputs).map_err(|d| {
+        let name = &memory.manifest().kernels[choice.kernel as usize].name;
         Failure::bug(format!("the contract of kernel {name} cannot be evaluated: {}", d.message))
     })?;
     used.into_iter().for_each(|i| memory.forget(i));
-    Ok(Done { inputs, want, places: results })
+    let rounds = rounded::holds(memory, module, (&args, &inputs), &results, execute)?;
+    Ok(Done { inputs, want, places: results, rounds })
 }
 
 #[cfg(test)]

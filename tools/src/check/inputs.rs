@@ -124,7 +124,7 @@ pub fn is_ints(ty: &TensorType) -> bool {
 }
 
 /// Type of the elements of an activation.
-fn dtype_of(ty: &TensorType) -> Result<Dtype, Failure> {
+pub fn dtype_of(ty: &TensorType) -> Result<Dtype, Failure> {
     match ty.elem {
         Elem::Plain(DType::F32) => Ok(Dtype::F32),
         Elem::Plain(DType::Bf16) => Ok(Dtype::Bf16),

@@ -10,6 +10,7 @@ pub mod case;
 pub mod inputs;
 pub mod memory;
 pub mod quantised;
+pub mod rounded;
 pub mod sampling;
 
 pub use case::{Outcome, check};
@@ -19,7 +20,8 @@ use memory::Memory;
 use trtc_engine::EngineFile;
 use trtc_engine::manifest::{Arg, Dtype, Steps};
 use trtc_ir::ops::{GatedLinear, Linear};
-use trtc_ir::{DType, Elem, Module, Op, Scheme, ValueId, WeightId};
+use trtc_ir::target::MatrixUnit;
+use trtc_ir::{DType, Elem, Module, Op, Scheme, Target, ValueId, WeightId};
 use trtc_runtime::device::Device;
 
 /// How far a result may be off: units in the last place of the result's type, and a part of the greatest result.
@@ -36,7 +38,8 @@ impl Tolerance {
     /// the next code, which moves its score by up to a fourteenth of its greatest element; so may a chain's query that is rounded, but it
     /// moves those of all keys at once, each another way. Matrix units add products of e4m3 with some 13 bits below the
     /// greatest addend, and cut off what is less.
-    fn of(module: &Module, op: &Op, steps: Steps) -> Tolerance {
+    fn of(module: &Module, (target, steps): (&str, Steps)) -> Tolerance {
+        let Some(op) = op_of(module) else { return Tolerance::EXACT };
         let e4m3 = |w: WeightId| module.weights[w].ty.elem == Elem::Quant(Scheme::FP8);
         match op {
             Op::Linear(Linear { weight, .. }) | Op::GatedLinear(GatedLinear { weight, .. })
@@ -48,10 +51,13 @@ impl Tolerance {
             Op::Attention(op) if op.products.is_some() && appends(module) => {
                 Tolerance { ulps: 2.0, of_greatest: 8e-3 }
             }
-            // Weights may be rounded there: each by 2^-4 of itself, and a value is no more than the greatest result, which may be of
-            // a single key. Kernels of decode steps have no use for it.
+            // Weights may be rounded: each by 2^-4 of itself, and a value is no more than the greatest result, which may be of a single
+            // key. Only there are kernels that have a use for it.
             Op::Attention(op)
-                if op.products.is_some() && is_e4m3(module, op.kv) && steps != Steps::Decode =>
+                if op.products.is_some()
+                    && is_e4m3(module, op.kv)
+                    && steps != Steps::Decode
+                    && rounds_weights(target) =>
             {
                 Tolerance { ulps: 2.0, of_greatest: 0.0625 }
             }
@@ -108,6 +114,12 @@ pub fn appends(contract: &Module) -> bool {
 /// True if a kernel makes keys of an e4m3 cache.
 fn rounds_keys(contract: &Module) -> bool {
     appends(contract) && contract.func.results.iter().any(|&v| is_e4m3(contract, v))
+}
+
+/// True if a target has kernels of attention that round weights: the host, and GPUs with `wgmma`.
+fn rounds_weights(target: &str) -> bool {
+    let gpu = Target::named(target).and_then(|target| target.gpu.as_ref());
+    gpu.is_none_or(|gpu| gpu.matrix.contains(&MatrixUnit::Wgmma))
 }
 
 /// True of an e4m3 cache.

@@ -71,6 +71,23 @@ fn kernels_round_their_queries_and_a_check_finds_those_that_do_not_do_what_is_sa
         assert_eq!(ran.code, 3, "{}", ran.out);
         let found = checked(&ran);
         assert!(found.len() >= 2 && found.iter().all(|line| line.contains("WRONG")), "{}", ran.out);
+        // Kernels that round nothing against contracts that do, where no rounding of weights may hide it.
+        if kv == "fp8" {
+            let plain = engine.with_file_name("plain.engine");
+            let how = ["--target", "sm_90", "--weights", "dummy:1", "--kv-precision", kv];
+            trtc(&[&["build", text(&model), "-o", text(&plain)][..], &how, &limits].concat()).ok();
+            let rounding = |m: &mut Manifest| {
+                m.kernels.iter_mut().filter(|k| k.name.starts_with(kernel)).for_each(|k| {
+                    let (scale, products) = ("{scale = ", "{products = f8E4M3FN, scale = ");
+                    k.contract = k.contract.replace(scale, products);
+                });
+            };
+            rewrite_with(&plain, &wrong, &rounding, &|_, _, ptx| ptx);
+            let ran = check(&wrong, "3");
+            assert_eq!(ran.code, 3, "{}", ran.out);
+            let found: Vec<_> = ran.out.lines().filter(|l| l.starts_with(kernel)).collect();
+            assert!(found.len() >= 4 && found.iter().all(|line| line.contains("WRONG")), "{}", ran.out);
+        }
     }
 }
 
