@@ -5,9 +5,9 @@
 //! warpgroup makes f16 of them (`wgmma_attention/converter.rs`), or transposes values (`wgmma_attention/transposer.rs`) where
 //! queries are rounded to e4m3 too (`wgmma_attention/queries.rs`), and everything is multiplied as codes. Each of the other
 //! warpgroups has 64 rows of queries (`wgmma_attention/consumer.rs`, of codes `wgmma_attention/codes.rs`): scores and weighted
-//! values are `wgmma` products, the softmax is kept up in registers. A warpgroup multiplies the next tile of keys while it makes
-//! weights of this one's scores, and the warpgroups take turns in starting products, so that one's softmax runs beside another's
-//! products.
+//! values are `wgmma` products, the softmax is kept up in registers. But for codes, a warpgroup multiplies the next tile of keys
+//! while it makes weights of this one's scores, and the warpgroups take turns in starting products, so that one's softmax runs beside
+//! another's products.
 //!
 //! A row is a token and one of [`WgmmaAttention::heads_of_tile`] query heads that share a key/value head, so that short runs
 //! fill tiles too. Tiles of keys begin at multiples of their length and are taken from the last one down, so a row's result
@@ -303,8 +303,8 @@ impl WgmmaAttention {
                         b.if_(warp.eq(0), || self.produce(b, &params, &smem));
                     }
                     Filled::Halved(announced, halves) => self.convert(b, &params, &smem, announced, halves),
-                    Filled::Transposed(announced, staged) => {
-                        self.transpose(b, &params, &smem, announced, staged);
+                    Filled::Transposed(announced, copied) => {
+                        self.transpose(b, &params, &smem, announced, copied);
                     }
                 }
             },
@@ -329,7 +329,7 @@ impl WgmmaAttention {
             let scales = if self.codes() { scales * keys } else { 0 };
             (b.shared(stages * scales, 128), 4 * scales)
         };
-        let (v_scales, copied_scales) = (scales(3, v.2), scales(2, copied.2));
+        let (v_scales, copied_scales) = (scales(codes::Factors::OF_KEY, v.2), scales(2, copied.2));
         let ring = |(tiles, bytes, stages), (scales, scale_bytes)| {
             let (full, empty) = (b.barriers(stages), b.barriers(stages));
             Ring { tiles, bytes, scales, scale_bytes, stages, full, empty }

@@ -10,7 +10,7 @@
 //! beside the other: three of them, with few registers each, hide what each waits for.
 
 use super::super::attention::NONE;
-use super::consumer::{Rows, Softmax, Sums, Words, in_two};
+use super::consumer::{Rows, STEP, Softmax, Sums, Words, in_two};
 use super::work::Item;
 use super::{COLUMNS, Params, Smem, Stage, WgmmaAttention};
 use crate::builder::{Builder, F32, I32, SharedPtr, Smem as Layout, Val, WgmmaA, WgmmaType};
@@ -18,8 +18,45 @@ use crate::builder::{Builder, F32, I32, SharedPtr, Smem as Layout, Val, WgmmaA, 
 /// log2 of 448, the greatest number of e4m3, which the greatest weight of a row becomes: so it is not rounded. Sums of weights are multiplied
 /// by as much, so it cancels.
 const RAISED: f32 = 8.807_355;
-/// Encoded step of a descriptor over 32 codes of a row.
-const STEP: i64 = 2;
+
+/// What the weights of a tile are made with, in shared memory, [`Factors::OF_KEY`] for each key: of two keys each their scales and the
+/// logarithms of those of their values, and behind these of all keys the inverses of those of their values.
+#[derive(Clone, Copy)]
+pub(super) struct Factors<'b> {
+    all: SharedPtr<'b, F32>,
+    /// Keys of a tile.
+    keys: u32,
+}
+
+impl<'b> Factors<'b> {
+    /// How many there are of a key.
+    pub(super) const OF_KEY: u32 = 3;
+
+    /// Those of the tile of values in a stage.
+    pub(super) fn of(value: Stage<'b>, keys: u32) -> Factors<'b> {
+        Factors { all: value.scales, keys }
+    }
+
+    /// Stores those of key `key`.
+    pub(super) fn put(self, key: Val<'b, I32>, [of_key, logarithm, inverse]: [Val<'b, F32>; 3]) {
+        let two = self.all.at((key / 2) * 4 + key % 2);
+        two.store(of_key);
+        two.at(2).store(logarithm);
+        self.all.at(key + 2 * self.keys).store(inverse);
+    }
+
+    /// Of this thread's two columns of the `n`-th eight the scales of keys, and the logarithms.
+    fn of_eight(self, n: u32) -> [Val<'b, F32>; 4] {
+        let (lane, _) = self.all.builder().lane_and_warp();
+        self.all.at((lane & 3) * 4).at(16 * n).load_vector::<4>().elements()
+    }
+
+    /// The inverses of the same.
+    fn inverses(self, n: u32) -> [Val<'b, F32>; 2] {
+        let (lane, _) = self.all.builder().lane_and_warp();
+        self.all.at(2 * self.keys).at((lane & 3) * 2).at(8 * n).load_vector::<2>().elements()
+    }
+}
 
 impl WgmmaAttention {
     /// One item, of the `number`-th tile of queries, over tiles `first..end` of keys, the `count`-th ones and those that follow.
@@ -52,8 +89,9 @@ impl WgmmaAttention {
             let first = last - tile * keys;
             let soften = |rows: Option<Rows<'b>>| {
                 let mask = rows.map(|rows| (rows, first));
-                let exponents = self.exponents(b, factors, &products, value.scales, mask);
-                self.weights_of(b, softmax, exponents, value.scales)
+                let of_keys = Factors::of(value, keys);
+                let exponents = self.exponents(b, factors, &products, of_keys, mask);
+                weights_of(b, softmax, exponents, of_keys)
             };
             let (softmax, old, weights) = b.if_else(
                 self.hides(positions, first),
@@ -75,16 +113,13 @@ impl WgmmaAttention {
         b: &'b Builder,
         by: [Val<'b, F32>; 2],
         products: &Sums<'b>,
-        columns: SharedPtr<'b, F32>,
+        of_keys: Factors<'b>,
         mask: Option<(Rows<'b>, Val<'b, I32>)>,
     ) -> [Sums<'b>; 2] {
-        // Of this thread's two columns of each eight the scales of keys, and the logarithms of those of values.
-        let (lane, _) = b.lane_and_warp();
-        let own = columns.at((lane & 3) * 4);
         let mut exponents = [Sums::new(), Sums::new()];
         let (eights, _) = products.as_chunks::<4>();
         for (n, eight) in (0u32..).zip(eights) {
-            let factors = own.at(16 * n).load_vector::<4>().elements();
+            let factors = of_keys.of_eight(n);
             for (j, product) in eight.iter().enumerate() {
                 let (h, column) = (j / 2, j % 2);
                 let (score, logarithm) = (*product * factors[column], factors[2 + column]);
@@ -102,41 +137,6 @@ impl WgmmaAttention {
             }
         }
         exponents
-    }
-
-    /// The new softmax, the factors on sums so far, and codes of weights, the first operand of a product: of 32 keys a thread has
-    /// those in the order in which values are turned (`wgmma_attention/transposer.rs`).
-    fn weights_of<'b>(
-        &self,
-        b: &'b Builder,
-        softmax: Softmax<'b>,
-        exponents: [Sums<'b>; 2],
-        factors: SharedPtr<'b, F32>,
-    ) -> (Softmax<'b>, [Val<'b, F32>; 2], Words<'b>) {
-        let most = [0, 1].map(|h: usize| {
-            let own = in_two(exponents[h].iter().copied(), |a, b| a.max(b));
-            softmax[h][0].max(b.max_lanes(own, 4))
-        });
-        let old = [0, 1].map(|h: usize| (softmax[h][0] - most[h]).exp2_flush());
-        let base = most.map(|most| b.value(RAISED) - most);
-        let (lane, _) = b.lane_and_warp();
-        let inverses = factors.at(2 * self.tiling().keys).at((lane & 3) * 2);
-        let mut sums = [0, 1].map(|h: usize| softmax[h][1] * old[h]);
-        let mut weights = Words::new();
-        let (upper, lower) = (exponents[0].as_chunks::<4>().0, exponents[1].as_chunks::<4>().0);
-        for (n, rows) in (0u32..).zip(upper.iter().zip(lower)) {
-            // Two columns of each of two eights.
-            let [left, right] = [0, 8].map(|at| inverses.at(16 * n + at).load_vector::<2>().elements());
-            let inverses = [left[0], left[1], right[0], right[1]];
-            for (h, exponents) in [rows.0, rows.1].into_iter().enumerate() {
-                let raised = exponents.map(|e| (e + base[h]).exp2_flush());
-                for (w, inverse) in raised.into_iter().zip(inverses) {
-                    sums[h] = w.fma(inverse, sums[h]);
-                }
-                weights.push(b.to_e4m3(raised));
-            }
-        }
-        ([0, 1].map(|h: usize| [most[h], sums[h]]), old, weights)
     }
 
     /// `values * old + weights v`, part by part.
@@ -164,4 +164,36 @@ impl WgmmaAttention {
         });
         parts.flatten().collect()
     }
+}
+
+/// The new softmax, the factors on sums so far, and codes of weights, the first operand of a product: of 32 keys a thread has
+/// those in the order in which values are turned (`wgmma_attention/transposer.rs`).
+fn weights_of<'b>(
+    b: &'b Builder,
+    softmax: Softmax<'b>,
+    exponents: [Sums<'b>; 2],
+    of_keys: Factors<'b>,
+) -> (Softmax<'b>, [Val<'b, F32>; 2], Words<'b>) {
+    let most = [0, 1].map(|h: usize| {
+        let own = in_two(exponents[h].iter().copied(), |a, b| a.max(b));
+        softmax[h][0].max(b.max_lanes(own, 4))
+    });
+    let old = [0, 1].map(|h: usize| (softmax[h][0] - most[h]).exp2_flush());
+    let base = most.map(|most| b.value(RAISED) - most);
+    let mut sums = [0, 1].map(|h: usize| softmax[h][1] * old[h]);
+    let mut weights = Words::new();
+    let (upper, lower) = (exponents[0].as_chunks::<4>().0, exponents[1].as_chunks::<4>().0);
+    for (n, rows) in (0u32..).zip(upper.iter().zip(lower)) {
+        // Two columns of each of two eights.
+        let [left, right] = [0, 1].map(|i| of_keys.inverses(2 * n + i));
+        let inverses = [left[0], left[1], right[0], right[1]];
+        for (h, exponents) in [rows.0, rows.1].into_iter().enumerate() {
+            let raised = exponents.map(|e| (e + base[h]).exp2_flush());
+            for (w, inverse) in raised.into_iter().zip(inverses) {
+                sums[h] = w.fma(inverse, sums[h]);
+            }
+            weights.push(b.to_e4m3(raised));
+        }
+    }
+    ([0, 1].map(|h: usize| [most[h], sums[h]]), old, weights)
 }

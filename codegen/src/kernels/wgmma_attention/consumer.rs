@@ -21,7 +21,7 @@ const ALL: u32 = 5;
 pub(super) const OWN: u32 = 6;
 
 /// Encoded step of a descriptor over 32 bytes of a row of k: 16 elements, or 32 codes.
-const STEP: i64 = 2;
+pub(super) const STEP: i64 = 2;
 /// Encoded step over 16 rows.
 const STEP_ROWS: i64 = (16 * ROW_BYTES / 16) as i64;
 
@@ -57,8 +57,8 @@ impl WgmmaAttention {
         group: Val<'b, I32>,
     ) {
         let last = self.tiling().groups - 1;
-        // The first warpgroup goes first.
         let turns = !self.codes();
+        // The first warpgroup goes first.
         if turns {
             b.if_(group.eq(last), || b.arrive_some(TURN, 2 * GROUP));
         }

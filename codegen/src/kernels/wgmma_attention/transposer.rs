@@ -9,6 +9,7 @@
 //! Scales go with the weights (`wgmma_attention/codes.rs`), those of values as log2 and inverse, which each warp makes of its 32. Rows behind
 //! the end of the context hold anything: such values become 0, so that their weights of 0 count for nothing.
 
+use super::codes::Factors;
 use super::work::Item;
 use super::{Params, Ring, Smem, Stage, WARPS, WgmmaAttention};
 use crate::builder::{Barrier, Builder, I32, Val};
@@ -105,17 +106,14 @@ impl WgmmaAttention {
         });
     }
 
-    /// What weights are made with, of each lane's key: for two keys their scales and the logarithms of those of their values, and behind
-    /// these of all keys the inverses, `(2 keys) + (keys)`.
+    /// Makes what weights are made with, of each lane's key.
     fn put_factors<'b>(&self, b: &'b Builder, from: Stage<'b>, to: Stage<'b>) {
         let (lane, warp) = b.lane_and_warp();
         let (keys, key) = (self.tiling().keys, warp * KEYS + lane);
         let [of_key, of_value] = [0, keys].map(|at| from.scales.at(key + at).load());
         let of_value = (b.value(LEAST).lt(of_value) & of_value.lt(1.0 / LEAST)).select(of_value, LEAST);
-        let two = to.scales.at((key / 2) * 4 + key % 2);
-        two.store(of_key);
-        two.at(2).store(of_value.log2());
-        to.scales.at(key + 2 * keys).store(b.value(1.0f32).div_approx(of_value));
+        let inverse = b.value(1.0f32).div_approx(of_value);
+        Factors::of(to, keys).put(key, [of_key, of_value.log2(), inverse]);
     }
 
     /// Turns this warp's values into columns of `(head_dim, keys)`.
