@@ -23,8 +23,8 @@ pub struct GraphArgs {
     #[arg(long, value_name = "PRECISION")]
     pub kv_precision: Option<String>,
     /// What attention multiplies: bf16, queries and weights as they are, if left out; or fp8, queries rounded to e4m3 times a power of
-    /// two, and weights too, with which an H100 multiplies keys and values as they lie in a cache of fp8, so long prompts take less
-    /// time. It costs accuracy, 0.6 % of SmolLM2's perplexity
+    /// two. Over a cache of fp8 an H100 and the host round weights too: long prompts take an H100 less time, since it multiplies keys
+    /// and values as they lie in the cache. It costs accuracy, 0.6 % of SmolLM2's perplexity
     #[arg(long, value_name = "PRECISION")]
     pub attention_precision: Option<String>,
     /// Most requests in a step. Where these are more than 128, a GPU of sm_90 has kernels for just as many: give what will run at once

@@ -3,8 +3,8 @@
 //! A query at position `p` sees the keys at `0..=p`, or with a window `w` those at `p - w + 1..=p`. Query head `h`
 //! reads key/value head `h / (heads / kv_heads)`. The result is `(T, heads, head_dim)` or `(T, heads * head_dim)`. With `products`
 //! each head of each token's q is rounded before it is multiplied: to e4m3 times a power of two that its elements share, as
-//! `quant/power.rs` defines it. Weights of values of an e4m3 cache may be rounded to e4m3 then, so that a product is one of codes: each
-//! by 2^-4 of itself, or 2^-18 of the greatest of its row, at most. Evaluation does not round them.
+//! `quant/power.rs` defines it. Weights of values of an e4m3 cache may be rounded to e4m3 then, so that a product is one of codes: each,
+//! by itself or times its value's scale, by 2^-4 of that or 2^-18 of the greatest of its row, at most. Evaluation does not round them.
 //!
 //! ```mlir
 //! %a = llm.attention %q, %kv, %batch {scale = 0.088388346} : tensor<Tx4096xbf16>

@@ -146,7 +146,8 @@ pub enum HostKernel {
         scale: f32,
         /// `cap * tanh(score / cap)`.
         softcap: Option<f32>,
-        /// What each head of q is rounded to before it is multiplied, times a power of two: e4m3.
+        /// What each head of q is rounded to before it is multiplied, times a power of two, and weights of an e4m3 cache's values:
+        /// e4m3.
         products: Option<Dtype>,
         /// Element type of q.
         x: Dtype,
