@@ -6,7 +6,9 @@
 
 use crate::kernels::Recipe;
 use crate::kernels::decode_attention::DecodeAttention;
+use crate::kernels::operands::Product;
 use crate::kernels::stream_matmul::{Prologue, StreamMatmul};
+use crate::kernels::wgmma_matmul::{self, WgmmaMatmul};
 use crate::recipes::{Ranged, alone, attention, rope_kv_append};
 use crate::signature::{Suffix, Types};
 use trtc_ir::target::Gpu;
@@ -16,6 +18,10 @@ use trtc_ir::{Module, Op, OpId, Steps, Sym, ValueId};
 /// before its context is under way shows. Measured on an H200, 1430 positions: 64 requests take as long as with a launch more,
 /// 128 take 2 % and 400 take 3 % longer.
 const FEW: u64 = 64;
+
+/// Most tokens of steps whose queries, keys and values are turned and stored by a launch of its own: so many are few tiles of whole
+/// heads, and with others the product is faster.
+const APART: u64 = 512;
 
 /// The op that alone reads what `maker` makes.
 pub fn reader(module: &Module, maker: OpId) -> Option<OpId> {
@@ -29,8 +35,15 @@ pub fn reader(module: &Module, maker: OpId) -> Option<OpId> {
     (readers.next().is_none() && !returned).then_some(only)
 }
 
-/// The kernel that computes an op and the one that makes an operand of it, where there is one.
-pub fn chain(module: &Module, id: OpId, gpu: &Gpu) -> Option<Ranged> {
+/// The kernels that compute an op and the one that makes an operand of it.
+pub fn chains(module: &Module, id: OpId, gpu: &Gpu) -> Vec<Ranged> {
+    match &module.func.ops[id].op {
+        Op::RopeKvAppend(op) => appended(module, id, op.qkv, gpu).unwrap_or_default(),
+        _ => chain(module, id, gpu).into_iter().collect(),
+    }
+}
+
+fn chain(module: &Module, id: OpId, gpu: &Gpu) -> Option<Ranged> {
     let t = Types { module };
     let data = &module.func.ops[id];
     match &data.op {
@@ -59,6 +72,32 @@ pub fn chain(module: &Module, id: OpId, gpu: &Gpu) -> Option<Ranged> {
         Op::GatedLinear(op) => streamed(module, id, op.x, None, gpu),
         _ => None,
     }
+}
+
+/// The kernels of products with many tokens that turn and store what they make, which is `qkv`: where its own multiply with
+/// `wgmma`. Not if it must not show which of both a step has: the sums are not rounded between.
+fn appended(module: &Module, id: OpId, qkv: ValueId, gpu: &Gpu) -> Option<Vec<Ranged>> {
+    let t = Types { module };
+    let data = &module.func.ops[id];
+    let Op::RopeKvAppend(rope) = &data.op else { return None };
+    let maker = module.func.def_op(qkv)?;
+    if module.deterministic || reader(module, maker) != Some(id) {
+        return None;
+    }
+    let append = Some(rope_kv_append(t, data, rope).ok()?);
+    let (most, requests) = (module.max_dim(Sym::T)?, module.max_dim(Sym::L)?);
+    let own = alone(module, &module.func.ops[maker], gpu).ok()?;
+    let with_append = |own: Ranged| {
+        let Recipe::WgmmaMatmul(WgmmaMatmul { of, order, .. }) = own.recipe else { return None };
+        let of = Product { append, ..of };
+        let (tiling, grid) = wgmma_matmul::choose(own.to.min(most), &of, order);
+        let recipe = WgmmaMatmul { of, tiling, grid, order };
+        // Steps that only decode have as many tokens as requests.
+        let steps = if own.from > requests { own.steps } else { Steps::Prefill };
+        let served = own.from > APART && recipe.unsupported().is_none();
+        served.then(|| Ranged { steps, with: Some(qkv), recipe: recipe.into(), ..own })
+    };
+    Some(own.into_iter().filter_map(with_append).collect())
 }
 
 /// The kernel of a product with one token, if it streams weights and can make `x` by itself.

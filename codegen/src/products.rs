@@ -37,7 +37,7 @@ pub(crate) struct Bounds {
 
 /// The kernels of a product with weights of `w`, those of the same steps with fewest rows first; or why there are none.
 pub(crate) fn forms(of: Product, w: Elem, gpu: &Gpu, bounds: Bounds) -> Result<Vec<Form>, String> {
-    let Product { n, k, rows, bias, residual, out, gate, operands } = of;
+    let Product { n, k, rows, bias, residual, out, gate, operands, .. } = of;
     let wgmma = gpu.matrix.contains(&MatrixUnit::Wgmma);
     let quantised = if let Elem::Quant(scheme) = w { payload(scheme) } else { None };
     if gate.is_some() && (quantised.is_some() || !wgmma) {
@@ -206,6 +206,7 @@ mod tests {
             residual: None,
             out: DType::Bf16,
             gate: None,
+            append: None,
         };
         let of_requests = |requests, streams| -> Vec<String> {
             let bounds = Bounds { tokens: 1024, requests, invariant: false };

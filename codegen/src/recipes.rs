@@ -64,10 +64,10 @@ impl Ranged {
 /// of a chain that it belongs to serves it; that is among those of the op that reads the other.
 pub fn recipes(module: &Module, id: OpId, gpu: &Gpu) -> Result<Vec<Ranged>, String> {
     let mut own = alone(module, &module.func.ops[id], gpu)?;
-    let reads = chains::chain(module, id, gpu);
-    let made = |chain: &Ranged| chain.with.is_some_and(|v| module.func.ops[id].results.contains(&v));
-    let read = chains::reader(module, id).and_then(|reader| chains::chain(module, reader, gpu)).filter(made);
-    for chain in [&reads, &read].into_iter().flatten() {
+    let reads = chains::chains(module, id, gpu);
+    let made = |chain: &&Ranged| chain.with.is_some_and(|v| module.func.ops[id].results.contains(&v));
+    let read = chains::reader(module, id).map_or_else(Vec::new, |reader| chains::chains(module, reader, gpu));
+    for chain in reads.iter().chain(read.iter().filter(made)) {
         own = own.into_iter().flat_map(|r| r.without(chain)).collect();
     }
     let mut all: Vec<Ranged> = reads.into_iter().chain(own).collect();
@@ -101,11 +101,9 @@ pub(crate) fn alone(module: &Module, data: &OpData, gpu: &Gpu) -> Result<Vec<Ran
     let t = Types { module };
     let max = module.max_dim(Sym::T).ok_or("the module has no bound on T")?;
     let weight_dtype = |norm: &RmsNormWeight| plain(t.weight(norm.weight).elem, "a norm's weight");
-    let all = |steps, word, recipe| {
-        let suffix = Suffix::word(word);
-        Ranged { from: 1, to: max, steps, with: None, suffix, recipe }
-    };
-    let requests = module.max_dim(Sym::L).unwrap_or(max).min(max);
+    let of = |steps, suffix, recipe| Ranged { from: 1, to: max, steps, with: None, suffix, recipe };
+    let all = |steps, word, recipe| of(steps, Suffix::word(word), recipe);
+    let requests = module.max_dim(Sym::L).map_or(max, |most| most.min(max));
     let bounds = Bounds { tokens: max, requests, invariant: module.deterministic };
     let always = |recipe: Recipe| Ok(vec![all(Steps::Any, "", recipe)]);
     let found: Result<Vec<Ranged>, String> = match &data.op {
@@ -348,6 +346,7 @@ fn product(
         residual: None,
         out: plain(t.result(data, 0)?.elem, "a result")?,
         gate: None,
+        append: None,
     })
 }
 

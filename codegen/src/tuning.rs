@@ -272,6 +272,7 @@ mod tests {
             residual: None,
             out: DType::Bf16,
             gate: Some(Act::Silu),
+            append: None,
         };
         for order in [Order::Free, Order::Shares(2)] {
             for rows in [8, 64, 512, 8192] {

@@ -1,9 +1,11 @@
 //! A module with one op, or a chain of ops: the contract of the kernel that computes them.
 
+use crate::dtype::DType;
 use crate::entity::{OpId, ValueId, WeightId};
 use crate::loc::Loc;
 use crate::module::{Module, Source, TensorRef, Weight};
-use crate::types::{Dim, Sym, Type};
+use crate::ops::Op;
+use crate::types::{Dim, Elem, Sym, TensorType, Type};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The module that consists of some ops in execution order, with what they read of others as parameters, and their
@@ -13,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// caches' layer numbers, checkpoint tensors, offsets, and the kernels themselves. So ops that one kernel can
 /// serve have contracts that are equal and print equally. Symbolic dimensions keep their bounds, and the target
 /// stays. Ids that are not in the module are left out.
+///
+/// A product that another of the ops reads is f32, whatever it is where it is written: its sums are rounded when they are.
 pub fn extract(module: &Module, ops: &[OpId]) -> Module {
     let mut out = Module { name: "contract".into(), target: module.target.clone(), ..Module::default() };
     let ops: Vec<_> = ops.iter().filter_map(|&op| module.func.ops.get(op)).collect();
@@ -29,6 +33,12 @@ pub fn extract(module: &Module, ops: &[OpId]) -> Module {
         other => other,
     };
 
+    let unrounded = |ty: Type| match ty {
+        Type::Tensor(TensorType { dims, elem: Elem::Plain(_) }) => {
+            Type::Tensor(TensorType { dims, elem: Elem::Plain(DType::F32) })
+        }
+        other => other,
+    };
     let made: BTreeSet<ValueId> = ops.iter().flat_map(|data| data.results.iter().copied()).collect();
     let read: BTreeSet<ValueId> = ops.iter().flat_map(|data| data.op.operands()).collect();
     let mut values: BTreeMap<ValueId, ValueId> = BTreeMap::new();
@@ -54,6 +64,7 @@ pub fn extract(module: &Module, ops: &[OpId]) -> Module {
     let mut number = 0;
     for data in ops {
         let mut op = data.op.clone();
+        let product = matches!(op, Op::Linear(_));
         for v in op.operands_mut() {
             *v = values.get(v).copied().unwrap_or(*v);
         }
@@ -64,8 +75,9 @@ pub fn extract(module: &Module, ops: &[OpId]) -> Module {
             .results
             .iter()
             .filter_map(|v| Some((*v, ty(v)?)))
+            .map(|(v, ty)| (v, if product && read.contains(&v) { unrounded(ty) } else { uniform(ty) }))
             .zip(number..)
-            .map(|((v, ty), i)| (v, format!("r{i}"), uniform(ty)))
+            .map(|((v, ty), i)| (v, format!("r{i}"), ty))
             .collect();
         number += results.len();
         let named: Vec<(&str, Type)> = results.iter().map(|(_, n, t)| (n.as_str(), t.clone())).collect();

@@ -118,6 +118,32 @@ fn a_chain_has_one_contract_without_what_is_between() {
     verify(&contract).unwrap_or_else(|d| panic!("{}", d[0]));
 }
 
+#[test]
+fn a_product_in_a_chain_is_not_rounded() {
+    let kv = "!llm.kv<layer 0, 1 heads, 4, bf16, page 4>";
+    let source = format!(
+        r#"llm.module @m dims(T in 1..8) {{
+  llm.weight @w : tensor<12x8xbf16> from ["w"]
+  llm.weight @f : tensor<2xf32> from rope<4, 10000>
+  llm.func @step(%x: tensor<Tx8xbf16>, %p: tensor<Txi32>, %b: !llm.batch, %c: {kv}) {{
+    %qkv = llm.linear %x, @w : tensor<Tx12xbf16>
+    %q, %d = llm.rope_kv_append %qkv, %p, %c, %b, @f {{heads = 1}} : tensor<Tx1x4xbf16>, {kv}
+    llm.return %q, %d
+  }}
+}}"#
+    );
+    let m = parse(&source, "m").unwrap();
+    let made = |contract: &Module| -> Vec<String> {
+        let ops = contract.func.order.iter().map(|&id| contract.func.ops[id].results[0]);
+        ops.map(|v| contract.func.values[v].ty.to_string()).collect()
+    };
+    let both = extract(&m, &m.func.order);
+    verify(&both).unwrap_or_else(|d| panic!("{}", d[0]));
+    assert_eq!(made(&both), ["tensor<Tx12xf32>", "tensor<Tx1x4xbf16>"]);
+    // By itself it is written, and so rounded.
+    assert_eq!(made(&extract(&m, &m.func.order[..1])), ["tensor<Tx12xbf16>"]);
+}
+
 fn load(weights: &RandomWeights, m: &Module, name: &str) -> Rc<Tensor> {
     weights.load(m, m.weight_named(name).unwrap()).unwrap()
 }

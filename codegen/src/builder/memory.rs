@@ -166,6 +166,11 @@ impl<'b> FloatPtr<'b> {
         self.ptr.cast::<I32>().store_vector(self.ptr.b.vector(words));
     }
 
+    /// The place itself.
+    pub fn bytes(self) -> GlobalPtr<'b, I8> {
+        self.ptr
+    }
+
     /// What a value becomes when it is stored and loaded again.
     pub fn rounded(self, value: Val<'b, F32>) -> Val<'b, F32> {
         match self.dtype {

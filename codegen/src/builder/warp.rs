@@ -47,6 +47,21 @@ impl Builder {
         self.op(format_args!("nvvm.shfl.sync idx {all}, {value}, {from}, {clamp} : {ty} -> {ty}"))
     }
 
+    /// Of four words of each of four adjacent lanes, of which this one is number `q`, those with its number: word `i` of lane
+    /// `q` becomes word `q` of lane `i`. It is its own inverse. All lanes take part.
+    pub fn exchange<'b>(&'b self, q: Val<'b, I32>, mut words: [Val<'b, I32>; 4]) -> [Val<'b, I32>; 4] {
+        for bit in [1, 2] {
+            let set = (q & bit as i32).ne(0);
+            for low in (0..4).filter(|i| i & bit == 0) {
+                let high = low | bit;
+                let other = self.shuffle_xor(set.select(words[low], words[high]), bit as u32);
+                words[low] = set.select(other, words[low]);
+                words[high] = set.select(words[high], other);
+            }
+        }
+        words
+    }
+
     /// True if the condition holds in any lane.
     pub fn any<'b>(&'b self, condition: Val<'b, I1>) -> Val<'b, I1> {
         let all = self.all_lanes();

@@ -98,6 +98,27 @@ impl<'b> Batch<'b> {
         request_of(b, token, self.query_start, dims.seqs)
     }
 
+    /// The request of a token, which each thread finds by itself: the last one that begins at or before it.
+    pub(super) fn request_by_halving(
+        self,
+        b: &'b Builder,
+        token: Val<'b, I32>,
+        seqs: Val<'b, I32>,
+    ) -> Val<'b, I32> {
+        // It is among `left` from `first` on.
+        let (first, _) = b.while_(
+            (b.value(0), seqs),
+            |&(_, left)| b.value(1).lt(left),
+            |(first, left)| {
+                let half = left >> 1;
+                let middle = first + half;
+                let begins = self.query_start.at(middle).load();
+                (begins.le(token).select(middle, first), left - half)
+            },
+        );
+        first
+    }
+
     /// The position of a token of request `seq`, whose last one is at `context - 1`.
     fn position(self, token: Val<'b, I32>, seq: Val<'b, I32>) -> Val<'b, I32> {
         self.context.at(seq).load() - self.query_start.at(seq + 1).load() + token

@@ -2,6 +2,7 @@
 //! arguments, and the scales of 8-bit ones.
 
 use super::epilogue::Epilogue;
+use super::rope_kv_append::{Behind, RopeKvAppend};
 use super::{ArgKind, Count, Map, MapElem, MapRows};
 use crate::builder::{Bf16, Builder, F32, FloatPtr, GlobalPtr, I32, SharedPtr, Val, WgmmaType};
 use trtc_ir::DType;
@@ -26,6 +27,8 @@ pub struct Product {
     pub out: DType,
     /// The activation, if y is gated.
     pub gate: Option<Act>,
+    /// What becomes of y in the same kernel, if that is queries, keys and values: only what this makes of them is written.
+    pub append: Option<RopeKvAppend>,
 }
 
 /// The parameters of a product's kernel, but for x.
@@ -37,12 +40,21 @@ pub(super) struct Params<'b> {
     rows: Option<RowScales<'b>>,
     bias: Option<FloatPtr<'b>>,
     residual: Option<FloatPtr<'b>>,
+    /// Queries, if y is appended.
     y: FloatPtr<'b>,
+    /// What becomes of y.
+    pub(super) append: Option<(RopeKvAppend, Behind<'b>)>,
 }
 
 impl Product {
-    /// Why no kernel serves these sizes: y in vectors, rows of x and w in chunks of 16 bytes.
+    /// Why no kernel that writes y serves it.
     pub(super) fn unsupported(&self) -> Option<String> {
+        let appended = || self.append.map(|_| "this product writes queries, keys and values".to_owned());
+        self.unsupported_sizes().or_else(appended)
+    }
+
+    /// Why no kernel serves these sizes: y in vectors, rows of x and w in chunks of 16 bytes.
+    pub(super) fn unsupported_sizes(&self) -> Option<String> {
         let Product { n, k, .. } = *self;
         let (outputs, inputs) = (8 * self.halves(), 16 / self.operands.bytes());
         let served = n > 0 && k > 0 && n.is_multiple_of(outputs) && k.is_multiple_of(inputs);
@@ -61,11 +73,12 @@ impl Product {
         self.n / self.halves()
     }
 
-    /// The arguments: `[x, weight, bias?, residual?, y]`.
+    /// The arguments: `[x, weight, bias?, residual?, y]`; in place of y those of the append behind qkv, if there is one.
     pub(super) fn args(&self) -> Vec<ArgKind> {
-        let more = 1 + usize::from(self.bias.is_some()) + usize::from(self.residual.is_some());
+        let more = usize::from(self.bias.is_some()) + usize::from(self.residual.is_some());
         let mut args = vec![self.operands.arg(); 2];
         args.extend(vec![ArgKind::Pointer; more]);
+        args.extend(self.append.map_or_else(|| vec![ArgKind::Pointer], |append| append.args_behind()));
         args
     }
 
@@ -102,18 +115,17 @@ impl Product {
 
     /// Those of a kernel that makes x.
     pub(super) fn params_without_x<'b>(&self, b: &'b Builder) -> Params<'b> {
-        Params {
-            w: self.operands.param_w(b),
-            rows: None,
-            bias: self.bias.map(|d| b.param_const_floats(d)),
-            residual: self.residual.map(|d| b.param_floats(d)),
-            y: b.param_floats(self.out),
-        }
+        let w = self.operands.param_w(b);
+        let bias = self.bias.map(|d| b.param_const_floats(d));
+        let residual = self.residual.map(|d| b.param_floats(d));
+        let append = self.append.map(|append| (append, append.behind(b)));
+        let y = append.map_or_else(|| b.param_floats(self.out), |(_, behind)| behind.q);
+        Params { w, rows: None, bias, residual, y, append }
     }
 
     /// The end of the product of `m` rows; `ragged` if a tile can reach beyond y's last column.
     pub(super) fn epilogue<'b>(&self, params: Params<'b>, m: Val<'b, I32>, ragged: bool) -> Epilogue<'b> {
-        let Params { w, rows, bias, residual, y } = params;
+        let Params { w, rows, bias, residual, y, .. } = params;
         let scales = rows.zip(w.scale).map(|(rows, columns)| Scales { rows, columns });
         Epilogue { n: self.outputs(), ragged, m, gate: self.gate, scales, bias, residual, y }
     }

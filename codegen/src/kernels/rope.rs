@@ -111,32 +111,40 @@ impl Heads {
 
 impl<'b> Unit<'b> {
     /// Cosines and sines of `position * freqs[i]` for this unit's pairs.
-    ///
-    /// `sin.approx` and `cos.approx` are good to 2^-20.5 in -pi..pi only. The angle is brought there by subtracting
-    /// `n = round(angle / 2 pi)` turns, 2 pi in three parts: `n * TURN[0]` is cancelled exactly by the first fma, the
-    /// others add what f32 lacks, so the error stays below 2^-22 for angles up to 10^6.
     pub(super) fn rotation(self, freqs: GlobalPtr<'b, F32>, position: Val<'b, I32>) -> [Half<'b>; 2] {
-        /// 2 pi = 6.2831855 - 1.7484555e-7 - ...
-        const TURN: [f32; 2] = [6.283_185_5, -1.748_455_5e-7];
         let position = position.to_f32();
         let frequency = freqs.at(self.frequency).load_vector::<{ VEC as usize }>().elements();
-        let angle = frequency.map(|f| {
-            let angle = position * f;
-            let turns = -(angle * (1.0 / std::f32::consts::TAU)).round_even();
-            turns.fma(TURN[1], turns.fma(TURN[0], angle))
-        });
-        [angle.map(Val::cos_approx), angle.map(Val::sin_approx)]
+        let turns = frequency.map(|f| cos_sin(position * f));
+        [turns.map(|[cos, _]| cos), turns.map(|[_, sin]| sin)]
     }
 
     /// The unit after its rotation, or as it is.
     pub(super) fn turn(self, [cos, sin]: [Half<'b>; 2], [lo, hi]: [Half<'b>; 2]) -> [Half<'b>; 2] {
-        let turned_lo = |i: usize| lo[i].fma(cos[i], -(hi[i] * sin[i]));
-        let turned_hi = |i: usize| hi[i].fma(cos[i], lo[i] * sin[i]);
+        let turned: [[Val<'b, F32>; 2]; VEC as usize] =
+            std::array::from_fn(|i| turn([cos[i], sin[i]], [lo[i], hi[i]]));
         [
-            std::array::from_fn(|i| self.turns.select(turned_lo(i), lo[i])),
-            std::array::from_fn(|i| self.turns.select(turned_hi(i), hi[i])),
+            std::array::from_fn(|i| self.turns.select(turned[i][0], lo[i])),
+            std::array::from_fn(|i| self.turns.select(turned[i][1], hi[i])),
         ]
     }
+}
+
+/// Cosine and sine of an angle.
+///
+/// `sin.approx` and `cos.approx` are good to 2^-20.5 in -pi..pi only. The angle is brought there by subtracting
+/// `n = round(angle / 2 pi)` turns, 2 pi in three parts: `n * TURN[0]` is cancelled exactly by the first fma, the
+/// others add what f32 lacks, so the error stays below 2^-22 for angles up to 10^6.
+pub(super) fn cos_sin(angle: Val<'_, F32>) -> [Val<'_, F32>; 2] {
+    /// 2 pi = 6.2831855 - 1.7484555e-7 - ...
+    const TURN: [f32; 2] = [6.283_185_5, -1.748_455_5e-7];
+    let turns = -(angle * (1.0 / std::f32::consts::TAU)).round_even();
+    let angle = turns.fma(TURN[1], turns.fma(TURN[0], angle));
+    [angle.cos_approx(), angle.sin_approx()]
+}
+
+/// A pair after its rotation.
+pub(super) fn turn<'b>([cos, sin]: [Val<'b, F32>; 2], [lo, hi]: [Val<'b, F32>; 2]) -> [Val<'b, F32>; 2] {
+    [lo.fma(cos, -(hi * sin)), hi.fma(cos, lo * sin)]
 }
 
 /// Constants of the kernel.

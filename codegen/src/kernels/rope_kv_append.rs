@@ -49,10 +49,26 @@ pub struct HeadNorm {
 #[derive(Clone, Copy)]
 pub(super) struct Inputs<'b> {
     qkv: FloatPtr<'b>,
+    pub(super) by: Turns<'b>,
+}
+
+/// What heads are normed and turned by.
+#[derive(Clone, Copy)]
+pub(super) struct Turns<'b> {
     pub(super) positions: GlobalPtr<'b, I32>,
     pub(super) freqs: GlobalPtr<'b, F32>,
     /// Of queries, of keys.
-    norms: [Option<(HeadNorm, FloatPtr<'b>)>; 2],
+    pub(super) norms: [Option<(HeadNorm, FloatPtr<'b>)>; 2],
+}
+
+/// The parameters behind qkv.
+#[derive(Clone, Copy)]
+pub(super) struct Behind<'b> {
+    pub(super) by: Turns<'b>,
+    pub(super) batch: Batch<'b>,
+    pub(super) cache: GlobalPtr<'b, I8>,
+    /// `(T, heads * head_dim)`.
+    pub(super) q: FloatPtr<'b>,
 }
 
 /// A unit of a head on its way to where it is stored, unrounded.
@@ -86,19 +102,37 @@ impl RopeKvAppend {
 
     /// Arguments: `[qkv, positions, freqs, q_norm?, k_norm?, batch, kv, q]`; the batch is four parameters.
     pub(super) fn args(&self) -> Vec<ArgKind> {
+        [vec![ArgKind::Pointer], self.args_behind()].concat()
+    }
+
+    /// Those behind qkv.
+    pub(super) fn args_behind(&self) -> Vec<ArgKind> {
         let norms = usize::from(self.q_norm.is_some()) + usize::from(self.k_norm.is_some());
-        let mut args = vec![ArgKind::Pointer; 3 + norms];
+        let mut args = vec![ArgKind::Pointer; 2 + norms];
         args.extend([ArgKind::Batch, ArgKind::Pointer, ArgKind::Pointer]);
         args
     }
 
     /// The parameters before the batch.
     pub(super) fn inputs<'b>(&self, b: &'b Builder) -> Inputs<'b> {
-        Inputs {
-            qkv: b.param_floats(self.x),
+        Inputs { qkv: b.param_floats(self.x), by: self.turns(b) }
+    }
+
+    fn turns<'b>(&self, b: &'b Builder) -> Turns<'b> {
+        Turns {
             positions: b.param_ptr(),
             freqs: b.param_const(),
             norms: [self.q_norm, self.k_norm].map(|n| n.map(|n| (n, b.param_const_floats(n.weight)))),
+        }
+    }
+
+    /// The parameters behind qkv.
+    pub(super) fn behind<'b>(&self, b: &'b Builder) -> Behind<'b> {
+        Behind {
+            by: self.turns(b),
+            batch: Batch::param(b),
+            cache: b.param_ptr(),
+            q: b.param_floats(self.out),
         }
     }
 
@@ -110,22 +144,21 @@ impl RopeKvAppend {
 
     /// The kernel.
     pub fn build(&self, b: &Builder) {
-        let inputs = self.inputs(b);
-        let batch = Batch::param(b);
-        let cache = b.param_ptr::<I8>();
-        let q = b.param_ptr::<Bf16>();
+        let qkv = b.param_floats(self.x);
+        let Behind { by, batch, cache, q } = self.behind(b);
+        let inputs = Inputs { qkv, by };
         let dims = b.param_dims_early();
 
         // Positions and tables are there before a step's first launch, and no launch writes them.
         let token = b.special(Special::BlockX);
-        let position = inputs.positions.at(token).load();
+        let position = by.positions.at(token).load();
         let seq = batch.request(b, token, dims);
         let RopeKvAppend { kv_heads, head_dim, .. } = *self;
         let slot = batch.slot(self.pages(), seq, position);
 
         let heads = self.all_heads();
         let unit = heads.unit(b);
-        let rotation = unit.rotation(inputs.freqs, position);
+        let rotation = unit.rotation(by.freqs, position);
         b.after_grids();
 
         let qkv = self.row(&inputs, token);
@@ -137,7 +170,7 @@ impl RopeKvAppend {
             let kv_head = is_value.select(head - (self.heads + kv_heads), head - self.heads);
             let (in_cache, scale) = slot.of(cache, is_value, kv_head);
             let stores = unit.active & group.exists;
-            let query = q.at(head * head_dim).cast();
+            let query = q.at(head * head_dim).bytes();
             if !self.pages().scaled() {
                 b.if_(stores, || store_head(b, is_query.select(query, in_cache), unit.at, halves, None));
                 continue;
@@ -171,7 +204,7 @@ impl RopeKvAppend {
         let is_value = b.value(self.heads + self.kv_heads).le(head);
         let source = qkv.at(head * self.head_dim);
         let given = unit.at.map(|at| source.at(at).load());
-        let normed = self.norm(b, given, unit.at, unit.active, is_query, inputs.norms);
+        let normed = self.norm(b, given, unit.at, unit.active, is_query, inputs.by.norms);
         let turned = unit.turn(rotation, normed);
         let halves = [0, 1].map(|h: usize| -> Half<'b> {
             std::array::from_fn(|i| is_value.select(given[h][i], turned[h][i]))

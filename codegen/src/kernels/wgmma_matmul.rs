@@ -7,6 +7,7 @@
 //!
 //! Blocks of a cluster work on neighbouring tiles: what they have in common, rows of x or of w, each loads in part and
 //! sends to all of them. Or they share out the K of one tile, and each then adds up its part of the columns (`splits`).
+//! Queries, keys and values go from the sums to where attention reads them (`heads`).
 //! Gated products (`gate`) have rows of gate and of up in one tile. M is the number of tokens or rows, known at launch: what lies past
 //! it is multiplied and not stored.
 //!
@@ -14,6 +15,7 @@
 //! or 256 rows of y; with w first ([`Tiling::turned`]) it has as many as are wanted, so that 400 rows are computed as 400, not as 512,
 //! and its sums, outputs by rows, are turned on their way to y (`turned`).
 
+mod heads;
 mod pipeline;
 mod splits;
 mod store;
@@ -22,7 +24,9 @@ mod turned;
 
 pub use tilings::{choose, fastest, grid};
 
+use super::epilogue::Epilogue;
 use super::operands::{Order, Product};
+use super::rope_kv_append::{Behind, RopeKvAppend};
 use super::{Count, Extent, Launch, grid_of};
 use crate::builder::{Barrier, Bf16, Builder, I32, SharedPtr, Special, TensorMap, Val};
 
@@ -159,8 +163,17 @@ struct Block<'b> {
     maps: [Val<'b, TensorMap>; 2],
     /// Rows of y.
     m: Val<'b, I32>,
+    /// Requests.
+    seqs: Val<'b, I32>,
     /// This block's number along M, N and K in its cluster.
     place: [Val<'b, I32>; 3],
+}
+
+/// What becomes of sums.
+#[derive(Clone, Copy)]
+struct End<'b> {
+    epilogue: Epilogue<'b>,
+    append: Option<(RopeKvAppend, Behind<'b>)>,
 }
 
 impl WgmmaMatmul {
@@ -180,8 +193,19 @@ impl WgmmaMatmul {
                 format!("no kernel with the tiling {:?} adds in the order {:?}", self.tiling, self.order)
             })
         };
+        let appended = || {
+            let rope = self.of.append?;
+            let whole = self.tiling.serves_heads(&rope);
+            let n = (rope.heads + 2 * rope.kv_heads) * rope.head_dim;
+            let same = n == self.of.n && self.of.residual.is_none() && self.of.gate.is_none();
+            rope.unsupported().or_else(|| {
+                (!(whole && same))
+                    .then(|| format!("no kernel with the tiling {:?} appends what it makes", self.tiling))
+            })
+        };
         let tiling = || self.tiling.unsupported();
-        self.of.unsupported().or_else(tiling).or_else(shares).or_else(gated).or_else(ordered)
+        let sizes = self.of.unsupported_sizes();
+        sizes.or_else(tiling).or_else(shares).or_else(gated).or_else(ordered).or_else(appended)
     }
 
     /// Columns of y of a tile.
@@ -225,7 +249,7 @@ impl WgmmaMatmul {
         !self.of.outputs().is_multiple_of(self.tile_outputs() * self.tiling.cluster[1])
     }
 
-    /// Geometry. Arguments: `[x, weight, bias?, residual?, y]`.
+    /// Geometry. Arguments: [`Product::args`].
     pub fn launch(&self) -> Launch {
         let t = self.tiling;
         let blocks = if t.splits == 1 {
@@ -247,8 +271,9 @@ impl WgmmaMatmul {
         let t = self.tiling;
         let (_, params) = self.of.params(b);
         let maps = [b.param_tensor_map(), b.param_tensor_map()];
-        let m = self.of.rows.of(b.param_dims_early());
-        let epilogue = self.of.epilogue(params, m, self.ragged());
+        let dims = b.param_dims_early();
+        let m = self.of.rows.of(dims);
+        let end = End { epilogue: self.of.epilogue(params, m, self.ragged()), append: params.append };
 
         let (full, empty) = (b.barriers(t.stages), b.barriers(t.stages));
         // What other blocks of the cluster have of a tile, and where turned sums are turned.
@@ -262,7 +287,7 @@ impl WgmmaMatmul {
             let rank = b.cluster_rank();
             [rank % along_m, rank / along_m % along_n, rank / (along_m * along_n)]
         };
-        let block = Block { b, ring, full, empty, maps, m, place };
+        let block = Block { b, ring, full, empty, maps, m, seqs: dims.seqs, place };
 
         let thread = b.special(Special::ThreadX);
         b.if_(thread.eq(0), || {
@@ -289,7 +314,7 @@ impl WgmmaMatmul {
         b.if_(!produces, || {
             b.more_registers(REGISTERS[1]);
             b.after_grids();
-            self.consume(block, warp - 4, epilogue, memory);
+            self.consume(block, warp - 4, end, memory);
         });
     }
 

@@ -2,6 +2,7 @@
 //! selection. ptxas is looked for on PATH and in ~/.cache/trtc; without it kernels are compiled but not assembled.
 #![allow(clippy::unwrap_used, reason = "a helper of tests fails as loudly as a test")]
 
+mod appended;
 mod builder;
 mod chains;
 mod hopper;
@@ -98,6 +99,7 @@ fn product(n: u32, k: u32) -> Product {
         residual: None,
         out: DType::Bf16,
         gate: None,
+        append: None,
     }
 }
 

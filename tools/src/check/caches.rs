@@ -5,7 +5,7 @@
 //! reference. Not here: caches of other types, in which a step is as small as what attention may be off by anyway.
 
 use super::memory::Memory;
-use super::quantised;
+use super::quantised::{self, By};
 use crate::render::Failure;
 use std::rc::Rc;
 use trtc_engine::manifest::{Arg, Dtype, Launch};
@@ -13,12 +13,13 @@ use trtc_ir::interp::{KvRow, KvState};
 use trtc_ir::numerics::decode;
 use trtc_ir::{DType, Module};
 
-/// The cache that a launch uses, of requests with these pages that should hold `want`, and its error as a part of what is allowed.
+/// The cache that a launch uses, of requests with these pages that should hold `want` and were made by `by`, and its error as a part of
+/// what is allowed.
 pub fn stored(
     memory: &mut Memory<'_>,
     launch: &Launch,
     pages: &[Vec<i32>],
-    want: Rc<KvState>,
+    (want, by): (Rc<KvState>, By),
 ) -> Result<(Rc<KvState>, f32), Failure> {
     let m = memory.manifest();
     let layer = launch.args.iter().find_map(|a| if let Arg::Kv(i) = a { Some(*i as usize) } else { None });
@@ -56,7 +57,7 @@ pub fn stored(
         });
         found.seqs.insert(seq, read.collect::<Result<_, _>>()?);
     }
-    Ok((Rc::new(found), quantised::worst(&codes, &scales, &wanted, false)))
+    Ok((Rc::new(found), quantised::worst(&codes, &scales, &wanted, by)))
 }
 
 /// A cache in which every token before the step has keys and values of 0, of requests of `(tokens before, tokens of the step)`.

@@ -3,7 +3,7 @@
 use super::caches::{empty, stored};
 use super::inputs::{Kind, Laid, lay};
 use super::memory::{Memory, Place};
-use super::{Tolerance, appends, op_of, quantised, rounded, sampling};
+use super::{Tolerance, appends, multiplies_e4m3, op_of, quantised, rounded, sampling};
 use crate::render::Failure;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -226,7 +226,7 @@ pub fn check(
     let requests = Requests::new(memory, choice.steps, tokens as usize, random);
     let module = contract(kernel)?;
     let reads = matches!(op_of(&module), Some(Op::Attention(_)));
-    let (mut cache, mut of_cache) = (empty(&requests.sizes(), &module), 0f32);
+    let (mut cache, mut of_cache, mut by) = (empty(&requests.sizes(), &module), 0f32, quantised::By::Floats);
     if reads {
         memory.poison_cache(launch)?;
         cache = Rc::new(KvState::default());
@@ -239,21 +239,21 @@ pub fn check(
             let kind = Steps::of(all, seqs);
             let append = users.iter().find_map(|l| Some((*l, l.choice(kind, all)?)));
             let append = append.ok_or_else(|| Failure::bug(format!("no kernel appends {all} tokens")))?;
-            let kernel = &memory.manifest().kernels[append.1.kernel as usize];
-            let ran = run(memory, append, &contract(kernel)?, &before, &cache, random)?;
+            let appending = contract(&memory.manifest().kernels[append.1.kernel as usize])?;
+            by = if multiplies_e4m3(&appending) { quantised::By::Products } else { by };
+            let ran = run(memory, append, &appending, &before, &cache, random)?;
             let kv = ran.want.into_iter().find_map(|d| if let Data::Kv(kv) = d { Some(kv) } else { None });
             cache = kv.ok_or_else(|| Failure::bug("an append does not give a cache"))?;
         }
-        (cache, of_cache) = stored(memory, launch, &requests.pages, cache)?;
+        (cache, of_cache) = stored(memory, launch, &requests.pages, (cache, by))?;
     }
     let ran = run(memory, (launch, choice), &module, &requests, &cache, random)?;
     let tolerance = Tolerance::of(&module, (&memory.manifest().target, choice.steps));
     // A cache that is as right as it has to be says nothing of the kernel.
-    let worst = if ran.rounds { of_cache } else { f32::INFINITY };
-    let worst = if worst <= 1.0 { 0.0 } else { worst };
-    let mut outcome = Outcome { worst, overrun: false };
-    let wanted = ran.want.iter().filter(|d| matches!(d, Data::Float(_) | Data::Int(_)));
+    let of_cache = if of_cache <= 1.0 { 0.0 } else { of_cache };
+    let mut outcome = Outcome { worst: if ran.rounds { of_cache } else { f32::INFINITY }, overrun: false };
     let mut tokens = Vec::new();
+    let wanted = ran.want.iter().filter(|d| matches!(d, Data::Float(_) | Data::Int(_)));
     for ((place, kind), want) in ran.places.into_iter().zip(wanted) {
         let (dtype, want) = match (kind, want) {
             (Kind::Float(dtype), Data::Float(want)) => (dtype, want),
@@ -261,8 +261,8 @@ pub fn check(
                 let (codes, whole) = memory.read_bytes(place)?;
                 let (scales, both) = memory.read(scales, Dtype::F32)?;
                 outcome.overrun |= !(whole && both);
-                let worst = quantised::worst(&codes, &scales, &want.data, reads);
-                outcome.worst = outcome.worst.max(worst);
+                let by = if reads { quantised::By::Attention } else { quantised::By::Floats };
+                outcome.worst = outcome.worst.max(quantised::worst(&codes, &scales, &want.data, by));
                 continue;
             }
             (_, want) => {

@@ -21,7 +21,7 @@ use trtc_engine::EngineFile;
 use trtc_engine::manifest::{Arg, Dtype, Steps};
 use trtc_ir::ops::{GatedLinear, Linear};
 use trtc_ir::target::MatrixUnit;
-use trtc_ir::{DType, Elem, Module, Op, Scheme, Target, ValueId, WeightId};
+use trtc_ir::{DType, Elem, Module, Op, Scheme, Target, ValueId};
 use trtc_runtime::device::Device;
 
 /// How far a result may be off: units in the last place of the result's type, and a part of the greatest result.
@@ -40,11 +40,8 @@ impl Tolerance {
     /// greatest addend, and cut off what is less.
     fn of(module: &Module, (target, steps): (&str, Steps)) -> Tolerance {
         let Some(op) = op_of(module) else { return Tolerance::EXACT };
-        let e4m3 = |w: WeightId| module.weights[w].ty.elem == Elem::Quant(Scheme::FP8);
         match op {
-            Op::Linear(Linear { weight, .. }) | Op::GatedLinear(GatedLinear { weight, .. })
-                if e4m3(*weight) =>
-            {
+            Op::Linear(_) | Op::GatedLinear(_) | Op::RopeKvAppend(_) if multiplies_e4m3(module) => {
                 Tolerance { ulps: 1.01, of_greatest: 1e-3 }
             }
             Op::Attention(_) if rounds_keys(module) => Tolerance { ulps: 2.0, of_greatest: 1.5e-2 },
@@ -109,6 +106,16 @@ pub fn op_of(contract: &Module) -> Option<&Op> {
 /// True if a kernel stores keys and values in the cache.
 pub fn appends(contract: &Module) -> bool {
     contract.func.results.iter().any(|&v| contract.func.values[v].ty.kv().is_some())
+}
+
+/// True if a kernel has a product of e4m3.
+fn multiplies_e4m3(contract: &Module) -> bool {
+    contract.func.order.iter().any(|&id| match &contract.func.ops[id].op {
+        Op::Linear(Linear { weight, .. }) | Op::GatedLinear(GatedLinear { weight, .. }) => {
+            contract.weights[*weight].ty.elem == Elem::Quant(Scheme::FP8)
+        }
+        _ => false,
+    })
 }
 
 /// True if a kernel makes keys of an e4m3 cache.

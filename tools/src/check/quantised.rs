@@ -1,21 +1,41 @@
 //! Values in e4m3 with a scale for each row: made up, and compared.
 //!
 //! A kernel rounds what it computed to e4m3, so the least error before it can become a whole step. One step is allowed,
-//! but of few elements: all of them a step too low is wrong.
+//! but of few elements: all of them a step too low is wrong. How few, and what is allowed besides, depends on what was
+//! computed ([`By`]).
 
 use crate::render::Failure;
 use trtc_ir::numerics::{decode, round};
 use trtc_ir::quant::{dequantize, quantize};
 use trtc_ir::{DType, Scheme};
 
-/// Elements of which one may be a step off.
-const ONE_OF: usize = 100;
-/// The same of what attention makes, which rounds its weights to 16 bits.
-const ONE_OF_ATTENTION: usize = 4;
 /// Elements that may be off in any case.
 const AT_LEAST: usize = 2;
 /// How far a scale may be off, as a part of it.
 const SCALE: f32 = 1e-3;
+
+/// What has made the elements of rows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// Arithmetic in f32.
+    Floats,
+    /// Attention, which rounds its weights to 16 bits.
+    Attention,
+    /// Products of e4m3, of whose sums matrix units keep some 13 bits: close to 0 that is many steps.
+    Products,
+}
+
+impl By {
+    /// Elements of which one may be a step off.
+    fn one_of(self) -> usize {
+        if self == By::Floats { 100 } else { 4 }
+    }
+
+    /// What an element may be off by before it is rounded, as a part of its row's greatest.
+    fn off(self) -> f32 {
+        if self == By::Products { 1e-3 } else { 0.0 }
+    }
+}
 
 /// Rows on their way to a device.
 pub struct Rows {
@@ -37,7 +57,7 @@ pub fn quantised(values: &[f32], width: usize) -> Result<Rows, Failure> {
 }
 
 /// The error of rows that a device has made, as a part of what is allowed: up to 1 is right.
-pub fn worst(codes: &[u8], scales: &[f32], want: &[f32], attention: bool) -> f32 {
+pub fn worst(codes: &[u8], scales: &[f32], want: &[f32], by: By) -> f32 {
     let width = want.len() / scales.len().max(1);
     let (mut worst, mut off) = (0f32, 0);
     for ((codes, &scale), want) in codes.chunks(width).zip(scales).zip(want.chunks(width)) {
@@ -49,10 +69,10 @@ pub fn worst(codes: &[u8], scales: &[f32], want: &[f32], attention: bool) -> f32
             let got = decode(code, DType::F8E4M3).unwrap_or(f32::NAN);
             let want = round(want / wanted, DType::F8E4M3);
             off += usize::from(got != want);
-            worst = worst.max(part((got - want).abs(), step(want)));
+            worst = worst.max(part((got - want).abs(), step(want) + by.off() * DType::F8E4M3.max()));
         }
     }
-    let allowed = (want.len() / if attention { ONE_OF_ATTENTION } else { ONE_OF }).max(AT_LEAST);
+    let allowed = (want.len() / by.one_of()).max(AT_LEAST);
     worst.max(off as f32 / allowed as f32)
 }
 
@@ -80,8 +100,8 @@ mod tests {
     #[test]
     fn what_is_stored_is_right() {
         let r = rows();
-        assert_eq!(worst(&r.codes, &r.scales, &r.values, false), 0.0);
-        assert_eq!(worst(&[0; 8], &[1.0], &[0.0; 8], false), 0.0);
+        assert_eq!(worst(&r.codes, &r.scales, &r.values, By::Floats), 0.0);
+        assert_eq!(worst(&[0; 8], &[1.0], &[0.0; 8], By::Floats), 0.0);
     }
 
     #[test]
@@ -93,7 +113,7 @@ mod tests {
         let moved = |count: usize, by: u8| {
             let mut codes = r.codes.clone();
             at[..count].iter().for_each(|&i| codes[i] += by);
-            worst(&codes, &r.scales, &r.values, false)
+            worst(&codes, &r.scales, &r.values, By::Floats)
         };
         assert_eq!(moved(1, 1), 1.0);
         assert_eq!(moved(10, 1), 1.0);
@@ -101,17 +121,28 @@ mod tests {
     }
 
     #[test]
+    fn products_of_e4m3_may_be_further_off_but_only_close_to_0() {
+        // Steps of 2^-9 around 0, of 32 around 448: what is allowed besides a step is 0.448.
+        let of = |code: u8, by| worst(&[code, 0x7e, 0x7e, 0x7e], &[1.0], &[0.0, 448.0, 448.0, 448.0], by);
+        let value = |code| decode(code, DType::F8E4M3).expect("a number");
+        assert!(value(0x2e) <= 0.448 && of(0x2e, By::Products) <= 1.0 && of(0x2e, By::Floats) > 1.0);
+        assert!(value(0x30) > 0.448 && of(0x30, By::Products) > 1.0);
+        let two_steps = |by| worst(&[0x7c, 0, 0, 0], &[1.0], &[448.0, 0.0, 0.0, 0.0], by);
+        assert!(two_steps(By::Products) > 1.0);
+    }
+
+    #[test]
     fn scales_and_codes_that_are_no_numbers_are_wrong() {
         let r = rows();
         let scaled = |by: f32| {
             let scales: Vec<f32> = r.scales.iter().map(|s| s * by).collect();
-            worst(&r.codes, &scales, &r.values, false)
+            worst(&r.codes, &scales, &r.values, By::Floats)
         };
         assert!(scaled(1.0 + 1e-4) < 1.0 && scaled(1.01) > 1.0 && scaled(f32::NAN) > 1.0);
         let mut codes = r.codes.clone();
         codes[7] = 0x7f;
-        assert_eq!(worst(&codes, &r.scales, &r.values, false), f32::INFINITY);
-        assert_eq!(worst(&[0xff; 8], &[1.0], &[0.0; 8], false), f32::INFINITY);
-        assert!(worst(&[0; 8], &[f32::NAN], &[0.0; 8], false) > 1.0);
+        assert_eq!(worst(&codes, &r.scales, &r.values, By::Floats), f32::INFINITY);
+        assert_eq!(worst(&[0xff; 8], &[1.0], &[0.0; 8], By::Floats), f32::INFINITY);
+        assert!(worst(&[0; 8], &[f32::NAN], &[0.0; 8], By::Floats) > 1.0);
     }
 }

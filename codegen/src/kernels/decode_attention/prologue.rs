@@ -59,7 +59,7 @@ impl<'b> Prologue<'b> {
         let pages = rope.pages();
         let heads = Heads { count: rows + 2, head_dim: rope.head_dim, dim: rope.dim };
         let unit = heads.unit(b);
-        let rotation = unit.rotation(inputs.freqs, inputs.positions.at(block.seq).load());
+        let rotation = unit.rotation(inputs.by.freqs, inputs.by.positions.at(block.seq).load());
         let slot = Slot::of_request(pages, keys.table, block.position);
         if rows < ROWS || !(rope.heads / rope.kv_heads).is_multiple_of(rows) {
             tiles.clear_queries(block.queries);

@@ -1,8 +1,7 @@
 //! The ring between the thread that copies and the warpgroups that multiply, and the walk over tiles that both follow.
 
-use super::super::epilogue::Epilogue;
 use super::super::operands::Order;
-use super::{Block, GROUP_ROWS, ROW_BYTES, STEP_BYTES, WgmmaMatmul};
+use super::{Block, End, GROUP_ROWS, ROW_BYTES, STEP_BYTES, WgmmaMatmul};
 use crate::builder::{Carried, F32, I16, I32, SharedPtr, Smem, Special, Val, WgmmaA};
 
 /// A place in the ring: stage, and parity of its phase.
@@ -159,7 +158,7 @@ impl WgmmaMatmul {
         &self,
         block: Block<'b>,
         warp: Val<'b, I32>,
-        epilogue: Epilogue<'b>,
+        End { epilogue, append }: End<'b>,
         [received, memory]: [Option<SharedPtr<'b, F32>>; 2],
     ) {
         let (b, t) = (block.b, self.tiling);
@@ -218,9 +217,10 @@ impl WgmmaMatmul {
                 None => (sums, at),
                 Some(received) => self.add_shares(block, warp, at, &sums, received),
             };
-            match memory {
-                None => self.store(block, warp, epilogue, at, &sums),
-                Some(memory) => self.store_turned(block, warp, epilogue, at, &sums, memory),
+            match (append, memory) {
+                (Some(append), _) => self.store_heads(block, warp, (epilogue, append), at, &sums[0]),
+                (None, None) => self.store(block, warp, epilogue, at, &sums),
+                (None, Some(memory)) => self.store_turned(block, warp, epilogue, at, &sums, memory),
             }
             turn
         };

@@ -9,31 +9,31 @@ use std::ops::Range;
 use trtc_ir::DType;
 
 /// Columns of a tile of the accumulators.
-const TILE: u32 = 8;
+pub(super) const TILE: u32 = 8;
 /// Tiles whose columns lanes exchange.
-const TILES: usize = 4;
+pub(super) const TILES: usize = 4;
 /// Groups of tiles whose residual is under way at once: 32 registers.
 const AHEAD: usize = 4;
 
 /// A lane's sums of a tile.
-type Four<'b> = [Val<'b, F32>; 4];
+pub(super) type Four<'b> = [Val<'b, F32>; 4];
 
 /// Eight columns of bf16 in four registers.
 type Chunk<'b> = [Val<'b, I32>; TILES];
 
 /// What is the same for all rows: the scale of each of two columns of a tile, and their bias.
-type Columns<'b> = (Option<[Val<'b, F32>; 2]>, Option<[Val<'b, F32>; 2]>);
+pub(super) type Columns<'b> = (Option<[Val<'b, F32>; 2]>, Option<[Val<'b, F32>; 2]>);
 
 /// What a lane stores to.
-struct Lane<'b> {
-    b: &'b Builder,
-    epilogue: Epilogue<'b>,
+pub(super) struct Lane<'b> {
+    pub(super) b: &'b Builder,
+    pub(super) epilogue: Epilogue<'b>,
     /// `lane % 4`.
-    q: Val<'b, I32>,
+    pub(super) q: Val<'b, I32>,
     /// The two rows, and whether they exist.
-    rows: [(Val<'b, I32>, Val<'b, I1>); 2],
+    pub(super) rows: [(Val<'b, I32>, Val<'b, I1>); 2],
     /// First column of the warpgroup.
-    column: Val<'b, I32>,
+    pub(super) column: Val<'b, I32>,
 }
 
 impl WgmmaMatmul {
@@ -80,28 +80,15 @@ impl<'b> Lane<'b> {
     /// Stores some groups of tiles, and of those of up if y is gated.
     fn store(&self, [tiles, ups]: [&[Four<'b>]; 2], groups: Range<usize>) {
         // Everything is read before anything is stored: the reads are under way together.
-        let scales = self.epilogue.scales.map(|s| {
-            let scale = |(row, exists): (Val<'b, I32>, Val<'b, I1>)| s.rows.of(exists.select(row, 0));
-            self.rows.map(scale)
-        });
+        let scales = [0, 1].map(|row| self.row_scale(row));
         let (gate, n) = (self.epilogue.gate, self.epilogue.n);
         let of_up = |group| gate.map(|_| self.columns(group, n));
         let read: Vec<_> = groups.map(|g| (g, self.residual(g), self.columns(g, 0), of_up(g))).collect();
         for (group, residual, columns, of_up) in read {
             for row in 0..2 {
-                let residual = residual.map(|chunks| self.exchange(chunks[row]));
+                let residual = residual.map(|chunks| self.b.exchange(self.q, chunks[row]));
                 let packed = std::array::from_fn(|t| {
-                    let add = |a: [Val<'b, F32>; 2], more: Option<[Val<'b, F32>; 2]>| {
-                        more.map_or(a, |more| [a[0] + more[0], a[1] + more[1]])
-                    };
-                    let value = |tile: Four<'b>, (scale, bias): Columns<'b>| {
-                        let pair = [tile[2 * row], tile[2 * row + 1]];
-                        let pair = match (scale, scales.map(|s| s[row])) {
-                            (Some(columns), Some(row)) => [0, 1].map(|i| pair[i] * (row * columns[i])),
-                            _ => pair,
-                        };
-                        add(pair, bias)
-                    };
+                    let value = |tile, of| self.value(tile, row, of, scales[row]);
                     let at = group * TILES + t;
                     let pair = value(tiles[at], columns[t]);
                     let pair = match (gate, of_up) {
@@ -111,14 +98,36 @@ impl<'b> Lane<'b> {
                         }
                         _ => pair,
                     };
-                    let pair = add(pair, residual.map(|words| self.b.unpack_bf16(words[t])));
+                    let pair = sum(pair, residual.map(|words| self.b.unpack_bf16(words[t])));
                     self.b.pack_bf16(pair[0], pair[1])
                 });
-                let words = self.exchange(packed);
+                let words = self.b.exchange(self.q, packed);
                 let (at, exists) = self.chunk(row, group);
                 self.b.if_(exists, || self.epilogue.y.at64(at).store_words(words));
             }
         }
+    }
+
+    /// The scale of a row.
+    pub(super) fn row_scale(&self, row: usize) -> Option<Val<'b, F32>> {
+        let (row, exists) = self.rows[row];
+        self.epilogue.scales.map(|scales| scales.rows.of(exists.select(row, 0)))
+    }
+
+    /// Two columns of a row from their sums, with their scales and bias.
+    pub(super) fn value(
+        &self,
+        tile: Four<'b>,
+        row: usize,
+        (columns, bias): Columns<'b>,
+        scale: Option<Val<'b, F32>>,
+    ) -> [Val<'b, F32>; 2] {
+        let pair = [tile[2 * row], tile[2 * row + 1]];
+        let pair = match (columns, scale) {
+            (Some(columns), Some(row)) => [0, 1].map(|i| pair[i] * (row * columns[i])),
+            _ => pair,
+        };
+        sum(pair, bias)
     }
 
     /// Place of this lane's chunk of a group in a row, and whether it exists.
@@ -139,7 +148,7 @@ impl<'b> Lane<'b> {
     }
 
     /// Scales and bias of this lane's two columns of each tile of a group, `beyond` columns further on.
-    fn columns(&self, group: usize, beyond: u32) -> [Columns<'b>; TILES] {
+    pub(super) fn columns(&self, group: usize, beyond: u32) -> [Columns<'b>; TILES] {
         std::array::from_fn(|t| {
             let column = self.column + (self.q * 2 + (group * TILES + t) as u32 * TILE);
             let column = if self.epilogue.ragged { column.min(self.epilogue.n - 2) } else { column };
@@ -148,19 +157,9 @@ impl<'b> Lane<'b> {
             (scale, self.epilogue.bias.map(|bias| bias.at(column).load()))
         })
     }
+}
 
-    /// Of four words of each of four lanes, those with this lane's number: word `i` of lane `q` becomes word `q` of lane
-    /// `i`. It is its own inverse.
-    fn exchange(&self, mut words: Chunk<'b>) -> Chunk<'b> {
-        for bit in [1, 2] {
-            let set = (self.q & bit as i32).ne(0);
-            for low in (0..TILES).filter(|i| i & bit == 0) {
-                let high = low | bit;
-                let other = self.b.shuffle_xor(set.select(words[low], words[high]), bit as u32);
-                words[low] = set.select(other, words[low]);
-                words[high] = set.select(words[high], other);
-            }
-        }
-        words
-    }
+/// A pair, and what is added to it.
+fn sum<'b>(a: [Val<'b, F32>; 2], more: Option<[Val<'b, F32>; 2]>) -> [Val<'b, F32>; 2] {
+    more.map_or(a, |more| [a[0] + more[0], a[1] + more[1]])
 }

@@ -63,8 +63,10 @@ pub fn fastest(m: u64, of: &Product, order: Order, within: f64) -> Vec<Tiling> {
 /// Every tiling for up to `m` rows of a product that adds in this order.
 fn served(m: u64, of: &Product, order: Order) -> impl Iterator<Item = Tiling> {
     let steps = (of.k * of.operands.bytes()).div_ceil(ROW_BYTES);
-    let gated = of.gate.is_some();
-    let whole = move |t: &Tiling| !gated || t.serves_gated();
+    let (gated, append) = (of.gate.is_some(), of.append);
+    let whole = move |t: &Tiling| {
+        (!gated || t.serves_gated()) && append.as_ref().is_none_or(|rope| t.serves_heads(rope))
+    };
     candidates(m).filter(move |t| whole(t) && t.keeps(order) && (t.splits == 1 || steps >= 4 * t.splits))
 }
 
@@ -184,6 +186,7 @@ mod tests {
                         residual: None,
                         out: DType::Bf16,
                         gate,
+                        append: None,
                     };
                     for order in [Order::Shares(1), Order::Shares(2)] {
                         let (tiling, _) = choose(m, &of, order);

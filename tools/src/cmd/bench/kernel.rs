@@ -170,7 +170,8 @@ fn cases<'a>(args: &Args, m: &'a Manifest, context: u32) -> Result<Vec<Case<'a>>
         for choice in &launch.choices {
             let kernel = &m.kernels[choice.kernel as usize];
             let wanted = args.kernel.is_empty() || args.kernel.iter().any(|n| kernel.name.contains(n));
-            if !wanted || !seen.insert(choice.kernel) {
+            // A kernel may serve several ranges, of which a chain takes some.
+            if !wanted || !seen.insert((choice.kernel, choice.from)) {
                 continue;
             }
             for tokens in tokens(&args.tokens, choice, m.dims.max_batch) {

@@ -43,7 +43,16 @@ pub fn work(module: &Module, dims: StepDims, requests: &[(usize, usize)], weight
     let results: u64 = func.results.iter().filter_map(|&v| tensor(v)).map(bytes).sum();
     let params: u64 = func.params.iter().filter_map(|&v| tensor(v)).map(bytes).sum();
     let all_weights = weights.iter().map(|w| weight_bytes(w)).sum();
-    let mut work = Work { activations: params + results, weights: all_weights, ..Work::default() };
+    let operations = func.order.iter().map(|&id| match &func.ops[id].op {
+        Op::Linear(Linear { x, weight, .. }) | Op::GatedLinear(GatedLinear { x, weight, .. }) => {
+            let outputs = module.weights[*weight].ty.shape().and_then(|s| s.first().copied());
+            2 * tensor(*x).map_or(0, count) * outputs.unwrap_or(0)
+        }
+        _ => 0,
+    });
+    let operations = operations.sum();
+    let mut work =
+        Work { activations: params + results, weights: all_weights, operations, ..Work::default() };
     let kv = func.params.iter().find_map(|&p| func.values[p].ty.kv());
     // Key and value of one token.
     let token = kv.map_or(0, |kv| kv.dtype.bytes(2 * u64::from(kv.heads) * u64::from(kv.head_dim)));
@@ -60,10 +69,6 @@ pub fn work(module: &Module, dims: StepDims, requests: &[(usize, usize)], weight
             work.activations = 2 * results + tensor(op.rows).map_or(0, bytes);
         }
         Some(Op::Slice(_)) => work.activations = 2 * results,
-        Some(Op::Linear(Linear { x, weight, .. }) | Op::GatedLinear(GatedLinear { x, weight, .. })) => {
-            let outputs = module.weights[*weight].ty.shape().and_then(|s| s.first().copied());
-            work.operations = 2 * tensor(*x).map_or(0, count) * outputs.unwrap_or(0);
-        }
         Some(Op::Attention(op)) => {
             // What the kernel stores by itself it does not read.
             work.cache_read = token * (requests.iter().map(|r| seen(*r, window)).sum::<u64>() - stored);
@@ -154,6 +159,27 @@ mod tests {
             cache_read: 10 * token,
             cache_written: 2 * token,
             operations: 4 * 32 * 12,
+            ..Work::default()
+        };
+        assert_eq!(got, want);
+    }
+
+    #[test]
+    fn a_product_that_appends_multiplies_and_writes_keys() {
+        let kv = "!llm.kv<layer 0, 1 heads, 16, bf16, page 16>";
+        let m = contract(&format!(
+            "llm.module @k dims(T in 1..64) {{\n  llm.weight @w : tensor<64x32xbf16> from [\"w\"]\n  \
+             llm.weight @f : tensor<8xf32> from rope<16, 10000>\n  \
+             llm.func @f(%x: tensor<Tx32xbf16>, %p: tensor<Txi32>, %c: {kv}, %b: !llm.batch) {{\n    \
+             %y = llm.linear %x, @w : tensor<Tx64xf32>\n    \
+             %q, %d = llm.rope_kv_append %y, %p, %c, %b, @f {{heads = 2}} : tensor<Tx2x16xbf16>, {kv}\n    \
+             llm.return %q, %d\n  }}\n}}\n",
+        ));
+        let got = work(&m, STEP, &[(0, 6)], &[]);
+        let want = Work {
+            activations: 6 * (32 * 2 + 4 + 32 * 2),
+            cache_written: 6 * 2 * 16 * 2,
+            operations: 2 * 6 * 32 * 64,
             ..Work::default()
         };
         assert_eq!(got, want);
