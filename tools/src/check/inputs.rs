@@ -1,8 +1,8 @@
 //! The inputs of a launch: random, on the device where the launch wants them, and as its contract takes them.
 
-use super::case::Requests;
 use super::memory::{Memory, Place};
 use super::quantised::quantised;
+use super::requests::Requests;
 use super::{op_of, sampling};
 use crate::render::Failure;
 use std::rc::Rc;

@@ -10,6 +10,7 @@ pub mod case;
 pub mod inputs;
 pub mod memory;
 pub mod quantised;
+pub mod requests;
 pub mod rounded;
 pub mod sampling;
 
@@ -87,8 +88,8 @@ pub fn memory_for(
     seed: u64,
 ) -> Result<Memory<'_>, Failure> {
     let m = file.manifest();
-    let pages = (1..=tokens as usize).map(|t| case::pages_for(t, m)).max().unwrap_or(0);
-    let most = case::most_tokens(tokens as usize, m) as u64;
+    let pages = (1..=tokens as usize).map(|t| requests::pages_for(t, m)).max().unwrap_or(0);
+    let most = requests::most_tokens(tokens as usize, m) as u64;
     // Whatever a launch reads and writes lies within the engine's own arena, at its greatest step.
     let step = u64::from(m.dims.max_step_tokens.max(1));
     let tensors = m.launches.iter().map(|l| l.args.iter().filter(|a| matches!(a, Arg::Arena(_))).count());

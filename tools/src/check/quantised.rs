@@ -64,7 +64,7 @@ pub fn worst(codes: &[u8], scales: &[f32], want: &[f32], by: By) -> f32 {
         let greatest = want.iter().fold(0f32, |m, v| m.max(v.abs()));
         // A row of zeros has any scale that is a number.
         let wanted = if greatest == 0.0 { scale } else { greatest / DType::F8E4M3.max() };
-        worst = worst.max(part((scale - wanted).abs() / wanted, SCALE));
+        worst = worst.max(part((scale - wanted).abs() / wanted, SCALE + by.off()));
         for (&code, &want) in codes.iter().zip(want) {
             let got = decode(code, DType::F8E4M3).unwrap_or(f32::NAN);
             let want = round(want / wanted, DType::F8E4M3);
