@@ -81,8 +81,7 @@ impl WgmmaMatmul {
         let count = (sums.len() / of_head) as u32;
         let heads = Heads { b, rope, behind, q: lane.q };
         // Row by row, for registers.
-        for h in 0..2 {
-            let (token, exists) = rows[h];
+        for (h, (token, exists)) in rows.into_iter().enumerate() {
             let request = b.if_else(
                 b.value(rope.heads).lt(first + count),
                 || behind.batch.request_by_halving(b, token, block.seqs),
