@@ -12,7 +12,10 @@ use trtc_codegen::select::select;
 use trtc_ir::DType::{self, Bf16, F8E4M3, F32};
 use trtc_ir::{Module, OpId, Steps, Target};
 
-const LLAMA: fn() -> RopeKvAppend = || rope(32, 8, 128, 128);
+/// Heads of a Llama of 8 billion weights.
+fn llama() -> RopeKvAppend {
+    rope(32, 8, 128, 128)
+}
 
 /// The product of `k` inputs that makes what `rope` turns and stores in a cache of `kv`.
 fn of(kv: DType, operands: Operands, rope: RopeKvAppend, k: u32) -> Product {
@@ -30,14 +33,14 @@ fn kernel(of: Product, [bm, bn]: [u32; 2], cluster: [u32; 2]) -> WgmmaMatmul {
 fn every_product_that_appends() {
     let (b16, e4m3) = (Operands::Bf16, Operands::E4m3);
     let norm = Some(HeadNorm { weight: Bf16, eps: 1e-6, offset: 0.0 });
-    let normed = RopeKvAppend { q_norm: norm, k_norm: norm, ..LLAMA() };
+    let normed = RopeKvAppend { q_norm: norm, k_norm: norm, ..llama() };
     let biased = Product { bias: Some(F32), ..of(Bf16, b16, rope(14, 2, 64, 64), 896) };
     let wide = [128, 256];
     let cases: Vec<(&str, Recipe)> = vec![
-        ("append_128x256", kernel(of(Bf16, b16, LLAMA(), 4096), wide, [1, 1]).into()),
-        ("append_e4m3_128x256_cluster2x1", kernel(of(F8E4M3, e4m3, LLAMA(), 4096), wide, [2, 1]).into()),
+        ("append_128x256", kernel(of(Bf16, b16, llama(), 4096), wide, [1, 1]).into()),
+        ("append_e4m3_128x256_cluster2x1", kernel(of(F8E4M3, e4m3, llama(), 4096), wide, [2, 1]).into()),
         ("append_e4m3_norm_128x256", kernel(of(F8E4M3, e4m3, normed, 4096), wide, [1, 1]).into()),
-        ("append_bf16_e4m3_128x128", kernel(of(F8E4M3, b16, LLAMA(), 4096), [128, 128], [1, 1]).into()),
+        ("append_bf16_e4m3_128x128", kernel(of(F8E4M3, b16, llama(), 4096), [128, 128], [1, 1]).into()),
         ("append_bias_14_2_64_128x192", kernel(biased, [128, 192], [1, 1]).into()),
         ("append_partial_64x256", kernel(of(Bf16, b16, rope(4, 1, 128, 32), 512), [64, 256], [1, 1]).into()),
     ];
@@ -48,25 +51,25 @@ fn every_product_that_appends() {
 #[test]
 fn what_no_kernel_appends_is_refused() {
     let why = |of, tile| kernel(of, tile, [1, 1]).unsupported().unwrap_or_default();
-    let llama = |rope| of(Bf16, Operands::Bf16, rope, 4096);
-    assert_eq!(why(llama(LLAMA()), [128, 256]), "");
+    let makes = |rope| of(Bf16, Operands::Bf16, rope, 4096);
+    assert_eq!(why(makes(llama()), [128, 256]), "");
     // Half a head; two rows of 64 a warpgroup; heads that are no multiple of 64; more turns than registers hold.
     for (rope, tile) in [
-        (LLAMA(), [128, 192]),
-        (LLAMA(), [256, 128]),
+        (llama(), [128, 192]),
+        (llama(), [256, 128]),
         (rope(8, 2, 96, 96), [128, 192]),
         (rope(4, 1, 256, 256), [128, 256]),
     ] {
-        assert!(why(llama(rope), tile).contains("appends what it makes"), "{rope:?} {tile:?}");
+        assert!(why(makes(rope), tile).contains("appends what it makes"), "{rope:?} {tile:?}");
     }
     let norm = Some(HeadNorm { weight: Bf16, eps: 1e-6, offset: 0.0 });
-    let one = RopeKvAppend { q_norm: norm, ..LLAMA() };
-    assert!(why(llama(one), [128, 256]).contains("appends what it makes"));
-    let other = Product { n: 4096, ..llama(LLAMA()) };
+    let one = RopeKvAppend { q_norm: norm, ..llama() };
+    assert!(why(makes(one), [128, 256]).contains("appends what it makes"));
+    let other = Product { n: 4096, ..makes(llama()) };
     assert!(why(other, [128, 256]).contains("appends what it makes"));
     // The rest writes y.
     let streams = trtc_codegen::kernels::stream_matmul::StreamMatmul {
-        of: llama(LLAMA()),
+        of: makes(llama()),
         tokens: 8,
         order: Order::Free,
         prologue: None,

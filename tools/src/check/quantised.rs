@@ -31,7 +31,7 @@ impl By {
         if self == By::Floats { 100 } else { 4 }
     }
 
-    /// What an element may be off by before it is rounded, as a part of its row's greatest.
+    /// What an element, the greatest and so the scale too, may be off by before it is rounded, as a part of its row's greatest.
     fn off(self) -> f32 {
         if self == By::Products { 1e-3 } else { 0.0 }
     }

@@ -6,18 +6,32 @@ use std::path::{Path, PathBuf};
 use trtc_engine::EngineFile;
 use trtc_engine::manifest::{Launch, Steps};
 
-/// An engine whose contexts are longer than any checkpoint of the tests has.
-fn long(name: &str, kv: &str) -> PathBuf {
+/// An engine in a folder of this name, of a checkpoint of the tests with made-up weights, whose contexts are longer than any of them
+/// has, with these numbers in its configuration, and a variant of one of its kernels.
+fn long(
+    name: &str,
+    kv: &str,
+    (model, numbers): (&str, &[(&str, u32)]),
+    tuning: Option<(&str, &str)>,
+) -> PathBuf {
     let folder = folder(&format!("{name}-{kv}"));
-    let config = std::fs::read_to_string(llama().join("config.json")).expect("the model's config");
-    let mut config = json(&config);
-    config["max_position_embeddings"] = 4096.into();
-    std::fs::write(folder.join("config.json"), config.to_string()).expect("a config");
+    let model = llama().with_file_name(model).join("config.json");
+    let mut config = json(&std::fs::read_to_string(model).expect("the model's config"));
+    for &(key, number) in numbers.iter().chain(&[("max_position_embeddings", 4096)]) {
+        config[key] = number.into();
+    }
     let (model, engine) = (folder.join("config.json"), folder.join("model.engine"));
+    std::fs::write(&model, config.to_string()).expect("a config");
     let how = ["--target", "sm_90", "--weights", "dummy:1", "--kv-precision", kv, "--precision"];
     let limits = ["--max-seq-len", "1100", "--max-batch", "4", "--max-step-tokens", "600"];
     let precision = if kv == "fp8" { "fp8" } else { "bf16" };
-    trtc(&[&["build", text(&model), "-o", text(&engine)][..], &how, &[precision], &limits].concat()).ok();
+    let variants = folder.join("tuning");
+    let tuned = tuning.map_or(vec![], |(kernel, variant)| {
+        std::fs::write(&variants, format!("{kernel} {variant}\n")).expect("a tuning");
+        vec!["--tuning", text(&variants)]
+    });
+    let build = ["build", text(&model), "-o", text(&engine)];
+    trtc(&[&build[..], &how, &[precision], &limits, &tuned].concat()).ok();
     engine
 }
 
@@ -35,7 +49,7 @@ fn stores_a(line: &str) -> bool {
 
 /// Without each store of the kernel of decode steps in turn.
 fn every_store_matters(kv: &str) {
-    let engine = long("chains", kv);
+    let engine = long("chains", kv, ("llama", &[]), None);
     let file = EngineFile::open(&engine).expect("the engine");
     let m = file.manifest();
     // Others serve any step of a single token.
@@ -52,14 +66,39 @@ fn every_store_matters(kv: &str) {
 
 /// Without each store in turn of the product of a prompt that turns and stores its heads. Keys and values are missed by attention.
 fn every_appended_store_matters(kv: &str) {
-    let engine = long("appended", kv);
-    let file = EngineFile::open(&engine).expect("the engine");
-    let appends = |name: &str| name.contains(".linear.") && name.contains(".rope_kv_append.");
-    let mut kernels = file.manifest().kernels.iter().filter(|k| appends(&k.name));
-    let kernel = &kernels.next().expect("a product that appends").name;
-    assert!(kernels.next().is_none());
-    let count = stores_that_matter(&engine, kernel, &["out-bf16.rope_kv_append.", "prefill"], "513");
+    let engine = long("appended", kv, ("llama", &[]), None);
+    let count = stores_that_matter(&engine, &product_that_appends(&engine), &APPENDED, "513");
     assert!(count >= 4, "{count} stores");
+}
+
+/// The kernels of products that append, and what reads what they have stored.
+const APPENDED: [&str; 2] = ["out-bf16.rope_kv_append.", "prefill"];
+
+/// The one kernel of such products in an engine.
+fn product_that_appends(engine: &Path) -> String {
+    let file = EngineFile::open(engine).expect("the engine");
+    let appends = |name: &str| name.contains(".linear.") && name.contains(".rope_kv_append.");
+    let kernels: Vec<&str> =
+        file.manifest().kernels.iter().map(|k| &*k.name).filter(|n| appends(n)).collect();
+    let [kernel] = kernels[..] else { panic!("{kernels:?}") };
+    kernel.to_owned()
+}
+
+/// Several heads in a tile, the last of which is half empty, by blocks that share rows of weights; and heads with a bias.
+#[test]
+fn products_append_heads_of_one_tile() {
+    let five = ("llama", &[("num_attention_heads", 5), ("num_key_value_heads", 1), ("head_dim", 64)][..]);
+    let biased = ("qwen2", &[("num_attention_heads", 2), ("num_key_value_heads", 1)][..]);
+    for (name, kv, model, tile) in [
+        ("five", "fp8", five, "128x256c2x1"),
+        ("five", "bf16", five, "128x256"),
+        ("biased", "fp8", biased, "64x256"),
+    ] {
+        let kernel = product_that_appends(&long(name, kv, model, None));
+        let engine = long(name, kv, model, Some((&kernel, tile)));
+        assert_eq!(product_that_appends(&engine), format!("{kernel}.{tile}"));
+        assert!(check(&engine, &APPENDED, "600").ok().contains(tile));
+    }
 }
 
 /// Leaves out each store of a kernel in turn, which a check of `kernels` has to miss; how many there are.
