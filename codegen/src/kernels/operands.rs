@@ -43,7 +43,7 @@ pub(super) struct Params<'b> {
     /// Queries, if y is appended.
     y: FloatPtr<'b>,
     /// What becomes of y.
-    pub(super) append: Option<(RopeKvAppend, Behind<'b>)>,
+    pub(super) append: Option<Behind<'b>>,
 }
 
 impl Product {
@@ -118,8 +118,8 @@ impl Product {
         let w = self.operands.param_w(b);
         let bias = self.bias.map(|d| b.param_const_floats(d));
         let residual = self.residual.map(|d| b.param_floats(d));
-        let append = self.append.map(|append| (append, append.behind(b)));
-        let y = append.map_or_else(|| b.param_floats(self.out), |(_, behind)| behind.q);
+        let append = self.append.map(|append| append.behind(b));
+        let y = append.map_or_else(|| b.param_floats(self.out), |append| append.q);
         Params { w, rows: None, bias, residual, y, append }
     }
 

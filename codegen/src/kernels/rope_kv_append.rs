@@ -64,6 +64,7 @@ pub(super) struct Turns<'b> {
 /// The parameters behind qkv.
 #[derive(Clone, Copy)]
 pub(super) struct Behind<'b> {
+    pub(super) rope: RopeKvAppend,
     pub(super) by: Turns<'b>,
     pub(super) batch: Batch<'b>,
     pub(super) cache: GlobalPtr<'b, I8>,
@@ -71,13 +72,19 @@ pub(super) struct Behind<'b> {
     pub(super) q: FloatPtr<'b>,
 }
 
-/// A unit of a head on its way to where it is stored, unrounded.
-pub(super) struct Turned<'b> {
-    pub(super) halves: [Half<'b>; 2],
-    /// Whether the head is a query's.
+/// What a head of a row of qkv is.
+#[derive(Clone, Copy)]
+pub(super) struct Kind<'b> {
+    /// Whether it is a query.
     pub(super) is_query: Val<'b, I1>,
     /// Whether it is a value; what is neither is a key.
     pub(super) is_value: Val<'b, I1>,
+}
+
+/// A unit of a head on its way to where it is stored, unrounded.
+pub(super) struct Turned<'b> {
+    pub(super) halves: [Half<'b>; 2],
+    pub(super) kind: Kind<'b>,
 }
 
 impl RopeKvAppend {
@@ -95,7 +102,7 @@ impl RopeKvAppend {
     }
 
     /// Heads of a row of qkv.
-    fn all_heads(&self) -> Heads {
+    pub(super) fn all_heads(&self) -> Heads {
         let count = self.heads.saturating_add(self.kv_heads.saturating_mul(2));
         Heads { count, head_dim: self.head_dim, dim: self.dim }
     }
@@ -129,6 +136,7 @@ impl RopeKvAppend {
     /// The parameters behind qkv.
     pub(super) fn behind<'b>(&self, b: &'b Builder) -> Behind<'b> {
         Behind {
+            rope: *self,
             by: self.turns(b),
             batch: Batch::param(b),
             cache: b.param_ptr(),
@@ -145,7 +153,7 @@ impl RopeKvAppend {
     /// The kernel.
     pub fn build(&self, b: &Builder) {
         let qkv = b.param_floats(self.x);
-        let Behind { by, batch, cache, q } = self.behind(b);
+        let Behind { by, batch, cache, q, .. } = self.behind(b);
         let inputs = Inputs { qkv, by };
         let dims = b.param_dims_early();
 
@@ -153,7 +161,7 @@ impl RopeKvAppend {
         let token = b.special(Special::BlockX);
         let position = by.positions.at(token).load();
         let seq = batch.request(b, token, dims);
-        let RopeKvAppend { kv_heads, head_dim, .. } = *self;
+        let head_dim = self.head_dim;
         let slot = batch.slot(self.pages(), seq, position);
 
         let heads = self.all_heads();
@@ -166,9 +174,9 @@ impl RopeKvAppend {
         // Every lane takes part in the reductions.
         for group in heads.rounds(b) {
             let head = group.number;
-            let Turned { halves, is_query, is_value } = self.turned(b, &inputs, qkv, unit, rotation, head);
-            let kv_head = is_value.select(head - (self.heads + kv_heads), head - self.heads);
-            let (in_cache, scale) = slot.of(cache, is_value, kv_head);
+            let Turned { halves, kind } = self.turned(b, &inputs, qkv, unit, rotation, head);
+            let Kind { is_query, is_value } = kind;
+            let (in_cache, scale) = slot.of(cache, is_value, self.kv_head(head, kind));
             let stores = unit.active & group.exists;
             let query = q.at(head * head_dim).bytes();
             if !self.pages().scaled() {
@@ -182,6 +190,16 @@ impl RopeKvAppend {
                 b.if_(unit.at[0].eq(0), || scale.store(by[0]));
             });
         }
+    }
+
+    /// What head `head` of a row of qkv is.
+    pub(super) fn kind<'b>(&self, b: &'b Builder, head: Val<'b, I32>) -> Kind<'b> {
+        Kind { is_query: head.lt(self.heads), is_value: b.value(self.heads + self.kv_heads).le(head) }
+    }
+
+    /// Its number among keys or among values, if it is one.
+    pub(super) fn kv_head<'b>(&self, head: Val<'b, I32>, kind: Kind<'b>) -> Val<'b, I32> {
+        kind.is_value.select(head - (self.heads + self.kv_heads), head - self.heads)
     }
 
     /// The row of a token.
@@ -200,8 +218,8 @@ impl RopeKvAppend {
         rotation: [Half<'b>; 2],
         head: Val<'b, I32>,
     ) -> Turned<'b> {
-        let is_query = head.lt(self.heads);
-        let is_value = b.value(self.heads + self.kv_heads).le(head);
+        let kind = self.kind(b, head);
+        let Kind { is_query, is_value } = kind;
         let source = qkv.at(head * self.head_dim);
         let given = unit.at.map(|at| source.at(at).load());
         let normed = self.norm(b, given, unit.at, unit.active, is_query, inputs.by.norms);
@@ -209,7 +227,7 @@ impl RopeKvAppend {
         let halves = [0, 1].map(|h: usize| -> Half<'b> {
             std::array::from_fn(|i| is_value.select(given[h][i], turned[h][i]))
         });
-        Turned { halves, is_query, is_value }
+        Turned { halves, kind }
     }
 
     /// The scale of a head in e4m3, and its inverse. All lanes of the head take part.

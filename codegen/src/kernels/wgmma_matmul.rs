@@ -26,7 +26,7 @@ pub use tilings::{choose, fastest, grid};
 
 use super::epilogue::Epilogue;
 use super::operands::{Order, Product};
-use super::rope_kv_append::{Behind, RopeKvAppend};
+use super::rope_kv_append::Behind;
 use super::{Count, Extent, Launch, grid_of};
 use crate::builder::{Barrier, Bf16, Builder, I32, SharedPtr, Special, TensorMap, Val};
 
@@ -173,7 +173,7 @@ struct Block<'b> {
 #[derive(Clone, Copy)]
 struct End<'b> {
     epilogue: Epilogue<'b>,
-    append: Option<(RopeKvAppend, Behind<'b>)>,
+    append: Option<Behind<'b>>,
 }
 
 impl WgmmaMatmul {
@@ -196,7 +196,7 @@ impl WgmmaMatmul {
         let appended = || {
             let rope = self.of.append?;
             let whole = self.tiling.serves_heads(&rope);
-            let n = (rope.heads + 2 * rope.kv_heads) * rope.head_dim;
+            let n = rope.all_heads().count.saturating_mul(rope.head_dim);
             let same = n == self.of.n && self.of.residual.is_none() && self.of.gate.is_none();
             rope.unsupported().or_else(|| {
                 (!(whole && same))

@@ -8,7 +8,7 @@
 use super::super::flash_tiles::{Keys, Tiles};
 use super::super::kv_append::Slot;
 use super::super::rope::{Half, Heads, Unit};
-use super::super::rope_kv_append::{Inputs, RopeKvAppend, Turned, store_head};
+use super::super::rope_kv_append::{Inputs, Kind, RopeKvAppend, Turned, store_head};
 use super::ROWS;
 use crate::builder::{Builder, F32, GlobalPtr, I1, I8, I32, SharedPtr, Val};
 use crate::tile::CHUNK;
@@ -82,8 +82,8 @@ impl<'b> Prologue<'b> {
             let query = (block.first_head + i).min(rope.heads - 1);
             let key = block.head + rope.heads;
             let head = i.lt(rows).select(query, i.eq(rows).select(key, key + rope.kv_heads));
-            let Turned { halves, is_query, is_value } =
-                rope.turned(b, inputs, qkv, *unit, self.rotation, head);
+            let Turned { halves, kind } = rope.turned(b, inputs, qkv, *unit, self.rotation, head);
+            let Kind { is_query, is_value } = kind;
             let stores = unit.active & group.exists;
             let queries = if tiles.rounds { self.rounded(b, halves) } else { halves };
             b.if_(stores & i.lt(block.queries), || {

@@ -6,7 +6,7 @@
 
 use super::super::epilogue::Epilogue;
 use super::super::rope::{cos_sin, turn};
-use super::super::rope_kv_append::{Behind, RopeKvAppend};
+use super::super::rope_kv_append::{Behind, Kind, RopeKvAppend};
 use super::store::{Four, Lane, TILE, TILES};
 use super::{Block, Tiling, WgmmaMatmul};
 use crate::builder::{Builder, F32, GlobalPtr, I1, I8, I32, Special, Val};
@@ -19,7 +19,7 @@ const LANES: u32 = 4;
 const CODES: usize = 64;
 
 /// A thread's columns of a head in a row.
-type Columns<'b> = Vec<[Val<'b, F32>; 2]>;
+type Values<'b> = Vec<[Val<'b, F32>; 2]>;
 
 impl Tiling {
     /// Whether whole heads are in one warpgroup's tile, and what turns them in its registers; queries and keys have one norm, or none.
@@ -39,7 +39,6 @@ impl Tiling {
 #[derive(Clone, Copy)]
 struct Heads<'b> {
     b: &'b Builder,
-    rope: RopeKvAppend,
     behind: Behind<'b>,
     /// `lane % 4`.
     q: Val<'b, I32>,
@@ -59,8 +58,7 @@ struct Row<'b> {
 #[derive(Clone, Copy)]
 struct Head<'b> {
     number: Val<'b, I32>,
-    is_query: Val<'b, I1>,
-    is_value: Val<'b, I1>,
+    kind: Kind<'b>,
 }
 
 impl WgmmaMatmul {
@@ -69,17 +67,18 @@ impl WgmmaMatmul {
         &self,
         block: Block<'b>,
         warp: Val<'b, I32>,
-        (epilogue, (rope, behind)): (Epilogue<'b>, (RopeKvAppend, Behind<'b>)),
+        (epilogue, behind): (Epilogue<'b>, Behind<'b>),
         [row, column]: [Val<'b, I32>; 2],
         sums: &[Val<'b, F32>],
     ) {
+        let rope = behind.rope;
         let (b, lane) = (block.b, block.b.special(Special::Lane));
         let first_row = row + warp % 4 * 16 + (lane >> 2);
         let rows = [first_row, first_row + 8].map(|row| (row.min(block.m - 1), row.lt(block.m)));
         let lane = Lane { b, epilogue, q: lane & 3, rows, column };
         let (first, of_head) = (column / rope.head_dim, rope.head_dim as usize / 2);
         let count = (sums.len() / of_head) as u32;
-        let heads = Heads { b, rope, behind, q: lane.q };
+        let heads = Heads { b, behind, q: lane.q };
         // Row by row, for registers.
         for (h, (token, exists)) in rows.into_iter().enumerate() {
             let request = b.if_else(
@@ -96,8 +95,7 @@ impl WgmmaMatmul {
             );
             for (i, sums) in sums.chunks(of_head).enumerate() {
                 let number = first + i as u32;
-                let is_value = b.value(rope.heads + rope.kv_heads).le(number);
-                let head = Head { number, is_query: number.lt(rope.heads), is_value };
+                let head = Head { number, kind: rope.kind(b, number) };
                 let store = || {
                     let tiles: Vec<Four<'b>> = sums.chunks(4).map(|c| [c[0], c[1], c[2], c[3]]).collect();
                     let groups = tiles.len() / TILES;
@@ -106,7 +104,7 @@ impl WgmmaMatmul {
                     heads.store(head, row, tiles.iter().zip(columns).map(value).collect(), &turns);
                 };
                 if epilogue.ragged {
-                    b.if_(number.lt(rope.heads + 2 * rope.kv_heads), store);
+                    b.if_(number.lt(rope.all_heads().count), store);
                 } else {
                     store();
                 }
@@ -121,7 +119,7 @@ impl<'b> Heads<'b> {
         let position = self.position(token).to_f32();
         let of_tile =
             |tile: u32| self.behind.by.freqs.at(self.q * 2 + tile * TILE).load_vector::<2>().elements();
-        let freqs = (0..self.rope.dim / (2 * TILE)).flat_map(of_tile);
+        let freqs = (0..self.behind.rope.dim / (2 * TILE)).flat_map(of_tile);
         freqs.map(|f| cos_sin(position * f)).collect()
     }
 
@@ -131,29 +129,29 @@ impl<'b> Heads<'b> {
     }
 
     /// Turns a head of a row and stores it.
-    fn store(&self, head: Head<'b>, row: Row<'b>, given: Columns<'b>, turns: &[[Val<'b, F32>; 2]]) {
+    fn store(&self, head: Head<'b>, row: Row<'b>, given: Values<'b>, turns: &[[Val<'b, F32>; 2]]) {
         let b = self.b;
         let turned = b.if_else(
-            head.is_value,
+            head.kind.is_value,
             || given.clone(),
             || self.turned(self.normed(head, given.clone()), turns),
         );
-        if !self.rope.pages().scaled() {
-            let to = b.if_else(head.is_query, || self.query(head, row), || self.in_cache(head, row).0);
+        if !self.behind.rope.pages().scaled() {
+            let to = b.if_else(head.kind.is_query, || self.query(head, row), || self.in_cache(head, row).0);
             self.store_bf16(to, row, &turned);
             return;
         }
-        b.if_(head.is_query, || self.store_bf16(self.query(head, row), row, &turned));
-        b.if_(!head.is_query, || self.store_codes(self.in_cache(head, row), row, &turned));
+        b.if_(head.kind.is_query, || self.store_bf16(self.query(head, row), row, &turned));
+        b.if_(!head.kind.is_query, || self.store_codes(self.in_cache(head, row), row, &turned));
     }
 
     /// A head after its norm, if it has one.
-    fn normed(&self, head: Head<'b>, given: Columns<'b>) -> Columns<'b> {
+    fn normed(&self, head: Head<'b>, given: Values<'b>) -> Values<'b> {
         let b = self.b;
         let [Some((norm, of_queries)), Some((_, of_keys))] = self.behind.by.norms else { return given };
-        let weight = of_queries.select(head.is_query, of_keys);
+        let weight = of_queries.select(head.kind.is_query, of_keys);
         let squares = given.iter().flatten().fold(b.value(0.0f32), |sum, &v| v.fma(v, sum));
-        let mean = b.sum_lanes(squares, LANES) * (1.0 / self.rope.head_dim as f32);
+        let mean = b.sum_lanes(squares, LANES) * (1.0 / self.behind.rope.head_dim as f32);
         let scale = (mean + norm.eps).rsqrt();
         let of_tile = |(tile, given): (u32, [Val<'b, F32>; 2])| {
             let w = weight.at(self.q * 2 + tile * TILE).load::<2>();
@@ -164,7 +162,7 @@ impl<'b> Heads<'b> {
     }
 
     /// A head after its rotation.
-    fn turned(&self, mut row: Columns<'b>, turns: &[[Val<'b, F32>; 2]]) -> Columns<'b> {
+    fn turned(&self, mut row: Values<'b>, turns: &[[Val<'b, F32>; 2]]) -> Values<'b> {
         let half = turns.len() / 2;
         for (at, &by) in turns.iter().enumerate() {
             let (tile, i) = (at / 2, at % 2);
@@ -175,21 +173,21 @@ impl<'b> Heads<'b> {
 
     /// Where a head of queries begins.
     fn query(&self, head: Head<'b>, row: Row<'b>) -> GlobalPtr<'b, I8> {
-        let RopeKvAppend { heads, head_dim, .. } = self.rope;
+        let RopeKvAppend { heads, head_dim, .. } = self.behind.rope;
         let of_row = row.token.to_i64() * i64::from(heads * head_dim);
         self.behind.q.at64(of_row + (head.number * head_dim).to_i64()).bytes()
     }
 
     /// Where a head of keys or values begins in the cache, and where its scale is, if there is one.
     fn in_cache(&self, head: Head<'b>, row: Row<'b>) -> (GlobalPtr<'b, I8>, GlobalPtr<'b, F32>) {
-        let RopeKvAppend { heads, kv_heads, .. } = self.rope;
-        let kv_head = head.is_value.select(head.number - (heads + kv_heads), head.number - heads);
-        let slot = self.behind.batch.slot(self.rope.pages(), row.request, self.position(row.token));
-        slot.of(self.behind.cache, head.is_value, kv_head)
+        let Behind { rope, batch, cache, .. } = self.behind;
+        let kv_head = rope.kv_head(head.number, head.kind);
+        let slot = batch.slot(rope.pages(), row.request, self.position(row.token));
+        slot.of(cache, head.kind.is_value, kv_head)
     }
 
     /// Stores a row of bf16, a chunk of eight columns a lane of every four tiles.
-    fn store_bf16(&self, to: GlobalPtr<'b, I8>, row: Row<'b>, values: &Columns<'b>) {
+    fn store_bf16(&self, to: GlobalPtr<'b, I8>, row: Row<'b>, values: &Values<'b>) {
         for (group, tiles) in values.chunks(TILES).enumerate() {
             let words = std::array::from_fn(|t| self.b.pack_bf16(tiles[t][0], tiles[t][1]));
             let words = self.b.exchange(self.q, words);
@@ -203,7 +201,7 @@ impl<'b> Heads<'b> {
         &self,
         (to, scale): (GlobalPtr<'b, I8>, GlobalPtr<'b, F32>),
         row: Row<'b>,
-        values: &Columns<'b>,
+        values: &Values<'b>,
     ) {
         let b = self.b;
         let amax = values.iter().flatten().fold(b.value(0.0f32), |most, v| most.max(v.abs()));
