@@ -3,8 +3,9 @@
 use super::caches::{empty, stored};
 use super::inputs::{Kind, Laid, lay};
 use super::memory::{Memory, Place};
+use super::products::Cut;
 use super::requests::{Requests, most_tokens};
-use super::{Tolerance, appends, multiplies_e4m3, op_of, quantised, rounded, sampling};
+use super::{Tolerance, appends, op_of, quantised, rounded, sampling};
 use crate::render::Failure;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -66,7 +67,8 @@ pub fn check(
             let append = users.iter().find_map(|l| Some((*l, l.choice(kind, all)?)));
             let append = append.ok_or_else(|| Failure::bug(format!("no kernel appends {all} tokens")))?;
             let appending = contract(&memory.manifest().kernels[append.1.kernel as usize])?;
-            by = if multiplies_e4m3(&appending) { quantised::By::Products } else { by };
+            let cut = Cut::of(&appending, &memory.manifest().target);
+            by = if cut == Cut::NONE { by } else { quantised::By::Products(cut) };
             let ran = run(memory, append, &appending, &before, &cache, random)?;
             let kv = ran.want.into_iter().find_map(|d| if let Data::Kv(kv) = d { Some(kv) } else { None });
             cache = kv.ok_or_else(|| Failure::bug("an append does not give a cache"))?;

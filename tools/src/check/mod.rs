@@ -9,6 +9,7 @@ pub mod caches;
 pub mod case;
 pub mod inputs;
 pub mod memory;
+pub mod products;
 pub mod quantised;
 pub mod requests;
 pub mod rounded;
@@ -18,36 +19,36 @@ pub use case::{Outcome, check};
 
 use crate::render::Failure;
 use memory::Memory;
+use products::Cut;
 use trtc_engine::EngineFile;
 use trtc_engine::manifest::{Arg, Dtype, Steps};
-use trtc_ir::ops::{GatedLinear, Linear};
 use trtc_ir::target::MatrixUnit;
-use trtc_ir::{DType, Elem, Module, Op, Scheme, Target, ValueId};
+use trtc_ir::{DType, Module, Op, Target, ValueId};
 use trtc_runtime::device::Device;
 
-/// How far a result may be off: units in the last place of the result's type, and a part of the greatest result.
+/// How far a result may be off: units in the last place of the result's type, a part of the result and one of the greatest result.
 pub struct Tolerance {
     ulps: f32,
+    of_result: f32,
     of_greatest: f32,
 }
 
 impl Tolerance {
-    const EXACT: Tolerance = Tolerance { ulps: 0.0, of_greatest: 0.0 };
+    const EXACT: Tolerance = Tolerance { ulps: 0.0, of_result: 0.0, of_greatest: 0.0 };
+    const ATTENTION: Tolerance = Tolerance { ulps: 2.0, of_result: 0.0, of_greatest: 4e-3 };
 
     /// For an op. Sums are added up in another order than the reference's; attention besides reads keys that were
     /// rounded after a rotation in approximate arithmetic, where they are not e4m3 (`caches.rs`); the key of a chain that appends to an e4m3 cache may be rounded to
     /// the next code, which moves its score by up to a fourteenth of its greatest element; so may a chain's query that is rounded, but it
-    /// moves those of all keys at once, each another way. Matrix units add products of e4m3 with some 13 bits below the
-    /// greatest addend, and cut off what is less.
+    /// moves those of all keys at once, each another way. Matrix units cut off what they add (`products.rs`).
     fn of(module: &Module, (target, steps): (&str, Steps)) -> Tolerance {
         let Some(op) = op_of(module) else { return Tolerance::EXACT };
         match op {
-            Op::Linear(_) | Op::GatedLinear(_) | Op::RopeKvAppend(_) if multiplies_e4m3(module) => {
-                Tolerance { ulps: 1.01, of_greatest: 1e-3 }
+            Op::Attention(_) if rounds_keys(module) => {
+                Tolerance { of_greatest: 1.5e-2, ..Tolerance::ATTENTION }
             }
-            Op::Attention(_) if rounds_keys(module) => Tolerance { ulps: 2.0, of_greatest: 1.5e-2 },
             Op::Attention(op) if op.products.is_some() && appends(module) => {
-                Tolerance { ulps: 2.0, of_greatest: 8e-3 }
+                Tolerance { of_greatest: 8e-3, ..Tolerance::ATTENTION }
             }
             // Weights may be rounded: each by 2^-4 of itself, and a value is no more than the greatest result, which may be of a single
             // key. Only there are kernels that have a use for it.
@@ -57,10 +58,13 @@ impl Tolerance {
                     && steps != Steps::Decode
                     && rounds_weights(target) =>
             {
-                Tolerance { ulps: 2.0, of_greatest: 0.0625 }
+                Tolerance { of_greatest: 0.0625, ..Tolerance::ATTENTION }
             }
-            Op::Attention(_) => Tolerance { ulps: 2.0, of_greatest: 4e-3 },
-            _ => Tolerance { ulps: 1.01, of_greatest: 5e-6 },
+            Op::Attention(_) => Tolerance::ATTENTION,
+            _ => {
+                let cut = Cut::of(module, target);
+                Tolerance { ulps: 1.01, of_result: cut.of_result(), of_greatest: 5e-6 + cut.of_greatest() }
+            }
         }
     }
 
@@ -69,7 +73,8 @@ impl Tolerance {
         // Spacing of the type's numbers around the result, at least that of the least normal ones.
         let unit = if bf16 { 2f32.powi(-7) } else { f32::EPSILON };
         let spacing = unit * 2f32.powi(want.abs().max(f32::MIN_POSITIVE).log2().floor() as i32);
-        let off = (got - want).abs() / (self.ulps * spacing + self.of_greatest * greatest);
+        let allowed = self.ulps * spacing + self.of_result * want.abs() + self.of_greatest * greatest;
+        let off = (got - want).abs() / allowed;
         if got == want {
             0.0
         } else if off.is_nan() {
@@ -109,16 +114,6 @@ pub fn appends(contract: &Module) -> bool {
     contract.func.results.iter().any(|&v| contract.func.values[v].ty.kv().is_some())
 }
 
-/// True if a kernel has a product of e4m3.
-fn multiplies_e4m3(contract: &Module) -> bool {
-    contract.func.order.iter().any(|&id| match &contract.func.ops[id].op {
-        Op::Linear(Linear { weight, .. }) | Op::GatedLinear(GatedLinear { weight, .. }) => {
-            contract.weights[*weight].ty.elem == Elem::Quant(Scheme::FP8)
-        }
-        _ => false,
-    })
-}
-
 /// True if a kernel makes keys of an e4m3 cache.
 fn rounds_keys(contract: &Module) -> bool {
     appends(contract) && contract.func.results.iter().any(|&v| is_e4m3(contract, v))
@@ -141,12 +136,12 @@ mod tests {
 
     #[test]
     fn errors_are_measured_in_units_of_the_type() {
-        let t = Tolerance { ulps: 1.0, of_greatest: 0.0 };
+        let t = Tolerance { ulps: 1.0, ..Tolerance::EXACT };
         assert_eq!(t.part(1.0, 1.0, 1.0, true), 0.0);
         assert_eq!(t.part(1.0 + 2f32.powi(-7), 1.0, 1.0, true), 1.0);
         assert_eq!(t.part(1.0 + f32::EPSILON, 1.0, 1.0, false), 1.0);
         assert_eq!(t.part(6.0, 4.0, 1.0, true), 64.0);
         assert_eq!(t.part(f32::NAN, 4.0, 1.0, true), f32::INFINITY);
-        assert_eq!(Tolerance { ulps: 0.0, of_greatest: 0.5 }.part(3.0, 2.0, 4.0, false), 0.5);
+        assert_eq!(Tolerance { of_greatest: 0.5, ..Tolerance::EXACT }.part(3.0, 2.0, 4.0, false), 0.5);
     }
 }
