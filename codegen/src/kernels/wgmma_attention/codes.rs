@@ -13,7 +13,8 @@ use super::super::attention::NONE;
 use super::consumer::{Rows, STEP, Softmax, Sums, Words, in_two};
 use super::work::Item;
 use super::{COLUMNS, Params, Smem, Stage, WgmmaAttention};
-use crate::builder::{Builder, F32, I32, SharedPtr, Smem as Layout, Val, WgmmaA, WgmmaType};
+use crate::builder::{Bf16, Builder, F32, I32, SharedPtr, Smem as Layout, Val, WgmmaA, WgmmaType};
+use crate::tile::Tile;
 
 /// log2 of 448, the greatest number of e4m3, which the greatest weight of a row becomes: so it is not rounded. Sums of weights are multiplied
 /// by as much, so it cancels.
@@ -42,7 +43,18 @@ impl<'b> Factors<'b> {
         let two = self.all.at((key / 2) * 4 + key % 2);
         two.store(of_key);
         two.at(2).store(logarithm);
-        self.all.at(key + 2 * self.keys).store(inverse);
+        // Of two keys the first's inverse is rounded to the lower half of a word; with that half the word is the second's, rounded.
+        let b = self.all.builder();
+        let bits = inverse.bitcast::<I32>();
+        let low = (bits + 0x8000) >> 16;
+        let low = b.shuffle_xor(low, 1);
+        let word = ((bits - low + 0x8000) & -0x1_0000) | low;
+        b.if_((key & 1).ne(0), || self.inverses().at(key / 2).store(word));
+    }
+
+    /// The inverses, two in each word.
+    fn inverses(self) -> SharedPtr<'b, I32> {
+        self.all.at(2 * self.keys).cast()
     }
 
     /// Of this thread's two columns of the `n`-th eight the scales of keys, and the logarithms.
@@ -52,9 +64,10 @@ impl<'b> Factors<'b> {
     }
 
     /// The inverses of the same.
-    fn inverses(self, n: u32) -> [Val<'b, F32>; 2] {
+    fn inverses_of_eight(self, n: u32) -> [Val<'b, F32>; 2] {
         let (lane, _) = self.all.builder().lane_and_warp();
-        self.all.at(2 * self.keys).at((lane & 3) * 2).at(8 * n).load_vector::<2>().elements()
+        let word = self.inverses().at(lane & 3).at(4 * n).load();
+        [(word << 16).bitcast(), word.bitcast()]
     }
 }
 
@@ -104,6 +117,29 @@ impl WgmmaAttention {
         });
         self.store(b, params, &again(), state, own, group);
         queries.release();
+    }
+
+    /// Puts a warpgroup's results, whose columns are turned as values are, 16 at a time first the even ones, in order into the tile at `own`,
+    /// of which each 64 columns lie together.
+    pub(super) fn put_in_order<'b>(
+        &self,
+        b: &'b Builder,
+        values: &Sums<'b>,
+        (own, tile): (SharedPtr<'b, Bf16>, Tile),
+    ) {
+        let (lane, warp) = b.lane_and_warp();
+        let q = lane & 3;
+        let (sixteens, _) = values.as_chunks::<8>();
+        for (n, [e0, e1, e2, e3, o0, o1, o2, o3]) in (0u32..).zip(sixteens) {
+            // A thread has columns 4 q to 4 q + 3 of both rows.
+            for (h, [a, c, d, e]) in [(0, [e0, o0, e1, o1]), (1, [e2, o2, e3, o3])] {
+                let row = (warp & 3) * 16 + (lane >> 2) + h * 8;
+                let chunk = (q >> 1) + n % 4 * 2;
+                let at = tile.offset(row, chunk) + (q & 1) * 8 + n / 4 * tile.bytes();
+                let words = [b.pack_bf16(*a, *c), b.pack_bf16(*d, *e)];
+                own.at_bytes(at).cast::<I32>().store_vector(b.vector(words));
+            }
+        }
     }
 
     /// Logarithms of weights times their values' scales, to base 2, of a thread's two rows. With `mask`, the position of the first
@@ -185,7 +221,7 @@ fn weights_of<'b>(
     let (upper, lower) = (exponents[0].as_chunks::<4>().0, exponents[1].as_chunks::<4>().0);
     for (n, rows) in (0u32..).zip(upper.iter().zip(lower)) {
         // Two columns of each of two eights.
-        let [left, right] = [0, 1].map(|i| of_keys.inverses(2 * n + i));
+        let [left, right] = [0, 1].map(|i| of_keys.inverses_of_eight(2 * n + i));
         let inverses = [left[0], left[1], right[0], right[1]];
         for (h, exponents) in [rows.0, rows.1].into_iter().enumerate() {
             let raised = exponents.map(|e| (e + base[h]).exp2_flush());

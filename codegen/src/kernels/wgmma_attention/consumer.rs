@@ -340,14 +340,19 @@ impl WgmmaAttention {
         let tile = Tile { rows: ROWS, row_bytes: ROW_BYTES };
         let one = if self.halves() { 1.0 / VALUES } else { 1.0 };
         let whole = [0, 1].map(|h: usize| b.value(one).div_approx(b.sum_lanes(softmax[h][1], 4)));
-        let words = self.packed(b, WgmmaType::Bf16, &each_row(&values, |v, h| v * whole[h]));
+        let values = each_row(&values, |v, h| v * whole[h]);
         // No warp of the group reads queries any more.
         b.sync_some(group + OWN, GROUP);
-        let (matrices, _) = words.as_chunks::<4>();
-        for (m, &matrix) in (0u32..).zip(matrices) {
-            // Matrices (rows 0-7, columns 0-7), (rows 8-15, columns 0-7), (rows 0-7, columns 8-15), ...
-            let at = tile.offset(warp * 16 + (lane & 15), (lane >> 4) + m % 4 * 2);
-            b.stmatrix(own.at_bytes(at + m / 4 * part_bytes), matrix, false);
+        if self.codes() {
+            self.put_in_order(b, &values, (own, tile));
+        } else {
+            let words = self.packed(b, WgmmaType::Bf16, &values);
+            let (matrices, _) = words.as_chunks::<4>();
+            for (m, &matrix) in (0u32..).zip(matrices) {
+                // Matrices (rows 0-7, columns 0-7), (rows 8-15, columns 0-7), (rows 0-7, columns 8-15), ...
+                let at = tile.offset(warp * 16 + (lane & 15), (lane >> 4) + m % 4 * 2);
+                b.stmatrix(own.at_bytes(at + m / 4 * part_bytes), matrix, false);
+            }
         }
         b.sync_warp();
         let chunks = self.parts() * tile.chunks();

@@ -121,9 +121,9 @@ impl WgmmaAttention {
         let (lane, warp) = b.lane_and_warp();
         let (copied, turned) = (self.copied(), Tile { rows: self.0.head_dim, row_bytes: self.tiling().keys });
         // Lane 8 m + r gives the address of row r of matrix m: of what is read key 8 m + r, of what is stored even columns, odd columns, and
-        // both of 16 keys on.
+        // both of 16 keys on. Odd columns come behind the even ones: eight rows that follow one another lie in different banks.
         let (matrix, row) = (lane >> 3, lane & 7);
-        let (row, chunk) = (row * 2 + (matrix & 1), warp * 2 + (matrix >> 1));
+        let (row, chunk) = (row + (matrix & 1) * 8, warp * 2 + (matrix >> 1));
         // Rows of 16 columns on have the same key.
         let target = turned.offset(row, chunk);
         // A loop over some at once, for few registers.
