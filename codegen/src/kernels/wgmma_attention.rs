@@ -325,11 +325,11 @@ impl WgmmaAttention {
         let (q, k, v) = (tiles(q_bytes, queries), tiles(kv_bytes, stages[0]), tiles(kv_bytes, stages[1]));
         let copied = if self.codes() { tiles(kv_bytes, transposer::COPIED) } else { tiles(0, 0) };
         let halves = self.halves().then(|| self.staged_codes(b));
-        let scales = |scales: u32, stages: u32| {
-            let scales = if self.codes() { scales * keys } else { 0 };
+        let scales = |of_two_keys: u32, stages: u32| {
+            let scales = if self.codes() { of_two_keys * keys / 2 } else { 0 };
             (b.shared(stages * scales, 128), 4 * scales)
         };
-        let (v_scales, copied_scales) = (scales(codes::Factors::OF_KEY, v.2), scales(2, copied.2));
+        let (v_scales, copied_scales) = (scales(codes::Factors::OF_TWO_KEYS, v.2), scales(4, copied.2));
         let ring = |(tiles, bytes, stages), (scales, scale_bytes)| {
             let (full, empty) = (b.barriers(stages), b.barriers(stages));
             Ring { tiles, bytes, scales, scale_bytes, stages, full, empty }

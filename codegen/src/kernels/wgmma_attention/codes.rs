@@ -3,7 +3,7 @@
 //! With `c` the codes of values and `v` the logarithm of a value's scale to base 2, the values that keys j give are
 //! `sum 2^(s_j - l) 2^v_j c_j`. What is rounded to e4m3 is `2^(s_j + v_j - m)`, with m the greatest of these exponents so far less
 //! [`RAISED`]: small values with large weights, as those of first tokens often are, do not take the range from others. The weights
-//! themselves are summed in f32, before they are rounded. The products of each tile are added in f32 by themselves: tensor cores keep
+//! themselves are summed in f32, before they are rounded, but for the inverses of their values' scales, which are bf16. The products of each tile are added in f32 by themselves: tensor cores keep
 //! some 14 bits of sums of codes, and cut off.
 //!
 //! Products take half as long as those of 16 bits do, and a softmax as long as ever, so warpgroups neither take turns nor make the one
@@ -20,8 +20,9 @@ use crate::tile::Tile;
 /// by as much, so it cancels.
 const RAISED: f32 = 8.807_355;
 
-/// What the weights of a tile are made with, in shared memory, [`Factors::OF_KEY`] for each key: of two keys each their scales and the
-/// logarithms of those of their values, and behind these of all keys the inverses of those of their values.
+/// What the weights of a tile are made with, in shared memory: of two keys each their scales and the logarithms of those of their values, and
+/// behind these of each two keys a word with the inverses of those of their values, in bf16. Every thread of every warp reads all that its
+/// columns need, and the bandwidth of shared memory is what this kernel has the least of: so few words.
 #[derive(Clone, Copy)]
 pub(super) struct Factors<'b> {
     all: SharedPtr<'b, F32>,
@@ -30,26 +31,26 @@ pub(super) struct Factors<'b> {
 }
 
 impl<'b> Factors<'b> {
-    /// How many there are of a key.
-    pub(super) const OF_KEY: u32 = 3;
+    /// Words of two keys.
+    pub(super) const OF_TWO_KEYS: u32 = 5;
 
     /// Those of the tile of values in a stage.
     pub(super) fn of(value: Stage<'b>, keys: u32) -> Factors<'b> {
         Factors { all: value.scales, keys }
     }
 
-    /// Stores those of key `key`.
+    /// Stores those of key `key`. By all lanes, with keys that follow one another.
     pub(super) fn put(self, key: Val<'b, I32>, [of_key, logarithm, inverse]: [Val<'b, F32>; 3]) {
         let two = self.all.at((key / 2) * 4 + key % 2);
         two.store(of_key);
         two.at(2).store(logarithm);
-        // Of two keys the first's inverse is rounded to the lower half of a word; with that half the word is the second's, rounded.
-        let b = self.all.builder();
+        // The lower half of a word is the first key's inverse, rounded. The word as it is is the second's: its upper half is rounded with what
+        // the lower one adds.
         let bits = inverse.bitcast::<I32>();
-        let low = (bits + 0x8000) >> 16;
-        let low = b.shuffle_xor(low, 1);
+        let low = self.all.builder().shuffle_xor((bits + 0x8000) >> 16, 1);
         let word = ((bits - low + 0x8000) & -0x1_0000) | low;
-        b.if_((key & 1).ne(0), || self.inverses().at(key / 2).store(word));
+        let second = (key & 1).ne(0);
+        self.all.builder().if_(second, || self.inverses().at(key / 2).store(word));
     }
 
     /// The inverses, two in each word.
