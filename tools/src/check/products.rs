@@ -1,8 +1,7 @@
 //! What the products of a kernel may be off by because matrix units cut off what they add.
 //!
-//! A unit adds a group of products to the sum so far, and cuts the result off, toward 0, so many bits behind its first one; 13 where the
-//! factors are e4m3, but for Blackwell. (The table is the emulator's, `runtime/emulator/src/number/dot.rs`, with its sources.) K inputs are
-//! `N = K / group` sums. With u the last of those bits,
+//! A unit adds a group of products to the sum so far, and cuts the result off, toward 0, so many bits behind its first one
+//! (`trtc_emulator::number::dot`, with its sources). K inputs are `N = K / group` sums. With u the last of those bits,
 //!
 //! * each cuts off half of u in the mean, of a sum that is no greater than the result where the result is great: `N u / 2` of it;
 //! * what is cut off the addends has either sign. In a random walk of N sums it grows to `0.4 u sqrt(N)` of the greatest of many results, five
@@ -10,9 +9,11 @@
 //!
 //! Not here: other orders of sums in f32, which every tolerance has room for.
 
+use trtc_emulator::number::dot::{Arithmetic, Generation, arithmetic};
+use trtc_emulator::number::format::Format;
 use trtc_ir::ops::{GatedLinear, Linear};
-use trtc_ir::target::{Gpu, MatrixUnit};
-use trtc_ir::{DType, Elem, Module, Op, Scheme, Target};
+use trtc_ir::target::Gpu;
+use trtc_ir::{Elem, Module, Op, Scheme, Target};
 
 /// How often sums are cut off, and where.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,11 +43,11 @@ impl Cut {
         let cuts = products.map(|(weight, factors)| {
             let ty = &contract.weights[weight].ty;
             let inputs = ty.shape().and_then(|shape| shape.last().copied()).unwrap_or(0) as f32;
-            let short = ty.elem == Elem::Quant(Scheme::FP8) && is_short(gpu);
-            let warpgroups = gpu.matrix.contains(&MatrixUnit::Wgmma);
-            let bytes = if warpgroups { 32.0 } else { 16.0 };
-            let (group, bits) = if short { (bytes, 13) } else { (bytes / 2.0, 23) };
-            Cut { sums: factors * (inputs / group).ceil(), last: 2f32.powi(-bits) }
+            let cut = |unit: Arithmetic| {
+                let sums = factors * (inputs / unit.group as f32).ceil();
+                Cut { sums, last: 2f32.powi(-unit.result.fraction_bits()) }
+            };
+            unit_for(gpu, &ty.elem).map_or(Cut::NONE, cut)
         });
         cuts.max_by(|a, b| a.of_result().total_cmp(&b.of_result())).unwrap_or(Cut::NONE)
     }
@@ -62,52 +63,63 @@ impl Cut {
     }
 }
 
-/// True of a GPU that multiplies e4m3 and keeps few bits of the sums.
-fn is_short(gpu: &Gpu) -> bool {
-    gpu.matrix_types.contains(&DType::F8E4M3) && gpu.capability.0 < 10
+/// How a GPU adds products with such weights: what it does not multiply natively becomes bf16.
+fn unit_for(gpu: &Gpu, weights: &Elem) -> Option<Arithmetic> {
+    let (major, minor) = gpu.capability;
+    let generation = Generation::of(10 * major + minor)?;
+    let of = |format| arithmetic(generation, format, format, Format::F32);
+    let own = if *weights == Elem::Quant(Scheme::FP8) { of(Format::E4m3) } else { None };
+    own.or_else(|| of(Format::Bf16))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use trtc_emulator::number::dot::matmul;
+    use trtc_ir::DType;
+    use trtc_ir::numerics::round;
     use trtc_ir::random::Random;
 
-    /// A sum of products as a unit with 13 bits for groups of 32 makes it.
-    fn cut_off(products: &[f64]) -> f64 {
-        let exponent = |v: f64| v.abs().max(f64::MIN_POSITIVE).log2().floor() as i32;
-        let cut = |v: f64, last: i32| (v / 2f64.powi(last)).trunc() * 2f64.powi(last);
-        products.chunks(32).fold(0.0, |sum, group| {
-            let addends = || group.iter().copied().chain([sum]);
-            let last = addends().map(exponent).max().unwrap_or(0) - 13;
-            let sum = addends().map(|v| cut(v, last)).sum::<f64>();
-            cut(sum, exponent(sum) - 13)
-        })
+    /// Results of a kind of products of so many inputs on a Hopper, each beside what it should be.
+    fn results(format: Format, dtype: DType, inputs: usize) -> Vec<(f64, f64)> {
+        const ROWS: usize = 20;
+        let unit = arithmetic(Generation::Hopper, format, format, Format::F32).expect("a unit");
+        let mut random = Random::new(5);
+        let mut factors =
+            || (0..ROWS * inputs).map(|_| round(random.signed() * 448.0, dtype)).collect::<Vec<f32>>();
+        // (rows, inputs) and (inputs, rows).
+        let (a, b) = (factors(), factors());
+        let mut got = vec![0f32; ROWS * ROWS];
+        matmul(&unit, ROWS, ROWS, inputs, &a, &b, &mut got).expect("shapes");
+        let want = |at: usize| {
+            let product =
+                |i: usize| f64::from(a[at / ROWS * inputs + i]) * f64::from(b[i * ROWS + at % ROWS]);
+            (0..inputs).map(product).sum::<f64>()
+        };
+        got.iter().enumerate().map(|(at, &got)| (f64::from(got), want(at))).collect()
     }
 
     #[test]
     fn what_units_cut_off_is_within_the_bound_and_not_far_within() {
-        let mut random = Random::new(5);
-        for inputs in [64, 512, 4096, 14_336] {
-            let cut = Cut { sums: inputs as f32 / 32.0, last: 2f32.powi(-13) };
-            let mut results = Vec::new();
-            for _ in 0..400 {
-                let products: Vec<f64> =
-                    (0..inputs).map(|_| f64::from(random.signed() * random.signed())).collect();
-                results.push((cut_off(&products), products.iter().sum::<f64>()));
+        for (format, dtype, group, bits) in
+            [(Format::E4m3, DType::F8E4M3, 32, 13), (Format::Bf16, DType::Bf16, 16, 23)]
+        {
+            for inputs in [64, 512, 4096, 14_336] {
+                let cut = Cut { sums: (inputs / group) as f32, last: 2f32.powi(-bits) };
+                let results = results(format, dtype, inputs);
+                let greatest = results.iter().fold(0f64, |most, (_, want)| most.max(want.abs()));
+                let part = |&(got, want): &(f64, f64)| {
+                    let of_result = f64::from(cut.of_result()) * want.abs();
+                    (got - want).abs() / (of_result + f64::from(cut.of_greatest()) * greatest)
+                };
+                let worst = results.iter().map(part).fold(0.0, f64::max);
+                assert!((0.1..1.0).contains(&worst), "{inputs} inputs in {dtype}: {worst}");
             }
-            let greatest = results.iter().fold(0f64, |most, (_, want)| most.max(want.abs()));
-            let part = |&(got, want): &(f64, f64)| {
-                let allowed =
-                    f64::from(cut.of_result()) * want.abs() + f64::from(cut.of_greatest()) * greatest;
-                (got - want).abs() / allowed
-            };
-            let worst = results.iter().map(part).fold(0.0, f64::max);
-            assert!((0.15..1.0).contains(&worst), "{inputs} inputs: {worst}");
         }
     }
 
     #[test]
-    fn only_units_for_e4m3_keep_few_bits() {
+    fn some_units_for_e4m3_keep_few_bits() {
         let of = |elem: &str, x: &str, target: &str| {
             let text = format!(
                 "llm.module @k dims(T in 1..64) {{\n  llm.weight @w : tensor<32x4096x{elem}> from [\"w\"]\n  \
@@ -121,7 +133,7 @@ mod tests {
         let bits = |sums, bits: i32| Cut { sums, last: 2f32.powi(-bits) };
         assert_eq!((e4m3("sm_89"), e4m3("sm_90")), (bits(256.0, 13), bits(128.0, 13)));
         assert_eq!((bf16("sm_80"), bf16("sm_90")), (bits(512.0, 23), bits(256.0, 23)));
-        assert_eq!((e4m3("sm_80"), e4m3("sm_120")), (bits(512.0, 23), bits(512.0, 23)));
+        assert_eq!((e4m3("sm_80"), e4m3("sm_120")), (bits(512.0, 23), bits(128.0, 23)));
         assert_eq!((e4m3("host"), bf16("host")), (Cut::NONE, Cut::NONE));
     }
 }

@@ -28,7 +28,7 @@ pub enum By {
 
 impl By {
     /// The part of elements that may be a step off.
-    fn part(self) -> f32 {
+    fn off_by_a_step(self) -> f32 {
         match self {
             By::Floats => 0.01,
             // Of a row's greatest, elements are a quarter and their steps a twelfth of that; what is cut off is 0.8 of its standard
@@ -84,7 +84,7 @@ pub fn worst(codes: &[u8], scales: &[f32], want: &[f32], by: By) -> f32 {
             worst = worst.max(part((got - want).abs(), allowed));
         }
     }
-    let allowed = ((want.len() as f32 * by.part()) as usize).max(AT_LEAST);
+    let allowed = ((want.len() as f32 * by.off_by_a_step()) as usize).max(AT_LEAST);
     worst.max(off as f32 / allowed as f32)
 }
 

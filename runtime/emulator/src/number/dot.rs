@@ -40,6 +40,21 @@ pub enum Generation {
     RtxBlackwell,
 }
 
+impl Generation {
+    /// That of a chip, by its compute capability as a number of two or three digits.
+    #[must_use]
+    pub const fn of(sm: u32) -> Option<Generation> {
+        Some(match sm {
+            80 | 86 | 87 | 88 => Self::Ampere,
+            89 => Self::Ada,
+            90 => Self::Hopper,
+            100..=110 => Self::Blackwell,
+            120 | 121 => Self::RtxBlackwell,
+            _ => return None,
+        })
+    }
+}
+
 /// What an exact sum becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Sum {
@@ -87,6 +102,16 @@ const ZERO: i32 = -10_000;
 const SPECIAL: i32 = 20_000;
 
 impl Sum {
+    /// Bits of fraction that are kept.
+    #[must_use]
+    pub const fn fraction_bits(self) -> i32 {
+        match self {
+            Self::F32 => 23,
+            Self::F32Short => 13,
+            Self::F16 => 10,
+        }
+    }
+
     /// Least exponent of an accumulator.
     const fn min_exponent(self) -> i32 {
         match self {

@@ -32,18 +32,6 @@ pub const KINDS: &[(&str, Kind)] = &[
     ("kind::mxf4nvf4", Kind::Mxf4nvf4),
 ];
 
-/// The tensor cores of a chip.
-fn generation(sm: u32) -> Option<Generation> {
-    Some(match sm {
-        80 | 86 | 87 | 88 => Generation::Ampere,
-        89 => Generation::Ada,
-        90 => Generation::Hopper,
-        100..=110 => Generation::Blackwell,
-        120 | 121 => Generation::RtxBlackwell,
-        _ => return None,
-    })
-}
-
 /// k of the shapes that a type has, all with m = 16 and n = 8.
 fn lengths(a: Format, kind: Option<Kind>) -> &'static [usize] {
     match (kind, a) {
@@ -87,7 +75,7 @@ pub fn decode(
     if if small(a) { !small(b) } else { a != b } {
         return d.refuse("there is no product of these types");
     }
-    let found = generation(d.chip.sm).and_then(|generation| match kind {
+    let found = Generation::of(d.chip.sm).and_then(|generation| match kind {
         None => mma_arithmetic(generation, a, b, c),
         Some(_) if generation != Generation::RtxBlackwell || !d.chip.special => None,
         Some(_) => arithmetic(generation, a, b, c),
