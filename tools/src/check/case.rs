@@ -4,6 +4,7 @@ use super::caches::{empty, stored};
 use super::inputs::{Kind, Laid, lay};
 use super::memory::{Memory, Place};
 use super::products::Cut;
+use super::quantised::By;
 use super::requests::{Requests, most_tokens};
 use super::{Tolerance, appends, op_of, quantised, rounded, sampling};
 use crate::render::Failure;
@@ -53,10 +54,11 @@ pub fn check(
     let requests = Requests::new(memory, choice.steps, tokens as usize, random);
     let module = contract(kernel)?;
     let reads = matches!(op_of(&module), Some(Op::Attention(_)));
-    let (mut cache, mut of_cache, mut by) = (empty(&requests.sizes(), &module), 0f32, quantised::By::Floats);
+    let (mut cache, mut of_cache) = (empty(&requests.sizes(), &module), 0f32);
     if reads {
         memory.poison_cache(launch)?;
         cache = Rc::new(KvState::default());
+        let mut cut = Cut::NONE;
         let most = most_tokens(tokens as usize, memory.manifest());
         // Everything that the requests have so far. A kernel that appends by itself finds in its cache what it has stored
         // a step before.
@@ -67,13 +69,12 @@ pub fn check(
             let append = users.iter().find_map(|l| Some((*l, l.choice(kind, all)?)));
             let append = append.ok_or_else(|| Failure::bug(format!("no kernel appends {all} tokens")))?;
             let appending = contract(&memory.manifest().kernels[append.1.kernel as usize])?;
-            let cut = Cut::of(&appending, &memory.manifest().target);
-            by = if cut == Cut::NONE { by } else { quantised::By::Products(cut) };
+            cut = cut.most(Cut::of(&appending, &memory.manifest().target));
             let ran = run(memory, append, &appending, &before, &cache, random)?;
             let kv = ran.want.into_iter().find_map(|d| if let Data::Kv(kv) = d { Some(kv) } else { None });
             cache = kv.ok_or_else(|| Failure::bug("an append does not give a cache"))?;
         }
-        (cache, of_cache) = stored(memory, launch, requests.tables(), (cache, by))?;
+        (cache, of_cache) = stored(memory, launch, requests.tables(), (cache, By::Sums(cut)))?;
     }
     let ran = run(memory, (launch, choice), &module, &requests, &cache, random)?;
     let tolerance = Tolerance::of(&module, (&memory.manifest().target, choice.steps));
@@ -89,7 +90,7 @@ pub fn check(
                 let (codes, whole) = memory.read_bytes(place)?;
                 let (scales, both) = memory.read(scales, Dtype::F32)?;
                 outcome.overrun |= !(whole && both);
-                let by = if reads { quantised::By::Attention } else { quantised::By::Floats };
+                let by = if reads { By::Attention } else { By::Sums(Cut::NONE) };
                 outcome.worst = outcome.worst.max(quantised::worst(&codes, &scales, &want.data, by));
                 continue;
             }

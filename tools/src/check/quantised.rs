@@ -18,22 +18,19 @@ const SCALE: f32 = 1e-3;
 /// What has made the elements of rows.
 #[derive(Clone, Copy)]
 pub enum By {
-    /// Arithmetic in f32.
-    Floats,
     /// Attention, which rounds its weights to 16 bits.
     Attention,
-    /// Products, of whose sums matrix units cut something off: close to 0 that is many steps.
-    Products(Cut),
+    /// Arithmetic in f32, and products of whose sums matrix units cut so much off: close to 0 that is many steps.
+    Sums(Cut),
 }
 
 impl By {
     /// The part of elements that may be a step off.
     fn off_by_a_step(self) -> f32 {
         match self {
-            By::Floats => 0.01,
             // Of a row's greatest, elements are a quarter and their steps a twelfth of that; what is cut off is 0.8 of its standard
             // deviation, a fifth of `of_greatest`, in the mean.
-            By::Products(cut) => 0.01 + 8.0 * cut.of_greatest(),
+            By::Sums(cut) => 0.01 + 8.0 * cut.of_greatest(),
             By::Attention => 0.25,
         }
     }
@@ -41,8 +38,8 @@ impl By {
     /// What an element, the greatest and so the scale too, may be off by before it is rounded, as a part of it and of its row's greatest.
     fn off(self) -> [f32; 2] {
         match self {
-            By::Products(cut) => [cut.of_result(), cut.of_greatest()],
-            By::Floats | By::Attention => [0.0; 2],
+            By::Sums(cut) => [cut.of_result(), cut.of_greatest()],
+            By::Attention => [0.0; 2],
         }
     }
 }
@@ -103,6 +100,8 @@ mod tests {
     use super::*;
     use trtc_ir::random::Random;
 
+    const FLOATS: By = By::Sums(Cut::NONE);
+
     fn rows() -> Rows {
         let mut random = Random::new(3);
         let values: Vec<f32> = (0..4 * 256).map(|_| random.signed() * 2.0).collect();
@@ -112,8 +111,8 @@ mod tests {
     #[test]
     fn what_is_stored_is_right() {
         let r = rows();
-        assert_eq!(worst(&r.codes, &r.scales, &r.values, By::Floats), 0.0);
-        assert_eq!(worst(&[0; 8], &[1.0], &[0.0; 8], By::Floats), 0.0);
+        assert_eq!(worst(&r.codes, &r.scales, &r.values, FLOATS), 0.0);
+        assert_eq!(worst(&[0; 8], &[1.0], &[0.0; 8], FLOATS), 0.0);
     }
 
     #[test]
@@ -125,7 +124,7 @@ mod tests {
         let moved = |count: usize, by: u8| {
             let mut codes = r.codes.clone();
             at[..count].iter().for_each(|&i| codes[i] += by);
-            worst(&codes, &r.scales, &r.values, By::Floats)
+            worst(&codes, &r.scales, &r.values, FLOATS)
         };
         assert_eq!(moved(1, 1), 1.0);
         assert_eq!(moved(10, 1), 1.0);
@@ -135,10 +134,10 @@ mod tests {
     #[test]
     fn products_of_e4m3_may_be_further_off_but_only_close_to_0() {
         // Steps of 2^-9 around 0, of 32 around 448: what is allowed besides a step around 0 is 2^-11 of 448.
-        let products = By::Products(Cut { sums: 4.0, last: 2f32.powi(-13) });
+        let products = By::Sums(Cut { sums: 4.0, last: 2f32.powi(-13) });
         let of = |code: u8, by| worst(&[code, 0x7e, 0x7e, 0x7e], &[1.0], &[0.0, 448.0, 448.0, 448.0], by);
         let value = |code| decode(code, DType::F8E4M3).expect("a number");
-        assert!(value(0x26) <= 0.21875 && of(0x26, products) <= 1.0 && of(0x26, By::Floats) > 1.0);
+        assert!(value(0x26) <= 0.21875 && of(0x26, products) <= 1.0 && of(0x26, FLOATS) > 1.0);
         assert!(value(0x27) > 0.21875 && of(0x27, products) > 1.0);
         let two_steps = |by| worst(&[0x7c, 0, 0, 0], &[1.0], &[448.0, 0.0, 0.0, 0.0], by);
         assert!(two_steps(products) > 1.0);
@@ -149,13 +148,13 @@ mod tests {
         let r = rows();
         let scaled = |by: f32| {
             let scales: Vec<f32> = r.scales.iter().map(|s| s * by).collect();
-            worst(&r.codes, &scales, &r.values, By::Floats)
+            worst(&r.codes, &scales, &r.values, FLOATS)
         };
         assert!(scaled(1.0 + 1e-4) < 1.0 && scaled(1.01) > 1.0 && scaled(f32::NAN) > 1.0);
         let mut codes = r.codes.clone();
         codes[7] = 0x7f;
-        assert_eq!(worst(&codes, &r.scales, &r.values, By::Floats), f32::INFINITY);
-        assert_eq!(worst(&[0xff; 8], &[1.0], &[0.0; 8], By::Floats), f32::INFINITY);
-        assert!(worst(&[0; 8], &[f32::NAN], &[0.0; 8], By::Floats) > 1.0);
+        assert_eq!(worst(&codes, &r.scales, &r.values, FLOATS), f32::INFINITY);
+        assert_eq!(worst(&[0xff; 8], &[1.0], &[0.0; 8], FLOATS), f32::INFINITY);
+        assert!(worst(&[0; 8], &[f32::NAN], &[0.0; 8], FLOATS) > 1.0);
     }
 }

@@ -4,7 +4,7 @@
 //! each row of its second operand, so values are transposed: each warp turns those of 32 keys, 16 columns at a time. `ldmatrix`
 //! transposes pairs of bytes; of the keys that a lane then has, 2 q, 2 q + 1, 8 + 2 q, 8 + 2 q + 1 and the same from 16 on, it makes
 //! two words for each of two columns. These are the keys whose weights lane q of a row has (`Builder::wgmma`), so in their order both
-//! operands agree, and no weight changes its lane.
+//! operands agree, and no weight changes its lane. Of 16 columns the even ones come first, which results are put back in order from.
 //!
 //! Scales go with the weights (`wgmma_attention/codes.rs`), those of values as log2 and inverse, which each warp makes of its 32. Rows behind
 //! the end of the context hold anything: such values become 0, so that their weights of 0 count for nothing.
