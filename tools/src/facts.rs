@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use trtc_engine::layout::sizes;
 use trtc_engine::manifest::{Arg, Encoding, Manifest, Weight};
+use trtc_ir::text::parse;
+use trtc_ir::{Module, Op};
 
 /// Bytes of one weight with its scales and zeros; 0 for a combination that no engine holds.
 pub fn weight_bytes(w: &Weight) -> u64 {
@@ -39,11 +41,16 @@ pub fn encoding(e: Encoding) -> String {
 }
 
 /// Bytes of weights that a step of few tokens reads: every weight that a launch uses, once; of a table that is only
-/// looked up, nothing to speak of.
+/// looked up, a row for each token, nothing to speak of.
 pub fn read_per_step(m: &Manifest) -> u64 {
+    let looks_up = |kernel: u32| {
+        let contract = m.kernels.get(kernel as usize).and_then(|k| parse(&k.contract, "contract").ok());
+        contract.is_some_and(|Module { func, .. }| {
+            func.order.iter().any(|&op| matches!(func.ops[op].op, Op::Embedding(_)))
+        })
+    };
     let mut used = BTreeSet::new();
-    // A lookup, which alone takes token ids, reads a row for each token.
-    for launch in m.launches.iter().filter(|l| !l.args.contains(&Arg::Tokens)) {
+    for launch in m.launches.iter().filter(|l| !l.choices.iter().any(|choice| looks_up(choice.kernel))) {
         used.extend(
             launch.args.iter().filter_map(|a| if let Arg::Weight(w) = a { Some(*w as usize) } else { None }),
         );
