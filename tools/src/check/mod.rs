@@ -19,7 +19,7 @@ pub use case::{Outcome, check};
 
 use crate::render::Failure;
 use memory::Memory;
-use products::Cut;
+use products::{Cut, norms_round};
 use trtc_engine::EngineFile;
 use trtc_engine::manifest::{Arg, Dtype, Steps};
 use trtc_ir::target::MatrixUnit;
@@ -63,7 +63,8 @@ impl Tolerance {
             Op::Attention(_) => Tolerance::ATTENTION,
             _ => {
                 let cut = Cut::of(module, target);
-                Tolerance { ulps: 1.01, of_result: cut.of_result(), of_greatest: 5e-6 + cut.of_greatest() }
+                let of_greatest = 5e-6 + cut.of_greatest() + norms_round(module);
+                Tolerance { ulps: 1.01, of_result: cut.of_result(), of_greatest }
             }
         }
     }

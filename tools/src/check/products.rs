@@ -13,7 +13,7 @@ use trtc_emulator::number::dot::{Arithmetic, Generation, arithmetic};
 use trtc_emulator::number::format::Format;
 use trtc_ir::ops::{GatedLinear, Linear};
 use trtc_ir::target::Gpu;
-use trtc_ir::{Elem, Module, Op, Scheme, Target};
+use trtc_ir::{DType, Elem, Module, Op, OpData, OpId, Scheme, Target};
 
 /// How often sums are cut off, and where.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,17 +33,8 @@ impl Cut {
         let Some(gpu) = Target::named(target).and_then(|target| target.gpu.as_ref()) else {
             return Cut::NONE;
         };
-        let of_op = |op: &Op| match op {
-            Op::Linear(Linear { weight, .. }) => Some((*weight, 1.0)),
-            // The error of a product of two is the sum of theirs.
-            Op::GatedLinear(GatedLinear { weight, .. }) => Some((*weight, 2.0)),
-            _ => None,
-        };
-        let products = contract.func.order.iter().filter_map(|&id| of_op(&contract.func.ops[id].op));
-        let cuts = products.map(|(weight, factors)| {
-            let ty = &contract.weights[weight].ty;
-            let inputs = ty.shape().and_then(|shape| shape.last().copied()).unwrap_or(0);
-            unit_for(gpu, &ty.elem).map_or(Cut::NONE, |unit| Cut::by(&unit, factors * inputs as f32))
+        let cuts = products(contract).map(|Factors { weights, inputs, count }| {
+            unit_for(gpu, weights).map_or(Cut::NONE, |unit| Cut::by(&unit, count * inputs))
         });
         cuts.fold(Cut::NONE, Cut::most)
     }
@@ -70,6 +61,46 @@ impl Cut {
     }
 }
 
+/// A product of a contract.
+struct Factors<'a> {
+    weights: &'a Elem,
+    inputs: f32,
+    /// Products that are multiplied with each other: the error is the sum of theirs.
+    count: f32,
+}
+
+fn products(contract: &Module) -> impl Iterator<Item = Factors<'_>> {
+    let of_op = |op: &Op| match op {
+        Op::Linear(Linear { weight, .. }) => Some((*weight, 1.0)),
+        Op::GatedLinear(GatedLinear { weight, .. }) => Some((*weight, 2.0)),
+        _ => None,
+    };
+    contract.func.order.iter().filter_map(move |&id| of_op(&contract.func.ops[id].op)).map(
+        |(weight, count)| {
+            let ty = &contract.weights[weight].ty;
+            let inputs = ty.shape().and_then(|shape| shape.last().copied()).unwrap_or(0);
+            Factors { weights: &ty.elem, inputs: inputs as f32, count }
+        },
+    )
+}
+
+/// What products may be off by, as a part of the greatest result, because a norm in front of them, in the same kernel, rounds to the other
+/// bf16 what is next to the middle of two: an element is then off by their distance, up to `2^-7` of itself. Elements and weights
+/// are up to four of their standard deviations, and the greatest of many results of K inputs is about four of theirs, `sqrt(K)` times
+/// the product of those.
+pub fn norms_round(contract: &Module) -> f32 {
+    let is_norm = |&id: &OpId| {
+        let OpData { op, results, .. } = &contract.func.ops[id];
+        let made = results.first().and_then(|&v| contract.func.values[v].ty.tensor());
+        matches!(op, Op::RmsNorm(_)) && made.is_some_and(|ty| ty.elem == Elem::Plain(DType::Bf16))
+    };
+    if !contract.func.order.iter().any(is_norm) {
+        return 0.0;
+    }
+    let off = |Factors { inputs, count, .. }: Factors<'_>| count * 4.0 * 2f32.powi(-7) / inputs.sqrt();
+    products(contract).map(off).fold(0.0, f32::max)
+}
+
 /// How a GPU adds products with such weights: what it does not multiply natively becomes bf16.
 fn unit_for(gpu: &Gpu, weights: &Elem) -> Option<Arithmetic> {
     let (major, minor) = gpu.capability;
@@ -83,7 +114,6 @@ fn unit_for(gpu: &Gpu, weights: &Elem) -> Option<Arithmetic> {
 mod tests {
     use super::*;
     use trtc_emulator::number::dot::matmul;
-    use trtc_ir::DType;
     use trtc_ir::numerics::round;
     use trtc_ir::random::Random;
 
