@@ -7,7 +7,7 @@
 use crate::kernels::Recipe;
 use crate::kernels::decode_attention::DecodeAttention;
 use crate::kernels::operands::Product;
-use crate::kernels::stream_matmul::{Prologue, StreamMatmul};
+use crate::kernels::row_matmul::{RowMatmul, Source};
 use crate::kernels::wgmma_matmul::{self, WgmmaMatmul};
 use crate::recipes::{Ranged, alone, attention, rope_kv_append};
 use crate::signature::{Suffix, Types};
@@ -109,18 +109,16 @@ fn streamed(module: &Module, id: OpId, x: ValueId, residual: Option<ValueId>, gp
     if !apart || reader(module, maker) != Some(id) {
         return None;
     }
-    let prologue = match alone(module, made, gpu).ok()?.as_slice() {
-        [Ranged { recipe: Recipe::RmsNorm(norm), .. }] => Prologue::Norm(*norm),
-        [Ranged { recipe: Recipe::Quantize(quantize), .. }] => Prologue::Quantize(*quantize),
+    let source = match alone(module, made, gpu).ok()?.as_slice() {
+        [Ranged { recipe: Recipe::RmsNorm(norm), .. }] => Source::Norm(*norm),
+        [Ranged { recipe: Recipe::Quantize(quantize), .. }] => Source::Quantize(*quantize),
         _ => return None,
     };
     let own = alone(module, &module.func.ops[id], gpu).ok()?;
     own.into_iter().find_map(|own| {
-        let Recipe::StreamMatmul(product) = own.recipe else { return None };
-        let kernel = StreamMatmul { prologue: Some(prologue), ..product };
-        let served = own.from == 1 && kernel.unsupported().is_none();
-        served.then(|| Ranged {
-            to: 1,
+        let Recipe::RowMatmul(product) = own.recipe else { return None };
+        let kernel = RowMatmul { x: source, ..product };
+        kernel.unsupported().is_none().then(|| Ranged {
             with: Some(x),
             suffix: Suffix::word("one"),
             recipe: kernel.into(),

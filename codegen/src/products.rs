@@ -4,6 +4,7 @@
 use crate::kernels::matmul::{FEW, MANY, MANY_E4M3, MOST_SPLITS, Matmul, SOME, SOME_E4M3, Tiling};
 use crate::kernels::operands::{Operands, Order, Product};
 use crate::kernels::quant_matmul::{self, Payload, QuantMatmul};
+use crate::kernels::row_matmul::{RowMatmul, Source};
 use crate::kernels::stream_matmul::StreamMatmul;
 use crate::kernels::wgmma_matmul::{self, WgmmaMatmul};
 use crate::kernels::{MULTIPROCESSORS, Recipe};
@@ -96,7 +97,7 @@ fn hopper_forms(
     ranges.sort_unstable();
     ranges.dedup();
     let streamed = streamed.map(move |(tokens, _)| {
-        let recipe = StreamMatmul { of, tokens, order, prologue: None }.into();
+        let recipe = StreamMatmul { of, tokens, order }.into();
         (u64::from(tokens), Suffix { word: "to", rows: Some(u64::from(tokens)) }, recipe)
     });
     let others = ranges.into_iter().map(move |to| {
@@ -108,7 +109,10 @@ fn hopper_forms(
         };
         (to, suffix, WgmmaMatmul { of, tiling, grid, order }.into())
     });
-    streamed.chain(others)
+    let one = RowMatmul { of, order, x: Source::Given };
+    let one = (streams && one.unsupported().is_none())
+        .then(|| (1, Suffix { word: "to", rows: Some(1) }, one.into()));
+    one.into_iter().chain(streamed).chain(others)
 }
 
 /// Shares of K of products in decode steps whose order of sums is prescribed: as few as deal out the tiles of streamed weights

@@ -88,8 +88,7 @@ impl FromStr for Variant {
 /// The product that a kernel computes, and its order of sums, if it can be made in several ways.
 fn product(recipe: &Recipe) -> Option<(Product, Order)> {
     match recipe {
-        // With a prologue it is made in one way.
-        Recipe::StreamMatmul(StreamMatmul { of, order, prologue: None, .. }) => Some((*of, *order)),
+        Recipe::StreamMatmul(StreamMatmul { of, order, .. }) => Some((*of, *order)),
         Recipe::WgmmaMatmul(WgmmaMatmul { of, order, .. }) => Some((*of, *order)),
         _ => None,
     }
@@ -103,7 +102,7 @@ impl Variant {
     /// The variant that a kernel is; `None` for one that is made in one way only.
     pub fn of(recipe: &Recipe) -> Option<Variant> {
         match recipe {
-            Recipe::StreamMatmul(kernel) => kernel.prologue.is_none().then_some(Variant::Stream),
+            Recipe::StreamMatmul(_) => Some(Variant::Stream),
             Recipe::WgmmaMatmul(kernel) => Some(Variant::tile(&kernel.tiling)),
             _ => None,
         }
@@ -117,7 +116,7 @@ impl Variant {
                 let tokens = [8, 16, 32, 64].into_iter().find(|&tokens| rows <= u64::from(tokens));
                 let tokens =
                     tokens.ok_or_else(|| format!("weights are streamed to 64 rows, not to {rows}"))?;
-                StreamMatmul { of, tokens, order, prologue: None }.into()
+                StreamMatmul { of, tokens, order }.into()
             }
             Variant::Tile { tile, turned, cluster, splits } => {
                 let tiling = wgmma_matmul::Tiling::with(tile, turned, cluster, splits);

@@ -30,6 +30,31 @@ pub(super) struct Epilogue<'b> {
     pub(super) y: FloatPtr<'b>,
 }
 
+/// What the end of adjacent columns of a row reads.
+#[derive(Clone, Copy)]
+pub(super) struct Read<'b, const N: usize> {
+    own: Part<'b, N>,
+    /// Of up, if y is gated.
+    up: Option<Part<'b, N>>,
+    residual: Option<[Val<'b, F32>; N]>,
+}
+
+/// What rows of w have.
+#[derive(Clone, Copy)]
+struct Part<'b, const N: usize> {
+    /// Times that of the row of x.
+    scales: Option<[Val<'b, F32>; N]>,
+    bias: Option<[Val<'b, F32>; N]>,
+}
+
+impl<'b, const N: usize> Part<'b, N> {
+    /// Sums with their scales and bias.
+    fn applied(&self, sums: [Val<'b, F32>; N]) -> [Val<'b, F32>; N] {
+        let sums = self.scales.map_or(sums, |scales| std::array::from_fn(|i| sums[i] * scales[i]));
+        self.bias.map_or(sums, |bias| std::array::from_fn(|i| sums[i] + bias[i]))
+    }
+}
+
 impl<'b> Epilogue<'b> {
     /// `y[row, column] = sum + bias + residual` for a warp's tile that begins at `[row, column]`, rounded once. If y is gated
     /// the second half of the tile's columns is up.
@@ -84,34 +109,58 @@ impl<'b> Epilogue<'b> {
         (row.min(self.m - 1), column)
     }
 
-    /// Adjacent columns of a row, which exist, from their sums, but for the residual.
-    fn value<const N: usize>(
+    /// Reads what adjacent columns of a row, which exist, need but their sums.
+    pub(super) fn read<const N: usize>(&self, [row, column]: [Val<'b, I32>; 2]) -> Read<'b, N> {
+        let at = row.to_i64() * i64::from(self.n) + column.to_i64();
+        self.read_with([row, column], self.residual.map(|residual| residual.at64(at)))
+    }
+
+    /// The same, with the place of their residual.
+    fn read_with<const N: usize>(
         &self,
         [row, column]: [Val<'b, I32>; 2],
-        sum: [Val<'b, F32>; N],
-        up: Option<[Val<'b, F32>; N]>,
-    ) -> [Val<'b, F32>; N] {
-        let value = self.scaled([row, column], sum);
-        match (self.gate, up) {
-            (Some(act), Some(up)) => {
-                let up = self.scaled([row, column + self.n], up);
-                std::array::from_fn(|i| activate(act, value[i]) * up[i])
-            }
-            _ => value,
+        residual: Option<FloatPtr<'b>>,
+    ) -> Read<'b, N> {
+        Read {
+            own: self.read_part([row, column]),
+            up: self.gate.map(|_| self.read_part([row, column + self.n])),
+            residual: residual.map(FloatPtr::load),
         }
     }
 
-    /// Sums with their scales and bias.
-    fn scaled<const N: usize>(
+    fn read_part<const N: usize>(&self, [row, column]: [Val<'b, I32>; 2]) -> Part<'b, N> {
+        Part {
+            scales: self.scales.map(|scales| scales.at([row, column])),
+            bias: self.bias.map(|bias| bias.at(column).load()),
+        }
+    }
+
+    /// Those columns, from their sums and, if y is gated, those of up.
+    fn value<const N: usize>(&self, read: &Read<'b, N>, (sums, up): Halves<'b, N>) -> [Val<'b, F32>; N] {
+        let value = read.own.applied(sums);
+        let value = match (self.gate, &read.up, up) {
+            (Some(act), Some(of_up), Some(up)) => {
+                let up = of_up.applied(up);
+                std::array::from_fn(|i| activate(act, value[i]) * up[i])
+            }
+            _ => value,
+        };
+        read.residual.map_or(value, |more| std::array::from_fn(|i| value[i] + more[i]))
+    }
+
+    /// Stores adjacent columns of a row, if they exist, of which everything else has been read.
+    pub(super) fn store_read<const N: usize>(
         &self,
+        b: &'b Builder,
         [row, column]: [Val<'b, I32>; 2],
-        sum: [Val<'b, F32>; N],
-    ) -> [Val<'b, F32>; N] {
-        let sum = self.scales.map_or(sum, |scales| scales.apply([row, column], sum));
-        self.bias.map_or(sum, |bias| {
-            let bias: [Val<'b, F32>; N] = bias.at(column).load();
-            std::array::from_fn(|i| sum[i] + bias[i])
-        })
+        read: &Read<'b, N>,
+        sums: Halves<'b, N>,
+    ) {
+        let value = self.value(read, sums);
+        let inside = row.lt(self.m);
+        let inside = if self.ragged { inside & column.lt(self.n) } else { inside };
+        let at = row.to_i64() * i64::from(self.n) + column.to_i64();
+        b.if_(inside, || self.y.at64(at).store(value));
     }
 
     /// The same for `N` columns of several rows, each with the sums of up if y is gated. Everything is read before anything is stored, so that the loads are
@@ -123,35 +172,25 @@ impl<'b> Epilogue<'b> {
         column: Val<'b, I32>,
         sums: Vec<Halves<'b, N>>,
     ) {
-        let add = |a: [Val<'b, F32>; N], more: [Val<'b, F32>; N]| std::array::from_fn(|i| a[i] + more[i]);
-        let finish = |(&row, (sum, up)): (&Val<'b, I32>, Halves<'b, N>)| {
+        let read = |&row: &Val<'b, I32>| {
             let (row, column) = self.nearest([row, column], N as u32);
-            let at = row.to_i64() * i64::from(self.n) + column.to_i64();
-            let sum = self.value([row, column], sum, up);
-            self.residual.map_or(sum, |residual| add(sum, residual.at64(at).load()))
+            self.read([row, column])
         };
-        let all: Vec<[Val<'b, F32>; N]> = rows.iter().zip(sums).map(finish).collect();
-        for (&row, sum) in rows.iter().zip(all) {
-            let inside = row.lt(self.m);
-            let inside = if self.ragged { inside & column.lt(self.n) } else { inside };
-            let at = row.to_i64() * i64::from(self.n) + column.to_i64();
-            b.if_(inside, || self.y.at64(at).store(sum));
+        let all: Vec<Read<'b, N>> = rows.iter().map(read).collect();
+        for ((&row, read), sums) in rows.iter().zip(&all).zip(sums) {
+            self.store_read(b, [row, column], read, sums);
         }
     }
 
     /// Stores a pair at `y`.
     fn write(
         &self,
-        [row, column]: [Val<'b, I32>; 2],
+        at: [Val<'b, I32>; 2],
         residual: Option<FloatPtr<'b>>,
         y: FloatPtr<'b>,
         sums: [Val<'b, F32>; 2],
         up: Option<[Val<'b, F32>; 2]>,
     ) {
-        let pair = self.value([row, column], sums, up);
-        y.store(match residual.map(FloatPtr::load::<2>) {
-            None => pair,
-            Some(more) => [pair[0] + more[0], pair[1] + more[1]],
-        });
+        y.store(self.value(&self.read_with(at, residual), (sums, up)));
     }
 }

@@ -29,6 +29,7 @@ pub mod quantize;
 pub mod rms_norm;
 pub mod rope;
 pub mod rope_kv_append;
+pub mod row_matmul;
 pub mod sample;
 pub mod slice;
 pub mod stream_matmul;
@@ -353,6 +354,7 @@ recipes! {
     WgmmaAttention: wgmma_attention::WgmmaAttention,
     Matmul: matmul::Matmul,
     QuantMatmul: quant_matmul::QuantMatmul,
+    RowMatmul: row_matmul::RowMatmul,
     StreamMatmul: stream_matmul::StreamMatmul,
     WgmmaMatmul: wgmma_matmul::WgmmaMatmul,
     Sample: sample::Sample,

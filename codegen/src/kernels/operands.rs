@@ -201,14 +201,10 @@ pub(super) struct Scales<'b> {
 }
 
 impl<'b> Scales<'b> {
-    /// `sum` times the scales of a row and of columns from `column` on.
-    pub(super) fn apply<const N: usize>(
-        self,
-        [row, column]: [Val<'b, I32>; 2],
-        sum: [Val<'b, F32>; N],
-    ) -> [Val<'b, F32>; N] {
+    /// The scales of a row and of columns from `column` on, multiplied.
+    pub(super) fn at<const N: usize>(self, [row, column]: [Val<'b, I32>; 2]) -> [Val<'b, F32>; N] {
         let (row, columns) = (self.rows.of(row), self.columns.at(column).load_vector::<N>().elements());
-        std::array::from_fn(|i| sum[i] * (row * columns[i]))
+        columns.map(|column| row * column)
     }
 }
 

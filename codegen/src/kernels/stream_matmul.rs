@@ -8,30 +8,23 @@
 //! The tiles of w, cut into *units* along K, are dealt out to [`MULTIPROCESSORS`] blocks in equal runs, which may end inside of a
 //! tile. Parts of one tile go through scratch memory; the last block to arrive adds them in the order of K, whichever it is.
 //! For sums that do not depend on the kernel ([`StreamMatmul::order`]) runs end between shares of K, each one chain of products.
-//! Weights are asked for before the launch waits for those before it, and a block takes less than half of a multiprocessor's
-//! shared memory: the next product fills its ring while this one ends. With a *prologue* the kernel is that of a chain: a
-//! block norms or quantises the row of x by itself (`prologue.rs`), and weights alone come through the ring.
+//! Weights are asked for before the launch waits for those before it.
 
-mod prologue;
 mod ring;
 mod store;
 
-pub use prologue::Prologue;
-
 use super::epilogue::Epilogue;
 use super::operands::{Operands, Order, Params, Product};
-use super::{Count, Extent, Launch, MULTIPROCESSORS, Map, Scratch, grid_of, last_of};
+use super::{Count, Extent, Launch, MULTIPROCESSORS, Scratch, grid_of, last_of};
 use crate::builder::{Bf16, Builder, F32, GlobalPtr, I32, SharedPtr, Smem, Special, Val, WgmmaA};
-use prologue::Made;
+pub(super) use ring::Ring;
 use ring::{Cursor, Run};
 use trtc_ir::DType;
 
 /// Bytes along K of a tensor copy and of a row in shared memory.
-const CHUNK: u32 = 128;
-/// Most bytes of the ring, and of x if the block makes it: two blocks, of this launch and the next, fit a multiprocessor.
-const MEMORY: u32 = 104 << 10;
-/// Least stages of the ring: fewer do not cover the latency of memory.
-const LEAST_STAGES: u32 = 3;
+pub(super) const CHUNK: u32 = 128;
+/// Most bytes of the ring: more than half of a multiprocessor's shared memory (see [`super::row_matmul`]).
+const MEMORY: u32 = 132 << 10;
 /// Outputs of a warpgroup.
 const ROWS: u32 = 64;
 /// Threads of a warpgroup.
@@ -54,8 +47,6 @@ pub struct StreamMatmul {
     pub tokens: u32,
     /// The order of sums. Its shares divide the units of K.
     pub order: Order,
-    /// What makes x, if it is this kernel.
-    pub prologue: Option<Prologue>,
 }
 
 /// A team, as one of its threads sees it.
@@ -70,18 +61,11 @@ struct Team<'b> {
 impl StreamMatmul {
     /// Why there is no kernel for these constants.
     pub fn unsupported(&self) -> Option<String> {
-        let Product { k, rows, operands, .. } = self.of;
-        let wide = || {
-            let least = self.kept_bytes() + LEAST_STAGES * self.stage_bytes();
-            (least > MEMORY).then(|| format!("{} bytes of x leave no room for weights", self.kept_bytes()))
-        };
-        let made =
-            || self.prologue.and_then(|prologue| prologue.unsupported(k, rows, operands).or_else(wide));
         let uneven = || {
             let shares = self.shares().filter(|&shares| !self.units().is_multiple_of(shares))?;
             Some(format!("{} units along K are not {shares} equal shares", self.units()))
         };
-        self.of.unsupported().or_else(uneven).or_else(made)
+        self.of.unsupported().or_else(uneven)
     }
 
     /// Shares of K, if the order of sums is prescribed.
@@ -150,8 +134,7 @@ impl StreamMatmul {
     }
 
     fn stage_bytes(&self) -> u32 {
-        let tokens = if self.prologue.is_some() { 0 } else { self.tokens };
-        self.chunks() * CHUNK * (self.tile() + tokens)
+        self.chunks() * CHUNK * (self.tile() + self.tokens)
     }
 
     /// Sums of a tile.
@@ -159,7 +142,7 @@ impl StreamMatmul {
         self.tile() * self.tokens
     }
 
-    /// Geometry. Arguments: `[x, weight, bias?, residual?, y]`; with a prologue what makes x in its place.
+    /// Geometry. Arguments: `[x, weight, bias?, residual?, y]`.
     pub fn launch(&self) -> Launch {
         // Of w all rows of a tile, or half of a warpgroup's.
         let w_rows = if self.of.gate.is_some() { ROWS / 2 } else { self.tile() };
@@ -167,62 +150,36 @@ impl StreamMatmul {
         let bytes = 4 * u64::from(self.parts()) * u64::from(self.sums());
         let scratch = Some(Scratch { of: Count::One, bytes, counters: self.tiles() });
         let grid = grid_of(Extent { mul: self.blocks(), ..Extent::ONE });
-        let args = self.of.args();
-        let (maps, args) = match &self.prologue {
-            None => (vec![self.of.map_x(self.tokens, CHUNK), w], args),
-            Some(prologue) => {
-                let made = prologue.args();
-                (
-                    vec![Map { arg: made.len() as u32, ..w }],
-                    made.into_iter().chain(args.into_iter().skip(1)).collect(),
-                )
-            }
-        };
-        Launch { maps, scratch, ..Launch::new(grid, Self::WORKERS + 32 * self.leaders(), args) }
-    }
-
-    /// Warps of which one thread brings something: weights, and x unless the block makes it.
-    fn leaders(&self) -> u32 {
-        if self.prologue.is_some() { 1 } else { 2 }
+        let maps = vec![self.of.map_x(self.tokens, CHUNK), w];
+        Launch { maps, scratch, ..Launch::new(grid, Self::WORKERS + 2 * 32, self.of.args()) }
     }
 
     /// The kernel.
     pub fn build(&self, b: &Builder) {
-        let inputs = self.prologue.map(|prologue| (prologue, prologue.inputs(b)));
-        let params = if inputs.is_some() { self.of.params_without_x(b) } else { self.of.params(b).1 };
-        let maps: Vec<_> = (0..self.leaders()).map(|_| b.param_tensor_map()).collect();
+        let (_, params) = self.of.params(b);
+        let [x, w] = [b.param_tensor_map(), b.param_tensor_map()];
         let (parts, counters) = b.param_scratch();
-        let dims = b.param_dims_early();
-        let m = self.of.rows.of(dims);
-        if inputs.is_some() {
-            b.min_blocks(2);
-        }
-        let ring = self.ring(b, (MEMORY - self.kept_bytes()) / self.stage_bytes());
+        let m = self.of.rows.of(b.param_dims_early());
+        let ring = Ring::new(b, MEMORY / self.stage_bytes(), self.stage_bytes());
         let thread = b.special(Special::ThreadX);
+        // Warps of which one thread brings something: weights, and x.
         let leads = |i: u32| thread.eq(Self::WORKERS + 32 * i);
         b.if_(leads(0), || {
-            maps.iter().for_each(|&map| b.prefetch_tensor_map(map));
-            self.begin_ring(b, ring);
+            [x, w].into_iter().for_each(|map| b.prefetch_tensor_map(map));
+            ring.begin(b, self.groups());
         });
         b.sync();
         let block = b.special(Special::BlockX);
         let first = self.begin(block);
         let run = Run { ring, first, count: self.begin(block + 1) - first };
-        b.if_(leads(0), || self.bring_weights(b, &run, maps[maps.len() - 1]));
-        if inputs.is_none() {
-            b.if_(leads(1), || {
-                b.after_grids();
-                self.bring_x(b, &run, maps[0]);
-            });
-        }
+        b.if_(leads(0), || self.bring_weights(b, &run, w));
+        b.if_(leads(1), || {
+            b.after_grids();
+            self.bring_x(b, &run, x);
+        });
         b.if_(thread.lt(Self::WORKERS), || {
-            let made = inputs.map(|(prologue, inputs)| self.make_x(b, prologue, inputs, first));
-            if made.is_none() {
-                b.after_grids();
-            }
-            let scale = made.and_then(|made| made.scale);
-            let params = scale.map_or(params, |scale| params.scaled_by(scale));
-            self.multiply(b, &run, (parts.cast(), counters), (self.epilogue(params, m), made));
+            b.after_grids();
+            self.multiply(b, &run, (parts.cast(), counters), self.epilogue(params, m));
         });
     }
 
@@ -248,7 +205,7 @@ impl StreamMatmul {
         b: &'b Builder,
         run: &Run<'b>,
         (parts, counters): (GlobalPtr<'b, F32>, GlobalPtr<'b, I32>),
-        (epilogue, made): (Epilogue<'b>, Option<Made<'b>>),
+        epilogue: Epilogue<'b>,
     ) {
         let Run { ring, first, count, .. } = *run;
         let end = first + count;
@@ -271,15 +228,11 @@ impl StreamMatmul {
             // The sum of some units, which begins with nothing.
             let chain = |from: Val<'b, I32>, to: Val<'b, I32>, cursor: Cursor<'b>| {
                 b.for_(from, to, 1, (zero.clone(), cursor), |unit, (sums, cursor)| {
-                    let [s, parity] = cursor;
-                    ring.full.at(s).wait(parity);
-                    let weights = self.slot(ring.memory, s);
-                    let x = match &made {
-                        None => weights.at_bytes(self.chunks() * self.tile() * CHUNK),
-                        Some(made) => self.made_unit(made, unit),
-                    };
+                    ring.wait_full(cursor);
+                    let weights = ring.slot(cursor);
+                    let x = weights.at_bytes(self.chunks() * self.tile() * CHUNK);
                     let sums = self.product(b, [weights, x], sums, unit.ne(from));
-                    b.if_((thread & (GROUP as i32 - 1)).eq(0), || ring.empty.at(s).arrive());
+                    b.if_((thread & (GROUP as i32 - 1)).eq(0), || ring.leave(cursor));
                     (sums, ring.next(cursor))
                 })
             };
@@ -287,7 +240,7 @@ impl StreamMatmul {
                 let mine = self.part(parts, b.special(Special::BlockX), unit, tile, &team);
                 sums.iter().enumerate().for_each(|(j, &v)| mine.at(j as u32 * self.team()).store(v));
             };
-            let cursor = run.cursor_of(from - first);
+            let cursor = ring.cursor_of(from - first);
             let sums = if self.shares().is_none() {
                 chain(from, to, cursor).0
             } else {

@@ -72,7 +72,6 @@ fn what_no_kernel_appends_is_refused() {
         of: makes(llama()),
         tokens: 8,
         order: Order::Free,
-        prologue: None,
     };
     assert!(streams.unsupported().unwrap().contains("writes queries, keys and values"));
 }

@@ -4,7 +4,8 @@ use super::{on_sm_90, product};
 use trtc_codegen::kernels::operands::{Operands, Order, Product};
 use trtc_codegen::kernels::quantize::Quantize;
 use trtc_codegen::kernels::rms_norm::RmsNorm;
-use trtc_codegen::kernels::stream_matmul::{Prologue, StreamMatmul};
+use trtc_codegen::kernels::row_matmul::{RowMatmul, Source};
+use trtc_codegen::kernels::stream_matmul::StreamMatmul;
 use trtc_codegen::kernels::wgmma_matmul::{Tiling, WgmmaMatmul};
 use trtc_codegen::kernels::{Count, Recipe};
 use trtc_ir::DType::{Bf16, F8E4M3, F32};
@@ -15,14 +16,14 @@ fn matmul(of: Product, tiling: Tiling) -> Recipe {
 }
 
 fn stream(of: Product, tokens: u32) -> Recipe {
-    StreamMatmul { of, tokens, order: Order::Free, prologue: None }.into()
+    StreamMatmul { of, tokens, order: Order::Free }.into()
 }
 
 /// Those of a deterministic engine.
 fn ordered() -> Vec<(&'static str, Recipe)> {
     let order = Order::Shares(2);
     let gated = |operands| Product { gate: Some(Act::Silu), operands, ..product(28672, 4096) };
-    let stream = |of, tokens| StreamMatmul { of, tokens, order, prologue: None }.into();
+    let stream = |of, tokens| StreamMatmul { of, tokens, order }.into();
     let matmul = |of, tiling| WgmmaMatmul { of, tiling, grid: 132, order }.into();
     vec![
         ("stream_ordered_to8", stream(product(4096, 4096), 8)),
@@ -36,15 +37,13 @@ fn ordered() -> Vec<(&'static str, Recipe)> {
     ]
 }
 
-/// Those that make x by themselves.
-fn with_prologue() -> Vec<(&'static str, Recipe)> {
-    let stream = |of: Product, prologue| {
-        StreamMatmul { of, tokens: 8, order: Order::Free, prologue: Some(prologue) }.into()
-    };
+/// Those of a single token.
+fn of_a_row() -> Vec<(&'static str, Recipe)> {
+    let row = |of: Product, x| RowMatmul { of, order: Order::Free, x }.into();
     let e4m3 = |n, k| Product { operands: Operands::E4m3, ..product(n, k) };
     let norm = |width, out| {
         let (rows, weight) = (Count::Tokens, F32);
-        Prologue::Norm(RmsNorm {
+        Source::Norm(RmsNorm {
             width,
             per_row: 1,
             rows,
@@ -56,19 +55,24 @@ fn with_prologue() -> Vec<(&'static str, Recipe)> {
             offset: 0.0,
         })
     };
-    let quantize = |width| Prologue::Quantize(Quantize { width, rows: Count::Tokens, x: Bf16 });
-    let residual = Some(Bf16);
+    let quantize = |width| Source::Quantize(Quantize { width, rows: Count::Tokens, x: Bf16 });
+    let (residual, bias) = (Some(Bf16), Some(F32));
+    let gated = |of| Product { gate: Some(Act::Silu), ..of };
     vec![
-        ("stream_norm_to8", stream(product(3072, 2048), norm(2048, Bf16))),
-        ("stream_norm_logits", stream(Product { out: F32, ..product(128_256, 2048) }, norm(2048, Bf16))),
-        ("stream_norm_e4m3_to8", stream(e4m3(6144, 4096), norm(4096, F8E4M3))),
+        ("row_norm", row(product(3072, 2048), norm(2048, Bf16))),
+        ("row_norm_logits", row(Product { out: F32, ..product(128_256, 2048) }, norm(2048, Bf16))),
+        ("row_norm_gated", row(gated(product(28672, 4096)), norm(4096, Bf16))),
+        ("row_norm_e4m3", row(e4m3(6144, 4096), norm(4096, F8E4M3))),
+        ("row_norm_gated_e4m3", row(gated(e4m3(28672, 4096)), norm(4096, F8E4M3))),
+        ("row_norm_small", row(e4m3(64, 112), norm(112, F8E4M3))),
+        ("row_quantized", row(Product { residual, ..e4m3(4096, 4096) }, quantize(4096))),
+        ("row_quantized_wide", row(Product { residual, ..e4m3(4096, 14336) }, quantize(14336))),
+        ("row_given", row(Product { residual, bias, ..product(4088, 14336) }, Source::Given)),
+        ("row_given_e4m3", row(e4m3(4096, 4096), Source::Given)),
         (
-            "stream_norm_gated_e4m3_to8",
-            stream(Product { gate: Some(Act::Silu), ..e4m3(28672, 4096) }, norm(4096, F8E4M3)),
+            "row_ordered",
+            RowMatmul { of: product(4096, 14336), order: Order::Shares(2), x: Source::Given }.into(),
         ),
-        ("stream_norm_small", stream(e4m3(64, 112), norm(112, F8E4M3))),
-        ("stream_quantized_to8", stream(Product { residual, ..e4m3(4096, 4096) }, quantize(4096))),
-        ("stream_quantized_wide", stream(Product { residual, ..e4m3(4096, 14336) }, quantize(14336))),
     ]
 }
 
@@ -147,6 +151,6 @@ fn cases() -> Vec<(&'static str, Recipe)> {
 /// One line a kernel: what assembling it uses. A change here is a change of performance: look at it.
 #[test]
 fn every_kernel_with_wgmma() {
-    let Some(table) = on_sm_90(&[cases(), ordered(), with_prologue(), turned()].concat()) else { return };
+    let Some(table) = on_sm_90(&[cases(), ordered(), of_a_row(), turned()].concat()) else { return };
     insta::assert_snapshot!("wgmma", table);
 }

@@ -1,15 +1,18 @@
-//! The ring through which weights and x come: its stages, and the two threads that fill them.
+//! The ring through which weights and x come: its stages, and the two threads that fill them. Another kernel has one too.
 
 use super::{CHUNK, ROWS, StreamMatmul};
 use crate::builder::{Barrier, Bf16, Builder, Evict, I32, SharedPtr, TensorMap, Val};
 
 /// Stages that copies fill and products empty, one after the other.
 #[derive(Clone, Copy)]
-pub(super) struct Ring<'b> {
-    pub(super) full: Barrier<'b>,
-    pub(super) empty: Barrier<'b>,
-    pub(super) memory: SharedPtr<'b, Bf16>,
-    pub(super) stages: u32,
+pub(in super::super) struct Ring<'b> {
+    /// A barrier for each stage: its copies have arrived.
+    pub(in super::super) full: Barrier<'b>,
+    /// A barrier for each stage: its products are done.
+    empty: Barrier<'b>,
+    memory: SharedPtr<'b, Bf16>,
+    stages: u32,
+    stage_bytes: u32,
 }
 
 /// What goes through the ring.
@@ -23,77 +26,94 @@ pub(super) struct Run<'b> {
 }
 
 /// A place in the ring: the stage, and the parity of its next phase to be full.
-pub(super) type Cursor<'b> = [Val<'b, I32>; 2];
+pub(in super::super) type Cursor<'b> = [Val<'b, I32>; 2];
 
 impl<'b> Ring<'b> {
-    /// The place after this one.
-    pub(super) fn next(self, [stage, parity]: Cursor<'b>) -> Cursor<'b> {
-        let wraps = (stage + 1).eq(self.stages);
-        [wraps.select(0, stage + 1), wraps.select(parity ^ 1, parity)]
-    }
-
-    /// Waits until the stage is left by the products.
-    fn left(self, [stage, parity]: Cursor<'b>) {
-        self.empty.at(stage).wait(parity ^ 1);
-    }
-}
-
-impl<'b> Run<'b> {
-    /// Where the `i`-th unit comes.
-    pub(super) fn cursor_of(&self, i: Val<'b, I32>) -> Cursor<'b> {
-        [i % self.ring.stages, (i / self.ring.stages) & 1]
-    }
-}
-
-impl StreamMatmul {
     /// Takes shared memory for a ring of so many stages.
-    pub(super) fn ring<'b>(&self, b: &'b Builder, stages: u32) -> Ring<'b> {
+    pub(in super::super) fn new(b: &'b Builder, stages: u32, stage_bytes: u32) -> Ring<'b> {
         let (full, empty) = (b.barriers(stages), b.barriers(stages));
-        Ring { full, empty, memory: b.shared::<Bf16>(stages * self.stage_bytes() / 2, 1024), stages }
+        Ring { full, empty, memory: b.shared::<Bf16>(stages * stage_bytes / 2, 1024), stages, stage_bytes }
     }
 
-    /// Makes the ring's barriers, one thread; the block meets after it.
-    pub(super) fn begin_ring(&self, b: &Builder, ring: Ring<'_>) {
-        for s in 0..ring.stages {
-            ring.full.at(s).init(1);
-            ring.empty.at(s).init(self.groups());
+    /// Makes its barriers, one thread, for stages that so many leave; the block meets after it.
+    pub(in super::super) fn begin(self, b: &Builder, readers: u32) {
+        for s in 0..self.stages {
+            self.full.at(s).init(1);
+            self.empty.at(s).init(readers);
         }
         b.fence_barriers();
     }
 
+    /// The first place.
+    pub(in super::super) fn start(self, b: &'b Builder) -> Cursor<'b> {
+        [b.value(0); 2]
+    }
+
+    /// The place after this one.
+    pub(in super::super) fn next(self, [stage, parity]: Cursor<'b>) -> Cursor<'b> {
+        let wraps = (stage + 1).eq(self.stages);
+        [wraps.select(0, stage + 1), wraps.select(parity ^ 1, parity)]
+    }
+
+    /// Where the `i`-th unit comes.
+    pub(in super::super) fn cursor_of(self, i: Val<'b, I32>) -> Cursor<'b> {
+        [i % self.stages, (i / self.stages) & 1]
+    }
+
+    /// The memory of a stage.
+    pub(in super::super) fn slot(self, [stage, _]: Cursor<'b>) -> SharedPtr<'b, Bf16> {
+        self.memory.at_bytes(stage * self.stage_bytes)
+    }
+
+    /// Waits until the stage is there.
+    pub(in super::super) fn wait_full(self, [stage, parity]: Cursor<'b>) {
+        self.full.at(stage).wait(parity);
+    }
+
+    /// Waits until the stage is left by the products.
+    pub(in super::super) fn wait_left(self, [stage, parity]: Cursor<'b>) {
+        self.empty.at(stage).wait(parity ^ 1);
+    }
+
+    /// One of its readers has read the stage.
+    pub(in super::super) fn leave(self, [stage, _]: Cursor<'b>) {
+        self.empty.at(stage).arrive();
+    }
+}
+
+impl StreamMatmul {
     /// Brings the weights of the block's units into the ring, one thread. Nobody writes them: they are asked for whenever
     /// there is room.
     pub(super) fn bring_weights<'b>(&self, b: &'b Builder, run: &Run<'b>, map: Val<'b, TensorMap>) {
-        let Ring { full, memory, .. } = run.ring;
+        let ring = run.ring;
         let once = b.cache_policy(Evict::First);
-        let init = (self.corner(run.first), run.cursor_of(b.value(0)));
+        let init = (self.corner(run.first), ring.start(b));
         b.for_(0, run.count, 1, init, |_, (corner, cursor)| {
-            let s = cursor[0];
-            run.ring.left(cursor);
-            full.at(s).arrive_expect(self.stage_bytes());
+            let full = ring.full.at(cursor[0]);
+            ring.wait_left(cursor);
+            full.arrive_expect(self.stage_bytes());
             for (to, at) in self.boxes(corner) {
-                b.tensor_load(self.slot(memory, s).at_bytes(to), map, &at, full.at(s), Some(once));
+                b.tensor_load(ring.slot(cursor).at_bytes(to), map, &at, full, Some(once));
             }
-            (self.next(corner), run.ring.next(cursor))
+            (self.next(corner), ring.next(cursor))
         });
     }
 
     /// Brings x for them, another thread. Its bytes may come before the weights' thread has said how many there are: the
     /// phase waits for that thread.
     pub(super) fn bring_x<'b>(&self, b: &'b Builder, run: &Run<'b>, map: Val<'b, TensorMap>) {
-        let Ring { full, memory, .. } = run.ring;
+        let ring = run.ring;
         let often = b.cache_policy(Evict::Last);
-        let init = (self.corner(run.first), run.cursor_of(b.value(0)));
+        let init = (self.corner(run.first), ring.start(b));
         b.for_(0, run.count, 1, init, |_, (corner, cursor)| {
-            let s = cursor[0];
-            run.ring.left(cursor);
+            let full = ring.full.at(cursor[0]);
+            ring.wait_left(cursor);
             for c in 0..self.chunks() {
                 let to = self.chunks() * self.tile() * CHUNK + c * self.tokens * CHUNK;
-                let (to, at) =
-                    (self.slot(memory, s).at_bytes(to), [corner[1] + c * self.columns(), b.value(0)]);
-                b.tensor_load(to, map, &at, full.at(s), Some(often));
+                let (to, at) = (ring.slot(cursor).at_bytes(to), [corner[1] + c * self.columns(), b.value(0)]);
+                b.tensor_load(to, map, &at, full, Some(often));
             }
-            (self.next(corner), run.ring.next(cursor))
+            (self.next(corner), ring.next(cursor))
         });
     }
 
@@ -131,9 +151,5 @@ impl StreamMatmul {
             }
         }
         boxes
-    }
-
-    pub(super) fn slot<'b>(&self, ring: SharedPtr<'b, Bf16>, stage: Val<'b, I32>) -> SharedPtr<'b, Bf16> {
-        ring.at_bytes(stage * self.stage_bytes())
     }
 }
