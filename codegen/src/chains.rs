@@ -6,8 +6,8 @@
 
 use crate::kernels::Recipe;
 use crate::kernels::decode_attention::DecodeAttention;
+use crate::kernels::narrow_matmul::{NarrowMatmul, Source};
 use crate::kernels::operands::Product;
-use crate::kernels::row_matmul::{RowMatmul, Source};
 use crate::kernels::wgmma_matmul::{self, WgmmaMatmul};
 use crate::recipes::{Ranged, alone, attention, rope_kv_append};
 use crate::signature::{Suffix, Types};
@@ -116,8 +116,8 @@ fn streamed(module: &Module, id: OpId, x: ValueId, residual: Option<ValueId>, gp
     };
     let own = alone(module, &module.func.ops[id], gpu).ok()?;
     own.into_iter().find_map(|own| {
-        let Recipe::RowMatmul(product) = own.recipe else { return None };
-        let kernel = RowMatmul { x: source, ..product };
+        let Recipe::NarrowMatmul(product @ NarrowMatmul { tokens: 1, .. }) = own.recipe else { return None };
+        let kernel = NarrowMatmul { x: source, ..product };
         kernel.unsupported().is_none().then(|| Ranged {
             with: Some(x),
             suffix: Suffix::word("one"),

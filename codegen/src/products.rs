@@ -2,9 +2,9 @@
 //! instructions are best at.
 
 use crate::kernels::matmul::{FEW, MANY, MANY_E4M3, MOST_SPLITS, Matmul, SOME, SOME_E4M3, Tiling};
+use crate::kernels::narrow_matmul::{NarrowMatmul, Source};
 use crate::kernels::operands::{Operands, Order, Product};
 use crate::kernels::quant_matmul::{self, Payload, QuantMatmul};
-use crate::kernels::row_matmul::{RowMatmul, Source};
 use crate::kernels::stream_matmul::StreamMatmul;
 use crate::kernels::wgmma_matmul::{self, WgmmaMatmul};
 use crate::kernels::{MULTIPROCESSORS, Recipe};
@@ -96,9 +96,10 @@ fn hopper_forms(
     let mut ranges: Vec<u64> = WGMMA_RANGES.into_iter().chain(fine).filter(|&to| to > most).collect();
     ranges.sort_unstable();
     ranges.dedup();
-    let streamed = streamed.map(move |(tokens, _)| {
-        let recipe = StreamMatmul { of, tokens, order }.into();
-        (u64::from(tokens), Suffix { word: "to", rows: Some(u64::from(tokens)) }, recipe)
+    let one = (streams && narrow(of, 1, order).unsupported().is_none()).then_some(1);
+    let streamed = one.into_iter().chain(streamed.map(|(tokens, _)| tokens)).map(move |tokens| {
+        let suffix = Suffix { word: "to", rows: Some(u64::from(tokens)) };
+        (u64::from(tokens), suffix, streaming(of, tokens, order))
     });
     let others = ranges.into_iter().map(move |to| {
         let (tiling, grid) = wgmma_matmul::choose(to.min(bounds.tokens), &of, order);
@@ -109,10 +110,18 @@ fn hopper_forms(
         };
         (to, suffix, WgmmaMatmul { of, tiling, grid, order }.into())
     });
-    let one = RowMatmul { of, order, x: Source::Given };
-    let one = (streams && one.unsupported().is_none())
-        .then(|| (1, Suffix { word: "to", rows: Some(1) }, one.into()));
-    one.into_iter().chain(streamed).chain(others)
+    streamed.chain(others)
+}
+
+/// The kernel that streams weights to so many tokens.
+pub(crate) fn streaming(of: Product, tokens: u32, order: Order) -> Recipe {
+    let narrow = narrow(of, tokens, order);
+    let serves = tokens <= 8 && narrow.unsupported().is_none();
+    if serves { narrow.into() } else { StreamMatmul { of, tokens, order }.into() }
+}
+
+fn narrow(of: Product, tokens: u32, order: Order) -> NarrowMatmul {
+    NarrowMatmul { of, tokens, order, x: Source::Given }
 }
 
 /// Shares of K of products in decode steps whose order of sums is prescribed: as few as deal out the tiles of streamed weights
@@ -218,14 +227,14 @@ mod tests {
             forms.map(|(to, suffix, _)| format!("{suffix} {to}")).filter(|f| !f.starts_with("many")).collect()
         };
         let to = |all: &[u64]| -> Vec<String> { all.iter().map(|n| format!("to{n} {n}")).collect() };
-        assert_eq!(of_requests(64, true), to(&[8, 16, 32, 64, 128, 256, 512, 1024, 2048]));
+        assert_eq!(of_requests(64, true), to(&[1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048]));
         assert_eq!(
             of_requests(400, true),
-            to(&[8, 16, 32, 64, 128, 192, 256, 320, 384, 400, 512, 1024, 2048])
+            to(&[1, 8, 16, 32, 64, 128, 192, 256, 320, 384, 400, 512, 1024, 2048])
         );
         assert_eq!(
             of_requests(512, true),
-            to(&[8, 16, 32, 64, 128, 192, 256, 320, 384, 448, 512, 1024, 2048])
+            to(&[1, 8, 16, 32, 64, 128, 192, 256, 320, 384, 448, 512, 1024, 2048])
         );
         assert_eq!(of_requests(400, false).first().map(String::as_str), Some("prefill.to32 32"));
         assert!(!of_requests(400, false).iter().any(|form| form.ends_with("400")));

@@ -10,9 +10,11 @@ pub(crate) mod kernels;
 
 pub use kernels::{candidates, tune};
 
+use crate::kernels::narrow_matmul::NarrowMatmul;
 use crate::kernels::operands::{Order, Product};
 use crate::kernels::stream_matmul::StreamMatmul;
 use crate::kernels::wgmma_matmul::{self, WgmmaMatmul};
+use crate::products::streaming;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -27,7 +29,7 @@ const WITHIN: f64 = 1.5;
 /// How a product is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Variant {
-    /// By [`StreamMatmul`]. Text form: `stream`.
+    /// By [`NarrowMatmul`], or [`StreamMatmul`] where that does not serve. Text form: `stream`.
     Stream,
     /// By [`WgmmaMatmul`]. Text form: `128x192`, with a cluster of several blocks `128x192c2x1`, with K shared out `128x64s2`; turned
     /// `200x128t`, `200x128tc2x1`.
@@ -89,6 +91,7 @@ impl FromStr for Variant {
 fn product(recipe: &Recipe) -> Option<(Product, Order)> {
     match recipe {
         Recipe::StreamMatmul(StreamMatmul { of, order, .. }) => Some((*of, *order)),
+        Recipe::NarrowMatmul(NarrowMatmul { of, order, tokens: 8, .. }) => Some((*of, *order)),
         Recipe::WgmmaMatmul(WgmmaMatmul { of, order, .. }) => Some((*of, *order)),
         _ => None,
     }
@@ -102,7 +105,9 @@ impl Variant {
     /// The variant that a kernel is; `None` for one that is made in one way only.
     pub fn of(recipe: &Recipe) -> Option<Variant> {
         match recipe {
-            Recipe::StreamMatmul(_) => Some(Variant::Stream),
+            Recipe::StreamMatmul(_) | Recipe::NarrowMatmul(NarrowMatmul { tokens: 8, .. }) => {
+                Some(Variant::Stream)
+            }
             Recipe::WgmmaMatmul(kernel) => Some(Variant::tile(&kernel.tiling)),
             _ => None,
         }
@@ -116,7 +121,7 @@ impl Variant {
                 let tokens = [8, 16, 32, 64].into_iter().find(|&tokens| rows <= u64::from(tokens));
                 let tokens =
                     tokens.ok_or_else(|| format!("weights are streamed to 64 rows, not to {rows}"))?;
-                StreamMatmul { of, tokens, order }.into()
+                streaming(of, tokens, order)
             }
             Variant::Tile { tile, turned, cluster, splits } => {
                 let tiling = wgmma_matmul::Tiling::with(tile, turned, cluster, splits);

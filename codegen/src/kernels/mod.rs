@@ -23,13 +23,13 @@ pub mod gated_act;
 pub mod gather;
 pub mod kv_append;
 pub mod matmul;
+pub mod narrow_matmul;
 pub mod operands;
 pub mod quant_matmul;
 pub mod quantize;
 pub mod rms_norm;
 pub mod rope;
 pub mod rope_kv_append;
-pub mod row_matmul;
 pub mod sample;
 pub mod slice;
 pub mod stream_matmul;
@@ -354,7 +354,7 @@ recipes! {
     WgmmaAttention: wgmma_attention::WgmmaAttention,
     Matmul: matmul::Matmul,
     QuantMatmul: quant_matmul::QuantMatmul,
-    RowMatmul: row_matmul::RowMatmul,
+    NarrowMatmul: narrow_matmul::NarrowMatmul,
     StreamMatmul: stream_matmul::StreamMatmul,
     WgmmaMatmul: wgmma_matmul::WgmmaMatmul,
     Sample: sample::Sample,

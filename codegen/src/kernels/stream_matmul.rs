@@ -23,7 +23,7 @@ use trtc_ir::DType;
 
 /// Bytes along K of a tensor copy and of a row in shared memory.
 pub(super) const CHUNK: u32 = 128;
-/// Most bytes of the ring: more than half of a multiprocessor's shared memory (see [`super::row_matmul`]).
+/// Most bytes of the ring: more than half of a multiprocessor's shared memory (see [`super::narrow_matmul`]).
 const MEMORY: u32 = 132 << 10;
 /// Outputs of a warpgroup.
 const ROWS: u32 = 64;

@@ -1,10 +1,10 @@
 //! Kernels that only targets with `wgmma` have: compiled, assembled, what they use recorded.
 
 use super::{on_sm_90, product};
+use trtc_codegen::kernels::narrow_matmul::{NarrowMatmul, Source};
 use trtc_codegen::kernels::operands::{Operands, Order, Product};
 use trtc_codegen::kernels::quantize::Quantize;
 use trtc_codegen::kernels::rms_norm::RmsNorm;
-use trtc_codegen::kernels::row_matmul::{RowMatmul, Source};
 use trtc_codegen::kernels::stream_matmul::StreamMatmul;
 use trtc_codegen::kernels::wgmma_matmul::{Tiling, WgmmaMatmul};
 use trtc_codegen::kernels::{Count, Recipe};
@@ -37,9 +37,10 @@ fn ordered() -> Vec<(&'static str, Recipe)> {
     ]
 }
 
-/// Those of a single token.
-fn of_a_row() -> Vec<(&'static str, Recipe)> {
-    let row = |of: Product, x| RowMatmul { of, order: Order::Free, x }.into();
+/// Those of one token, and of a few.
+fn narrow() -> Vec<(&'static str, Recipe)> {
+    let row = |of: Product, x| NarrowMatmul { of, tokens: 1, order: Order::Free, x }.into();
+    let few = |of: Product| NarrowMatmul { of, tokens: 8, order: Order::Free, x: Source::Given }.into();
     let e4m3 = |n, k| Product { operands: Operands::E4m3, ..product(n, k) };
     let norm = |width, out| {
         let (rows, weight) = (Count::Tokens, F32);
@@ -71,8 +72,13 @@ fn of_a_row() -> Vec<(&'static str, Recipe)> {
         ("row_given_e4m3", row(e4m3(4096, 4096), Source::Given)),
         (
             "row_ordered",
-            RowMatmul { of: product(4096, 14336), order: Order::Shares(2), x: Source::Given }.into(),
+            NarrowMatmul { of: product(4096, 14336), tokens: 1, order: Order::Shares(2), x: Source::Given }
+                .into(),
         ),
+        ("narrow_to8", few(Product { residual, bias, ..product(2048, 8192) })),
+        ("narrow_gated_to8", few(gated(product(28672, 4096)))),
+        ("narrow_e4m3_to8", few(Product { residual, ..e4m3(4096, 14336) })),
+        ("narrow_logits_to8", few(Product { out: F32, ..product(128_256, 2048) })),
     ]
 }
 
@@ -151,6 +157,6 @@ fn cases() -> Vec<(&'static str, Recipe)> {
 /// One line a kernel: what assembling it uses. A change here is a change of performance: look at it.
 #[test]
 fn every_kernel_with_wgmma() {
-    let Some(table) = on_sm_90(&[cases(), ordered(), of_a_row(), turned()].concat()) else { return };
+    let Some(table) = on_sm_90(&[cases(), ordered(), narrow(), turned()].concat()) else { return };
     insta::assert_snapshot!("wgmma", table);
 }

@@ -1,15 +1,16 @@
-//! `y = x w^T + bias + residual` for one token on Hopper: each block has whole tiles of w, so that no sums pass between blocks.
-//! Or `y = act(x wg^T + bg) * (x wu^T + bu)`, with wg above wu in w: half of a tile's rows are of either. For more tokens see
-//! [`StreamMatmul`](super::stream_matmul).
+//! `y = x w^T + bias + residual` for one token, or up to eight, on Hopper: each block has whole tiles of w, so that no sums pass between
+//! blocks. Or `y = act(x wg^T + bg) * (x wu^T + bu)`, with wg above wu in w: half of a tile's rows are of either. For more tokens see
+//! [`super::stream_matmul`].
 //!
-//! x `(1, K)`, w `(N, K)`, row-major, bf16 or e4m3 with scales. K is cut into equal *shares*, and a tile has R = 64 / shares rows of
-//! w: so narrow that all [`MULTIPROCESSORS`] have equally many tiles. Weights are the first operand of `wgmma`, `(64, k) x (k, 8)`:
-//! its row `j R + r` is row r of the tile within share j, and column j of the second operand is x within share j. The sum of
-//! row r over share j is then in row `j R + r` and column j of the results. What is elsewhere counts for nothing, and all that was
-//! copied is multiplied once. Shares are added in their order, so results are those of any kernel that prescribes it ([`Order`]).
+//! x `(M, K)`, w `(N, K)`, row-major, bf16 or e4m3 with scales. K is cut into equal *shares*, and a tile has R = 64 / shares rows of
+//! w: so narrow that all [`MULTIPROCESSORS`] have equally many tiles. Weights are the first operand of `wgmma`, `(64, k) x (k, columns)`:
+//! its row `j R + r` is row r of the tile within share j. The second operand has in column j what x of the token is within share j, or
+//! in column `8 j + t` what that of token t is. The sum of row r over share j is then in row `j R + r` and such a column of the results.
+//! What is elsewhere counts for nothing, and all that was copied is multiplied once. Shares are added in their order, so
+//! results are those of any kernel that prescribes it ([`Order`]).
 //!
 //! One thread brings weights by tensor copies through a ring; two warpgroups take tiles by turns. Weights are asked for before the
-//! launch waits for those before it. x is made by each block for itself (`source.rs`), and stays in shared memory.
+//! launch waits for those before it. x stays in shared memory (`source.rs`).
 //!
 //! A block takes more than half of a multiprocessor's shared memory. Where two fit, those of a launch that begins while others end
 //! gather on the multiprocessors that are done first, and as many are left without one.
@@ -31,14 +32,14 @@ use trtc_ir::DType;
 /// multiprocessor has, and little more, for blocks of attention and norms find room beside it.
 const MEMORY: u32 = 124 << 10;
 /// Least bytes of the ring.
-const RING: u32 = 96 << 10;
+const RING: u32 = 80 << 10;
 /// Most bytes of both.
 const MOST: u32 = 216 << 10;
 /// Bytes of x that leave the ring what it is to have.
 const FEW: u32 = 32 << 10;
 /// Rows of the first operand.
 const ROWS: u32 = 64;
-/// Rows of the second one: its columns. Most shares.
+/// Least columns of the second one. Most shares.
 const COLUMNS: u32 = 8;
 /// Threads of a warpgroup, and of those that multiply, the first of the block.
 const GROUP: u32 = 128;
@@ -52,9 +53,11 @@ const TURNS: u32 = 4;
 
 /// Constants of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct RowMatmul {
+pub struct NarrowMatmul {
     /// What is computed.
     pub of: Product,
+    /// Most tokens: 1, or 8 of which x is given.
+    pub tokens: u32,
     /// The order of sums.
     pub order: Order,
     /// Where x comes from.
@@ -69,7 +72,7 @@ struct Run<'b> {
     tiles: [Val<'b, I32>; 2],
 }
 
-impl RowMatmul {
+impl NarrowMatmul {
     /// Why there is no kernel for these constants.
     pub fn unsupported(&self) -> Option<String> {
         let shares = self.shares();
@@ -80,7 +83,12 @@ impl RowMatmul {
             let least = self.kept_bytes() + RING;
             (least > MOST).then(|| format!("{} bytes of x leave no room for weights", self.kept_bytes()))
         };
-        self.of.unsupported().or_else(|| self.x.unsupported(&self.of)).or_else(narrow).or_else(wide)
+        let makes = || {
+            (self.tokens > 1 && self.x != Source::Given)
+                .then(|| "x of several tokens is not made here".to_owned())
+        };
+        let x = || self.x.unsupported(&self.of);
+        self.of.unsupported().or_else(x).or_else(makes).or_else(narrow).or_else(wide)
     }
 
     /// Whether a tile can be of so many shares: a thread stores [`VEC`] outputs.
@@ -97,7 +105,8 @@ impl RowMatmul {
         let work = |shares: u32| self.tiles_of(shares).div_ceil(MULTIPROCESSORS) * self.steps_of(shares);
         let least = can().map(work).min().unwrap_or(0);
         let good = || can().filter(|&shares| work(shares) * 50 <= least * 51);
-        good().find(|&shares| self.kept_of(shares) <= FEW).or(good().last()).unwrap_or(1)
+        let short = good().find(|&shares| self.kept_of(shares) <= FEW);
+        short.or_else(|| good().min_by_key(|&shares| self.kept_of(shares))).unwrap_or(1)
     }
 
     /// Rows of w in a tile.
@@ -127,9 +136,18 @@ impl RowMatmul {
         self.steps_of(self.shares())
     }
 
-    /// Bytes of x that a block keeps, `(step, share, chunk)`.
+    /// Columns of the second operand: shares of a token, or the tokens of each share.
+    fn columns_of(&self, shares: u32) -> u32 {
+        if self.tokens == 1 { COLUMNS } else { shares * self.tokens }
+    }
+
+    fn columns(&self) -> u32 {
+        self.columns_of(self.shares())
+    }
+
+    /// Bytes of x that a block keeps, `(step, column, chunk)`.
     fn kept_of(&self, shares: u32) -> u32 {
-        self.steps_of(shares) * COLUMNS * CHUNK
+        self.steps_of(shares) * self.columns_of(shares) * CHUNK
     }
 
     fn kept_bytes(&self) -> u32 {
@@ -167,29 +185,41 @@ impl RowMatmul {
             [] => self.of.args(),
             own => own.iter().copied().chain(self.of.args().into_iter().skip(1)).collect(),
         };
-        let maps = vec![Map { arg: own.len().max(1) as u32, ..w }];
+        let x = (self.tokens > 1).then(|| self.of.map_x(self.tokens, CHUNK));
+        let maps: Vec<_> = x.into_iter().chain([Map { arg: own.len().max(1) as u32, ..w }]).collect();
         let grid = grid_of(Extent { mul: self.blocks(), ..Extent::ONE });
-        Launch { maps, ..Launch::new(grid, WORKERS + 32, args) }
+        // Warps of which one thread brings something: weights, and x of several tokens.
+        let leaders = maps.len() as u32;
+        Launch { maps, ..Launch::new(grid, WORKERS + 32 * leaders, args) }
     }
 
     /// The kernel.
     pub fn build(&self, b: &Builder) {
         let (inputs, params) = self.x.inputs(b, &self.of);
+        let x_map = (self.tokens > 1).then(|| b.param_tensor_map());
         let map = b.param_tensor_map();
         let m = self.of.rows.of(b.param_dims_early());
         let ring = Ring::new(b, self.stages(), self.stage_bytes());
+        let made = self.place_of_x(b);
         let thread = b.special(Special::ThreadX);
-        let leads = thread.eq(WORKERS);
-        b.if_(leads, || {
-            b.prefetch_tensor_map(map);
+        let leads = |i: u32| thread.eq(WORKERS + 32 * i);
+        b.if_(leads(0), || {
+            x_map.into_iter().chain([map]).for_each(|map| b.prefetch_tensor_map(map));
+            made.begin(self.units());
             ring.begin(b, 1);
         });
         b.sync();
         let block = b.special(Special::BlockX);
         let run = Run { ring, tiles: [block, block + 1].map(|block| block * self.tiles() / self.blocks()) };
-        b.if_(leads, || self.bring_weights(b, &run, map));
+        b.if_(leads(0), || self.bring_weights(b, &run, map));
+        if let Some(map) = x_map {
+            b.if_(leads(1), || {
+                b.after_grids();
+                self.bring_x(b, &made, map);
+            });
+        }
         b.if_(thread.lt(WORKERS), || {
-            let made = self.make_x(b, inputs);
+            self.make_x(b, &made, inputs);
             let params = made.scale.map_or(params, |scale| params.scaled_by(scale));
             let ragged = !self.of.outputs().is_multiple_of(self.outputs());
             self.multiply(b, &run, &made, self.of.epilogue(params, m, ragged));
@@ -228,27 +258,29 @@ impl RowMatmul {
         let Run { ring, tiles: [first, behind] } = *run;
         let thread = b.special(Special::ThreadX);
         let (group, within) = (thread / GROUP, thread % GROUP);
-        let sums = b.shared::<F32>(WORKERS / GROUP * ROWS, 16).at(group * ROWS);
+        let places = self.tokens * store::PITCH;
+        let memory = b.shared::<F32>(WORKERS / GROUP * places, 16).at(group * places);
         // The number of a barrier at which a warpgroup waits for its turn.
         let turn_of = |group: Val<'b, I32>| group + TURNS;
         b.for_(first + group, behind, WORKERS / GROUP, (), |tile, ()| {
             b.if_(tile.ne(first), || b.sync_some(turn_of(group), WORKERS));
             // What is not sums is read while they are made. All threads do, of which few store.
-            let column = (within * VEC).min(self.outputs() - VEC) + tile * self.outputs();
-            let (row, column) = epilogue.nearest([b.value(0), column], VEC);
+            let [token, column] = self.stored_by(within);
+            let (row, column) = epilogue.nearest([token, tile * self.outputs() + column], VEC);
             let read = epilogue.read([row, column]);
-            let zero = vec![b.value(0.0f32); COLUMNS as usize / 2];
+            let zero = vec![b.value(0.0f32); self.columns() as usize / 2];
             let init = (zero, ring.cursor_of((tile - first) * self.units()));
             let (of_shares, _) = b.for_(0, self.units(), 1, init, |unit, (sums, cursor)| {
+                made.wait(unit);
                 ring.wait_full(cursor);
-                let x = made.memory.at_bytes(unit * (self.unit_steps() * COLUMNS * CHUNK));
+                let x = made.memory.at_bytes(unit * (self.unit_steps() * self.columns() * CHUNK));
                 let sums = self.product(b, [ring.slot(cursor), x], sums, unit.ne(0));
                 b.if_(within.eq(0), || ring.leave(cursor));
                 (sums, ring.next(cursor))
             });
             // All before the next tile is done: its warpgroup finds the ring where it expects it.
             b.if_((tile + 1).lt(behind), || b.arrive_some(turn_of(group ^ 1), WORKERS));
-            self.store(b, &of_shares, tile, (sums, group, within), (epilogue, read));
+            self.store(b, &of_shares, tile, (memory, group, within), (epilogue, read));
         });
     }
 
@@ -268,7 +300,7 @@ impl RowMatmul {
         let mut d = b.wgmma_fence_on(&d);
         for step in 0..self.unit_steps() {
             let a = b.wgmma_descriptor(weights.at_bytes(step * ROWS * CHUNK), Smem::Rows128);
-            let columns = b.wgmma_descriptor(x.at_bytes(step * COLUMNS * CHUNK), Smem::Rows128);
+            let columns = b.wgmma_descriptor(x.at_bytes(step * self.columns() * CHUNK), Smem::Rows128);
             for i in 0..i64::from(CHUNK / 32) {
                 let keep = match (step == 0 && i == 0, alone) {
                     (true, true) => b.value(false),

@@ -1,18 +1,20 @@
-//! Where a block has x from, a single token: it is there, or each block makes its norm or its quantisation by itself, which is
+//! Where a block has x from: it is there, or of a single token each block makes its norm or its quantisation by itself, which is
 //! otherwise a launch of its own.
 //!
-//! Every block needs the whole row. It stays in shared memory, `(step, share, 128 bytes)`, swizzled as tensor copies would put it; rows of
-//! shares that there are not are zeros. How the row is shared out to threads, and with it the order of sums, is that of [`RmsNorm`].
-//! The ring fills meanwhile. With each token more a block would need some 0.7 us more, and all blocks do the same work: from two
-//! tokens on a launch by itself is faster.
+//! Every block needs all of x. It stays in shared memory, `(step, column, 128 bytes)`, swizzled as tensor copies put it. Those bring several
+//! tokens; one by itself is put there by the threads that multiply, and columns of shares that there are not are zeros. How a row
+//! is shared out to threads, and with it the order of sums, is that of [`RmsNorm`]. The ring fills meanwhile. With each
+//! token more a block would need some 0.7 us more to make x, and all blocks do the same work: from two tokens on a launch by itself is faster.
 
 use super::super::ArgKind;
 use super::super::block_row::{BlockRow, Part};
 use super::super::operands::{Operands, Params, Product};
 use super::super::quantize::Quantize;
 use super::super::rms_norm::RmsNorm;
-use super::{CHUNK, COLUMNS, MADE, RowMatmul, WORKERS};
-use crate::builder::{Bf16, Builder, F32, FloatPtr, GlobalPtr, I32, SharedPtr, Special, Val};
+use super::{CHUNK, COLUMNS, MADE, NarrowMatmul, WORKERS};
+use crate::builder::{
+    Barrier, Bf16, Builder, Evict, F32, FloatPtr, GlobalPtr, I32, SharedPtr, Special, TensorMap, Val,
+};
 use crate::tile::Tile;
 use trtc_ir::DType;
 
@@ -46,10 +48,26 @@ pub(super) enum Inputs<'b> {
 /// x as a block has it.
 #[derive(Clone, Copy)]
 pub(super) struct Made<'b> {
-    /// `(step, share, 128 bytes)`.
+    /// `(step, column, 128 bytes)`.
     pub(super) memory: SharedPtr<'b, Bf16>,
     /// The token's scale, of e4m3 that the block has made.
     pub(super) scale: Option<SharedPtr<'b, F32>>,
+    /// A barrier for each unit, if x is copied.
+    copied: Option<Barrier<'b>>,
+}
+
+impl<'b> Made<'b> {
+    /// Makes its barriers, one thread; the block meets after it.
+    pub(super) fn begin(&self, units: u32) {
+        self.copied.into_iter().for_each(|copied| (0..units).for_each(|unit| copied.at(unit).init(1)));
+    }
+
+    /// Waits for a unit.
+    pub(super) fn wait(&self, unit: Val<'b, I32>) {
+        if let Some(copied) = self.copied {
+            copied.at(unit).wait(0);
+        }
+    }
 }
 
 impl Source {
@@ -97,12 +115,43 @@ impl Source {
     }
 }
 
-impl RowMatmul {
-    /// Makes x, the threads that multiply. Weights are read, and memory is cleared, before earlier launches are waited for.
-    pub(super) fn make_x<'b>(&self, b: &'b Builder, inputs: Inputs<'b>) -> Made<'b> {
+impl NarrowMatmul {
+    /// Takes shared memory for x.
+    pub(super) fn place_of_x<'b>(&self, b: &'b Builder) -> Made<'b> {
         let scaled = self.of.operands == Operands::E4m3 && self.x != Source::Given;
-        let made =
-            Made { memory: b.shared(self.kept_bytes() / 2, 1024), scale: scaled.then(|| b.shared(1, 4)) };
+        Made {
+            memory: b.shared(self.kept_bytes() / 2, 1024),
+            scale: scaled.then(|| b.shared(1, 4)),
+            copied: (self.tokens > 1).then(|| b.barriers(self.units())),
+        }
+    }
+
+    /// Brings x of several tokens, one thread: `(step, share, token, 128 bytes)`.
+    pub(super) fn bring_x<'b>(&self, b: &'b Builder, made: &Made<'b>, map: Val<'b, TensorMap>) {
+        let Some(copied) = made.copied else { return };
+        let often = b.cache_policy(Evict::Last);
+        let columns = CHUNK / self.of.operands.bytes();
+        let bytes = self.columns() * CHUNK;
+        b.for_(0, self.units(), 1, (), |unit, ()| {
+            let here = copied.at(unit);
+            here.arrive_expect(self.unit_steps() * bytes);
+            for step in 0..self.unit_steps() {
+                let step = unit * self.unit_steps() + step;
+                for share in 0..self.shares() {
+                    let to = made.memory.at_bytes(step * bytes + share * self.tokens * CHUNK);
+                    let at = [(step + share * self.steps()) * columns, b.value(0)];
+                    b.tensor_load(to, map, &at, here, Some(often));
+                }
+            }
+        });
+    }
+
+    /// Makes x of a token, the threads that multiply. Weights are read, and memory is cleared, before earlier launches are waited for.
+    pub(super) fn make_x<'b>(&self, b: &'b Builder, made: &Made<'b>, inputs: Inputs<'b>) {
+        if self.tokens > 1 {
+            b.after_grids();
+            return;
+        }
         let thread = b.special(Special::ThreadX);
         // Of shares that there are not, and of inputs behind the last.
         let words = made.memory.cast::<I32>();
@@ -110,12 +159,11 @@ impl RowMatmul {
             words.at(i * 4).store_vector(b.vector([b.value(0); 4]));
         });
         match inputs {
-            Inputs::Given(x) => self.copy(b, &made, x),
-            Inputs::Made(x, weight) => self.compute(b, &made, x, weight),
+            Inputs::Given(x) => self.copy(b, made, x),
+            Inputs::Made(x, weight) => self.compute(b, made, x, weight),
         }
         b.fence_async();
         b.sync_some(MADE, WORKERS);
-        made
     }
 
     /// How threads share out the row.
