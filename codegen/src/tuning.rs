@@ -91,7 +91,7 @@ impl FromStr for Variant {
 fn product(recipe: &Recipe) -> Option<(Product, Order)> {
     match recipe {
         Recipe::StreamMatmul(StreamMatmul { of, order, .. }) => Some((*of, *order)),
-        Recipe::NarrowMatmul(NarrowMatmul { of, order, tokens: 8, .. }) => Some((*of, *order)),
+        Recipe::NarrowMatmul(NarrowMatmul { of, order, tokens: 2.., .. }) => Some((*of, *order)),
         Recipe::WgmmaMatmul(WgmmaMatmul { of, order, .. }) => Some((*of, *order)),
         _ => None,
     }
@@ -105,7 +105,7 @@ impl Variant {
     /// The variant that a kernel is; `None` for one that is made in one way only.
     pub fn of(recipe: &Recipe) -> Option<Variant> {
         match recipe {
-            Recipe::StreamMatmul(_) | Recipe::NarrowMatmul(NarrowMatmul { tokens: 8, .. }) => {
+            Recipe::StreamMatmul(_) | Recipe::NarrowMatmul(NarrowMatmul { tokens: 2.., .. }) => {
                 Some(Variant::Stream)
             }
             Recipe::WgmmaMatmul(kernel) => Some(Variant::tile(&kernel.tiling)),

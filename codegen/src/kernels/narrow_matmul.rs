@@ -1,11 +1,11 @@
-//! `y = x w^T + bias + residual` for one token, or up to eight, on Hopper: each block has whole tiles of w, so that no sums pass between
+//! `y = x w^T + bias + residual` for one token, or up to 16, on Hopper: each block has whole tiles of w, so that no sums pass between
 //! blocks. Or `y = act(x wg^T + bg) * (x wu^T + bu)`, with wg above wu in w: half of a tile's rows are of either. For more tokens see
 //! [`super::stream_matmul`].
 //!
 //! x `(M, K)`, w `(N, K)`, row-major, bf16 or e4m3 with scales. K is cut into equal *shares*, and a tile has R = 64 / shares rows of
 //! w: so narrow that all [`MULTIPROCESSORS`] have equally many tiles. Weights are the first operand of `wgmma`, `(64, k) x (k, columns)`:
 //! its row `j R + r` is row r of the tile within share j. The second operand has in column j what x of the token is within share j, or
-//! in column `8 j + t` what that of token t is. The sum of row r over share j is then in row `j R + r` and such a column of the results.
+//! in column `tokens j + t` what that of token t is. The sum of row r over share j is then in row `j R + r` and such a column of the results.
 //! What is elsewhere counts for nothing, and all that was copied is multiplied once. Shares are added in their order, so
 //! results are those of any kernel that prescribes it ([`Order`]).
 //!
@@ -56,7 +56,7 @@ const TURNS: u32 = 4;
 pub struct NarrowMatmul {
     /// What is computed.
     pub of: Product,
-    /// Most tokens: 1, or 8 of which x is given.
+    /// Most tokens: 1, or 8 or 16 of which x is given.
     pub tokens: u32,
     /// The order of sums.
     pub order: Order,
@@ -150,7 +150,8 @@ impl NarrowMatmul {
         self.steps_of(shares) * self.columns_of(shares) * CHUNK
     }
 
-    fn kept_bytes(&self) -> u32 {
+    /// Bytes of x in shared memory.
+    pub(crate) fn kept_bytes(&self) -> u32 {
         self.kept_of(self.shares())
     }
 

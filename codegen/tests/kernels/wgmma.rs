@@ -40,7 +40,7 @@ fn ordered() -> Vec<(&'static str, Recipe)> {
 /// Those of one token, and of a few.
 fn narrow() -> Vec<(&'static str, Recipe)> {
     let row = |of: Product, x| NarrowMatmul { of, tokens: 1, order: Order::Free, x }.into();
-    let few = |of: Product| NarrowMatmul { of, tokens: 8, order: Order::Free, x: Source::Given }.into();
+    let few = |of, tokens| NarrowMatmul { of, tokens, order: Order::Free, x: Source::Given }.into();
     let e4m3 = |n, k| Product { operands: Operands::E4m3, ..product(n, k) };
     let norm = |width, out| {
         let (rows, weight) = (Count::Tokens, F32);
@@ -75,10 +75,12 @@ fn narrow() -> Vec<(&'static str, Recipe)> {
             NarrowMatmul { of: product(4096, 14336), tokens: 1, order: Order::Shares(2), x: Source::Given }
                 .into(),
         ),
-        ("narrow_to8", few(Product { residual, bias, ..product(2048, 8192) })),
-        ("narrow_gated_to8", few(gated(product(28672, 4096)))),
-        ("narrow_e4m3_to8", few(Product { residual, ..e4m3(4096, 14336) })),
-        ("narrow_logits_to8", few(Product { out: F32, ..product(128_256, 2048) })),
+        ("narrow_to8", few(Product { residual, bias, ..product(2048, 8192) }, 8)),
+        ("narrow_gated_to8", few(gated(product(28672, 4096)), 8)),
+        ("narrow_e4m3_to8", few(Product { residual, ..e4m3(4096, 14336) }, 8)),
+        ("narrow_e4m3_to16", few(e4m3(6144, 4096), 16)),
+        ("narrow_gated_e4m3_to16", few(gated(e4m3(28672, 4096)), 16)),
+        ("narrow_logits_to8", few(Product { out: F32, ..product(128_256, 2048) }, 8)),
     ]
 }
 

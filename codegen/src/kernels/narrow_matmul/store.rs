@@ -29,18 +29,21 @@ impl NarrowMatmul {
         // The tile before has been read.
         sync();
         // Of 8 columns a thread has rows g and g + 8 of its warp's 16, columns 2q and 2q + 1 (`builder/wgmma.rs`).
-        for h in 0..2 {
-            let row = warp * 16 + g + 8 * h as u32;
+        for h in 0..2u32 {
+            let row = warp * 16 + g + 8 * h;
             let share = row / self.rows();
             if self.tokens == 1 {
-                let sum = (share & 1).eq(0).select(sums[2 * h], sums[2 * h + 1]);
+                let sum = (share & 1).eq(0).select(sums[2 * h as usize], sums[2 * h as usize + 1]);
                 b.if_(q.eq(share / 2), || memory.at(row).store(sum));
             } else {
-                for i in 0..2 {
-                    let of_share = |share: u32| sums[4 * share as usize + 2 * h + i];
+                for (first, i) in (0..self.tokens).step_by(8).flat_map(|first| [(first, 0), (first, 1)]) {
+                    let of_share = |share: u32| {
+                        let columns = (share * self.tokens + first) / 8;
+                        sums[(4 * columns + 2 * h + i) as usize]
+                    };
                     let sum = (1..self.shares())
                         .fold(of_share(0), |sum, other| share.eq(other).select(of_share(other), sum));
-                    memory.at((q * 2 + i as u32) * PITCH + row).store(sum);
+                    memory.at((q * 2 + (first + i)) * PITCH + row).store(sum);
                 }
             }
         }
