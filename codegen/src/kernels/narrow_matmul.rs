@@ -317,3 +317,50 @@ impl NarrowMatmul {
         if alone { sums.iter().zip(&d).map(|(&s, &d)| s + d).collect() } else { d }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::Count;
+    use trtc_ir::ops::Act;
+
+    fn kernel(n: u32, k: u32, operands: Operands, gate: Option<Act>) -> NarrowMatmul {
+        let (bias, residual, append) = (None, None, None);
+        let of =
+            Product { n, k, operands, rows: Count::Tokens, bias, residual, out: DType::Bf16, gate, append };
+        NarrowMatmul { of, tokens: 1, order: Order::Free, x: Source::Given }
+    }
+
+    #[test]
+    fn tiles_are_as_narrow_as_dealing_them_out_evenly_asks_for() {
+        use Operands::{Bf16, E4m3};
+        let of = |n, k, operands, gate| {
+            let kernel = kernel(n, k, operands, gate);
+            assert_eq!(kernel.unsupported(), None);
+            let per_block = f64::from(kernel.tiles()) / f64::from(MULTIPROCESSORS);
+            (kernel.shares(), (100.0 * per_block / per_block.ceil()).round() as u32)
+        };
+        // Llama 3.1 8B in e4m3, with half as wide tiles where x would be long; Llama 3.2 1B in bf16.
+        assert_eq!(of(6144, 4096, E4m3, None), (4, 97));
+        assert_eq!(of(4096, 4096, E4m3, None), (2, 97));
+        assert_eq!(of(4096, 14336, E4m3, None), (4, 97));
+        assert_eq!(of(28672, 4096, E4m3, Some(Act::Silu)), (2, 97));
+        assert_eq!(of(3072, 2048, Bf16, None), (8, 97));
+        assert_eq!(of(2048, 8192, Bf16, None), (4, 97));
+        assert_eq!(of(16384, 2048, Bf16, Some(Act::Silu)), (1, 97));
+        // Few outputs: as many blocks as can be.
+        assert_eq!(of(576, 1536, Bf16, None).0, 8);
+        assert_eq!(of(1024, 1024, Bf16, Some(Act::Silu)).0, 4);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let one = kernel(4096, 14336, Operands::Bf16, None);
+        let why = |kernel: NarrowMatmul| kernel.unsupported().unwrap_or_default();
+        assert_eq!(why(one), "");
+        assert!(why(NarrowMatmul { tokens: 8, ..one }).contains("no room"));
+        assert!(why(NarrowMatmul { order: Order::Shares(16), ..one }).contains("16 whole parts"));
+        let gated = kernel(4096, 4096, Operands::Bf16, Some(Act::Silu));
+        assert!(why(NarrowMatmul { order: Order::Shares(8), ..gated }).contains("8 whole parts"));
+    }
+}

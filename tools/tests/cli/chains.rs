@@ -101,6 +101,26 @@ fn products_append_heads_of_one_tile() {
     }
 }
 
+/// Products of one token, and of few, by tiles of 64 rows that are cut into two, four and eight parts, in any order of sums and in a
+/// prescribed one.
+#[test]
+fn narrow_products_are_right() {
+    let sizes =
+        [("hidden_size", 1024), ("intermediate_size", 1024), ("num_hidden_layers", 1), ("vocab_size", 4096)];
+    for kv in ["fp8", "bf16"] {
+        let any = long("narrow", kv, ("llama", &sizes), None);
+        let (config, ordered) = (any.with_file_name("config.json"), any.with_file_name("ordered.engine"));
+        let limits = ["--max-seq-len", "64", "--max-batch", "16", "--max-step-tokens", "64"];
+        let how = ["--deterministic", "--target", "sm_90", "--weights", "dummy:1", "--precision", kv];
+        trtc(&[&["build", text(&config), "-o", text(&ordered)][..], &how, &limits].concat()).ok();
+        for engine in [&any, &ordered] {
+            for (kernel, tokens) in [(".one", "1"), (".to1", "1"), (".to8", "7"), (".to16", "16")] {
+                assert!(check(engine, &[kernel], tokens).ok().contains(kernel), "{kernel}");
+            }
+        }
+    }
+}
+
 /// Leaves out each store of a kernel in turn, which a check of `kernels` has to miss; how many there are.
 fn stores_that_matter(engine: &Path, kernel: &str, kernels: &[&str], tokens: &str) -> usize {
     assert!(check(engine, kernels, tokens).ok().contains(kernel));
