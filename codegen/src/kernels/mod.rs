@@ -27,6 +27,7 @@ pub mod narrow_matmul;
 pub mod operands;
 pub mod quant_matmul;
 pub mod quantize;
+mod ring;
 pub mod rms_norm;
 pub mod rope;
 pub mod rope_kv_append;

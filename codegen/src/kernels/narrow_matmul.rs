@@ -21,12 +21,12 @@ mod store;
 pub use source::Source;
 
 use super::epilogue::Epilogue;
-use super::operands::{Operands, Order, Product};
-use super::stream_matmul::{CHUNK, Ring};
+use super::operands::{Order, Product};
+use super::ring::Ring;
+use super::stream_matmul::CHUNK;
 use super::{Extent, Launch, MULTIPROCESSORS, Map, grid_of};
-use crate::builder::{Bf16, Builder, Evict, F32, I32, SharedPtr, Smem, Special, TensorMap, Val, WgmmaA};
+use crate::builder::{Bf16, Builder, Evict, F32, I1, I32, SharedPtr, Special, TensorMap, Val};
 use source::Made;
-use trtc_ir::DType;
 
 /// Bytes that the ring and x take together, unless x leaves the ring less than [`RING`]: more than half of what a
 /// multiprocessor has, and little more, for blocks of attention and norms find room beside it.
@@ -291,30 +291,14 @@ impl NarrowMatmul {
         b: &'b Builder,
         [weights, x]: [SharedPtr<'b, Bf16>; 2],
         sums: Vec<Val<'b, F32>>,
-        more: Val<'b, crate::builder::I1>,
+        more: Val<'b, I1>,
     ) -> Vec<Val<'b, F32>> {
-        // As in `StreamMatmul`: the hardware adds e4m3 products in some 14 bits, and cuts off what is less than a bit of a sum of
-        // bf16 products. Units of e4m3, and of results that stay f32, are added here, rounded, unless an order is prescribed.
-        let precise = self.of.operands == Operands::E4m3 || self.of.out == DType::F32;
-        let alone = precise && self.order == Order::Free;
-        let d = if alone { vec![b.value(0.0f32); sums.len()] } else { sums.clone() };
-        let mut d = b.wgmma_fence_on(&d);
-        for step in 0..self.unit_steps() {
-            let a = b.wgmma_descriptor(weights.at_bytes(step * ROWS * CHUNK), Smem::Rows128);
-            let columns = b.wgmma_descriptor(x.at_bytes(step * self.columns() * CHUNK), Smem::Rows128);
-            for i in 0..i64::from(CHUNK / 32) {
-                let keep = match (step == 0 && i == 0, alone) {
-                    (true, true) => b.value(false),
-                    (true, false) => more,
-                    (false, _) => b.value(true),
-                };
-                let a = WgmmaA::Shared(a + i * 2);
-                d = b.wgmma(self.of.operands.wgmma(), &d, a, columns + i * 2, keep);
-            }
-        }
-        b.wgmma_commit();
-        let d = b.wgmma_wait(0, &d);
-        if alone { sums.iter().zip(&d).map(|(&s, &d)| s + d).collect() } else { d }
+        let chunk = |step: u32| {
+            let columns = x.at_bytes(step * self.columns() * CHUNK);
+            [weights.at_bytes(step * ROWS * CHUNK), columns]
+        };
+        let chunks: Vec<_> = (0..self.unit_steps()).map(chunk).collect();
+        self.of.add_unit(b, &chunks, sums, (more, self.order))
     }
 }
 
@@ -322,6 +306,8 @@ impl NarrowMatmul {
 mod tests {
     use super::*;
     use crate::kernels::Count;
+    use crate::kernels::operands::Operands;
+    use trtc_ir::DType;
     use trtc_ir::ops::Act;
 
     fn kernel(n: u32, k: u32, operands: Operands, gate: Option<Act>) -> NarrowMatmul {

@@ -4,7 +4,9 @@
 use super::epilogue::Epilogue;
 use super::rope_kv_append::{Behind, RopeKvAppend};
 use super::{ArgKind, Count, Map, MapElem, MapRows};
-use crate::builder::{Bf16, Builder, F32, FloatPtr, GlobalPtr, I32, SharedPtr, Val, WgmmaType};
+use crate::builder::{
+    Bf16, Builder, F32, FloatPtr, GlobalPtr, I1, I32, SharedPtr, Smem, Val, WgmmaA, WgmmaType,
+};
 use trtc_ir::DType;
 use trtc_ir::ops::Act;
 
@@ -128,6 +130,42 @@ impl Product {
         let Params { w, rows, bias, residual, y, .. } = params;
         let scales = rows.zip(w.scale).map(|(rows, columns)| Scales { rows, columns });
         Epilogue { n: self.outputs(), ragged, m, gate: self.gate, scales, bias, residual, y }
+    }
+}
+
+impl Product {
+    /// `sums` (or nothing, if it is not `more`) and the product of a unit: of chunks of 128 bytes along K, rows of the first operand and columns of
+    /// the second, swizzled. A warpgroup.
+    ///
+    /// The hardware adds e4m3 products in some 14 bits, and cuts off what is less than a bit of a sum of bf16 products, each time: units of
+    /// e4m3, and of results that stay f32, are added here, rounded, unless an order is prescribed.
+    pub(super) fn add_unit<'b>(
+        &self,
+        b: &'b Builder,
+        chunks: &[[SharedPtr<'b, Bf16>; 2]],
+        sums: Vec<Val<'b, F32>>,
+        (more, order): (Val<'b, I1>, Order),
+    ) -> Vec<Val<'b, F32>> {
+        let precise = self.operands == Operands::E4m3 || self.out == DType::F32;
+        let alone = precise && order == Order::Free;
+        let d = if alone { vec![b.value(0.0f32); sums.len()] } else { sums.clone() };
+        let mut d = b.wgmma_fence_on(&d);
+        for (c, chunk) in chunks.iter().enumerate() {
+            let [rows, columns] = chunk.map(|operand| b.wgmma_descriptor(operand, Smem::Rows128));
+            // Four steps of 32 bytes, encoded as 2 each.
+            for step in 0..4i64 {
+                let more = match (c == 0 && step == 0, alone) {
+                    (true, true) => b.value(false),
+                    (true, false) => more,
+                    (false, _) => b.value(true),
+                };
+                let rows = WgmmaA::Shared(rows + step * 2);
+                d = b.wgmma(self.operands.wgmma(), &d, rows, columns + step * 2, more);
+            }
+        }
+        b.wgmma_commit();
+        let d = b.wgmma_wait(0, &d);
+        if alone { sums.iter().zip(&d).map(|(&s, &d)| s + d).collect() } else { d }
     }
 }
 

@@ -10,16 +10,15 @@
 //! For sums that do not depend on the kernel ([`StreamMatmul::order`]) runs end between shares of K, each one chain of products.
 //! Weights are asked for before the launch waits for those before it.
 
-mod ring;
+mod feed;
 mod store;
 
 use super::epilogue::Epilogue;
-use super::operands::{Operands, Order, Params, Product};
+use super::operands::{Order, Params, Product};
+use super::ring::{Cursor, Ring};
 use super::{Count, Extent, Launch, MULTIPROCESSORS, Scratch, grid_of, last_of};
-use crate::builder::{Bf16, Builder, F32, GlobalPtr, I32, SharedPtr, Smem, Special, Val, WgmmaA};
-pub(super) use ring::Ring;
-use ring::{Cursor, Run};
-use trtc_ir::DType;
+use crate::builder::{Bf16, Builder, F32, GlobalPtr, I1, I32, SharedPtr, Special, Val};
+use feed::Run;
 
 /// Bytes along K of a tensor copy and of a row in shared memory.
 pub(super) const CHUNK: u32 = 128;
@@ -317,37 +316,14 @@ impl StreamMatmul {
         b: &'b Builder,
         [weights, x]: [SharedPtr<'b, Bf16>; 2],
         sums: Vec<Val<'b, F32>>,
-        more: Val<'b, crate::builder::I1>,
+        more: Val<'b, I1>,
     ) -> Vec<Val<'b, F32>> {
         let group = b.special(Special::ThreadX) % self.team() / GROUP;
-        // The hardware adds e4m3 products in some 14 bits, and cuts off what is less than a bit of a sum of bf16 products, each
-        // time: units of e4m3, and of results that stay f32, are added here, rounded, unless an order is prescribed.
-        let precise = self.of.operands == Operands::E4m3 || self.of.out == DType::F32;
-        let alone = precise && self.shares().is_none();
-        let d = if alone { vec![b.value(0.0f32); sums.len()] } else { sums.clone() };
-        let mut d = b.wgmma_fence_on(&d);
-        for c in 0..self.chunks() {
+        let chunk = |c: u32| {
             let rows = weights.at_bytes(c * self.tile() * CHUNK).at_bytes(group * (ROWS * CHUNK));
-            let a = b.wgmma_descriptor(rows, Smem::Rows128);
-            let columns = b.wgmma_descriptor(x.at_bytes(c * self.tokens * CHUNK), Smem::Rows128);
-            for step in 0..i64::from(CHUNK / 32) {
-                let begins = c == 0 && step == 0;
-                let keep = match (begins, alone) {
-                    (true, true) => b.value(false),
-                    (true, false) => more,
-                    (false, _) => b.value(true),
-                };
-                d = b.wgmma(
-                    self.of.operands.wgmma(),
-                    &d,
-                    WgmmaA::Shared(a + step * 2),
-                    columns + step * 2,
-                    keep,
-                );
-            }
-        }
-        b.wgmma_commit();
-        let d = b.wgmma_wait(0, &d);
-        if alone { sums.iter().zip(&d).map(|(&s, &d)| s + d).collect() } else { d }
+            [rows, x.at_bytes(c * self.tokens * CHUNK)]
+        };
+        let chunks: Vec<_> = (0..self.chunks()).map(chunk).collect();
+        self.of.add_unit(b, &chunks, sums, (more, self.order))
     }
 }

@@ -1,19 +1,8 @@
-//! The ring through which weights and x come: its stages, and the two threads that fill them. Another kernel has one too.
+//! The threads that fill the ring, one with weights and one with x.
 
+use super::super::ring::Ring;
 use super::{CHUNK, ROWS, StreamMatmul};
-use crate::builder::{Barrier, Bf16, Builder, Evict, I32, SharedPtr, TensorMap, Val};
-
-/// Stages that copies fill and products empty, one after the other.
-#[derive(Clone, Copy)]
-pub(in super::super) struct Ring<'b> {
-    /// A barrier for each stage: its copies have arrived.
-    pub(in super::super) full: Barrier<'b>,
-    /// A barrier for each stage: its products are done.
-    empty: Barrier<'b>,
-    memory: SharedPtr<'b, Bf16>,
-    stages: u32,
-    stage_bytes: u32,
-}
+use crate::builder::{Builder, Evict, I32, TensorMap, Val};
 
 /// What goes through the ring.
 #[derive(Clone, Copy)]
@@ -23,62 +12,6 @@ pub(super) struct Run<'b> {
     pub(super) first: Val<'b, I32>,
     /// How many there are.
     pub(super) count: Val<'b, I32>,
-}
-
-/// A place in the ring: the stage, and the parity of its next phase to be full.
-pub(in super::super) type Cursor<'b> = [Val<'b, I32>; 2];
-
-impl<'b> Ring<'b> {
-    /// Takes shared memory for a ring of so many stages.
-    pub(in super::super) fn new(b: &'b Builder, stages: u32, stage_bytes: u32) -> Ring<'b> {
-        let (full, empty) = (b.barriers(stages), b.barriers(stages));
-        Ring { full, empty, memory: b.shared::<Bf16>(stages * stage_bytes / 2, 1024), stages, stage_bytes }
-    }
-
-    /// Makes its barriers, one thread, for stages that so many leave; the block meets after it.
-    pub(in super::super) fn begin(self, b: &Builder, readers: u32) {
-        for s in 0..self.stages {
-            self.full.at(s).init(1);
-            self.empty.at(s).init(readers);
-        }
-        b.fence_barriers();
-    }
-
-    /// The first place.
-    pub(in super::super) fn start(self, b: &'b Builder) -> Cursor<'b> {
-        [b.value(0); 2]
-    }
-
-    /// The place after this one.
-    pub(in super::super) fn next(self, [stage, parity]: Cursor<'b>) -> Cursor<'b> {
-        let wraps = (stage + 1).eq(self.stages);
-        [wraps.select(0, stage + 1), wraps.select(parity ^ 1, parity)]
-    }
-
-    /// Where the `i`-th unit comes.
-    pub(in super::super) fn cursor_of(self, i: Val<'b, I32>) -> Cursor<'b> {
-        [i % self.stages, (i / self.stages) & 1]
-    }
-
-    /// The memory of a stage.
-    pub(in super::super) fn slot(self, [stage, _]: Cursor<'b>) -> SharedPtr<'b, Bf16> {
-        self.memory.at_bytes(stage * self.stage_bytes)
-    }
-
-    /// Waits until the stage is there.
-    pub(in super::super) fn wait_full(self, [stage, parity]: Cursor<'b>) {
-        self.full.at(stage).wait(parity);
-    }
-
-    /// Waits until the stage is left by the products.
-    pub(in super::super) fn wait_left(self, [stage, parity]: Cursor<'b>) {
-        self.empty.at(stage).wait(parity ^ 1);
-    }
-
-    /// One of its readers has read the stage.
-    pub(in super::super) fn leave(self, [stage, _]: Cursor<'b>) {
-        self.empty.at(stage).arrive();
-    }
 }
 
 impl StreamMatmul {
