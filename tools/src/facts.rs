@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use trtc_engine::layout::sizes;
-use trtc_engine::manifest::{Arg, Encoding, Manifest, Weight};
+use trtc_engine::manifest::{Arg, Choice, Encoding, Kernel, Manifest, Weight};
 use trtc_ir::text::parse;
 use trtc_ir::{Module, Op};
 
@@ -43,14 +43,15 @@ pub fn encoding(e: Encoding) -> String {
 /// Bytes of weights that a step of few tokens reads: every weight that a launch uses, once; of a table that is only
 /// looked up, a row for each token, nothing to speak of.
 pub fn read_per_step(m: &Manifest) -> u64 {
-    let looks_up = |kernel: u32| {
-        let contract = m.kernels.get(kernel as usize).and_then(|k| parse(&k.contract, "contract").ok());
-        contract.is_some_and(|Module { func, .. }| {
+    let looks_up = |kernel: &Kernel| {
+        parse(&kernel.contract, "contract").is_ok_and(|Module { func, .. }| {
             func.order.iter().any(|&op| matches!(func.ops[op].op, Op::Embedding(_)))
         })
     };
+    let lookups: Vec<bool> = m.kernels.iter().map(looks_up).collect();
+    let is_lookup = |choice: &Choice| lookups.get(choice.kernel as usize) == Some(&true);
     let mut used = BTreeSet::new();
-    for launch in m.launches.iter().filter(|l| !l.choices.iter().any(|choice| looks_up(choice.kernel))) {
+    for launch in m.launches.iter().filter(|l| !l.choices.iter().any(is_lookup)) {
         used.extend(
             launch.args.iter().filter_map(|a| if let Arg::Weight(w) = a { Some(*w as usize) } else { None }),
         );

@@ -171,4 +171,25 @@ mod tests {
         assert_eq!((e4m3("sm_80"), e4m3("sm_120")), (bits(512.0, 23), bits(128.0, 23)));
         assert_eq!((e4m3("host"), bf16("host")), (Cut::NONE, Cut::NONE));
     }
+
+    #[test]
+    fn norms_in_front_of_a_product_move_results_by_less_than_an_input_that_is_left_out() {
+        let of = |norm: &str, inputs: u32| {
+            let text = format!(
+                "llm.module @k dims(T in 1..64) {{\n  llm.weight @n : tensor<{inputs}xf32> from [\"n\"]\n  \
+                 llm.weight @w : tensor<32x{inputs}xbf16> from [\"w\"]\n  \
+                 llm.func @f(%x: tensor<Tx{inputs}xbf16>) {{\n    {norm}\n    \
+                 %y = llm.linear %r, @w : tensor<Tx32xbf16>\n    llm.return %y\n  }}\n}}\n"
+            );
+            norms_round(&trtc_ir::text::parse(&text, "contract").expect("a module"))
+        };
+        for inputs in [64, 4096, 14_336] {
+            let norm = format!("%r = llm.rms_norm %x, @n {{eps = 1e-6}} : tensor<Tx{inputs}xbf16>");
+            let moved = of(&norm, inputs);
+            // A product of two standard deviations beside the greatest result, four of `sqrt(K)` times as much.
+            let left_out = 0.25 / (inputs as f32).sqrt();
+            assert!(0.0 < moved && 4.0 * moved < left_out, "{inputs}: {moved}");
+        }
+        assert_eq!(of("%r = llm.add %x, %x : tensor<Tx64xbf16>", 64), 0.0);
+    }
 }

@@ -90,3 +90,19 @@ fn inspect_shows_an_engine() {
     let page = std::fs::read_to_string(page).expect("a page");
     assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n") && !page.contains("<script"));
 }
+
+/// 384 tokens of 128 bf16 are looked up, on a GPU by what the step before left; the output projection is another table.
+#[test]
+fn a_table_that_is_looked_up_is_not_read_by_a_step() {
+    let path = folder("looked-up").join("model.engine");
+    for target in ["host", "sm_90"] {
+        let how = ["--target", target, "--precision", "bf16"];
+        trtc(&[&["build", text(&llama()), "-o", text(&path)][..], &how].concat()).ok();
+        let shown = trtc(&["inspect", text(&path)]).ok();
+        let kib = |what: &str| -> f64 {
+            let line = shown.lines().find(|line| line.starts_with(what)).expect("a line");
+            line.split_whitespace().rev().nth(1).and_then(|n| n.parse().ok()).expect("KiB")
+        };
+        assert!((kib("weights") - kib("read a step") - 96.0).abs() < 0.02, "{shown}");
+    }
+}
