@@ -12,6 +12,8 @@ use trtc_ir::{DType, Scheme};
 
 /// Elements that may be off in any case.
 const AT_LEAST: usize = 2;
+/// The greatest of many results, in standard deviations of theirs. A row of few has a lesser one, for the same sums.
+const GREATEST: f32 = 4.0;
 /// How far a scale may be off, as a part of it.
 const SCALE: f32 = 1e-3;
 
@@ -35,7 +37,8 @@ impl By {
         }
     }
 
-    /// What an element, the greatest and so the scale too, may be off by before it is rounded, as a part of it and of its row's greatest.
+    /// What an element, the greatest and so the scale too, may be off by before it is rounded, as a part of it and of the greatest of
+    /// many such elements.
     fn off(self) -> [f32; 2] {
         match self {
             By::Sums(cut) => [cut.of_result(), cut.of_greatest()],
@@ -70,6 +73,8 @@ pub fn worst(codes: &[u8], scales: &[f32], want: &[f32], by: By) -> f32 {
     let [of_result, of_greatest] = by.off();
     for ((codes, &scale), want) in codes.chunks(width).zip(scales).zip(want.chunks(width)) {
         let greatest = want.iter().fold(0f32, |m, v| m.max(v.abs()));
+        let deviation = (want.iter().map(|v| v * v).sum::<f32>() / width as f32).sqrt();
+        let of_greatest = of_greatest * (GREATEST * deviation / greatest).max(1.0);
         // A row of zeros has any scale that is a number.
         let wanted = if greatest == 0.0 { scale } else { greatest / DType::F8E4M3.max() };
         worst = worst.max(part((scale - wanted).abs() / wanted, SCALE + of_result + of_greatest));
@@ -133,12 +138,21 @@ mod tests {
 
     #[test]
     fn products_of_e4m3_may_be_further_off_but_only_close_to_0() {
-        // Steps of 2^-9 around 0, of 32 around 448: what is allowed besides a step around 0 is 2^-11 of 448.
+        // Steps of 2^-9 around 0, of 32 around 448: what is allowed besides a step around 0 is 2^-11 of 448, where that is four
+        // standard deviations.
         let products = By::Sums(Cut { sums: 4.0, last: 2f32.powi(-13) });
-        let of = |code: u8, by| worst(&[code, 0x7e, 0x7e, 0x7e], &[1.0], &[0.0, 448.0, 448.0, 448.0], by);
+        let row =
+            |greatest: usize| -> Vec<u8> { (0..16).map(|i| if i < greatest { 0x7e } else { 0 }).collect() };
         let value = |code| decode(code, DType::F8E4M3).expect("a number");
-        assert!(value(0x26) <= 0.21875 && of(0x26, products) <= 1.0 && of(0x26, FLOATS) > 1.0);
-        assert!(value(0x27) > 0.21875 && of(0x27, products) > 1.0);
+        let of = |code: u8, greatest: usize, by| {
+            let (mut codes, want) = (row(greatest), row(greatest).into_iter().map(value).collect::<Vec<_>>());
+            codes[15] = code;
+            worst(&codes, &[1.0], &want, by)
+        };
+        assert!(value(0x26) <= 0.21875 && of(0x26, 1, products) <= 1.0 && of(0x26, 1, FLOATS) > 1.0);
+        assert!(value(0x27) > 0.21875 && of(0x27, 1, products) > 1.0);
+        // The greatest is two standard deviations.
+        assert!(value(0x2e) <= 0.4375 && of(0x2e, 4, products) <= 1.0 && of(0x2f, 4, products) > 1.0);
         let two_steps = |by| worst(&[0x7c, 0, 0, 0], &[1.0], &[448.0, 0.0, 0.0, 0.0], by);
         assert!(two_steps(products) > 1.0);
     }

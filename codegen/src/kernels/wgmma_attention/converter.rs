@@ -4,9 +4,9 @@
 //! Each warp has a share of the rows of every tile. It copies their codes to a place of its own, those of the next tile as
 //! soon as it has read this one's, so the warps wait for each other only where they tell the others of a whole tile.
 //!
-//! An f16 has seven bits more than a code, so it holds the product with the scale: `code * 2^e * m`, with the scale
-//! `m 2^e` in two factors, for an f16 has fewer exponents than scales need. The first product is exact, the second is rounded to
-//! 2^-12 of itself, as m is. [`KEYS`] and [`VALUES`] put what keys and values are like in the middle of what an f16 can
+//! An f16 has seven bits more than a code, so it holds the product with the scale, rounded to 2^-12 of itself, as the scale is.
+//! An f16 has fewer exponents than scales need: where that of a row is below [`LEAST`], the scale `m 2^e` comes in two factors,
+//! `code * 2^e * m`, of which the first product is exact, so that both ways give the same bits. [`KEYS`] and [`VALUES`] put what keys and values are like in the middle of what an f16 can
 //! be: up to 2^18 and 2^12; below 2^-17 and 2^-23 of the greatest element of a row there are fewer bits. Rows behind the end of the
 //! context hold anything: such values become 0, so that their weights of 0 count for nothing.
 
@@ -21,6 +21,8 @@ pub(super) const KEYS: f32 = 0.25;
 pub(super) const VALUES: f32 = 16.0;
 /// The greatest scale with which every code is an f16.
 const MOST: f32 = 65504.0 / 448.0;
+/// The least scale that an f16 has all bits of.
+const LEAST: f32 = 1.0 / 16384.0;
 /// Codes that a lane reads at once.
 const VEC: u32 = 8;
 /// Reads of a lane that are under way together.
@@ -142,7 +144,9 @@ impl WgmmaAttention {
                 }
                 let raised = scales[which] * [KEYS, VALUES][which];
                 let raised = raised.lt(MOST).select(raised, MOST);
-                self.make_rows(b, share, which, factors(b, raised), rings[which], stage);
+                let (ring, apart) = (rings[which], b.any(raised.lt(LEAST)));
+                let make = |factors| self.make_rows(b, share, which, factors, ring, stage);
+                b.if_else(apart, || make(Factors::two(b, raised)), || make(Factors::one(b, raised)));
                 b.fence_async();
                 b.sync_warp();
                 b.if_(one, || {
@@ -175,7 +179,7 @@ impl WgmmaAttention {
         b: &'b Builder,
         share: &Share<'b>,
         which: usize,
-        factors: Val<'b, I32>,
+        factors: Factors<'b>,
         ring: Ring<'b>,
         stage: Stage<'b>,
     ) {
@@ -196,11 +200,13 @@ impl WgmmaAttention {
             for (i, [left, right]) in reads.zip(words) {
                 // Chunks are exchanged by the row's last bits, of which these rows add those that the lane's lack.
                 let on = i * rows;
-                let both = b.broadcast(factors, row + on);
-                let [power, part] = [0x3232, 0x1010].map(|half| b.permute_bytes(both, both, half));
-                let pairs = [(left, false), (left, true), (right, false), (right, true)];
-                let pairs = pairs
-                    .map(|(word, upper)| b.mul_f16x2(b.mul_f16x2(b.e4m3_as_f16(word, upper), power), part));
+                let factors = factors.of_row(b, row + on);
+                let pairs =
+                    [(left, false), (left, true), (right, false), (right, true)].map(|(word, upper)| {
+                        factors
+                            .iter()
+                            .fold(b.e4m3_as_f16(word, upper), |pair, &factor| b.mul_f16x2(pair, factor))
+                    });
                 let to = (to ^ (on % 8 * 16)) + on * ROW_BYTES;
                 stage.tile.at_bytes(to).cast::<I32>().store_vector(b.vector(pairs));
             }
@@ -208,9 +214,35 @@ impl WgmmaAttention {
     }
 }
 
-/// The factors of a scale, `m` in `1..2` and `2^e`, in the lower and the upper half; 0 is `1 * 0`.
-fn factors<'b>(b: &'b Builder, scale: Val<'b, F32>) -> Val<'b, I32> {
-    let bits = scale.bitcast::<I32>();
-    let part = b.and_or(bits, 0x007f_ffff, 0x3f80_0000);
-    b.pack_f16(part.bitcast(), (bits & 0x7f80_0000).bitcast())
+/// What codes are multiplied by, each lane's of a row.
+#[derive(Clone, Copy)]
+enum Factors<'b> {
+    /// The scale, in both halves of a word.
+    One(Val<'b, I32>),
+    /// `m` in `1..2` in the lower half, `2^e` in the upper one.
+    Two(Val<'b, I32>),
+}
+
+impl<'b> Factors<'b> {
+    fn one(b: &'b Builder, scale: Val<'b, F32>) -> Self {
+        Self::One(b.pack_f16(scale, scale))
+    }
+
+    /// Of a scale `m 2^e`; 0 is `1 * 0`.
+    fn two(b: &'b Builder, scale: Val<'b, F32>) -> Self {
+        let bits = scale.bitcast::<I32>();
+        let part = b.and_or(bits, 0x007f_ffff, 0x3f80_0000);
+        Self::Two(b.pack_f16(part.bitcast(), (bits & 0x7f80_0000).bitcast()))
+    }
+
+    /// Those of the lane `row`, in the order of the products, each in both halves of a word. All lanes take part.
+    fn of_row(self, b: &'b Builder, row: Val<'b, I32>) -> Vec<Val<'b, I32>> {
+        match self {
+            Self::One(scale) => vec![b.broadcast(scale, row)],
+            Self::Two(both) => {
+                let both = b.broadcast(both, row);
+                [0x3232, 0x1010].map(|half| b.permute_bytes(both, both, half)).to_vec()
+            }
+        }
+    }
 }

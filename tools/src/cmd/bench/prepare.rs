@@ -4,9 +4,10 @@ use super::kernel::Case;
 use super::timing::{Timing, time};
 use crate::check::inputs::lay;
 use crate::check::memory::{Memory, encode};
+use crate::check::quantised::{Rows, quantised};
 use crate::render::Failure;
 use std::rc::Rc;
-use trtc_engine::manifest::{Arg, Dtype};
+use trtc_engine::manifest::{Arg, Dtype, Kv, KvLayer};
 use trtc_ir::interp::KvState;
 use trtc_ir::random::Random;
 use trtc_runtime::device::{Buffer, Call, Device, Region, WeightRegions};
@@ -65,10 +66,11 @@ fn turn(
             }
             Arg::Kv(layer) => {
                 let own = copy * m.kv.layers.len() as u32 + layer;
-                let bytes = case.requests.pages() * m.kv.page_bytes(&m.kv.layers[layer as usize]);
+                let of = &m.kv.layers[layer as usize];
+                let bytes = case.requests.pages() * m.kv.page_bytes(of);
                 let buffer = memory.device.alloc(bytes, "KV cache")?;
                 held.push(buffer);
-                fill(&mut *memory.device, buffer, bytes, m.kv.dtype, random)?;
+                fill(&mut *memory.device, (buffer, bytes), (&m.kv, of), random)?;
                 memory.bind.kv[own as usize] = buffer;
                 Arg::Kv(own)
             }
@@ -94,22 +96,37 @@ fn again(memory: &mut Memory<'_>, index: u32) -> Result<WeightRegions, Failure> 
     })
 }
 
-/// Fills a cache with random numbers in -1..1, of which a piece is made and the rest copied from it.
+/// Fills a cache of whole pages with random numbers in -1..1, of which a piece is made and the rest copied from it.
 fn fill(
     device: &mut dyn Device,
-    buffer: Buffer,
-    bytes: u64,
-    dtype: Dtype,
+    (buffer, bytes): (Buffer, u64),
+    (kv, layer): (&Kv, &KvLayer),
     random: &mut Random,
 ) -> Result<(), Failure> {
-    let piece = bytes.min(1 << 20);
-    let values: Vec<f32> = (0..piece / dtype.bytes()).map(|_| random.signed()).collect();
-    device.upload(buffer, 0, &encode(&values, dtype))?;
-    let mut done = piece;
+    let page_bytes = kv.page_bytes(layer);
+    let mut done = 0;
+    while done < bytes.min(1 << 20) {
+        device.upload(buffer, done, &page(kv, layer, random)?)?;
+        done += page_bytes;
+    }
     while done < bytes {
         let len = done.min(bytes - done);
         device.copy(Region { buffer, offset: 0, len }, Region { buffer, offset: done, len })?;
         done += len;
     }
     Ok(())
+}
+
+/// A page as a kernel that appends makes it: codes and scales of e4m3 are those of rows whose greatest element has the greatest code, for
+/// what a kernel does, and what a chip draws, depends on them.
+fn page(kv: &Kv, layer: &KvLayer, random: &mut Random) -> Result<Vec<u8>, Failure> {
+    let width = layer.head_dim as usize;
+    let values: Vec<f32> =
+        (0..2 * layer.heads as usize * kv.page_tokens as usize * width).map(|_| random.signed()).collect();
+    if kv.dtype != Dtype::F8E4M3 {
+        return Ok(encode(&values, kv.dtype));
+    }
+    let Rows { mut codes, scales, .. } = quantised(&values, width)?;
+    codes.extend(encode(&scales, Dtype::F32));
+    Ok(codes)
 }
