@@ -155,6 +155,8 @@ impl DecodeAttention {
         b.if_(!works, || b.after_grids());
         b.if_(works, || {
             self.load_early(b, &tiles, &keys, &own);
+            // Those of the tiles that are loaded while the first ones are gone over.
+            let pages = self.look_up(&tiles, &keys, own.first + 2 * warps);
             let prologue = inputs.map(|given| Prologue::new(b, given, &tiles, &keys, self.rows(), block));
             b.after_grids();
             let at = (seq.to_i64() * i64::from(heads) + first_head.to_i64()) * i64::from(head_dim);
@@ -167,7 +169,7 @@ impl DecodeAttention {
                 prologue.make(b, &tiles, share.eq(shares.count - 1));
             }
             b.sync();
-            let state = self.over_keys(b, &tiles, &keys, &own, (to, prologue.as_ref()));
+            let state = self.over_keys(b, &tiles, &keys, (&own, pages), (to, prologue.as_ref()));
             self.exchange(b, memory, state);
             b.sync();
 
@@ -258,17 +260,24 @@ impl DecodeAttention {
 
     /// Starts to copy a tile to stage 0 or 1.
     fn load<'b>(&self, tiles: &Tiles<'b>, keys: &Keys<'b>, stage: Val<'b, I32>, tile: Val<'b, I32>) {
-        tiles.load_keys(&self.attention, keys, stage * tiles.stage_bytes(), tile * self.tiling().keys);
+        let pages = self.look_up(tiles, keys, tile);
+        let first = tile * self.tiling().keys;
+        tiles.load_keys(&self.attention, keys, stage * tiles.stage_bytes(), (first, &pages));
     }
 
-    /// Goes over this warp's tiles, of which the first two are under way; the context has the keys before `to`, of which
-    /// a prologue has the last.
+    /// Looks up the pages of a tile, of another one if it is not there.
+    fn look_up<'b>(&self, tiles: &Tiles<'b>, keys: &Keys<'b>, tile: Val<'b, I32>) -> Vec<Val<'b, I32>> {
+        tiles.look_up(&self.attention, keys, tile * self.tiling().keys)
+    }
+
+    /// Goes over this warp's tiles, of which the first two are under way, and the next one's pages are looked up; the context
+    /// has the keys before `to`, of which a prologue has the last.
     fn over_keys<'b>(
         &self,
         b: &'b Builder,
         tiles: &Tiles<'b>,
         keys: &Keys<'b>,
-        own: &Own<'b>,
+        (own, pages): (&Own<'b>, Vec<Val<'b, I32>>),
         (to, prologue): (Val<'b, I32>, Option<&Prologue<'b>>),
     ) -> State<'b> {
         let Tiling { warps, keys: step } = self.tiling();
@@ -276,8 +285,10 @@ impl DecodeAttention {
         let last = to - 1;
         let sees = last - (lane & 3) * 2;
         let rows = WarpRows { first: b.value(0), sees: vec![[sees; 2]], positions: [last; 2] };
-        let init = (b.value(0), self.attention.nothing_seen(b, 1));
-        let (_, state) = b.for_(own.first, own.end, warps, init, |tile, (stage, state)| {
+        let init = (b.value(0), pages, self.attention.nothing_seen(b, 1));
+        let (.., state) = b.for_(own.first, own.end, warps, init, |tile, (stage, pages, state)| {
+            // Copies begin as soon as there is room: where their pages are is known by then.
+            let further = self.look_up(tiles, keys, tile + 3 * warps);
             // This tile is there, the next one may be under way.
             b.cp_async_wait(1);
             b.sync_warp();
@@ -289,9 +300,11 @@ impl DecodeAttention {
             // The stage is left by all lanes.
             b.sync_warp();
             let after = tile + 2 * warps;
-            b.if_(after.lt(own.end), || tiles.load_keys(&self.attention, keys, stage, after * step));
+            b.if_(after.lt(own.end), || {
+                tiles.load_keys(&self.attention, keys, stage, (after * step, &pages));
+            });
             b.cp_async_commit();
-            (stage ^ tiles.stage_bytes(), state)
+            (stage ^ tiles.stage_bytes(), further, state)
         });
         // Nothing is under way into memory that the warps' states are put into.
         b.sync();

@@ -143,8 +143,12 @@ impl FlashAttention {
             Some(w) => (first + 1).lt(w).select(0, first + 1 - w) / step * step,
         };
 
+        let load = |stage: Val<'b, I32>, first: Val<'b, I32>| {
+            let pages = tiles.look_up(&self.0, &keys, first);
+            tiles.load_keys(&self.0, &keys, stage, (first, &pages));
+        };
         tiles.load_queries(rows.all - rows.first, |row| params.q.at64(row_of(rows.first + row)));
-        tiles.load_keys(&self.0, &keys, b.value(0), from);
+        load(b.value(0), from);
         b.cp_async_commit();
         if self.0.pages().scaled() || self.0.rounds() {
             b.cp_async_wait(0);
@@ -169,7 +173,7 @@ impl FlashAttention {
             b.cp_async_wait(0);
             b.sync();
             let other = stage ^ tiles.stage_bytes();
-            b.if_((key + step).lt(keys.to), || tiles.load_keys(&self.0, &keys, other, key + step));
+            b.if_((key + step).lt(keys.to), || load(other, key + step));
             b.cp_async_commit();
             (other, self.0.see(state, tiles, stage, key, &rows_of_warp))
         });

@@ -33,10 +33,18 @@ fn even_and_odd<'b>(b: &'b Builder, word: Val<'b, I32>) -> [Val<'b, I32>; 2] {
     [b.e4m3_as_bf16(word, [0, 2]), b.e4m3_as_bf16(word, [1, 3])]
 }
 
+/// Scales of a chunk.
+const SCALES: u32 = CHUNK / 4;
+
 impl<'b> Tiles<'b> {
     /// Byte offset of the scales of the stage at `stage`.
     pub(super) fn scales_of(&self, stage: Val<'b, I32>) -> Val<'b, I32> {
         stage / (self.stage_bytes() / (2 * 4 * self.keys.rows))
+    }
+
+    /// The first of the scales that this thread copies, one chunk.
+    pub(super) fn scales_from(&self) -> Val<'b, I32> {
+        self.b().special(Special::ThreadX) % self.team % (self.keys.rows / SCALES) * SCALES
     }
 
     /// Starts to copy the scales of the keys and values at positions `first..` to `to`, as [`Tiles::load_keys`] does with
@@ -46,21 +54,18 @@ impl<'b> Tiles<'b> {
         a: &Attention,
         keys: &Keys<'b>,
         to: SharedPtr<'b, F32>,
-        first: Val<'b, I32>,
+        (first, page): (Val<'b, I32>, Val<'b, I32>),
     ) {
-        /// Scales of a chunk.
-        const SCALES: u32 = CHUNK / 4;
         let b = self.b();
-        // One chunk a thread.
         let chunks = self.keys.rows / SCALES;
         debug_assert!(2 * chunks <= self.team);
         let thread = b.special(Special::ThreadX) % self.team;
         b.if_(thread.lt(2 * chunks), || {
-            let (which, position) = (thread / chunks, first + thread % chunks * SCALES);
+            let (which, position) = (thread / chunks, first + self.scales_from());
             let there = position.min(keys.last / SCALES * SCALES);
             // Those of values are behind those of the keys of all heads.
             let row = which * (a.kv_heads * a.page_tokens) + there % a.page_tokens;
-            let (_, scales) = keys.page(a, there);
+            let (_, scales) = keys.page(a, page);
             let count = (keys.to - position).max(0).min(SCALES);
             b.cp_async_part(to.at(thread * SCALES), scales.at(row), count * 4);
         });

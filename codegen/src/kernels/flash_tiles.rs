@@ -47,14 +47,18 @@ pub(super) struct Keys<'b> {
 }
 
 impl<'b> Keys<'b> {
-    /// The page of a position: the head's first key in it, in units of 16 bits, and the scale of that if there is one.
+    /// The number of the page of a position.
+    pub(super) fn number(&self, a: &Attention, position: Val<'b, I32>) -> Val<'b, I32> {
+        self.table.at(position / a.page_tokens).load()
+    }
+
+    /// A page by its number: the head's first key in it, in units of 16 bits, and the scale of that if there is one.
     pub(super) fn page(
         &self,
         a: &Attention,
-        position: Val<'b, I32>,
+        number: Val<'b, I32>,
     ) -> (GlobalPtr<'b, Bf16>, GlobalPtr<'b, F32>) {
-        let pages = a.pages();
-        let page = self.table.at(position / a.page_tokens).load().to_i64();
+        let (pages, page) = (a.pages(), number.to_i64());
         // Pages without scales are as long as their heads, of which one offset tells the number: it takes few registers.
         let plane = i64::from(a.page_tokens * pages.row_bytes() / 2);
         let head = (page * i64::from(2 * a.kv_heads) + self.head.to_i64()) * plane;
@@ -247,20 +251,36 @@ impl<'b> Tiles<'b> {
         }
     }
 
-    /// Starts to copy the keys and values at positions `first..` into the stage at `stage`; `first` is a multiple of
-    /// the tile's rows. Rows of positions that are not there become zeros; their addresses are formed and not read.
-    pub(super) fn load_keys(&self, a: &Attention, keys: &Keys<'b>, stage: Val<'b, I32>, first: Val<'b, I32>) {
+    /// Looks up the pages of which this thread copies keys and values at positions `first..`; the last one of their scales, if
+    /// there are any.
+    pub(super) fn look_up(&self, a: &Attention, keys: &Keys<'b>, first: Val<'b, I32>) -> Vec<Val<'b, I32>> {
+        let (row, _, step) = self.place(self.keys, self.key_bytes, self.team);
+        let rows = rounds_of_a_page(a.page_tokens, self.keys.rows, step) * step;
+        let of_rows = (0..self.keys.rows).step_by(rows as usize).map(|on| first + row + on);
+        let of_scales = self.scales.map(|_| first + self.scales_from());
+        of_rows.chain(of_scales).map(|position| keys.number(a, position.min(keys.last))).collect()
+    }
+
+    /// Starts to copy the keys and values at positions `first..`, of `pages` that were looked up for them, into the stage at
+    /// `stage`; `first` is a multiple of the tile's rows. Rows of positions that are not there become zeros; their addresses are
+    /// formed and not read.
+    pub(super) fn load_keys(
+        &self,
+        a: &Attention,
+        keys: &Keys<'b>,
+        stage: Val<'b, I32>,
+        (first, pages): (Val<'b, I32>, &[Val<'b, I32>]),
+    ) {
         let bytes = self.key_bytes;
         let (row, chunk, step) = self.place(self.keys, bytes, self.team);
         let targets = self.targets(self.keys, bytes, self.team);
         let rounds = rounds_of_a_page(a.page_tokens, self.keys.rows, step);
         let to = self.stages.at_bytes(stage);
         self.within(self.keys, bytes, self.team, chunk, || {
-            for (j, targets) in (0u32..).zip(targets.chunks(rounds as usize)) {
+            for (j, (targets, &page)) in (0u32..).zip(targets.chunks(rounds as usize).zip(pages)) {
                 let position = first + row + j * rounds * step;
-                let there = position.min(keys.last);
-                let slot = there % a.page_tokens;
-                let key = keys.page(a, there).0.at(slot * (bytes / 2) + chunk * (CHUNK / 2));
+                let slot = position.min(keys.last) % a.page_tokens;
+                let key = keys.page(a, page).0.at(slot * (bytes / 2) + chunk * (CHUNK / 2));
                 // Values are behind the keys of all heads.
                 let value =
                     key.at64(self.b().value(i64::from(a.kv_heads) * i64::from(a.page_tokens * bytes / 2)));
@@ -272,8 +292,8 @@ impl<'b> Tiles<'b> {
                 }
             }
         });
-        if let Some(scales) = self.scales {
-            self.load_scales(a, keys, scales.at_bytes(self.scales_of(stage)), first);
+        if let (Some(scales), Some(&page)) = (self.scales, pages.last()) {
+            self.load_scales(a, keys, scales.at_bytes(self.scales_of(stage)), (first, page));
         }
     }
 
@@ -288,10 +308,8 @@ impl<'b> Tiles<'b> {
         // Queries: matrices (rows 0-7, k 0-7), (rows 8-15, k 0-7), (rows 0-7, k 8-15), (rows 8-15, k 8-15).
         let query = self.queries.offset(first_row + (lane & 15), lane >> 4);
         // Keys: matrices (keys 0-7, k 0-7), (keys 0-7, k 8-15), (keys 8-15, k 0-7), (keys 8-15, k 8-15).
-        let key = self.keys.offset((lane & 7) + ((lane >> 4) << 3), (lane >> 3) & 1);
-        let key = key + stage;
-        let zero = b.value(0.0f32);
-        let mut sums = vec![vec![[zero; 4]; (self.keys.rows / 8) as usize]; row_tiles as usize];
+        let key = self.keys.offset((lane & 7) + ((lane >> 4) << 3), (lane >> 3) & 1) + stage;
+        let mut sums = vec![vec![[b.value(0.0f32); 4]; (self.keys.rows / 8) as usize]; row_tiles as usize];
         for step in 0..self.head_dim / 16 {
             // Two chunks on along k: no carry, for a step's first chunk is even.
             let on = step * 2 * CHUNK;
@@ -373,10 +391,8 @@ mod tests {
             assert_eq!(rounds, wanted, "pages of {page}");
             for first in (0..4 * page * keys).step_by(keys as usize) {
                 for group in (0..keys / step).step_by(rounds as usize) {
-                    for row in 0..step {
-                        let position = |i: u32| first + (group + i) * step + row;
-                        assert!((0..rounds).all(|i| position(i) / page == position(0) / page));
-                    }
+                    let page_of = |row: u32, i: u32| (first + (group + i) * step + row) / page;
+                    assert!((0..step).all(|row| (0..rounds).all(|i| page_of(row, i) == page_of(row, 0))));
                 }
             }
         }
