@@ -228,7 +228,7 @@ impl NarrowMatmul {
     }
 
     /// Brings the weights of the block's tiles into the ring, one thread. Nobody writes them: they are asked for whenever
-    /// there is room.
+    /// there is room, and not too many at once.
     fn bring_weights<'b>(&self, b: &'b Builder, run: &Run<'b>, map: Val<'b, TensorMap>) {
         let Run { ring, tiles: [first, behind] } = *run;
         let once = b.cache_policy(Evict::First);
@@ -237,6 +237,7 @@ impl NarrowMatmul {
             b.for_(0, self.units(), 1, cursor, |unit, cursor| {
                 let full = ring.full.at(cursor[0]);
                 ring.wait_left(cursor);
+                ring.wait_few(cursor);
                 full.arrive_expect(self.stage_bytes());
                 let stage = ring.slot(cursor);
                 for step in 0..self.unit_steps() {
