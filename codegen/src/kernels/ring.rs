@@ -3,9 +3,9 @@
 
 use crate::builder::{Barrier, Bf16, Builder, I32, SharedPtr, Val};
 
-/// Bytes that are under way to a block at most. What a multiprocessor asks its memory for comes in turn: an x that is read, keys of a
-/// block of attention beside it, wait behind all that was asked for before, and a whole ring is 3 us of the memory's time. So
-/// many keep it busy: 4.2 TB/s for 1.5 us are 48 KiB of each of 132.
+/// Bytes that are under way at most to a block that [waits](Ring::wait_few). What a multiprocessor asks its memory for comes in
+/// turn: an x that is read, keys of a block of attention beside it, wait behind all that was asked for before, and a whole
+/// ring is 3 us of the memory's time. So many keep it busy: 4.2 TB/s for 1.5 us are 48 KiB of each of 132.
 const UNDER_WAY: u32 = 48 << 10;
 
 /// Stages that copies fill and products empty, one after the other.
@@ -70,8 +70,8 @@ impl<'b> Ring<'b> {
         self.empty.at(stage).wait(parity ^ 1);
     }
 
-    /// Waits until of the stages before this one no more are under way than [`UNDER_WAY`] has room for beside it. Those of the
-    /// first round have none before them.
+    /// Waits until of the stages before this one no more are under way than [`UNDER_WAY`] has room for beside it. The first
+    /// stages have none before them. Not for stages that x comes to as well: they are not full before it is made.
     pub(super) fn wait_few(self, [stage, parity]: Cursor<'b>) {
         let few = (UNDER_WAY / self.stage_bytes).clamp(1, self.stages);
         let wraps = stage.lt(few);
