@@ -1,5 +1,5 @@
 //! Engines whose attention rounds its queries (`--attention-precision fp8`): that every kernel does, and that a check finds one that
-//! does not.
+//! does not. And exact attention over an e4m3 cache, in which scales are of two kinds.
 
 use super::support::*;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use trtc_engine::EngineFile;
 use trtc_engine::manifest::{Code, Dtype, HostKernel, Manifest};
 
 /// A model with long contexts and heads of 128 elements: one layer with a window, one without.
-fn model() -> PathBuf {
+fn model(name: &str) -> PathBuf {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/tiny/qwen3/config.json");
     let mut config = json(&std::fs::read_to_string(model).expect("the model's config"));
     config["max_position_embeddings"] = 1024.into();
@@ -15,7 +15,7 @@ fn model() -> PathBuf {
     config["sliding_window"] = 100.into();
     config["num_hidden_layers"] = 2.into();
     config["layer_types"] = ["sliding_attention", "full_attention"].as_slice().into();
-    let to = folder("queries").join("config.json");
+    let to = folder(name).join("config.json");
     std::fs::write(&to, config.to_string()).expect("a config");
     to
 }
@@ -27,7 +27,7 @@ fn checked(ran: &Ran) -> Vec<String> {
 
 #[test]
 fn kernels_round_their_queries_and_a_check_finds_those_that_do_not_do_what_is_said() {
-    let model = model();
+    let model = model("queries");
     // For prompts and for single tokens; and for those with their rotation, where keys are not rounded to e4m3 besides, for which much
     // is allowed. Each with a window and without.
     let cases = [
@@ -89,6 +89,36 @@ fn kernels_round_their_queries_and_a_check_finds_those_that_do_not_do_what_is_sa
             assert!(found.len() >= 4 && found.iter().all(|line| line.contains("WRONG")), "{}", ran.out);
         }
     }
+}
+
+/// Codes are multiplied by one factor where all scales are normal numbers of f16, as those of a check are, and otherwise by two.
+#[test]
+fn codes_of_a_cache_are_right_in_one_factor_and_in_two() {
+    let model = model("factors");
+    let [engine, two, wrong] =
+        ["one.engine", "two.engine", "wrong.engine"].map(|name| model.with_file_name(name));
+    let how = ["--target", "sm_90", "--weights", "dummy:1", "--kv-precision", "fp8"];
+    let limits = ["--max-batch", "4", "--max-step-tokens", "256"];
+    trtc(&[&["build", text(&model), "-o", text(&engine)][..], &how, &limits].concat()).ok();
+    let check = |engine: &Path| {
+        let of = ["--kernel", ".prefill", "--tokens", "200", "--device", "emulator"];
+        trtc(&[&["check", text(engine)][..], &of].concat())
+    };
+    check(&engine).ok();
+    // The least scale that one factor serves, 2^-14, becomes infinite: of keys and of values.
+    let (least, none) = ("0f38800000", "0f7F800000");
+    let replaced = std::cell::Cell::new(0);
+    rewrite(&engine, &two, &|_, _, ptx| {
+        replaced.set(replaced.get() + ptx.matches(least).count());
+        ptx.replace(least, none)
+    });
+    assert!(replaced.get() >= 2, "{} thresholds", replaced.get());
+    check(&two).ok();
+    // `m` in place of `2^e`: 12850 and 4112 choose the upper and the lower half of a word.
+    rewrite(&two, &wrong, &|_, _, ptx| ptx.replace(", 12850;", ", 4112;"));
+    assert_eq!(check(&wrong).code, 3);
+    rewrite(&engine, &wrong, &|_, _, ptx| ptx.replace(", 12850;", ", 4112;"));
+    check(&wrong).ok();
 }
 
 #[test]
