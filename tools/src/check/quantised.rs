@@ -37,8 +37,8 @@ impl By {
         }
     }
 
-    /// What an element, the greatest and so the scale too, may be off by before it is rounded, as a part of it and of the greatest of
-    /// many such elements.
+    /// What an element may be off by before it is rounded, as a part of it and of the greatest of many such elements; the greatest of
+    /// a row and so its scale, of that.
     fn off(self) -> [f32; 2] {
         match self {
             By::Sums(cut) => [cut.of_result(), cut.of_greatest()],
@@ -74,7 +74,7 @@ pub fn worst(codes: &[u8], scales: &[f32], want: &[f32], by: By) -> f32 {
     for ((codes, &scale), want) in codes.chunks(width).zip(scales).zip(want.chunks(width)) {
         let greatest = want.iter().fold(0f32, |m, v| m.max(v.abs()));
         let deviation = (want.iter().map(|v| v * v).sum::<f32>() / width as f32).sqrt();
-        let of_greatest = of_greatest * (GREATEST * deviation / greatest).max(1.0);
+        let of_many = of_greatest * (GREATEST * deviation / greatest).max(1.0);
         // A row of zeros has any scale that is a number.
         let wanted = if greatest == 0.0 { scale } else { greatest / DType::F8E4M3.max() };
         worst = worst.max(part((scale - wanted).abs() / wanted, SCALE + of_result + of_greatest));
@@ -82,7 +82,7 @@ pub fn worst(codes: &[u8], scales: &[f32], want: &[f32], by: By) -> f32 {
             let got = decode(code, DType::F8E4M3).unwrap_or(f32::NAN);
             let want = round(want / wanted, DType::F8E4M3);
             off += usize::from(got != want);
-            let allowed = step(want) + of_result * want.abs() + of_greatest * DType::F8E4M3.max();
+            let allowed = step(want) + of_result * want.abs() + of_many * DType::F8E4M3.max();
             worst = worst.max(part((got - want).abs(), allowed));
         }
     }
@@ -141,11 +141,11 @@ mod tests {
         // Steps of 2^-9 around 0, of 32 around 448: what is allowed besides a step around 0 is 2^-11 of 448, where that is four
         // standard deviations.
         let products = By::Sums(Cut { sums: 4.0, last: 2f32.powi(-13) });
-        let row =
-            |greatest: usize| -> Vec<u8> { (0..16).map(|i| if i < greatest { 0x7e } else { 0 }).collect() };
         let value = |code| decode(code, DType::F8E4M3).expect("a number");
         let of = |code: u8, greatest: usize, by| {
-            let (mut codes, want) = (row(greatest), row(greatest).into_iter().map(value).collect::<Vec<_>>());
+            let mut codes = [0; 16];
+            codes[..greatest].fill(0x7e);
+            let want = codes.map(value);
             codes[15] = code;
             worst(&codes, &[1.0], &want, by)
         };
