@@ -1,16 +1,18 @@
-//! Caches of checks: one without content, and what the e4m3 cache of a GPU holds, beside what it should.
+//! Caches of checks and measurements: one without content, a page of random rows, and what the e4m3 cache of a GPU holds, beside what
+//! it should.
 //!
 //! A key is rounded to e4m3 after it was normed and rotated, and a device's approximations put one in many on the other side of a bound: it
 //! is a whole step off. That is no error of attention, so attention is held to the cache as it is, and the cache to the
 //! reference. Not here: caches of other types, in which a step is as small as what attention may be off by anyway.
 
-use super::memory::Memory;
-use super::quantised::{self, By};
+use super::memory::{Memory, encode};
+use super::quantised::{self, By, Rows, quantised};
 use crate::render::Failure;
 use std::rc::Rc;
-use trtc_engine::manifest::{Arg, Dtype, Launch};
+use trtc_engine::manifest::{Arg, Dtype, Kv, KvLayer, Launch};
 use trtc_ir::interp::{KvRow, KvState};
 use trtc_ir::numerics::decode;
+use trtc_ir::random::Random;
 use trtc_ir::{DType, Module};
 
 /// The cache that a launch uses, of requests with these pages that should hold `want` and were made by `by`, and its error as a part of
@@ -66,4 +68,18 @@ pub fn empty(sizes: &[(usize, usize)], module: &Module) -> Rc<KvState> {
     let width = kv.map_or(0, |kv| kv.heads as usize * kv.head_dim as usize);
     let rows = |past: usize| vec![(vec![0.0; width], vec![0.0; width]); past];
     Rc::new(KvState { seqs: sizes.iter().enumerate().map(|(seq, &(past, _))| (seq, rows(past))).collect() })
+}
+
+/// A page as a kernel that appends makes it: codes and scales of e4m3 are those of rows whose greatest element has the greatest code, for
+/// what a kernel does, and what a chip draws, depends on them.
+pub fn page(kv: &Kv, layer: &KvLayer, random: &mut Random) -> Result<Vec<u8>, Failure> {
+    let width = layer.head_dim as usize;
+    let values: Vec<f32> =
+        (0..2 * layer.heads as usize * kv.page_tokens as usize * width).map(|_| random.signed()).collect();
+    if kv.dtype != Dtype::F8E4M3 {
+        return Ok(encode(&values, kv.dtype));
+    }
+    let Rows { mut codes, scales, .. } = quantised(&values, width)?;
+    codes.extend(encode(&scales, Dtype::F32));
+    Ok(codes)
 }

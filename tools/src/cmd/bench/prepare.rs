@@ -2,12 +2,12 @@
 
 use super::kernel::Case;
 use super::timing::{Timing, time};
+use crate::check::caches;
 use crate::check::inputs::lay;
-use crate::check::memory::{Memory, encode};
-use crate::check::quantised::{Rows, quantised};
+use crate::check::memory::Memory;
 use crate::render::Failure;
 use std::rc::Rc;
-use trtc_engine::manifest::{Arg, Dtype, Kv, KvLayer};
+use trtc_engine::manifest::{Arg, Kv, KvLayer};
 use trtc_ir::interp::KvState;
 use trtc_ir::random::Random;
 use trtc_runtime::device::{Buffer, Call, Device, Region, WeightRegions};
@@ -106,7 +106,7 @@ fn fill(
     let page_bytes = kv.page_bytes(layer);
     let mut done = 0;
     while done < bytes.min(1 << 20) {
-        device.upload(buffer, done, &page(kv, layer, random)?)?;
+        device.upload(buffer, done, &caches::page(kv, layer, random)?)?;
         done += page_bytes;
     }
     while done < bytes {
@@ -115,18 +115,4 @@ fn fill(
         done += len;
     }
     Ok(())
-}
-
-/// A page as a kernel that appends makes it: codes and scales of e4m3 are those of rows whose greatest element has the greatest code, for
-/// what a kernel does, and what a chip draws, depends on them.
-fn page(kv: &Kv, layer: &KvLayer, random: &mut Random) -> Result<Vec<u8>, Failure> {
-    let width = layer.head_dim as usize;
-    let values: Vec<f32> =
-        (0..2 * layer.heads as usize * kv.page_tokens as usize * width).map(|_| random.signed()).collect();
-    if kv.dtype != Dtype::F8E4M3 {
-        return Ok(encode(&values, kv.dtype));
-    }
-    let Rows { mut codes, scales, .. } = quantised(&values, width)?;
-    codes.extend(encode(&scales, Dtype::F32));
-    Ok(codes)
 }
